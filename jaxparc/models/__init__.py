@@ -1,0 +1,103 @@
+"""The networks, each with what one needs to know to feed it.
+
+Every network is a Flax Linen module that is torchvision's network of the same name at width 1:
+
+    model = models.get("resnet18").module(num_classes=10)
+    logits, activations = model.apply(variables, images, train=False, mask=None)
+
+`images` are (b, h, w, 3), float, already normalised by the spec's mean and std. `logits` are
+(b, num_classes), float32. `activations` are the named stages; "features" is the same in all:
+the input of the last linear layer, (b, d), float32. That layer is called "head" in all.
+In training, `mask` (b,) bool is True for real rows, and batch norm ignores the others; the
+"batch_stats" collection must be mutable, and dropout wants an rng of the name "dropout".
+
+Fields on all: `num_classes`; `width`, which multiplies every number of channels; `dtype` of the
+computation (parameters and batch statistics are float32); `stem`, "imagenet" or "small" (3x3,
+stride 1, no early pooling: for images of about 32 pixels); `axis_name`, the mapped axis over which
+batch statistics are synchronised in training. AlexNet and GoogLeNet have `dropout_rate` as well.
+"""
+
+import functools
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import flax.linen as nn
+
+from jaxparc.models import alexnet, googlenet, resnet
+from jaxparc.models.alexnet import AlexNet as AlexNet
+from jaxparc.models.googlenet import GoogLeNet as GoogLeNet
+from jaxparc.models.layers import BatchNorm as BatchNorm
+from jaxparc.models.layers import new_head as new_head
+from jaxparc.models.resnet import ResNet as ResNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """An architecture and its metadata.
+
+    Attributes:
+      name: its key in `MODELS`.
+      module: makes the Linen module from the fields that the package docstring lists.
+      feature_width: d, the size of "features", at width 1.
+      layers: depth by the paper's count.
+      min_size: per stem, the smallest height and width that it accepts, in pixels.
+      input_size: height and width of the published weights' images, in pixels.
+      mean: per channel (RGB), of images in [0, 1]; subtracted first.
+      std: per channel (RGB); divided by second.
+      interpolation: how the published weights' images were resized.
+    """
+
+    name: str
+    module: Callable[..., nn.Module]
+    feature_width: int
+    layers: int
+    min_size: Mapping[str, int] = field(hash=False)
+    input_size: int = 224
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+
+
+def _resnet(name: str, *, feature_width: int, layers: int) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        module=functools.partial(ResNet, name),
+        feature_width=feature_width,
+        layers=layers,
+        min_size=resnet.MIN_SIZE,
+    )
+
+
+MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
+    {
+        "alexnet": ModelSpec(
+            name="alexnet",
+            module=AlexNet,
+            feature_width=4096,
+            layers=8,
+            min_size=alexnet.MIN_SIZE,
+        ),
+        "googlenet": ModelSpec(
+            name="googlenet",
+            module=GoogLeNet,
+            feature_width=1024,
+            layers=22,
+            min_size=googlenet.MIN_SIZE,
+        ),
+        "resnet18": _resnet("resnet18", feature_width=512, layers=18),
+        "resnet50": _resnet("resnet50", feature_width=2048, layers=50),
+        "resnet101": _resnet("resnet101", feature_width=2048, layers=101),
+    }
+)
+
+
+def get(name: str) -> ModelSpec:
+    """The specification of an architecture.
+
+    Raises:
+      ValueError: for a name that is not in `MODELS`.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown architecture {name!r}; known: {', '.join(MODELS)}")
+    return MODELS[name]

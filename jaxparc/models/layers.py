@@ -1,0 +1,223 @@
+"""Layers that the networks share, with PyTorch's conventions where Flax's differ.
+
+Images and maps are (b, h, w, c). Convolutions and pools are padded symmetrically: Flax's "SAME"
+pads the far side first when the stride is 2, which shifts every map against torchvision's.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+
+he_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# torch.nn.Linear's default: uniform within 1 / sqrt(fan_in)
+head_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def scaled(channels: int, width: float) -> int:
+    """Number of channels after the width multiplier: rounded, at least 1."""
+    return max(1, round(channels * width))
+
+
+def check_images(
+    images: jax.Array, architecture: str, stem: str, min_size: Mapping[str, int]
+) -> None:
+    """Refuse inputs that some layer would turn into an empty map.
+
+    Args:
+      images: what should be (b, h, w, 3).
+      architecture: name for the messages.
+      stem: one of the keys of `min_size`.
+      min_size: per stem, the smallest h and w for which no map is empty.
+
+    Raises:
+      ValueError: for an unknown stem, another shape, or images that are too small.
+    """
+    if stem not in min_size:
+        raise ValueError(f"{architecture}: unknown stem {stem!r}; known: {', '.join(min_size)}")
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"{architecture}: images must be (b, h, w, 3), found {images.shape}")
+    height, width = images.shape[1:3]
+    if min(height, width) < min_size[stem]:
+        raise ValueError(
+            f"{architecture}: images of {height}x{width} are too small for the {stem!r} stem, "
+            f"which needs at least {min_size[stem]}x{min_size[stem]}"
+        )
+
+
+def _convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """Convolution, (b, h, w, c) by (h, w, c, c'), as `nn.Conv` asks for it."""
+    if kernel.shape[:2] == (1, 1) and not np.any(padding):
+        # a matrix product: XLA on a CPU does not see that, and trains ResNet-50 at half the speed
+        x = x[:, :: strides[0], :: strides[1]]
+        return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0], precision=options["precision"])
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+# Flax's layer, with the same parameters
+Conv = functools.partial(nn.Conv, conv_general_dilated=_convolve)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over devices and real rows (Ioffe and Szegedy 2015, algorithm 1).
+
+    Flax's own layer averages the devices' means without weights, which is wrong as soon as the
+    devices hold different numbers of real rows; here sums and counts are added up instead.
+
+    Running statistics follow PyTorch: they move by 1 - `momentum` = 0.1 per batch, and the
+    running variance is the unbiased one, while the batch itself is normalised by the population
+    variance. The variance takes a second pass over the deviations from the mean:
+    E[x^2] - E[x]^2 cancels in float32 when the mean is large against the deviation. A shift by
+    the running mean would save the pass, but is no help in the first steps, when it is still 0.
+
+    Variables: "params" {scale, bias} and "batch_stats" {mean, var}, each (c,) and float32.
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.9
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Normalise per channel.
+
+        Args:
+          x: (b, ..., c), of any float type; statistics are taken in float32.
+          train: use and record this batch's statistics (the "batch_stats" collection must then
+            be mutable) rather than the running ones.
+          mask: (b,) bool, True for the rows that count; None counts all. Read in training alone.
+
+        Returns:
+          (b, ..., c), `dtype`. Rows that do not count are normalised like the others.
+        """
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+
+        x = x.astype(jnp.float32)
+        if train:
+            mean, var, count = self._batch_statistics(x, mask)
+            if not self.is_initializing():
+                unbiased = var * (count / jnp.maximum(count - 1, 1))
+                keep = self.momentum
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean
+                running_var.value = keep * running_var.value + (1 - keep) * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        y = (x - mean) * (lax.rsqrt(var + self.eps) * scale) + bias
+        return y.astype(self.dtype)
+
+    def _batch_statistics(
+        self, x: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Mean (c,), population variance (c,) and number of values per channel ()."""
+        axes = tuple(range(x.ndim - 1))
+        per_row = math.prod(x.shape[1:-1])
+        if mask is None:
+            rows = jnp.asarray(x.shape[0], jnp.float32)
+        else:
+            rows = mask.sum(dtype=jnp.float32)
+            mask = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+
+        def total(values: jax.Array) -> jax.Array:
+            # where, and not a product: a padded row may hold NaN
+            return jnp.sum(values if mask is None else jnp.where(mask, values, 0.0), axis=axes)
+
+        # initialisation runs outside of pmap, where the axis has no meaning
+        over_devices = self.axis_name is not None and not self.is_initializing()
+        sums = (rows * per_row, total(x))
+        count, x_sum = lax.psum(sums, self.axis_name) if over_devices else sums
+        count = jnp.maximum(count, 1.0)
+        mean = x_sum / count
+        # the variance does not depend on the mean to first order (deviations add up to 0), so
+        # leaving this path out of the gradient is exact and saves its backward pass
+        squares = total(jnp.square(x - lax.stop_gradient(mean)))
+        var = (lax.psum(squares, self.axis_name) if over_devices else squares) / count
+        return mean, var, count
+
+
+def max_pool(
+    x: jax.Array, window: int, stride: int, *, padding: int = 0, ceil_mode: bool = False
+) -> jax.Array:
+    """Max pooling as `torch.nn.MaxPool2d`, (b, h, w, c) to (b, h', w', c).
+
+    Rows first, then columns, each as an elementwise maximum of shifted slices: the gradient of
+    XLA's own window reduction takes half of GoogLeNet's training time on a CPU. The first of equal
+    values receives the gradient, and NaN stays NaN.
+
+    Args:
+      x: maps.
+      window: height and width of the window.
+      stride: of the windows, down and across.
+      padding: rows and columns of -inf on every side.
+      ceil_mode: whether a last window may hang over the far edge; it must start inside the map or
+        its near padding.
+
+    Returns:
+      The largest value of each window, in the type of `x`.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        free = size + 2 * padding - window
+        last = (-(free // -stride) if ceil_mode else free // stride) * stride  # window's start
+        if last >= size + padding:
+            last -= stride
+        widths = [(0, 0)] * 4
+        widths[axis] = (padding, max(0, last + window - size - padding))
+        padded = jnp.pad(x, widths, constant_values=-jnp.inf)
+        x = lax.slice_in_dim(padded, 0, last + 1, stride, axis)
+        for start in range(1, window):
+            other = lax.slice_in_dim(padded, start, start + last + 1, stride, axis)
+            x = jnp.where((x >= other) | jnp.isnan(x), x, other)
+    return x
+
+
+def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
+    """Average pooling to (b, size, size, c) as `torch.nn.AdaptiveAvgPool2d`.
+
+    Window i covers rows floor(i h / size) to ceil((i + 1) h / size): windows overlap when h is
+    no multiple of `size`, and repeat rows when h is smaller. Both are one matrix product.
+    """
+
+    def weights(n: int) -> np.ndarray:
+        matrix = np.zeros((size, n), np.float32)
+        for i in range(size):
+            start, stop = i * n // size, -((i + 1) * n // -size)
+            matrix[i, start:stop] = 1 / (stop - start)
+        return matrix
+
+    if x.shape[1:3] == (size, size):
+        return x
+    rows, columns = (jnp.asarray(weights(n), x.dtype) for n in x.shape[1:3])
+    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision=lax.Precision.HIGHEST)
+
+
+def new_head(key: jax.Array, features: int, num_classes: int) -> dict[str, jax.Array]:
+    """The parameters of a freshly initialised last linear layer, as the networks make theirs.
+
+    Returns:
+      `kernel` (features, num_classes) and `bias` (num_classes,), float32.
+    """
+    return {
+        "kernel": head_init(key, (features, num_classes), jnp.float32),
+        "bias": jnp.zeros((num_classes,), jnp.float32),
+    }

@@ -1,0 +1,138 @@
+"""ResNet-18, -50 and -101 (He et al. 2016, "Deep residual learning for image recognition").
+
+The variant is torchvision's: in a bottleneck the 3x3 convolution has the stride ("v1.5"), where
+the paper's first 1x1 has it.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxparc.models import layers
+
+# Every layer is padded: no map is ever empty.
+MIN_SIZE: Mapping[str, int] = {"imagenet": 1, "small": 1}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut (figure 5, left)."""
+
+    features: int  # channels at width 1
+    width: float
+    stride: int
+    conv: Any
+    norm: Any
+
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
+        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c')."""
+        norm = functools.partial(_normalise, self.norm, train=train, mask=mask)
+        channels = layers.scaled(self.features, self.width)
+        y = self.conv(channels, (3, 3), self.stride, padding=1, name="conv1")(x)
+        y = nn.relu(norm("bn1", y))
+        y = self.conv(channels, (3, 3), padding=1, name="conv2")(y)
+        y = norm("bn2", y)
+        if x.shape != y.shape:
+            x = self.conv(channels, (1, 1), self.stride, padding=0, name="downsample_conv")(x)
+            x = norm("downsample_bn", x)
+        return nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut (figure 5, right)."""
+
+    features: int  # channels of the 3x3 convolution at width 1
+    width: float
+    stride: int
+    conv: Any
+    norm: Any
+
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
+        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c')."""
+        norm = functools.partial(_normalise, self.norm, train=train, mask=mask)
+        inner = layers.scaled(self.features, self.width)
+        outer = layers.scaled(self.features * self.expansion, self.width)
+        y = self.conv(inner, (1, 1), padding=0, name="conv1")(x)
+        y = nn.relu(norm("bn1", y))
+        y = self.conv(inner, (3, 3), self.stride, padding=1, name="conv2")(y)
+        y = nn.relu(norm("bn2", y))
+        y = self.conv(outer, (1, 1), padding=0, name="conv3")(y)
+        y = norm("bn3", y)
+        if x.shape != y.shape:
+            x = self.conv(outer, (1, 1), self.stride, padding=0, name="downsample_conv")(x)
+            x = norm("downsample_bn", x)
+        return nn.relu(x + y)
+
+
+def _normalise(
+    norm: Any, name: str, x: jax.Array, *, train: bool, mask: jax.Array | None
+) -> jax.Array:
+    return norm(name=name)(x, train=train, mask=mask)
+
+
+# Blocks per stage (table 1).
+STAGES: Mapping[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """A residual network; see the package docstring for the fields that all networks share.
+
+    Attributes:
+      architecture: a key of `STAGES`.
+      stem: "imagenet" (7x7, stride 2, and a max pool) or "small" (3x3, stride 1, no pool).
+    """
+
+    architecture: str
+    num_classes: int
+    width: float = 1.0
+    dtype: DTypeLike = jnp.float32
+    stem: str = "imagenet"
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Logits (b, num_classes) and activations: "stem", "layer1" to "layer4", "features"."""
+        layers.check_images(images, self.architecture, self.stem, MIN_SIZE)
+        block, stage_sizes = STAGES[self.architecture]
+        conv = functools.partial(
+            layers.Conv, use_bias=False, dtype=self.dtype, kernel_init=layers.he_normal_fan_out
+        )
+        norm = functools.partial(layers.BatchNorm, dtype=self.dtype, axis_name=self.axis_name)
+        out = {}
+
+        kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        channels = layers.scaled(64, self.width)
+        x = conv(channels, (kernel, kernel), stride, padding=kernel // 2, name="conv1")(images)
+        x = out["stem"] = nn.relu(norm(name="bn1")(x, train=train, mask=mask))
+        if self.stem == "imagenet":
+            x = layers.max_pool(x, 3, 2, padding=1)
+
+        for stage, n_blocks in enumerate(stage_sizes, start=1):
+            for i in range(n_blocks):
+                stride = 2 if stage > 1 and i == 0 else 1
+                features = 64 * 2 ** (stage - 1)
+                name = f"layer{stage}_{i}"
+                x = block(features, self.width, stride, conv, norm, name=name)(
+                    x, train=train, mask=mask
+                )
+            out[f"layer{stage}"] = x
+
+        # the head is small: float32 costs nothing there and keeps the logits unrounded
+        x = out["features"] = x.mean(axis=(1, 2), dtype=jnp.float32)
+        return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out

@@ -1,0 +1,9 @@
+"""Published weights for the networks of `jaxparc.models`: one module per naming scheme.
+
+A scheme is a pure function from a mapping of names to arrays into Flax variables, and accounts for
+every name: one that it cannot explain, misses, or finds in another shape is a `WeightsError`.
+"""
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit the network."""

@@ -1,0 +1,195 @@
+"""torchvision's names and layouts for the networks of `jaxparc.models`.
+
+The scheme is generated from our own network: each variable's path is rewritten to the key of
+torchvision's state dict by a short table of regular expressions, so that a key is explained if
+and only if some variable wants it. No torch is needed; tensors come in as NumPy arrays:
+
+    from_torchvision("resnet18", {k: v.numpy() for k, v in state_dict.items()})
+
+torchvision's published GoogLeNet was trained on images in [-1, 1] and its wrapper converts
+(`transform_input`). The converter cannot fold that into the first convolution (its zero padding
+would shift), so those weights want mean = std = 0.5 in place of the `ModelSpec`'s.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from jaxparc import models
+from jaxparc.weights import WeightsError
+
+_RESNET = (
+    (r"^head$", "fc"),
+    (r"^(layer\d)_(\d+)", r"\1.\2"),
+    (r"downsample_conv$", "downsample.0"),
+    (r"downsample_bn$", "downsample.1"),
+)
+
+# The path of a module, joined by dots, becomes torchvision's by these substitutions in turn.
+_RENAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "alexnet": (
+        (r"^conv1$", "features.0"),
+        (r"^conv2$", "features.3"),
+        (r"^conv3$", "features.6"),
+        (r"^conv4$", "features.8"),
+        (r"^conv5$", "features.10"),
+        (r"^fc1$", "classifier.1"),
+        (r"^fc2$", "classifier.4"),
+        (r"^head$", "classifier.6"),
+    ),
+    "googlenet": ((r"^head$", "fc"), (r"(branch\d)_(\d)", r"\1.\2")),
+    "resnet18": _RESNET,
+    "resnet50": _RESNET,
+    "resnet101": _RESNET,
+}
+
+_LEAVES: Mapping[tuple[str, str], str] = {
+    ("params", "kernel"): "weight",
+    ("params", "scale"): "weight",
+    ("params", "bias"): "bias",
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+}
+
+# Left out on purpose: a counter that the fixed momentum never reads, and the auxiliary classifiers.
+_COUNTER = r".*\.num_batches_tracked"
+LEFT_OUT: Mapping[str, tuple[str, ...]] = {
+    "alexnet": (),
+    "googlenet": (_COUNTER, r"aux[12]\..*"),
+    "resnet18": (_COUNTER,),
+    "resnet50": (_COUNTER,),
+    "resnet101": (_COUNTER,),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array under both names.
+
+    Attributes:
+      path: in our variables, the collection first.
+      key: in torchvision's state dict.
+      shape: ours.
+      torch_shape: torchvision's.
+      view: torchvision's shape with flattened axes taken apart.
+      axes: the transposition that takes `view` to ours.
+    """
+
+    path: tuple[str, ...]
+    key: str
+    shape: tuple[int, ...]
+    torch_shape: tuple[int, ...]
+    view: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def to_flax(self, array: np.ndarray) -> np.ndarray:
+        """From torchvision's layout to ours, as a float32 copy."""
+        ours = array.reshape(self.view).transpose(self.axes).reshape(self.shape)
+        return np.array(ours, np.float32, order="C")
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """From our layout to torchvision's, as a float32 copy."""
+        apart = array.reshape([self.view[axis] for axis in self.axes])
+        theirs = apart.transpose(np.argsort(self.axes)).reshape(self.torch_shape)
+        return np.array(theirs, np.float32, order="C")
+
+
+def scheme(name: str, variables: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """Both names and layouts of every array of a network.
+
+    Args:
+      name: architecture, a key of `models.MODELS`.
+      variables: what the network's `init` returns, or the shapes of it from `jax.eval_shape`.
+
+    Returns:
+      One entry per array.
+    """
+    flat = traverse_util.flatten_dict(variables)
+    return tuple(_entry(name, path, tuple(leaf.shape)) for path, leaf in flat.items())
+
+
+def _entry(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
+    collection, *modules, leaf = path
+    key = ".".join(modules)
+    for pattern, replacement in _RENAMES[name]:
+        key = re.sub(pattern, replacement, key)
+    key = f"{key}.{_LEAVES[collection, leaf]}"
+
+    axes: tuple[int, ...] = tuple(range(len(shape)))
+    view = shape
+    if leaf == "kernel" and name == "alexnet" and modules == ["fc1"]:
+        # torch flattens the 6x6 map in the order (c, h, w), we in the order (h, w, c)
+        view, axes = (shape[1], shape[0] // 36, 6, 6), (2, 3, 1, 0)
+        return Entry(path, key, shape, shape[::-1], view, axes)
+    if leaf == "kernel":
+        # (out, in, h, w) to (h, w, in, out), and (out, in) to (in, out)
+        axes = (2, 3, 1, 0) if len(shape) == 4 else (1, 0)
+        view = tuple(shape[i] for i in np.argsort(axes))
+    return Entry(path, key, shape, view, view, axes)
+
+
+def variable_shapes(name: str, *, num_classes: int, width: float = 1.0) -> dict[str, Any]:
+    """Our variables' shapes, as `jax.ShapeDtypeStruct`s in the tree that `init` returns."""
+    spec = models.get(name)
+    size = spec.min_size["imagenet"]
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    module = spec.module(num_classes=num_classes, width=width)
+    return jax.eval_shape(module.init, jax.random.key(0), images)
+
+
+def from_torchvision(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Variables of our network from torchvision's state dict.
+
+    Args:
+      name: architecture, a key of `models.MODELS`, with the "imagenet" stem.
+      state_dict: arrays by torchvision's keys. The shape of the last linear layer's weight tells
+        the number of classes and the width.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} of float32 arrays; AlexNet has no "batch_stats".
+
+    Raises:
+      ValueError: for an unknown architecture.
+      WeightsError: if any key is missing, unexplained or mis-shaped; it lists them all. Keys that
+        match `LEFT_OUT` are left out on purpose and may be absent.
+    """
+    spec = models.get(name)
+    head = state_dict.get(_entry(name, ("params", "head", "kernel"), (1, 1)).key)
+    num_classes, width = 1000, 1.0
+    if head is not None and head.ndim == 2:  # otherwise it is reported below, with the rest
+        num_classes, width = head.shape[0], head.shape[1] / spec.feature_width
+    entries = scheme(name, variable_shapes(name, num_classes=num_classes, width=width))
+    _account(name, {entry.key: entry.torch_shape for entry in entries}, state_dict)
+    return traverse_util.unflatten_dict(
+        {entry.path: entry.to_flax(np.asarray(state_dict[entry.key])) for entry in entries}
+    )
+
+
+def _account(
+    name: str, expected: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, np.ndarray]
+) -> None:
+    """Raise a `WeightsError` unless keys and shapes are the expected ones."""
+    found = {
+        key: tuple(np.shape(array))
+        for key, array in state_dict.items()
+        if not any(re.fullmatch(pattern, key) for pattern in LEFT_OUT[name])
+    }
+    problems = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in found]
+    problems += [
+        f"unexplained: {key} {shape}" for key, shape in found.items() if key not in expected
+    ]
+    problems += [
+        f"mis-shaped: {key}: expected {shape}, found {found[key]}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
+    ]
+    if problems:
+        raise WeightsError(
+            "\n  ".join([f"the weights do not fit {name} ({len(problems)} problems):", *problems])
+        )

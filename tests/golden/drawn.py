@@ -1,0 +1,48 @@
+"""Weights and images for the goldens of the networks, drawn from their names: nothing to store.
+
+Both the maker (with torch) and the tests (without) call this, so it imports NumPy alone. The
+scales keep activations near 1 through a hundred layers while every parameter still matters.
+"""
+
+import re
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+CLASSES = 7
+# Height and width. The odd size tells apart the ways of rounding a map's size.
+SIZES = {
+    "alexnet": ((96, 96),),
+    "googlenet": ((96, 96), (97, 75)),
+    "resnet18": ((96, 96),),
+    "resnet50": ((96, 96),),
+    "resnet101": ((96, 96),),
+}
+
+
+def images(height: int, width: int) -> np.ndarray:
+    """Two images, (2, height, width, 3) float32, as if normalised already."""
+    rng = np.random.default_rng([0, height, width])
+    return rng.standard_normal((2, height, width, 3), np.float32)
+
+
+def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """An array for every key of a torchvision state dict."""
+    return {key: _weight(key, shape) for key, shape in shapes.items()}
+
+
+def _weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    rng = np.random.default_rng([0, zlib.crc32(key.encode())])
+    if key.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    if len(shape) > 1:  # He et al. 2015; fan-in is all but the first axis
+        gain = np.float32(np.sqrt(2 / np.prod(shape[1:])))
+        return gain * rng.standard_normal(shape, np.float32)
+    if key.endswith("running_var"):
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    if key.endswith("weight"):  # of a batch norm
+        # the last one of a bottleneck: 33 branches are added up in ResNet-101
+        scale = 0.3 if re.fullmatch(r"layer\d\.\d+\.bn3\.weight", key) else 1.0
+        return (scale * rng.uniform(0.8, 1.2, shape)).astype(np.float32)
+    return np.float32(0.1) * rng.standard_normal(shape, np.float32)  # biases, running means
