@@ -1,0 +1,82 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxparc import datasets
+from jaxparc.__main__ import main
+
+
+def test_data_list_shows_every_set_and_whether_it_is_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    datasets.folder_of("mnist5k", data_dir=tmp_path).mkdir(parents=True)
+    assert main(["data", "list", "--data_dir", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert str(tmp_path) in out
+    for name, spec in datasets.DATASETS.items():
+        (line,) = [line for line in out.splitlines() if f" {name} " in line]
+        cells = [cell.strip() for cell in line.strip("│").split("│")]
+        assert cells[:6] == [
+            name,
+            str(spec.num_classes),
+            f"{spec.sizes['train']:,}",
+            f"{spec.sizes['test']:,}",
+            "yes" if spec.mirror else "no",
+            "yes" if name == "mnist5k" else "no",
+        ]
+
+
+def test_data_prepare_prepares(tmp_path, capsys):
+    assert main(["data", "prepare", "digits", "--data_dir", str(tmp_path)]) == 0
+    assert capsys.readouterr() == (f"digits: {tmp_path}/digits/1.0.0\n", "")
+    assert datasets.is_prepared("digits", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "COMMAND"),
+        (["nonsense"], "nonsense"),
+        (["data"], "ACTION"),
+        (["data", "prepare"], "NAME"),
+        (["data", "list", "--nonsense"], "--nonsense"),
+    ],
+)
+def test_wrong_command_lines_exit_2_with_one_line(words, reason, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert out == ""
+    assert reason in err
+    assert err.count("\n") == 1
+
+
+def test_unknown_name_exits_2_before_any_work(tmp_path, capsys):
+    assert main(["data", "prepare", "digits", "mnist", "--data_dir", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("python -m jaxparc: unknown data set 'mnist'; known: digits")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_failure_exits_1_with_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert main(["data", "prepare", "digits", "--data_dir", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        'python -m jaxparc: digits needs the package scikit-learn: pip install "jaxparc[demo]"\n'
+    )
+
+
+def test_module_runs_and_help_names_the_commands():
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxparc", "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert done.returncode == 0
+    assert "data" in done.stdout
