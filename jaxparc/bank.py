@@ -1,0 +1,385 @@
+"""Scoring a whole bank of pretrained models at once: the one place that jits and maps selectors.
+
+Models whose features have the same shape form a group and share one compiled program that
+computes every method asked for. Padding narrower features to one width would be simpler and wrong:
+rows are centred over their d columns, so zeros change the score.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxparc import capacity, selectors
+from jaxparc import labels as labels_
+from jaxparc.probe import Probe
+from jaxparc.selectors import Method
+
+if TYPE_CHECKING:
+    import pandas
+    import rich.table
+
+Features: TypeAlias = Mapping[str, Any] | Iterable[tuple[str, Any]] | np.ndarray | Array
+_Model: TypeAlias = dict[str, Any]  # the per-model fields of a Probe
+PerModel: TypeAlias = Mapping[str, float] | Sequence[float] | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class BankScores:
+    """Scores of m models by k methods on r probe sets; larger is better, undefined is NaN.
+
+    Attributes:
+        names: the m models, in the order in which they were given.
+        methods: the k column labels.
+        values_per_run: (r, m, k) float64.
+    """
+
+    names: tuple[str, ...]
+    methods: tuple[str, ...]
+    values_per_run: np.ndarray
+
+    @property
+    def values(self) -> np.ndarray:
+        """(m, k) float64, the mean over the probe sets; NaN if it is undefined on any."""
+        return self.values_per_run.mean(axis=0)
+
+    @property
+    def best(self) -> str:
+        """The model that the first method puts first.
+
+        Raises:
+            ValueError: it is undefined for all models.
+        """
+        name, score = self.ranking()[0]
+        if np.isnan(score):
+            raise ValueError(f"method {self.methods[0]!r} is undefined for all models")
+        return name
+
+    def ranking(self, method: str | None = None) -> list[tuple[str, float]]:
+        """Models and their scores by one method, best first, undefined ones last.
+
+        Args:
+            method: one of `methods`; the first if None.
+
+        Raises:
+            ValueError: the method was not scored.
+        """
+        if method is None:
+            method = self.methods[0]
+        if method not in self.methods:
+            raise ValueError(f"method {method!r} was not scored; scored: {', '.join(self.methods)}")
+        column = self.values[:, self.methods.index(method)]
+        # argsort puts NaN last; stable, so that equal scores keep the bank's order.
+        order = np.argsort(-column, kind="stable")
+        return [(self.names[i], float(column[i])) for i in order]
+
+    def table(self) -> "rich.table.Table":
+        """All scores as a `rich` table, ranked by the first method."""
+        from rich.table import Table
+        from rich.text import Text
+
+        runs = len(self.values_per_run)
+        title = "one probe set" if runs == 1 else f"mean ± std over {runs} probe sets"
+        table = Table("", "model", title=f"{len(self.names)} models, {title}")
+        for method in self.methods:
+            table.add_column(method, justify="right")
+        spread = self.values_per_run.std(axis=0)
+        for place, (name, _) in enumerate(self.ranking(), start=1):
+            i = self.names.index(name)
+            cells = [
+                f"{value:.2f}" if runs == 1 else f"{value:.2f} ± {std:.2f}"
+                for value, std in zip(self.values[i], spread[i], strict=True)
+            ]
+            table.add_row(str(place), Text(name), *cells)
+        return table
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """The mean scores as CSV, one row per model; written to `path` if that is given."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["model", *self.methods])
+        for name, row in zip(self.names, self.values, strict=True):
+            writer.writerow([name, *(f"{value:.6f}" for value in row)])
+        if path is not None:
+            Path(path).write_text(text.getvalue())
+        return text.getvalue()
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """The mean scores as a data frame, models as index (needs pandas)."""
+        import pandas
+
+        return pandas.DataFrame(self.values, index=list(self.names), columns=list(self.methods))
+
+    def __repr__(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=100, record=True)
+        console.print(self.table())
+        return console.export_text().rstrip()
+
+    def _repr_html_(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=100, record=True)
+        console.print(self.table())
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+def score_bank(
+    features: Features | Sequence[Features],
+    labels: Any,
+    *,
+    methods: str | Callable[[Probe], Array] | Sequence[str | Callable[[Probe], Array]] = (
+        "parc_f32",
+    ),
+    num_classes: int | None = None,
+    layers: PerModel | None = None,
+    source_images: PerModel | None = None,
+    target_images: int | None = None,
+    ell_max: float = 50,
+) -> BankScores:
+    """Predict which of m pretrained models will be best after fine-tuning.
+
+    Implements *Scalable Diverse Model Selection for Accessible Transfer Learning* (NeurIPS 2021).
+
+    Args:
+        features: per model the (n, d_m) input of its last linear layer on the n probe images, any
+            float type, anything with `__array__`: a mapping from model name, one (m, n, d) array
+            (models are then named "0", "1", ...), or an iterable of (name, array) pairs, which is
+            read as it is scored, so that a bank larger than memory goes through. Several probe
+            sets: a list of these, with the same models in the same order.
+        labels: (n,) classes, non-negative integers or any hashable values, or (n, c) zeros and
+            ones (multi-label). Several probe sets: a list of these.
+        methods: names such as "parc", "parc_f32" (features reduced to 32 dimensions by PCA first),
+            "knn", "heuristic", each with "+l" appended for eq. 6 over this call's models; or
+            functions of `jaxparc.selectors`, with options bound by `functools.partial`.
+        num_classes: c; by default max(labels) + 1 for integers, else the number of distinct ones.
+        layers: per model, the number of layers (needed by "heuristic" and "+l").
+        source_images: per model, the number of images it was trained on (needed by "heuristic").
+        target_images: images of the target data set (needed by "heuristic").
+        ell_max: number of layers that counts 1 in eq. 6.
+
+    Returns:
+        Scores of every model by every method. A model whose features are not finite, or all equal,
+        scores NaN and one warning names it.
+
+    Raises:
+        ValueError: bad input, in one line that names the model or argument, before any compilation
+            (of an iterable of pairs: when it is read).
+    """
+    if isinstance(methods, str) or callable(methods):
+        methods = (methods,)
+    chosen = tuple(selectors.method(name) for name in methods)
+    if not chosen:
+        raise ValueError("methods is empty; expected at least one")
+    per_model = {"layers": layers, "source_images": source_images}
+    given = {**per_model, "target_images": target_images}
+    for method in chosen:
+        for need in method.needs:
+            if need in given and given[need] is None:
+                raise ValueError(f"method {method.label!r} needs the argument {need}")
+    names: tuple[str, ...] | None = None
+    values, undefined = [], {}
+    for run_features, run_labels in _probe_sets(features, labels):
+        run_names, run_values, run_undefined = _score_probe_set(
+            _named(run_features),
+            *labels_.encode(run_labels, num_classes),
+            chosen,
+            per_model,
+            target_images,
+            ell_max,
+        )
+        if names is not None and run_names != names:
+            raise ValueError(f"probe sets have different models: {names} and {run_names}")
+        names = run_names
+        values.append(run_values)
+        undefined.update(run_undefined)
+    assert names is not None
+    for name, what in undefined.items():
+        warnings.warn(f"model {name!r}: {what}; its scores are NaN", stacklevel=2)
+    return BankScores(names, tuple(m.label for m in chosen), np.stack(values))
+
+
+def _probe_sets(features: Any, labels: Any) -> list[tuple[Any, Any]]:
+    """One (features, labels) per probe set; a list of arrays as labels means several."""
+    several = (
+        isinstance(labels, (list, tuple))
+        and len(labels) > 0
+        and isinstance(features, (list, tuple))
+        and not (features and isinstance(features[0], tuple))
+        and len(features) > 0
+    )
+    if not several:
+        return [(features, labels)]
+    if len(features) != len(labels):
+        raise ValueError(f"{len(features)} probe sets of features, {len(labels)} of labels")
+    return list(zip(features, labels, strict=True))
+
+
+def _named(features: Any) -> Mapping[str, Any] | Iterable[Any]:
+    """The bank as a mapping, if it is all there, else as the iterable that it is."""
+    if isinstance(features, Mapping):
+        return features
+    if hasattr(features, "__array__"):
+        if features.ndim != 3:
+            raise ValueError(
+                f"features have shape {tuple(features.shape)}; one array must be (m, n, d): "
+                "for one model pass {'name': features}"
+            )
+        return {str(i): model for i, model in enumerate(features)}
+    return features
+
+
+def _pairs(bank: Mapping[str, Any] | Iterable[Any], n: int) -> Iterator[tuple[str, Any]]:
+    """(name, array) of every model; a mapping's shapes are checked before the first is given."""
+    if isinstance(bank, Mapping):
+        for name, array in bank.items():
+            _check_shape(name, array, n)
+        yield from bank.items()
+        return
+    for item in bank:
+        if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)):
+            raise ValueError(f"features hold a {type(item).__name__}; expected (name, array) pairs")
+        _check_shape(*item, n)
+        yield item
+
+
+def _score_probe_set(
+    bank: Mapping[str, Any] | Iterable[Any],
+    labels: np.ndarray,
+    num_classes: int,
+    methods: tuple[Method, ...],
+    per_model: Mapping[str, PerModel | None],
+    target_images: int | None,
+    ell_max: float,
+) -> tuple[tuple[str, ...], np.ndarray, dict[str, str]]:
+    """Names, (m, k) scores and what is wrong with undefined models; reads the bank once."""
+    if len(labels) < 3:
+        raise ValueError(f"{len(labels)} images are labelled; expected at least 3")
+    names: dict[str, int] = {}
+    undefined: dict[str, str] = {}
+    scores: dict[int, np.ndarray] = {}
+    looked_up: dict[str, list[float]] = {name: [] for name in per_model}
+
+    def models() -> Iterator[tuple[int, _Model]]:
+        for name, array in _pairs(bank, len(labels)):
+            if name in names:
+                raise ValueError(f"model {name!r} is there twice")
+            model: _Model = {"features": _float32(name, array, undefined)}
+            for argument, value in per_model.items():
+                number = _of_model(argument, value, name, len(names))
+                looked_up[argument].append(number)
+                model[argument] = np.float32(number)
+            names[name] = len(names)
+            yield names[name], model
+
+    # A CPU runs models one after the other faster than side by side; an accelerator wants many.
+    side_by_side = 1 if jax.default_backend() == "cpu" else 32
+    images = np.float32(np.nan if target_images is None else target_images)
+    shared = {"labels": labels, "target_images": images}
+    score = _compiled(tuple(m.function for m in methods), num_classes)
+    for indices, chunk in _by_shape(models(), side_by_side):
+        scores.update(zip(indices, np.asarray(score(chunk, shared)), strict=True))
+    if not names:
+        raise ValueError("the bank is empty; expected at least one model")
+    for argument, value in per_model.items():
+        if value is not None and not isinstance(value, Mapping) and len(value) != len(names):
+            raise ValueError(f"{argument} has {len(value)} entries for {len(names)} models")
+    values = np.stack([scores[i] for i in range(len(names))]).astype(np.float64)
+    looking = np.array(["features" in m.needs for m in methods])
+    for name in undefined:
+        values[names[name], looking] = np.nan
+    for column, method in enumerate(methods):
+        if method.plus_layers:
+            values[:, column] = capacity.plus_layers(
+                values[:, column], np.array(looked_up["layers"]), ell_max
+            )
+    return tuple(names), values, undefined if looking.any() else {}
+
+
+def _check_shape(name: str, array: Any, n: int) -> None:
+    try:
+        shape = tuple(np.shape(array))
+    except ValueError as error:
+        raise ValueError(f"model {name!r}: features are no array: {error}") from error
+    if len(shape) != 2:
+        raise ValueError(f"model {name!r}: features have shape {shape}; expected (n, d)")
+    if shape[0] != n:
+        raise ValueError(f"model {name!r}: features of {shape[0]} images; labels of {n}")
+    if shape[1] < 2:
+        raise ValueError(f"model {name!r}: features have {shape[1]} columns; expected at least 2")
+
+
+def _float32(name: str, array: Any, undefined: dict[str, str]) -> np.ndarray:
+    """The features as (n, d) float32; models without a defined score are noted by name."""
+    try:
+        with np.errstate(over="ignore"):  # what overflows is noted below
+            x = np.asarray(array).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model {name!r}: features are no numbers: {error}") from error
+    if not np.isfinite(x).all():
+        undefined[name] = "features are not finite in float32"
+    elif (x == x[0]).all():
+        undefined[name] = "features are the same for every image"
+    return x
+
+
+def _of_model(argument: str, value: PerModel | None, name: str, index: int) -> float:
+    """One model's entry of a mapping or sequence; NaN where nothing was given."""
+    if value is None:
+        return np.nan
+    try:
+        return float(value[name] if isinstance(value, Mapping) else value[index])
+    except (KeyError, IndexError):
+        raise ValueError(f"{argument} has no entry for model {name!r}") from None
+
+
+def _by_shape(
+    models: Iterator[tuple[int, _Model]], size: int
+) -> Iterator[tuple[tuple[int, ...], tuple[_Model, ...]]]:
+    """Chunks of at most `size` models of one shape, holding back at most one chunk per shape."""
+    waiting: dict[tuple[int, ...], list[tuple[int, _Model]]] = {}
+    for item in models:
+        shape = item[1]["features"].shape
+        waiting.setdefault(shape, []).append(item)
+        if len(waiting[shape]) == size:
+            yield _unzip(waiting.pop(shape))
+    for group in waiting.values():
+        yield _unzip(group)
+
+
+def _unzip(
+    group: list[tuple[int, _Model]],
+) -> tuple[tuple[int, ...], tuple[_Model, ...]]:
+    indices, models = zip(*group, strict=True)
+    return indices, models
+
+
+@functools.cache
+def _compiled(
+    functions: tuple[Callable[[Probe], Array], ...], num_classes: int
+) -> Callable[..., Array]:
+    """The program that gives (models, k) scores for models of one shape.
+
+    One program for all methods, so that XLA computes what they share once. What is `shared` by the
+    models is not mapped: the ranks of the annotation distances are computed once per call.
+    """
+
+    @jax.jit
+    def run(models: tuple[dict[str, Array], ...], shared: dict[str, Array]) -> Array:
+        def score(model: dict[str, Array]) -> Array:
+            probe = Probe(**model, **shared, num_classes=num_classes)
+            return jnp.stack([function(probe) for function in functions])
+
+        return jax.vmap(score)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models))
+
+    return run

@@ -1,0 +1,449 @@
+import csv
+import functools
+import inspect
+import io
+import subprocess
+import sys
+import warnings
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import jaxparc
+from jaxparc import bank, score_bank, selectors
+from jaxparc.selectors import knn, parc
+
+N = 12
+Y = np.arange(N) % 3
+
+
+def features(d=6, seed=0, n=N):
+    """Separated a little, so that models differ and no score is at its limit."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((n, d)) + (np.arange(n) % 3)[:, None]).astype(np.float32)
+
+
+A, B, WIDE = features(seed=0), features(seed=1), features(d=9, seed=2)
+BANK = {"a": A, "wide": WIDE, "b": B}
+METHODS = ("parc", "parc_f3", "knn")
+
+
+@pytest.fixture(scope="module")
+def scored():
+    return score_bank(BANK, Y, methods=METHODS)
+
+
+# ------------------------------------------------------------------------------ forms of the input
+
+
+def test_a_bank_scores_as_its_models_one_by_one(scored):
+    assert scored.names == ("a", "wide", "b")
+    assert scored.methods == METHODS
+    assert scored.values.shape == (3, 3)
+    for i, (name, x) in enumerate(BANK.items()):
+        alone = score_bank({name: x}, Y, methods=METHODS)
+        np.testing.assert_array_equal(alone.values[0], scored.values[i])
+
+
+def test_pairs_are_read_once_as_they_come(scored):
+    order = []
+
+    def pairs():
+        for name, x in BANK.items():
+            order.append(name)
+            yield name, x
+
+    again = score_bank(pairs(), Y, methods=METHODS)
+    assert order == list(BANK)
+    assert again.names == scored.names
+    np.testing.assert_array_equal(again.values, scored.values)
+
+
+def test_a_list_of_pairs_is_one_bank(scored):
+    # with a list as labels, too: it must not be taken for several probe sets
+    again = score_bank(list(BANK.items()), Y.tolist(), methods=METHODS)
+    np.testing.assert_array_equal(again.values, scored.values)
+
+
+@pytest.mark.parametrize("asarray", [np.stack, lambda x: jnp.stack([jnp.asarray(a) for a in x])])
+def test_one_array_of_all_models(scored, asarray):
+    again = score_bank(asarray([A, B]), Y, methods=METHODS)
+    assert again.names == ("0", "1")
+    np.testing.assert_array_equal(again.values, scored.values[[0, 2]])
+
+
+@pytest.mark.parametrize("form", [dict, lambda b: list(b.items()), lambda b: iter(b.items())])
+def test_several_probe_sets_are_scored_one_by_one_and_averaged(scored, form):
+    other = {name: x[::-1] + np.float32(0.5) * x for name, x in BANK.items()}
+    y = Y[::-1].copy()
+    alone = score_bank(other, y, methods=METHODS)
+    both = score_bank([form(BANK), form(other)], [Y, y], methods=METHODS)
+    np.testing.assert_array_equal(both.values_per_run, np.stack([scored.values, alone.values]))
+    np.testing.assert_allclose(both.values, (scored.values + alone.values) / 2)
+
+
+def test_several_probe_sets_as_arrays(scored):
+    both = score_bank([np.stack([A, B])] * 2, [Y, Y], methods=METHODS)
+    np.testing.assert_array_equal(both.values_per_run, [scored.values[[0, 2]]] * 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, np.int8])
+def test_any_float_type_is_computed_in_float32(dtype):
+    # values that every type holds exactly, so that only the type differs
+    x = np.round(2 * A).astype(np.float32)
+    expected = score_bank({"a": x}, Y, methods=METHODS).values
+    np.testing.assert_array_equal(
+        score_bank({"a": x.astype(dtype)}, Y, methods=METHODS).values, expected
+    )
+
+
+def test_words_are_labels(scored):
+    words = np.array(["cat", "dog", "emu"])[Y]
+    again = score_bank(BANK, words, methods=METHODS)
+    np.testing.assert_array_equal(again.values, scored.values)
+
+
+def test_multi_label_rows_of_one_label_are_classes(scored):
+    again = score_bank({"a": A}, np.eye(3)[Y], methods="parc")
+    np.testing.assert_allclose(again.values[0, 0], scored.values[0, 0], atol=1e-4)
+
+
+def test_number_of_classes_moves_no_rank(scored):
+    again = score_bank({"a": A}, Y, methods="parc", num_classes=90)
+    assert again.values[0, 0] == scored.values[0, 0]
+
+
+# ---------------------------------------------------------------------------------------- methods
+
+
+def test_default_method_is_parc_f32():
+    assert inspect.signature(score_bank).parameters["methods"].default == ("parc_f32",)
+
+
+def test_functions_with_bound_options_are_methods(scored):
+    again = score_bank({"a": A}, Y, methods=[functools.partial(parc, n_dims=3), knn])
+    assert again.methods == ("parc(n_dims=3)", "knn")
+    np.testing.assert_allclose(again.values[0], scored.values[0, [1, 2]], atol=1e-4)
+    # one function, too
+    assert score_bank({"a": A}, Y, methods=knn).methods == ("knn",)
+
+
+LAYERS = {"wide": 18, "a": 50, "b": 101}
+
+
+@pytest.mark.parametrize("layers", [LAYERS, [50, 18, 101], np.array([50, 18, 101])])
+@pytest.mark.parametrize("ell_max", [50, 101])
+def test_plus_layers_is_equation_6_over_the_models_of_the_call(scored, layers, ell_max):
+    again = score_bank(BANK, Y, methods=("knn", "knn+l"), layers=layers, ell_max=ell_max)
+    raw = scored.values[:, 2]
+    expected = (raw - raw.mean()) / raw.std() + np.array([50, 18, 101]) / ell_max
+    np.testing.assert_allclose(again.values[:, 1], expected, rtol=1e-6)
+    # and the column beside it is as it was
+    np.testing.assert_allclose(again.values[:, 0], raw, rtol=1e-6)
+
+
+def test_plus_layers_is_per_probe_set():
+    other = {name: 2 * x[::-1] + x for name, x in BANK.items()}
+    given = {"methods": "knn+l", "layers": LAYERS}
+    both = score_bank([BANK, other], [Y, Y], **given)
+    np.testing.assert_array_equal(both.values_per_run[0], score_bank(BANK, Y, **given).values)
+
+
+def test_heuristic_takes_numbers_by_name_or_in_order():
+    numbers = {"layers": LAYERS, "source_images": {"a": 100, "b": 200, "wide": 300}}
+    in_order = {"layers": [50, 18, 101], "source_images": [100, 300, 200]}
+    expected = np.array([50, 18, 101]) + np.log(np.array([100, 300, 200]) + 7)
+    for given in (numbers, in_order):
+        got = score_bank(BANK, Y, methods="heuristic", target_images=7, **given)
+        np.testing.assert_allclose(got.values[:, 0], expected, rtol=1e-6)
+
+
+def test_models_of_one_shape_share_one_program(monkeypatch):
+    # a selector's Python runs when it is traced, never when its program is: count that
+    traces = []
+
+    def counting(probe):
+        traces.append(probe.features.shape)
+        return jnp.sum(probe.features)
+
+    known = {**selectors.SELECTORS, "counting": selectors.Selector(counting, "Counting")}
+    monkeypatch.setattr(selectors, "SELECTORS", known)
+    score_bank({str(i): features(seed=i) for i in range(5)}, Y, methods="counting")
+    assert traces == [(N, 6)]
+    # other models, order, numbers of models and labels of the same shapes: nothing new
+    score_bank({str(i): features(seed=i) for i in range(7, 10)}, Y[::-1].copy(), methods="counting")
+    assert traces == [(N, 6)]
+    mixed = {f"{d} {seed}": features(d, seed) for seed in range(3) for d in (5, 6, 7)}
+    score_bank(mixed, Y, methods="counting")
+    assert sorted(traces) == [(N, 5), (N, 6), (N, 7)]
+
+
+# ----------------------------------------------------------------------------------------- output
+
+
+@pytest.fixture
+def table():
+    values = [[[1.0, 9.0], [np.nan, 8.0], [3.0, 7.0], [1.0, 5.0]]] * 2
+    values = np.array(values) + np.array([0.5, -0.5])[:, None, None]
+    return jaxparc.BankScores(("a", "b", "c", "d"), ("parc", "knn"), values)
+
+
+def test_ranking_is_best_first_with_ties_in_order_and_undefined_last(table):
+    assert [name for name, _ in table.ranking()] == ["c", "a", "d", "b"]
+    assert table.ranking()[:2] == [("c", 3.0), ("a", 1.0)]
+    assert table.ranking("knn") == [("a", 9.0), ("b", 8.0), ("c", 7.0), ("d", 5.0)]
+    assert table.best == "c"
+
+
+def test_ranking_by_what_was_not_scored_lists_what_was(table):
+    with pytest.raises(ValueError, match="'leep' was not scored; scored: parc, knn"):
+        table.ranking("leep")
+
+
+def test_mean_is_nan_where_any_probe_set_is(table):
+    table.values_per_run[0, 0, 0] = np.nan
+    assert np.isnan(table.values[0, 0])
+
+
+def test_csv_is_one_row_per_model_in_the_banks_order(table, tmp_path):
+    text = table.to_csv(tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_text() == text
+    rows = list(csv.reader(io.StringIO(text)))
+    assert rows[0] == ["model", "parc", "knn"]
+    assert [row[0] for row in rows[1:]] == ["a", "b", "c", "d"]
+    np.testing.assert_allclose([[float(v) for v in row[1:]] for row in rows[1:]], table.values)
+
+
+def test_csv_quotes_names():
+    scores = jaxparc.BankScores(("a,b",), ("parc",), np.ones((1, 1, 1)))
+    assert list(csv.reader(io.StringIO(scores.to_csv())))[1] == ["a,b", "1.000000"]
+
+
+def test_repr_is_the_ranked_table(table):
+    text = repr(table)
+    assert "4 models, mean ± std over 2 probe sets" in text
+    assert "3.00 ± 0.50" in text
+    assert "nan" in text
+    lines = [line for line in text.splitlines() if "±" in line or "nan" in line][1:]
+    assert [line.split()[3] for line in lines] == ["c", "a", "d", "b"]
+    one = jaxparc.BankScores(table.names, table.methods, table.values_per_run[:1])
+    assert "one probe set" in repr(one)
+    assert "±" not in repr(one)
+
+
+def test_html_is_the_ranked_table(table):
+    html = table._repr_html_()
+    assert html.startswith("<pre>")
+    assert "3.00 ± 0.50" in html
+    assert html.index(" c ") < html.index(" a ") < html.index(" d ") < html.index(" b ")
+
+
+@pytest.mark.parametrize("name", ["vit[b16]", "resnet[/imagenet]", "net:smile:", "r" * 60])
+def test_repr_shows_names_as_they_are(name):
+    # square brackets are markup to rich
+    scores = jaxparc.BankScores((name,), ("parc",), np.ones((1, 1, 1)))
+    assert name in repr(scores)
+    assert name in scores._repr_html_()
+
+
+def test_html_escapes_names():
+    scores = jaxparc.BankScores(("<b>",), ("parc",), np.ones((1, 1, 1)))
+    assert "<b>" not in scores._repr_html_()
+
+
+def test_pandas_holds_the_same():
+    pd = pytest.importorskip("pandas")
+    scores = jaxparc.BankScores(("a", "b"), ("parc",), np.array([[[1.0], [np.nan]]]))
+    expected = pd.DataFrame({"parc": [1.0, np.nan]}, index=["a", "b"])
+    pd.testing.assert_frame_equal(scores.to_pandas(), expected)
+
+
+# -------------------------------------------------------------------------------------- bad input
+
+
+def refused(match, features=BANK, labels=Y, **options):
+    with pytest.raises(ValueError, match=match) as caught:
+        score_bank(features, labels, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (A[:, 0], r"'bad': features have shape \(12,\); expected \(n, d\)"),
+        (A[None], r"'bad': features have shape \(1, 12, 6\)"),
+        (A[:11], "'bad': features of 11 images; labels of 12"),
+        (A[:, :1], "'bad': features have 1 columns; expected at least 2"),
+        (A[:, :0], "'bad': features have 0 columns"),
+        ([[1.0, 2.0], [3.0]], "'bad'"),
+        (np.full((N, 6), "?"), "'bad'"),
+    ],
+    ids=["vector", "cube", "too few rows", "one column", "no column", "ragged", "words"],
+)
+def test_bad_features_name_the_model(bad, message):
+    refused(message, {"a": A, "bad": bad})
+    refused(message, iter([("a", A), ("bad", bad)]))
+
+
+def test_bad_features_of_a_mapping_are_refused_before_any_compilation(monkeypatch):
+    ran = []
+    monkeypatch.setattr(bank, "_compiled", lambda *_: lambda *_: ran.append(1) or np.ones((1, 1)))
+    refused("'bad'", {"a": A, "bad": A[:11]}, methods="knn")
+    assert not ran
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (Y[:11], {}, "model 'a': features of 12 images; labels of 11"),
+        (np.zeros(N, int), {}, "labels hold 1 class"),
+        (Y, {"num_classes": 2}, "labels hold class 2; num_classes=2"),
+        (Y[:, None, None], {}, r"labels have shape \(12, 1, 1\)"),
+        (np.eye(3)[Y], {"num_classes": 4}, "labels have 3 columns"),
+        (np.zeros((N, 3)), {}, "image 0 has 0 of 3 labels"),
+    ],
+)
+def test_bad_labels_say_what_is_wrong(labels, options, message):
+    refused(message, labels=labels, **options)
+
+
+def test_two_images_are_too_few():
+    refused("2 images are labelled; expected at least 3", {"a": A[:2]}, [0, 1])
+
+
+@pytest.mark.parametrize(
+    "empty", [{}, [], (), iter([]), np.zeros((0, N, 6))], ids=lambda e: type(e).__name__
+)
+@pytest.mark.parametrize("labels", [Y, Y.tolist()], ids=["array", "list"])
+def test_an_empty_bank_is_refused(empty, labels):
+    refused("empty", empty, labels)
+
+
+def test_one_model_alone_is_refused_with_advice():
+    refused(r"shape \(12, 6\); one array must be \(m, n, d\).*pass \{'name': features\}", A)
+
+
+@pytest.mark.parametrize("labels", [Y, Y.tolist()], ids=["array", "list"])
+def test_models_without_names_are_refused_with_a_reason(labels):
+    refused("features|name", [A, B], labels)
+
+
+def test_a_name_may_be_there_once():
+    refused("model 'a' is there twice", [("a", A), ("b", B), ("a", A)])
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ([], "methods is empty"),
+        ("logme", "unknown method 'logme'; known: parc, knn, heuristic"),
+        (["parc", "parc_x"], "unknown method 'parc_x'; known: parc"),
+        (np.mean, "is not a selector; known: parc"),
+    ],
+)
+def test_bad_methods_list_the_known_ones(methods, message):
+    refused(message, methods=methods)
+
+
+COMPLETE = {"layers": [50, 18, 8], "source_images": [1, 2, 3], "target_images": 5}
+
+
+@pytest.mark.parametrize("absent", COMPLETE)
+def test_a_method_names_the_argument_that_it_lacks(absent):
+    given = {key: value for key, value in COMPLETE.items() if key != absent}
+    refused(f"'heuristic' needs the argument {absent}", methods=["knn", "heuristic"], **given)
+
+
+def test_plus_layers_needs_layers():
+    refused(r"'knn\+l' needs the argument layers", methods="knn+l")
+
+
+@pytest.mark.parametrize("argument", ["layers", "source_images"])
+@pytest.mark.parametrize("given", [{"a": 1, "wide": 2}, [1, 2]])
+def test_a_missing_entry_names_the_model_and_the_argument(argument, given):
+    refused(
+        f"{argument} has no entry for model 'b'",
+        methods="heuristic",
+        **{**COMPLETE, argument: given},
+    )
+
+
+def test_probe_sets_must_agree():
+    refused("2 probe sets of features, 3 of labels", [BANK, BANK], [Y, Y, Y])
+    refused("different models", [{"a": A}, {"b": A}], [Y, Y])
+
+
+# ------------------------------------------------------------------------------ undefined features
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "not finite"),
+        (np.inf, "not finite"),
+        (-np.inf, "not finite"),
+        (1e300, "not finite in float32"),  # in float64 it was
+    ],
+)
+def test_features_that_are_not_finite_score_nan_and_warn_once(scored, value, message):
+    x = WIDE.astype(np.float64)
+    x[2, 3] = value
+    with pytest.warns(UserWarning, match=f"model 'wide': features are {message}") as warned:
+        got = score_bank({**BANK, "wide": x}, Y, methods=METHODS)
+    assert [w.category for w in warned] == [UserWarning]
+    assert warned[0].filename == __file__  # points at the caller
+    assert np.isnan(got.values[1]).all()
+    np.testing.assert_array_equal(got.values[[0, 2]], scored.values[[0, 2]])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_constant_features_score_nan_and_warn_once(scored, value):
+    x = np.full_like(WIDE, value)
+    with pytest.warns(UserWarning, match="model 'wide': features are the same") as warned:
+        got = score_bank({**BANK, "wide": x}, Y, methods=METHODS)
+    assert len(warned) == 1
+    assert np.isnan(got.values[1]).all()
+    assert got.ranking()[-1][0] == "wide"
+
+
+def test_an_undefined_model_does_not_enter_eq_6():
+    given = {"methods": "knn+l", "layers": {"a": 50, "b": 18, "none": 22}}
+    with pytest.warns(UserWarning, match="model 'none'"):
+        got = score_bank({"a": A, "none": np.zeros_like(A), "b": B}, Y, **given)
+    assert np.isnan(got.values[1, 0])
+    alone = score_bank({"a": A, "b": B}, Y, **given)
+    np.testing.assert_array_equal(got.values[[0, 2]], alone.values)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_features_of_extreme_size_score_the_same_or_nan(scored, scale):
+    # their squares leave float32; what must not happen is another legal-looking number
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        got = score_bank({"a": A * np.float32(scale)}, Y, methods=METHODS).values[0]
+    expected = np.where(np.isnan(got), np.nan, scored.values[0])
+    np.testing.assert_allclose(got, expected, atol=1e-2)
+
+
+def test_scores_stay_in_range():
+    # whatever rounding says; 12 images are where 100 / n is not exact
+    perfect = np.repeat(np.eye(3, dtype=np.float32)[Y], 2, axis=1) * 9 + A / 100
+    values = score_bank({"perfect": perfect}, Y, methods=METHODS).values
+    assert values[0, 2] == 100
+    assert (np.abs(values) <= 100).all()
+
+
+# ----------------------------------------------------------------------------------------- import
+
+
+def test_scoring_needs_no_training_libraries():
+    code = """
+import sys, numpy as np, jaxparc
+jaxparc.score_bank({"a": np.random.rand(6, 3)}, [0, 1] * 3, methods="parc")
+heavy = ("grain", "orbax", "tensorflow_datasets", "tensorflow", "flax", "optax", "torch", "pandas")
+print(sorted(name for name in heavy if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,261 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxparc import stats
+
+SHAPES = [(24, 7), (9, 30)]
+
+# one program each instead of one per operation: most of the time here is compilation
+standardize = jax.jit(stats.standardize)
+corrcoef = jax.jit(stats.corrcoef)
+pearson = jax.jit(stats.pearson)
+spearman = jax.jit(stats.spearman)
+pca = jax.jit(stats.pca, static_argnums=1)
+
+
+def drawn(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def with_spectrum(values, n, d, seed=0):
+    """Centred (n, d) float32 with these singular values."""
+    rng = np.random.default_rng(seed)
+    left = rng.standard_normal((n, len(values)))
+    left, _ = np.linalg.qr(left - left.mean(0))
+    right, _ = np.linalg.qr(rng.standard_normal((d, len(values))))
+    return ((left * values) @ right.T).astype(np.float32)
+
+
+def pca_float64(x, f):
+    """Scores by a float64 SVD, with the sign convention, and all singular values."""
+    centred = x.astype(np.float64) - x.astype(np.float64).mean(0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    scores = left[:, :f] * values[:f]
+    return scores * np.sign(scores[np.abs(scores).argmax(0), np.arange(scores.shape[1])]), values
+
+
+# ---------------------------------------------------------------------------------- standardize
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_standardize_is_numpys(shape):
+    # an offset, as features behind a ReLU have, and columns of very different scale
+    x = (drawn(*shape) + 3) * np.geomspace(1e-3, 1e3, shape[1], dtype=np.float32)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(
+        standardize(jnp.asarray(x)), (wide - wide.mean(0)) / wide.std(0), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("n", [3, 7, 333])
+def test_standardize_turns_a_constant_column_into_zeros(n):
+    # 0.1 summed and divided is not 0.1: the computed deviation of equal floats is not zero
+    x = drawn(n, 6)
+    x[:, 1:5] = 0.0, 0.1, -3.3e4, 1e-30
+    z = np.asarray(standardize(jnp.asarray(x)))
+    assert (z[:, 1:5] == 0).all()
+    np.testing.assert_allclose(z[:, [0, 5]].std(0), 1, atol=1e-6)
+
+
+def test_standardize_keeps_nan_to_its_column():
+    x = drawn(6, 3)
+    x[2, 1] = np.nan
+    z = np.asarray(standardize(jnp.asarray(x)))
+    assert np.isnan(z[:, 1]).all()
+    assert np.isfinite(z[:, [0, 2]]).all()
+
+
+# ------------------------------------------------------------------------------------- corrcoef
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_corrcoef_is_numpys(shape):
+    x = drawn(*shape) + 2
+    r = np.asarray(corrcoef(jnp.asarray(x)))
+    np.testing.assert_allclose(r, np.corrcoef(x.astype(np.float64)), atol=2e-6)
+    assert np.abs(r).max() <= 1
+
+
+def test_corrcoef_of_chosen_columns_ignores_the_others():
+    x = drawn(12, 6)
+    where = np.array([True, False, True, True, False, True])
+    expected = np.corrcoef(x[:, where].astype(np.float64))
+    x[:, ~where] = 1e6
+    r = corrcoef(jnp.asarray(x), where=jnp.asarray(where))
+    np.testing.assert_allclose(r, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("d", [2, 6, 33])
+def test_corrcoef_of_a_constant_row_is_nan(d):
+    # 0.1 again: the row minus its computed mean is rounding noise, which correlates with itself
+    x = drawn(4, d)
+    x[1] = 0.1
+    r = np.asarray(corrcoef(jnp.asarray(x)))
+    assert np.isnan(r[1]).all()
+    assert np.isnan(r[:, 1]).all()
+    others = [0, 2, 3]
+    assert np.isfinite(r[np.ix_(others, others)]).all()
+
+
+def test_corrcoef_of_two_columns_takes_exactly_two_values():
+    # any two points lie on a line: values next to 1 would be ranked as if they meant something
+    x = standardize(jnp.asarray(drawn(40, 2)))
+    assert set(np.unique(stats.upper_triangle(corrcoef(x)))) == {-1.0, 1.0}
+
+
+def test_duplicated_rows_have_the_same_correlations_bit_for_bit():
+    x = drawn(41, 33)
+    x[[20, 40]] = x[3]
+    r = np.asarray(corrcoef(standardize(jnp.asarray(x))))
+    others = np.setdiff1d(np.arange(41), [3, 20, 40])
+    np.testing.assert_array_equal(r[20, others], r[3, others])
+    np.testing.assert_array_equal(r[40, others], r[3, others])
+
+
+def test_corrcoef_with_nan_is_nan_there():
+    x = drawn(5, 8)
+    x[4, 0] = np.nan
+    r = np.asarray(corrcoef(jnp.asarray(x)))
+    assert np.isnan(r[4]).all()
+    assert np.isfinite(r[:4, :4]).all()
+
+
+def test_upper_triangle_is_the_pairs_in_order():
+    square = np.arange(16).reshape(4, 4)
+    assert stats.upper_triangle(jnp.asarray(square)).tolist() == [1, 2, 3, 6, 7, 11]
+
+
+# -------------------------------------------------------------------------- pearson and spearman
+
+
+@pytest.mark.parametrize("k", [3, 50, 1225])
+def test_pearson_is_scipys(k):
+    a, b = drawn(k) + 5, drawn(k, seed=1)
+    expected = scipy.stats.pearsonr(a.astype(np.float64), b.astype(np.float64)).statistic
+    np.testing.assert_allclose(pearson(jnp.asarray(a), jnp.asarray(b)), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("levels", [None, 2, 7])
+def test_spearman_is_scipys_with_and_without_ties(levels):
+    a, b = drawn(1225), drawn(1225, seed=1)
+    b = b + a
+    if levels is not None:
+        b = np.floor(scipy.stats.norm.cdf(b) * levels).astype(np.float32)
+    expected = scipy.stats.spearmanr(a, b).statistic
+    np.testing.assert_allclose(spearman(jnp.asarray(a), jnp.asarray(b)), expected, atol=1e-5)
+
+
+def test_spearman_keeps_its_digits_on_every_pair_of_a_probe_set():
+    k = 500 * 499 // 2
+    a, b = drawn(k), (drawn(k, seed=1) > 1).astype(np.float32)
+    expected = scipy.stats.spearmanr(a, b).statistic
+    np.testing.assert_allclose(spearman(jnp.asarray(a), jnp.asarray(b)), expected, atol=1e-6)
+
+
+def test_correlations_stay_in_range():
+    for seed in range(40):
+        a = jnp.asarray(drawn(28, seed=seed))
+        for correlation in (pearson, spearman):
+            assert 1 - 1e-6 < float(correlation(a, a)) <= 1
+            assert -1 <= float(correlation(a, -a)) < -1 + 1e-6
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+@pytest.mark.parametrize("k", [6, 10, 28, 66])
+def test_correlation_with_a_constant_is_nan(correlation, k):
+    # the mean of equal floats is not that float for most k
+    constant, other = jnp.full(k, 0.1, jnp.float32), jnp.asarray(drawn(k))
+    assert np.isnan(correlation(constant, other))
+    assert np.isnan(correlation(other, constant))
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+def test_correlation_with_a_nan_is_nan(correlation):
+    a, b = drawn(10), drawn(10, seed=1)
+    b[3] = np.nan
+    assert np.isnan(correlation(jnp.asarray(a), jnp.asarray(b)))
+    assert np.isnan(correlation(jnp.asarray(b), jnp.asarray(a)))
+
+
+# ------------------------------------------------------------------------------------------ pca
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 20), (40, 100)])
+def test_pca_is_an_svd_in_float64(n, d):
+    x = drawn(n, d) + 5
+    expected, values = pca_float64(x, 8)
+    scores, kept = pca(jnp.asarray(x), 8)
+    assert np.asarray(kept).all()
+    np.testing.assert_allclose(scores, expected, atol=3e-5 * values[0])
+
+
+def test_pca_makes_the_largest_score_of_a_component_positive():
+    for seed in range(5):
+        scores = np.asarray(pca(jnp.asarray(drawn(60, 20, seed=seed)), 8)[0])
+        assert (scores[np.abs(scores).argmax(0), np.arange(8)] > 0).all()
+
+
+def relative_error(x, f):
+    """Of each component, relative to its own size."""
+    expected, values = pca_float64(x, f)
+    scores, kept = pca(jnp.asarray(x), f)
+    assert np.asarray(kept).all()
+    return np.abs(np.asarray(scores) - expected).max(0) / values[:f]
+
+
+@pytest.mark.parametrize("smallest", [1e-3, 1e-4])
+@pytest.mark.parametrize(("n", "d"), [(60, 20), (40, 100)])
+def test_pca_is_right_at_the_end_of_a_steep_spectrum(smallest, n, d):
+    # the squares of the Gram matrix alone would lose these components
+    x = with_spectrum(30 * np.geomspace(1, smallest, 8), n, d)
+    assert relative_error(x, 8).max() < 1e-7 / smallest
+
+
+@pytest.mark.parametrize("second", [1e-2, 1e-3, 1e-4])
+def test_pca_is_right_behind_one_dominating_component(second):
+    # one outlier unit, then more components close behind each other than oversampling reaches;
+    # a float32 SVD of the array itself stays well under these bounds
+    x = with_spectrum(30 * np.r_[1, second * np.geomspace(1, 0.1, 60)], 100, 80)
+    assert relative_error(x, 8).max() < max(1e-3, 1e-6 / second)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 22])
+def test_pca_leaves_out_what_is_rounding_noise(rank):
+    x = with_spectrum(np.geomspace(10, 1, rank), 50, 40)
+    scores, kept = pca(jnp.asarray(x), 32)
+    assert np.asarray(kept).tolist() == [True] * rank + [False] * (32 - rank)
+    assert (np.asarray(scores)[:, rank:] == 0).all()
+    np.testing.assert_allclose(np.asarray(scores)[:, :rank], pca_float64(x, rank)[0], atol=1e-4)
+
+
+def test_pca_leaves_out_dead_columns():
+    x = drawn(50, 40) + 3
+    x[:, 4:] = 0.7
+    kept = pca(jnp.asarray(x), 32)[1]
+    assert np.asarray(kept).sum() == 4
+
+
+@pytest.mark.parametrize(("n", "d"), [(5, 30), (30, 5)])
+def test_pca_to_more_dimensions_than_there_are_gives_all(n, d):
+    x = drawn(n, d)
+    rank = min(n - 1, d)  # centring takes one from the rows
+    scores, kept = pca(jnp.asarray(x), 32)
+    assert scores.shape == (n, 5)
+    assert np.asarray(kept).sum() == rank
+    np.testing.assert_allclose(np.asarray(scores)[:, :rank], pca_float64(x, rank)[0], atol=1e-4)
+
+
+def test_pca_of_constant_features_keeps_nothing():
+    scores, kept = pca(jnp.full((50, 40), 0.1, jnp.float32), 32)
+    assert not np.asarray(kept).any()
+    assert (np.asarray(scores) == 0).all()
+
+
+def test_pca_with_a_nan_is_not_a_legal_number():
+    x = drawn(50, 40)
+    x[0, 0] = np.nan
+    scores, kept = pca(jnp.asarray(x), 32)
+    assert np.isnan(np.asarray(corrcoef(scores, where=kept))).all()
