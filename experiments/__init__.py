@@ -1,0 +1,1 @@
+"""The stages of the benchmarks, each run as `python -m experiments.<stage>`."""

@@ -1,0 +1,280 @@
+"""Units of work, resumed, shown and survived: once, for every stage.
+
+A unit makes one file or folder. It is done when that is there and whole, and is then not made
+again; whatever lies there damaged is moved aside. A unit that fails is recorded and the others go
+on; what would fail them all (no space, no permission) ends the run, and what is done stays.
+"""
+
+import argparse
+import dataclasses
+import errno
+import json
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from experiments import benchmarks
+from experiments.benchmarks import Benchmark
+from jaxparc import checkpoints, datasets, files
+
+# What a damaged unit raises when it is looked at.
+Damage = (checkpoints.CheckpointError, files.DamagedFileError)
+# Errors of the place that is written to, not of the unit that writes.
+FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class StageError(RuntimeError):
+    """A stage cannot go on; the message is for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One thing to make.
+
+    Attributes:
+        name: shown and recorded.
+        path: of the file or folder that it makes.
+        check: reads it; raises FileNotFoundError, CheckpointError or DamagedFileError.
+        make: makes it, calling its argument with numbers of images as it goes.
+    """
+
+    name: str
+    path: Path
+    check: Callable[[Path], Any]
+    make: Callable[[Callable[[int], None]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A benchmark and where its files are."""
+
+    benchmark: Benchmark
+    out: Path
+    weights: Path
+
+    def seed(self, *parts: object) -> int:
+        """A seed for one purpose, the same whatever was done before it."""
+        return zlib.crc32("/".join(map(str, (self.benchmark.seed, *parts))).encode())
+
+
+def is_done(unit: Unit) -> bool:
+    """Whether a unit is there and whole; one that is damaged is moved aside."""
+    if not unit.path.exists():
+        return False
+    try:
+        unit.check(unit.path)
+    except Damage as error:
+        aside = _free(unit.path.with_name(f"{unit.path.name}.damaged"))
+        unit.path.rename(aside)
+        say(f"{error}; moved to {aside.name}, made again")
+        return False
+    return True
+
+
+def _free(path: Path) -> Path:
+    """The path, numbered if something is there."""
+    number, free = 1, path
+    while free.exists():
+        number, free = number + 1, path.with_name(f"{path.name}.{number}")
+    return free
+
+
+def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
+    """Make what is not done yet, with live progress.
+
+    Args:
+        run: whose results folder records failures.
+        stage: shown and recorded.
+        units: in this order.
+
+    Returns:
+        The number of units that failed.
+
+    Raises:
+        StageError: nothing can be written.
+    """
+    todo = [unit for unit in units if not is_done(unit)]
+    kept = len(units) - len(todo)
+    failures: list[dict[str, str]] = []
+    started = time.monotonic()
+    with _Progress(stage, len(units), kept) as progress:
+        for unit in todo:
+            progress.start(unit.name)
+            try:
+                unit.make(progress.images)
+                unit.check(unit.path)
+                progress.finish(None)
+                kept += 1
+            except Exception as error:  # whatever it is, the other units go on
+                if isinstance(error, OSError) and error.errno in FATAL:
+                    raise StageError(
+                        f"{stage}: cannot write {error.filename or unit.path}: {error.strerror}; "
+                        f"{kept} of {len(units)} units are done and kept"
+                    ) from error
+                text = f"{type(error).__name__}: {error}"
+                trace = "".join(traceback.format_exception(error))
+                failures.append({"unit": unit.name, "error": text, "traceback": trace})
+                progress.finish(text)
+    record = run.out / "failures" / f"{stage}.json"
+    if failures:
+        files.write_text(record, json.dumps(failures, indent=1) + "\n")
+        say(f"{stage}: {len(failures)} of {len(units)} units failed; see {record}")
+    else:
+        record.unlink(missing_ok=True)
+    made = len(todo) - len(failures)
+    seconds = time.monotonic() - started
+    say(f"{stage}: {made} made in {seconds:.1f} s, {kept - made} were there")
+    return len(failures)
+
+
+def say(line: str) -> None:
+    """One line to the terminal, without breaking a live display."""
+    _CONSOLE.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+_CONSOLE = Console()
+
+
+class _Progress:
+    """Units done of all, the current one, images per second and time left.
+
+    Live on a terminal; elsewhere one line for each unit, so that a log stays readable.
+    """
+
+    def __init__(self, stage: str, total: int, done: int) -> None:
+        self._stage, self._total, self._done = stage, total, done
+        self._made, self._started = 0, time.monotonic()
+        self.start("")
+        self._live = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]} {task.fields[unit]}"),
+            console=_CONSOLE,
+            disable=not _CONSOLE.is_terminal,
+            transient=True,
+        )
+        self._task = self._live.add_task(stage, total=total, completed=done, left="", unit="")
+
+    def __enter__(self) -> "_Progress":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def start(self, name: str) -> None:
+        self._unit, self._images, self._unit_started = name, 0, time.monotonic()
+
+    def images(self, count: int) -> None:
+        self._images += count
+        self._show()
+
+    def finish(self, error: str | None) -> None:
+        self._done += 1
+        self._made += 1
+        self._show()
+        seconds = time.monotonic() - self._unit_started
+        if error is not None:
+            say(f"{self._stage}: {self._unit} FAILED: {error}")
+        elif not _CONSOLE.is_terminal:
+            say(
+                f"{self._stage} {self._done}/{self._total} {self._unit}: {seconds:.1f} s"
+                f"{self._rate()}{self._left()}"
+            )
+
+    def _show(self) -> None:
+        unit = f"{self._unit}{self._rate()}"
+        self._live.update(self._task, completed=self._done, left=self._left()[2:], unit=unit)
+
+    def _rate(self) -> str:
+        seconds = max(time.monotonic() - self._unit_started, 1e-9)
+        return f", {self._images / seconds:.0f} images/s" if self._images else ""
+
+    def _left(self) -> str:
+        if not self._made:
+            return ""
+        per_unit = (time.monotonic() - self._started) / self._made
+        return f", {per_unit * (self._total - self._done):.0f} s left"
+
+
+def prepare(run: Run) -> None:
+    """Claim the folders of a run for its settings, or refuse those of another.
+
+    Raises:
+        StageError: a folder was made with other settings, or cannot be written.
+    """
+    settings = json.loads(json.dumps(run.benchmark.settings()))
+    for folder in (run.out, run.weights):
+        file = folder / "settings.json"
+        try:
+            found = files.read_sealed(file) if file.exists() else None
+            if found is None:
+                files.write_sealed(file, settings)
+        except OSError as error:
+            raise StageError(f"cannot write {file}: {error.strerror}") from error
+        except files.DamagedFileError as error:
+            raise StageError(f"{error}; delete it to go on") from error
+        if found is not None and found != settings:
+            keys = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+            lines = [f"  {k}: {found.get(k)} there, {settings.get(k)} now" for k in keys]
+            raise StageError(
+                f"{folder} was made with other settings; choose another folder or delete it:\n"
+                + "\n".join(lines)
+            )
+
+
+def main(description: str | None, *stages: Callable[[Run], int]) -> None:
+    """The command line that all stages share; exits with 0 if nothing failed.
+
+    Args:
+        description: for --help.
+        stages: run in this order, also after failures, of which each returns the number.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    known = ", ".join(benchmarks.BENCHMARKS)
+    parser.add_argument("--benchmark", default="demo", metavar="NAME", help=f"one of {known}")
+    parser.add_argument("--out", type=Path, help="results folder [results/NAME]")
+    args = parser.parse_args()
+    try:
+        benchmark = benchmarks.get(args.benchmark)
+        run = Run(
+            benchmark,
+            args.out or Path("results") / benchmark.name,
+            Path("checkpoints") / benchmark.name,
+        )
+        _cache_compilations()
+        prepare(run)
+        failures = [stage(run) for stage in stages]
+        sys.exit(1 if any(failures) else 0)
+    except (ValueError, StageError, datasets.DatasetError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; what is done is kept, the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _cache_compilations() -> None:
+    """Keep compiled programs between runs: a resumed run does not compile again."""
+    folder = Path("~/.cache/jaxparc/compiled").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

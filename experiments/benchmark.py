@@ -1,0 +1,23 @@
+"""The whole benchmark: all five stages in order.
+
+With everything done, a second run takes seconds.
+"""
+
+from experiments import (
+    _run,
+    extract_probes,
+    finetune_all,
+    report,
+    score_probes,
+    train_sources,
+)
+
+if __name__ == "__main__":
+    _run.main(
+        __doc__,
+        train_sources.stage,
+        finetune_all.stage,
+        extract_probes.stage,
+        score_probes.stage,
+        report.stage,
+    )

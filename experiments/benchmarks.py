@@ -1,0 +1,130 @@
+"""The benchmarks as frozen data: what is trained, on what, and how it is scored."""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from jaxparc import datasets, models, selectors, train
+
+SCRATCH = "scratch"  # stands where a source would: random initialisation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One benchmark: every architecture trained on every source, then fine-tuned to every target.
+
+    Attributes:
+        name: of its results folder.
+        architectures: names in `models.MODELS`.
+        sources: names in `datasets.DATASETS`.
+        targets: likewise; a source is not its own target.
+        widths: per architecture, the multiplier of its channels.
+        stem: of the networks, "imagenet" or "small".
+        dropout: whether the networks that have dropout use it.
+        image_size: side of the images, in pixels.
+        source_recipe: how sources are trained; the learning rate is the next field's.
+        source_learning_rates: per architecture.
+        transfer_recipe: how they are fine-tuned; its learning rate is replaced by each of the grid.
+        learning_rates: the grid, chosen from per (target, architecture).
+        transfer_images: images of the target's training split that are fine-tuned on; the first
+            ones, in the order of the data set. None for all that validation leaves.
+        validation_images: images of the same split, its last ones, that choose from the grid.
+        scratch: whether to fine-tune a random initialisation too.
+        probe_images: n, images of a probe set, from the target's training split.
+        probe_sets: how many are drawn.
+        methods: what scores them.
+        ell_max: the depth that counts 1 in eq. 6.
+        eval_batch_size: of evaluation and extraction.
+        seed: everything random follows from it.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    widths: Mapping[str, float] = dataclasses.field(hash=False)
+    stem: str
+    dropout: bool
+    image_size: int
+    source_recipe: train.Recipe
+    source_learning_rates: Mapping[str, float] = dataclasses.field(hash=False)
+    transfer_recipe: train.Recipe
+    learning_rates: tuple[float, ...]
+    transfer_images: int | None
+    validation_images: int
+    scratch: bool = True
+    probe_images: int = 500
+    probe_sets: int = 5
+    methods: tuple[str, ...] = ("parc", "parc_f32", "knn", "heuristic")
+    ell_max: float = 50
+    eval_batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names before anything is trained."""
+        for architecture in self.architectures:
+            models.get(architecture)
+        for name in (*self.sources, *self.targets):
+            datasets.spec_of(name)
+        for method in self.methods:
+            selectors.method(method)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the results, as JSON can hold it."""
+        return dataclasses.asdict(self)
+
+
+_METHODS = tuple(
+    method + layers for method in ("parc", "parc_f32", "knn", "heuristic") for layers in ("", "+l")
+)
+
+# Four architectures at 32 pixels, as wide as keeps the whole run within minutes on two cores.
+DEMO = Benchmark(
+    name="demo",
+    architectures=("alexnet", "googlenet", "resnet18", "resnet50"),
+    sources=("digits", "mnist5k", "glyph_letters", "glyph_digits"),
+    targets=("digits", "mnist5k", "glyph_letters"),
+    widths={"alexnet": 0.125, "googlenet": 0.0625, "resnet18": 0.125, "resnet50": 0.125},
+    stem="small",
+    dropout=False,  # it starves networks this narrow
+    image_size=32,
+    source_recipe=train.Recipe(steps=120, batch_size=32, learning_rate=0.1),
+    # The largest that trained the narrow network on glyph_letters in a few trials.
+    source_learning_rates={"alexnet": 0.02, "googlenet": 0.1, "resnet18": 0.1, "resnet50": 0.03},
+    transfer_recipe=train.Recipe(steps=40, batch_size=32, learning_rate=0.05),
+    learning_rates=(0.01, 0.05),
+    transfer_images=400,
+    validation_images=250,
+    probe_sets=3,
+    methods=_METHODS,
+)
+
+# Every stage of the demo at a size that tests can afford.
+SMOKE = dataclasses.replace(
+    DEMO,
+    name="smoke",
+    architectures=("alexnet", "resnet18"),
+    sources=("digits", "glyph_digits", "glyph_letters"),
+    targets=("digits", "glyph_letters"),
+    widths={"alexnet": 0.0625, "resnet18": 0.0625},
+    source_recipe=train.Recipe(steps=30, batch_size=32, learning_rate=0.05),
+    transfer_recipe=train.Recipe(steps=12, batch_size=32, learning_rate=0.05),
+    transfer_images=200,
+    validation_images=100,
+    probe_images=120,
+    probe_sets=2,
+)
+
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({b.name: b for b in (DEMO, SMOKE)})
+
+
+def get(name: str) -> Benchmark:
+    """The benchmark of a name.
+
+    Raises:
+        ValueError: unknown; the message lists the known ones.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]

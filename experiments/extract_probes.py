@@ -1,0 +1,99 @@
+"""Stage 3: every source model looks at the probe sets of every target.
+
+Trains missing sources first. Writes probes/<architecture>_<source>_<target>_<run>.npz with
+features (n, d), probs (n, z), y (n,), source_dataset, target_dataset and architecture.
+"""
+
+import functools
+import itertools
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import _data, _run, train_sources
+from jaxparc import features, files, sampling
+from jaxparc.evaluation import Transfer
+
+
+def stage(run: _run.Run) -> int:
+    """Extract what is missing; returns the number of failures."""
+    units = [
+        _run.Unit(
+            f"{t.architecture} {t.source} looks at {t.target}, probe set {probe_set}",
+            path_of(run, t, probe_set),
+            read,
+            functools.partial(_extract, run, t, probe_set),
+        )
+        for t in transfers(run)
+        for probe_set in range(run.benchmark.probe_sets)
+    ]
+    return _run.run_units(run, "extract_probes", units)
+
+
+def transfers(run: _run.Run) -> Iterator[Transfer]:
+    """Every transfer of the benchmark."""
+    parts = (run.benchmark.architectures, run.benchmark.sources, run.benchmark.targets)
+    return (Transfer(*t) for t in itertools.product(*parts) if t[1] != t[2])
+
+
+def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:
+    """Where a probe file is."""
+    return run.out / "probes" / f"{'_'.join(transfer)}_{probe_set}.npz"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The arrays of a probe file, every byte checked.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        DamagedFileError: it is not whole.
+    """
+    try:
+        with np.load(path) as archive:  # reading a member checks its CRC
+            return {key: archive[key] for key in ("features", "probs", "y", "seconds")}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise files.DamagedFileError(f"{path} is damaged: {error}") from error
+
+
+def _extract(
+    run: _run.Run, transfer: Transfer, probe_set: int, on_images: Callable[[int], None]
+) -> None:
+    started = time.monotonic()
+    benchmark = run.benchmark
+    probe = _probe(run, transfer.target, probe_set)
+    path = train_sources.weights_path(run, transfer.architecture, transfer.source)
+    seen, probs = features.extract(
+        train_sources.task_of(benchmark, transfer.architecture, transfer.source),
+        train_sources.source_model(path),
+        probe,
+        size=benchmark.image_size,
+        batch_size=benchmark.eval_batch_size,
+    )
+    on_images(len(probe))
+    with files.replacing(path_of(run, transfer, probe_set)) as temporary, temporary.open("wb") as f:
+        np.savez(
+            f,
+            features=seen,
+            probs=probs,
+            y=np.array([probe[i]["label"] for i in range(len(probe))]),
+            architecture=transfer.architecture,
+            source_dataset=transfer.source,
+            target_dataset=transfer.target,
+            seconds=time.monotonic() - started,
+        )
+
+
+@functools.lru_cache(maxsize=32)
+def _probe(run: _run.Run, target: str, probe_set: int) -> features.Subset:
+    source = _data.images(run.benchmark, target, "train")
+    labels = np.array([source[i]["label"] for i in range(len(source))])
+    seed = run.seed("probe", target, probe_set)
+    return features.Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
+
+
+if __name__ == "__main__":
+    _run.main(__doc__, train_sources.stage, stage)

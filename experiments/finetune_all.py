@@ -1,0 +1,176 @@
+"""Stage 2: every source model is fine-tuned to every target, which makes the ground truth.
+
+Trains missing sources first. Writes one file per training run to transfers/, and from these
+oracle.csv (the accuracy of each transfer), scratch.csv (of random initialisations) and grid.csv
+(every learning rate that was tried, and which one was chosen).
+"""
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import _data, _run, train_sources
+from experiments.benchmarks import SCRATCH
+from jaxparc import datasets, files, train
+from jaxparc.evaluation import Transfer
+
+
+class Candidate(NamedTuple):
+    """One training run: a transfer with one learning rate of the grid."""
+
+    transfer: Transfer
+    learning_rate: float
+
+
+def stage(run: _run.Run) -> int:
+    """Fine-tune what is missing; returns the number of failures."""
+    units = [
+        _run.Unit(
+            f"{c.transfer.architecture} {c.transfer.source} to {c.transfer.target}"
+            f" at {c.learning_rate:g}",
+            _path(run, c),
+            files.read_sealed,
+            functools.partial(_finetune, run, c),
+        )
+        for c in candidates(run)
+    ]
+    failures = _run.run_units(run, "finetune_all", units)
+    _write_tables(run)
+    return failures
+
+
+def candidates(run: _run.Run) -> Iterator[Candidate]:
+    """Every training run of the benchmark."""
+    benchmark = run.benchmark
+    sources = benchmark.sources + ((SCRATCH,) if benchmark.scratch else ())
+    # Sources outermost but for the architecture: their weights are read once.
+    for parts in itertools.product(benchmark.architectures, sources, benchmark.targets):
+        if parts[1] != parts[2]:  # a source is not its own target
+            for rate in benchmark.learning_rates:
+                yield Candidate(Transfer(*parts), rate)
+
+
+def choose(
+    validation: Mapping[Candidate, float | None],
+) -> dict[Transfer, float]:
+    """The learning rate of every transfer, by accuracy on the validation images alone.
+
+    One per (target, architecture), the best on average over the sources; random initialisations
+    choose their own. A run that diverged counts 0; of equal rates the first is taken.
+
+    Args:
+        validation: percent, None where the run diverged. A transfer without its whole grid, and
+            with it its target and architecture, is left out.
+    """
+    rates = tuple(dict.fromkeys(c.learning_rate for c in validation))
+    groups: dict[tuple[str, str, bool], dict[Transfer, None]] = {}
+    for transfer, _ in validation:
+        key = (transfer.architecture, transfer.target, transfer.source == SCRATCH)
+        groups.setdefault(key, {})[transfer] = None
+    chosen = {}
+    for transfers in groups.values():
+        means = [np.mean([validation[Candidate(t, r)] or 0.0 for t in transfers]) for r in rates]
+        chosen.update(dict.fromkeys(transfers, rates[int(np.argmax(means))]))
+    return chosen
+
+
+def _path(run: _run.Run, candidate: Candidate) -> Path:
+    name = "_".join((*candidate.transfer, f"{candidate.learning_rate:g}"))
+    return run.out / "transfers" / f"{name}.json"
+
+
+def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], None]) -> None:
+    started = time.monotonic()
+    benchmark, transfer = run.benchmark, candidate.transfer
+    task = train_sources.task_of(benchmark, transfer.architecture, transfer.target)
+    if transfer.source == SCRATCH:
+        variables = train_sources.initial(run, transfer.architecture, transfer.target, SCRATCH)
+    else:
+        path = train_sources.weights_path(run, transfer.architecture, transfer.source)
+        # The rates of a grid start from the same weights: only the rate tells them apart.
+        variables = train.with_new_head(
+            train_sources.source_model(path), task.module.num_classes, run.seed("head", *transfer)
+        )
+    tuning, validation, test = (
+        _data.images(benchmark, transfer.target, split)
+        for split in _data.transfer_splits(benchmark, transfer.target)
+    )
+    result: dict[str, Any] = {"validation": None, "test": None}
+    try:
+        variables, losses = train.fit(
+            task,
+            variables,
+            tuning,
+            dataclasses.replace(benchmark.transfer_recipe, learning_rate=candidate.learning_rate),
+            size=benchmark.image_size,
+            mirror=datasets.spec_of(transfer.target).mirror,
+            seed=run.seed("finetune", *transfer),
+            on_images=on_images,
+        )
+    except train.DivergedError as error:
+        result["diverged"] = str(error)
+    else:
+        result["losses"] = [round(float(loss), 4) for loss in losses]
+        for name, source in (("validation", validation), ("test", test)):
+            result[name] = train.accuracy(
+                task,
+                variables,
+                source,
+                size=benchmark.image_size,
+                batch_size=benchmark.eval_batch_size,
+            )
+    result["seconds"] = time.monotonic() - started
+    files.write_sealed(_path(run, candidate), result)
+
+
+def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
+    """Name and seconds of every training run that is done."""
+    for candidate in candidates(run):
+        if (path := _path(run, candidate)).exists():
+            name = "/".join((*candidate.transfer, f"{candidate.learning_rate:g}"))
+            yield name, files.read_sealed(path)["seconds"]
+
+
+def _write_tables(run: _run.Run) -> None:
+    """oracle.csv, scratch.csv and grid.csv, from the files of the runs that are there."""
+    results = {}
+    missing = set()
+    for candidate in candidates(run):
+        try:
+            results[candidate] = files.read_sealed(_path(run, candidate))
+        except FileNotFoundError:
+            missing.add((candidate.transfer.architecture, candidate.transfer.target))
+    # The choice of a rate is one for all sources, so it waits until all of them are there.
+    whole = {
+        c: r
+        for c, r in results.items()
+        if (c.transfer.architecture, c.transfer.target) not in missing
+    }
+    chosen = choose({c: r["validation"] for c, r in whole.items()})
+    header = "Architecture,Source Dataset,Target Dataset"
+    oracle, scratch = [f"{header},Oracle"], [f"{header},Oracle"]
+    grid = [f"{header},Learning Rate,Validation,Test,Chosen"]
+    for candidate, result in whole.items():
+        transfer, rate = candidate
+        row = ",".join(transfer)
+        accuracies = [_percent(result[name]) for name in ("validation", "test")]
+        grid.append(f"{row},{rate:g},{','.join(accuracies)},{int(chosen[transfer] == rate)}")
+        if chosen[transfer] == rate:
+            table = scratch if transfer.source == SCRATCH else oracle
+            table.append(f"{row},{accuracies[1]}")
+    for name, lines in (("oracle", oracle), ("scratch", scratch), ("grid", grid)):
+        files.write_text(run.out / f"{name}.csv", "\n".join(lines) + "\n")
+
+
+def _percent(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{accuracy:.4f}"
+
+
+if __name__ == "__main__":
+    _run.main(__doc__, train_sources.stage, stage)

@@ -1,0 +1,124 @@
+"""Stage 4: every selector scores every transfer from its probe files.
+
+Trains and extracts what is missing first. Writes one file per target and probe set to scores/,
+and from these scores.csv; times.csv has the seconds of every unit of every stage.
+"""
+
+import csv
+import functools
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxparc
+from experiments import _run, extract_probes, finetune_all, train_sources
+from jaxparc import checkpoints, datasets, files, models
+
+
+def stage(run: _run.Run) -> int:
+    """Score what is missing; returns the number of failures."""
+    units = [
+        _run.Unit(
+            f"{target}, probe set {probe_set}",
+            _path(run, target, probe_set),
+            files.read_sealed,
+            functools.partial(_score, run, target, probe_set),
+        )
+        for target in run.benchmark.targets
+        for probe_set in range(run.benchmark.probe_sets)
+    ]
+    failures = _run.run_units(run, "score_probes", units)
+    _write_scores(run)
+    _write_times(run)
+    return failures
+
+
+def _path(run: _run.Run, target: str, probe_set: int) -> Path:
+    return run.out / "scores" / f"{target}_{probe_set}.json"
+
+
+def _score(run: _run.Run, target: str, probe_set: int, on_images: Callable[[int], None]) -> None:
+    benchmark = run.benchmark
+    bank = [t for t in extract_probes.transfers(run) if t.target == target]
+    probes = [extract_probes.read(extract_probes.path_of(run, t, probe_set)) for t in bank]
+    scores, seconds = {}, {}
+    for method in benchmark.methods:
+        started = time.monotonic()
+        scored = jaxparc.score_bank(
+            {"/".join(t): probe["features"] for t, probe in zip(bank, probes, strict=True)},
+            probes[0]["y"],
+            methods=method,
+            num_classes=datasets.spec_of(target).num_classes,
+            layers=[models.get(t.architecture).layers for t in bank],
+            source_images=[datasets.spec_of(t.source).sizes["train"] for t in bank],
+            target_images=datasets.spec_of(target).sizes["train"],
+            ell_max=benchmark.ell_max,
+        )
+        seconds[method] = time.monotonic() - started
+        scores[method] = [None if math.isnan(s) else float(s) for s in scored.values[:, 0]]
+    on_images(sum(len(probe["y"]) for probe in probes))
+    content = {"transfers": bank, "scores": scores, "seconds": seconds}
+    files.write_sealed(_path(run, target, probe_set), content)
+
+
+def units(run: _run.Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Probe set, target and content of every score file that is there."""
+    for probe_set in range(run.benchmark.probe_sets):
+        for target in run.benchmark.targets:
+            if (path := _path(run, target, probe_set)).exists():
+                yield probe_set, target, files.read_sealed(path)
+
+
+def _write_scores(run: _run.Run) -> None:
+    methods = run.benchmark.methods
+    rows: list[tuple[Any, ...]] = [
+        ("Run", "Architecture", "Source Dataset", "Target Dataset", *methods)
+    ]
+    for probe_set, _, content in units(run):
+        for i, transfer in enumerate(content["transfers"]):
+            scores = (content["scores"][method][i] for method in methods)
+            cells = ("" if s is None else f"{s:.6f}" for s in scores)
+            rows.append((probe_set, *transfer, *cells))
+    _write_csv(run.out / "scores.csv", rows)
+
+
+def _write_times(run: _run.Run) -> None:
+    """Stage, unit, number of items in it, seconds; an item is a transfer in score_probes."""
+    benchmark = run.benchmark
+    rows: list[tuple[Any, ...]] = [("Stage", "Unit", "Method", "Items", "Seconds")]
+    for architecture in benchmark.architectures:
+        for source in benchmark.sources:
+            path = train_sources.weights_path(run, architecture, source)
+            if path.exists():
+                seconds = checkpoints.metadata(path)["seconds"]
+                rows.append(("train_sources", f"{architecture}/{source}", "", 1, seconds))
+    for unit, seconds in finetune_all.seconds(run):
+        rows.append(("finetune_all", unit, "", 1, seconds))
+    for transfer in extract_probes.transfers(run):
+        for probe_set in range(benchmark.probe_sets):
+            path = extract_probes.path_of(run, transfer, probe_set)
+            if path.exists():
+                unit = f"{'/'.join(transfer)}/{probe_set}"
+                seconds = float(extract_probes.read(path)["seconds"])
+                rows.append(("extract_probes", unit, "", 1, seconds))
+    for probe_set, target, content in units(run):
+        for method, seconds in content["seconds"].items():
+            items = len(content["transfers"])
+            rows.append(("score_probes", f"{target}/{probe_set}", method, items, seconds))
+    _write_csv(
+        run.out / "times.csv",
+        [tuple(f"{c:.4f}" if isinstance(c, float) else c for c in row) for row in rows],
+    )
+
+
+def _write_csv(path: Path, rows: list[tuple[Any, ...]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    files.write_text(path, text.getvalue())
+
+
+if __name__ == "__main__":
+    _run.main(__doc__, train_sources.stage, extract_probes.stage, stage)

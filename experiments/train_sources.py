@@ -1,0 +1,99 @@
+"""Stage 1: every architecture is trained on every source from a random initialisation.
+
+Writes checkpoints/<benchmark>/<architecture>/<source>/.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments import _data, _run
+from experiments.benchmarks import Benchmark
+from jaxparc import checkpoints, datasets, models, parallel, train
+
+
+def task_of(benchmark: Benchmark, architecture: str, dataset: str) -> train.Task:
+    """The network of an architecture for the classes of a data set."""
+    spec, data = models.get(architecture), datasets.spec_of(dataset)
+    module = spec.module(
+        num_classes=data.num_classes,
+        width=benchmark.widths[architecture],
+        stem=benchmark.stem,
+        axis_name=parallel.AXIS,
+    )
+    if not benchmark.dropout and hasattr(module, "dropout_rate"):
+        module = module.clone(dropout_rate=0.0)
+    return train.Task(module, spec.mean, spec.std, data.multi_label)
+
+
+def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) -> train.Variables:
+    """Random weights, the head included, drawn for one purpose."""
+    # One compiled initialisation serves all numbers of classes: only the head differs.
+    module = task_of(run.benchmark, architecture, run.benchmark.sources[0]).module
+    seed = run.seed("initial", architecture, dataset, *purpose)
+    variables = train.initial(module, run.benchmark.image_size, seed)
+    return train.with_new_head(variables, datasets.spec_of(dataset).num_classes, seed)
+
+
+def weights_path(run: _run.Run, architecture: str, source: str) -> Path:
+    """Where a source model's checkpoint is."""
+    return run.weights / architecture / source
+
+
+@functools.lru_cache(maxsize=4)
+def source_model(path: Path) -> train.Variables:
+    """The weights of a source model; the last few are kept, as units ask for the same again."""
+    return checkpoints.restore(path)[0]
+
+
+def stage(run: _run.Run) -> int:
+    """Train what is missing; returns the number of failures."""
+    units = [
+        _run.Unit(
+            f"{architecture} on {source}",
+            weights_path(run, architecture, source),
+            checkpoints.restore,
+            functools.partial(_train, run, architecture, source),
+        )
+        for architecture in run.benchmark.architectures
+        for source in run.benchmark.sources
+    ]
+    return _run.run_units(run, "train_sources", units)
+
+
+def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[int], None]) -> None:
+    started = time.monotonic()
+    benchmark = run.benchmark
+    task = task_of(benchmark, architecture, source)
+    variables, losses = train.fit(
+        task,
+        initial(run, architecture, source),
+        _data.images(benchmark, source, "train"),
+        dataclasses.replace(
+            benchmark.source_recipe, learning_rate=benchmark.source_learning_rates[architecture]
+        ),
+        size=benchmark.image_size,
+        mirror=datasets.spec_of(source).mirror,
+        seed=run.seed("train", architecture, source),
+        on_images=on_images,
+    )
+    accuracy = train.accuracy(
+        task,
+        variables,
+        _data.images(benchmark, source, "test"),
+        size=benchmark.image_size,
+        batch_size=benchmark.eval_batch_size,
+    )
+    metadata: dict[str, Any] = {
+        "accuracy": accuracy,
+        "losses": [round(float(loss), 4) for loss in losses],
+        "seconds": time.monotonic() - started,
+    }
+    checkpoints.save(weights_path(run, architecture, source), variables, metadata)
+
+
+if __name__ == "__main__":
+    _run.main(__doc__, stage)

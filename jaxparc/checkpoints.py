@@ -1,0 +1,122 @@
+"""Weights on disk, in Orbax's format, each with the means to notice damage.
+
+Orbax restores flipped bytes as wrong weights without a word. So beside its folder lies a manifest
+with the SHA-256 of every leaf, and nothing is returned that does not match it:
+
+    <checkpoint>/weights/        Orbax
+    <checkpoint>/manifest.json   shape, dtype and SHA-256 of the leaves, and the caller's metadata
+
+A checkpoint is written under a temporary name and renamed when it is whole.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxparc import files
+
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, damaged or not one of ours; the message names its path."""
+
+
+def save(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Write a checkpoint; whatever was at `path` is replaced.
+
+    Args:
+        path: the checkpoint's folder.
+        variables: nested dictionaries of arrays.
+        metadata: anything that JSON can hold, returned by `restore`.
+    """
+    path = path.absolute()  # Orbax takes no other
+    temporary = path.with_name(f".{path.name}.incomplete")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    # Orbax cannot save arrays that live on several devices of one process without a mesh of ours.
+    host = jax.tree.map(np.asarray, dict(variables))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(temporary / "weights", host)
+        checkpointer.wait_until_finished()
+    manifest = {"leaves": _leaves(host), "metadata": dict(metadata)}
+    files.write_sealed(temporary / MANIFEST, manifest)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)
+
+
+def restore(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a checkpoint and check every byte of it.
+
+    Returns:
+        The variables, as NumPy arrays on the host, and the metadata.
+
+    Raises:
+        CheckpointError: it is not there, was not made by `save`, or is damaged.
+    """
+    path = path.absolute()
+    manifest = _manifest(path)
+    shapes = _nested(
+        {
+            name: jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]))
+            for name, leaf in manifest["leaves"].items()
+        }
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            restored = checkpointer.restore(path / "weights", shapes)
+    except Exception as error:  # Orbax raises many kinds, bare Exception among them
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
+    restored = jax.tree.map(np.asarray, restored)
+    for name, leaf in _leaves(restored).items():
+        if leaf != manifest["leaves"][name]:
+            raise CheckpointError(f"checkpoint {path} is damaged: {name} differs from {MANIFEST}")
+    return restored, manifest["metadata"]
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint, without reading its weights.
+
+    Raises:
+        CheckpointError: it is not there or was not made by `save`.
+    """
+    return _manifest(path.absolute())["metadata"]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        return files.read_sealed(path / MANIFEST)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} is missing: no {MANIFEST} in it") from error
+    except files.DamagedFileError as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def _leaves(tree: Any) -> dict[str, dict[str, Any]]:
+    """Path, shape, type and hash of every leaf."""
+    return {
+        "/".join(key.key for key in path): {
+            "shape": list(leaf.shape),
+            "dtype": leaf.dtype.name,
+            "sha256": hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest(),
+        }
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree

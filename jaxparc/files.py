@@ -1,0 +1,61 @@
+"""Files that are whole or not there: written under a temporary name, renamed, and sealed.
+
+A sealed file is JSON with the SHA-256 of its own content, so that a reader notices a flipped digit.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class DamagedFileError(RuntimeError):
+    """A file that is not what was written; the message names its path."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which takes the place of `path` when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_sealed(path: Path, content: Any) -> None:
+    """Write anything that JSON can hold, with its hash."""
+    sealed = {"content": content, "sha256": _hash(content)}
+    write_text(path, json.dumps(sealed, indent=1) + "\n")
+
+
+def read_sealed(path: Path) -> Any:
+    """Read what `write_sealed` wrote.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        DamagedFileError: it is not what was written.
+    """
+    try:
+        sealed = json.loads(path.read_bytes())
+        content, seal = sealed["content"], sealed["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError(f"{path} is damaged: {error}") from error
+    if seal != _hash(content):
+        raise DamagedFileError(f"{path} is damaged: its content does not match its SHA-256")
+    return content
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
