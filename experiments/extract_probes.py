@@ -53,7 +53,8 @@ def read(path: Path) -> dict[str, Any]:
         DamagedFileError: it is not whole.
     """
     try:
-        with np.load(path) as archive:  # reading a member checks its CRC
+        # Reading a member checks its CRC; np.load leaves a damaged file open that it opened.
+        with path.open("rb") as file, np.load(file) as archive:
             return {key: archive[key] for key in ("features", "probs", "y", "seconds")}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise files.DamagedFileError(f"{path} is damaged: {error}") from error

@@ -24,7 +24,9 @@ PACKAGES = ("jaxparc", "jax", "flax", "optax", "orbax-checkpoint", "grain", "num
 def stage(run: _run.Run) -> int:
     """Print and write the report; returns 0."""
     results = read_results(run)
+    # A log has no width of its own; 80 columns would fold the tables.
     console = Console()
+    console = console if console.is_terminal else Console(width=100)
     console.print(report.accuracy_table(results))
     console.print(report.selector_table(results))
     page = run.out / "report" / "index.html"
@@ -67,6 +69,7 @@ def read_results(run: _run.Run) -> report.Results:
         milliseconds={method: statistics.median(ms) for method, ms in per_transfer.items()},
         stage_seconds=stage_seconds,
         settings=run.benchmark.settings(),
+        order=(*run.benchmark.architectures, *run.benchmark.sources, *run.benchmark.targets),
         versions={
             **{package: importlib.metadata.version(package) for package in PACKAGES},
             "Python": platform.python_version(),

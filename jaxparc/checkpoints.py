@@ -1,10 +1,11 @@
 """Weights on disk, in Orbax's format, each with the means to notice damage.
 
-Orbax restores flipped bytes as wrong weights without a word. So beside its folder lies a manifest
-with the SHA-256 of every leaf, and nothing is returned that does not match it:
+Orbax restores some flipped bytes as wrong weights without a word, and on others leaves threads
+behind that complain later. So beside its folder lies a manifest with the SHA-256 of every file,
+checked before Orbax reads any, and of every leaf, checked before one is returned:
 
     <checkpoint>/weights/        Orbax
-    <checkpoint>/manifest.json   shape, dtype and SHA-256 of the leaves, and the caller's metadata
+    <checkpoint>/manifest.json   files; shape, dtype and SHA-256 of leaves; the caller's metadata
 
 A checkpoint is written under a temporary name and renamed when it is whole.
 """
@@ -45,7 +46,11 @@ def save(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) 
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(temporary / "weights", host)
         checkpointer.wait_until_finished()
-    manifest = {"leaves": _leaves(host), "metadata": dict(metadata)}
+    manifest = {
+        "files": _files(temporary / "weights"),
+        "leaves": _leaves(host),
+        "metadata": dict(metadata),
+    }
     files.write_sealed(temporary / MANIFEST, manifest)
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
@@ -62,6 +67,12 @@ def restore(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     path = path.absolute()
     manifest = _manifest(path)
+    found = _files(path / "weights")
+    for name in sorted({*found, *manifest["files"]}):
+        if found.get(name) != manifest["files"].get(name):
+            raise CheckpointError(
+                f"checkpoint {path} is damaged: weights/{name} is not what it was"
+            )
     shapes = _nested(
         {
             name: jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]))
@@ -97,6 +108,15 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} is missing: no {MANIFEST} in it") from error
     except files.DamagedFileError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder, by relative path."""
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 def _leaves(tree: Any) -> dict[str, dict[str, Any]]:

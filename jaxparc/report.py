@@ -17,7 +17,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from jaxparc import evaluation
+from jaxparc import evaluation, files
 from jaxparc.evaluation import Transfer
 from jaxparc.selectors import method
 
@@ -37,6 +37,7 @@ class Results:
         stage_seconds: stage -> seconds.
         settings: shown as they are; "probe_images", if there, is the size of a probe set.
         versions: package, Python or device -> version.
+        order: names of architectures, sources and targets, as they are to be listed.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Results:
     stage_seconds: Mapping[str, float]
     settings: Mapping[str, object]
     versions: Mapping[str, str]
+    order: Sequence[str] = ()
 
 
 class Spread(NamedTuple):
@@ -95,8 +97,11 @@ def accuracy_table(results: Results) -> Table:
 
 
 def selector_table(results: Results) -> Table:
-    """Mean PC, PC of each target, and time of each method, in the order given."""
-    head, rows = _selector_rows(results)
+    """Mean PC, PC of each target, and time of each method, in the order given.
+
+    The spread of the targets' PC is on the page alone: the table is to fit 80 columns.
+    """
+    head, rows = _selector_rows(results, lambda pc: _number(pc.mean))
     table = Table(title=Text(f"{results.name}: selectors", style="italic"))
     table.caption = f"Pearson correlation x 100, {_over(results)}"
     for index, name in enumerate(head):
@@ -108,11 +113,7 @@ def selector_table(results: Results) -> Table:
 
 def write_page(results: Results, path: Path) -> None:
     """Write the page to the file `path`, replacing an earlier one only once it is complete."""
-    page = _page(results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.incomplete")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    files.write_text(path, _page(results))
 
 
 def _accuracy_rows(results: Results) -> dict[str, dict[str, list[tuple[str, float | None]]]]:
@@ -143,21 +144,23 @@ def _accuracy_rows(results: Results) -> dict[str, dict[str, list[tuple[str, floa
     return rows
 
 
-def _selector_rows(results: Results) -> tuple[list[str], list[list[str]]]:
+def _selector_rows(
+    results: Results, of_target: Callable[[Spread], str] = Spread.text
+) -> tuple[list[str], list[list[str]]]:
     rows = []
     for label in results.scores:
         mean_pc, pcs = correlations(results, label)
         ms = results.milliseconds.get(label, math.nan)
         time = "not measured" if math.isnan(ms) else "< 0.01" if ms < 0.01 else f"{ms:,.2f}"
-        rows.append(
-            [method(label).title, mean_pc.text(), *(pc.text() for pc in pcs.values()), time]
-        )
+        rows.append([method(label).title, mean_pc.text(), *map(of_target, pcs.values()), time])
     return ["method", "Mean PC", *_every("target", results), "ms/transfer"], rows
 
 
 def _every(part: str, results: Results) -> list[str]:
-    """The architectures, sources or targets, in order of appearance."""
-    return list(dict.fromkeys(getattr(transfer, part) for transfer in results.accuracies))
+    """The architectures, sources or targets, in the results' order or that of appearance."""
+    names = dict.fromkeys(getattr(transfer, part) for transfer in results.accuracies)
+    place = {name: i for i, name in enumerate(results.order)}
+    return sorted(names, key=lambda name: place.get(name, len(place)))
 
 
 def _probe_sets(results: Results) -> str:

@@ -50,7 +50,7 @@ class Recipe:
             warmup_steps=round(self.warmup * self.steps),
             decay_steps=self.steps,
         )
-        return np.asarray(jax.vmap(schedule)(jnp.arange(self.steps)), np.float32)
+        return np.asarray(jax.vmap(schedule)(jnp.arange(self.steps, dtype=jnp.float32)), np.float32)
 
 
 @functools.partial(

@@ -1,0 +1,417 @@
+"""The stages: what is done stays done, what fails is recorded, what is damaged is made again."""
+
+import csv
+import dataclasses
+import errno
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from experiments import _data, _run, benchmarks, extract_probes, finetune_all, score_probes
+from experiments.finetune_all import Candidate
+from jaxparc import checkpoints, datasets, evaluation, files, train
+from jaxparc.evaluation import Transfer
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    os.environ["TFDS_DATA_DIR"] = str(folder)
+    yield folder
+    del os.environ["TFDS_DATA_DIR"]
+
+
+@pytest.fixture(scope="session")
+def finished(data_dir, tmp_path_factory):
+    """A folder in which the tiny benchmark ran once, start to end."""
+    folder = tmp_path_factory.mktemp("tiny")
+    run = tiny.run_in(folder)
+    assert [stage(run) for stage in tiny.STAGES] == [0] * 5
+    return run
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """The finished run's files, to break."""
+    subprocess.run(["cp", "-r", finished.out.parent, tmp_path / "copy"], check=True)
+    return tiny.run_in(tmp_path / "copy")
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def outcome(folder):
+    return {name: (folder / name).read_bytes() for name in ("oracle.csv", "scores.csv")}
+
+
+def test_the_files_have_the_published_columns_and_every_transfer_once(finished):
+    oracle = rows(finished.out / "oracle.csv")
+    assert list(oracle[0]) == ["Architecture", "Source Dataset", "Target Dataset", "Oracle"]
+    expected = {("resnet18", source, "digits") for source in ("glyph_digits", "glyph_letters")}
+    assert {tuple(row.values())[:3] for row in oracle} == expected
+    assert len(oracle) == 2
+    scores = rows(finished.out / "scores.csv")
+    assert list(scores[0]) == [
+        "Run",
+        "Architecture",
+        "Source Dataset",
+        "Target Dataset",
+        *tiny.TINY.methods,
+    ]
+    assert len(scores) == 2 * 2
+    assert {row["Run"] for row in scores} == {"0", "1"}
+    assert all(row["parc"] for row in scores)
+    assert [row["Source Dataset"] for row in rows(finished.out / "scratch.csv")] == ["scratch"]
+
+
+def test_the_oracle_is_the_test_accuracy_of_the_chosen_rate(finished):
+    grid = rows(finished.out / "grid.csv")
+    assert len(grid) == 3 * 2
+    chosen = {row["Source Dataset"]: row for row in grid if row["Chosen"] == "1"}
+    assert len(chosen) == 3
+    for row in rows(finished.out / "oracle.csv"):
+        assert row["Oracle"] == chosen[row["Source Dataset"]]["Test"]
+
+
+def test_times_cover_every_unit_of_every_stage(finished):
+    units = dict.fromkeys(("train_sources", "finetune_all", "extract_probes"), 0)
+    times = rows(finished.out / "times.csv")
+    for row in times:
+        assert float(row["Seconds"]) > 0
+        if row["Stage"] in units:
+            units[row["Stage"]] += 1
+    assert units == {"train_sources": 3, "finetune_all": 6, "extract_probes": 4}
+    assert {row["Method"] for row in times} == {"", *tiny.TINY.methods}
+
+
+def test_what_is_done_is_not_done_again(finished, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(train, "fit", refuse)
+    monkeypatch.setattr("jaxparc.features.extract", refuse)
+    monkeypatch.setattr("jaxparc.score_bank", refuse)
+    before = outcome(finished.out)
+    assert [stage(finished) for stage in tiny.STAGES] == [0] * 5
+    assert outcome(finished.out) == before
+
+
+def test_the_page_names_every_model(finished):
+    page = (finished.out / "report" / "index.html").read_text()
+    for name in ("resnet18", "glyph_digits", "glyph_letters", "scratch"):
+        assert name in page
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, capsys):
+    before = outcome(copy.out)
+    weights = max((copy.weights / "resnet18" / "glyph_digits").rglob("d/*"), key=os.path.getsize)
+    broken = [
+        weights,
+        next((copy.out / "transfers").glob("resnet18_glyph_digits_digits_*.json")),
+        next((copy.out / "probes").glob("resnet18_glyph_digits_digits_0.npz")),
+        next((copy.out / "scores").glob("digits_1.json")),
+    ]
+    for file in broken:
+        whole = file.read_bytes()
+        half = len(whole) // 2
+        flipped = bytes([whole[half] ^ 0x10])
+        content = {
+            "truncate": whole[:half],
+            "flip": whole[:half] + flipped + whole[half + 1 :],
+            "empty": b"",
+        }[damage]
+        file.write_bytes(content)
+    for table in ("oracle.csv", "scores.csv"):
+        (copy.out / table).unlink()
+    assert [stage(copy) for stage in tiny.STAGES] == [0] * 5
+    assert outcome(copy.out) == before
+    assert (copy.weights / "resnet18" / "glyph_digits.damaged").is_dir()
+    for file in broken[1:]:
+        assert file.with_name(f"{file.name}.damaged").exists()
+    assert capsys.readouterr().out.count("made again") == 4
+
+
+def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, capsys):
+    for path in (copy.out / "transfers").iterdir():
+        path.unlink()
+    fit = train.fit
+
+    def fail_once(task, variables, source, recipe, **options):
+        if recipe.learning_rate == tiny.TINY.learning_rates[0]:
+            raise RuntimeError("out of luck")
+        return fit(task, variables, source, recipe, **options)
+
+    monkeypatch.setattr(train, "fit", fail_once)
+    assert finetune_all.stage(copy) == 3
+    record = json.loads((copy.out / "failures" / "finetune_all.json").read_text())
+    assert len(record) == 3
+    assert record[0]["error"] == "RuntimeError: out of luck"
+    assert "fail_once" in record[0]["traceback"]
+    assert len(list((copy.out / "transfers").iterdir())) == 3
+    # a choice waits for its whole grid
+    assert rows(copy.out / "oracle.csv") == []
+    assert "3 of 6 units failed" in capsys.readouterr().out
+
+    monkeypatch.setattr(train, "fit", fit)
+    assert finetune_all.stage(copy) == 0
+    assert not (copy.out / "failures" / "finetune_all.json").exists()
+    assert len(rows(copy.out / "oracle.csv")) == 2
+
+
+def test_a_diverged_run_is_a_result_and_not_chosen(copy, monkeypatch):
+    for path in (copy.out / "transfers").iterdir():
+        path.unlink()
+    fit = train.fit
+
+    def diverge(task, variables, source, recipe, **options):
+        if recipe.learning_rate == tiny.TINY.learning_rates[1]:
+            raise train.DivergedError("the loss of step 1 is not finite")
+        return fit(task, variables, source, recipe, **options)
+
+    monkeypatch.setattr(train, "fit", diverge)
+    assert finetune_all.stage(copy) == 0
+    for row in rows(copy.out / "grid.csv"):
+        first = float(row["Learning Rate"]) == tiny.TINY.learning_rates[0]
+        assert (row["Chosen"] == "1") == first
+        assert bool(row["Test"]) == first
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_ends_the_stage_and_says_what_is_kept(copy, monkeypatch, code):
+    paths = sorted((copy.out / "transfers").iterdir())
+    for path in paths[:2]:
+        path.unlink()
+
+    def full(path, content):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(files, "write_sealed", full)
+    with pytest.raises(_run.StageError, match="4 of 6 units are done and kept") as caught:
+        finetune_all.stage(copy)
+    assert os.strerror(code) in str(caught.value)
+    assert str(copy.out / "transfers") in str(caught.value)
+
+
+def test_other_settings_are_refused_with_the_difference(finished):
+    other = dataclasses.replace(tiny.TINY, seed=7)
+    with pytest.raises(_run.StageError, match=r"seed: 0 there, 7 now") as caught:
+        _run.prepare(dataclasses.replace(finished, benchmark=other))
+    assert "methods" not in str(caught.value)
+    # weights that were made with other settings are not built upon either
+    fresh = dataclasses.replace(finished, benchmark=other, out=finished.out.parent / "elsewhere")
+    with pytest.raises(_run.StageError, match="checkpoints was made with other settings"):
+        _run.prepare(fresh)
+
+
+def test_choose_takes_the_best_mean_per_target_and_architecture():
+    """Against a plain loop, on validation accuracies with a tie, a diverged run and scratch."""
+    rng = np.random.default_rng(0)
+    rates = (0.1, 0.2, 0.3)
+    validation = {
+        Candidate(Transfer(a, s, t), r): float(rng.integers(0, 100))
+        for a in "ab"
+        for s in ("x", "y", "z", "scratch")
+        for t in "tu"
+        for r in rates
+    }
+    validation[Candidate(Transfer("a", "x", "t"), 0.3)] = None
+    for source in "xyz":
+        for rate in rates:
+            validation[Candidate(Transfer("b", source, "u"), rate)] = 50.0
+    chosen = finetune_all.choose(validation)
+    for transfer, rate in chosen.items():
+        group = ["scratch"] if transfer.source == "scratch" else list("xyz")
+        totals = {
+            r: sum(validation[Candidate(transfer._replace(source=s), r)] or 0 for s in group)
+            for r in rates
+        }
+        assert rate == max(rates, key=lambda r: (totals[r], -r))
+    assert len(chosen) == 2 * 4 * 2
+
+
+def test_splits_do_not_overlap():
+    tuning, validation, test = _data.transfer_splits(benchmarks.DEMO, "digits")
+    assert (tuning, test) == (f"train[:{benchmarks.DEMO.transfer_images}]", "test")
+    assert validation == f"train[-{benchmarks.DEMO.validation_images}:]"
+    with pytest.raises(ValueError, match="digits: 1200 images to fine-tune on and 250"):
+        _data.transfer_splits(dataclasses.replace(benchmarks.DEMO, transfer_images=1200), "digits")
+
+
+@pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
+def test_registered_benchmarks_hold_together(name):
+    benchmark = benchmarks.get(name)
+    assert benchmark.name == name
+    json.dumps(benchmark.settings())
+    for target in benchmark.targets:
+        _data.transfer_splits(benchmark, target)
+    for mapping in (benchmark.widths, benchmark.source_learning_rates):
+        assert mapping.keys() == set(benchmark.architectures)
+
+
+def test_the_demo_is_what_the_readme_says():
+    """16 sources, 36 transfers, three probe sets of 500 images at 32 pixels."""
+    demo = benchmarks.DEMO
+    run = _run.Run(demo, Path(), Path())
+    assert len(demo.architectures) * len(demo.sources) == 16
+    assert len(list(extract_probes.transfers(run))) == 36
+    assert (demo.probe_sets, demo.probe_images, demo.image_size) == (3, 500, 32)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("architectures", ("vgg16",), "unknown architecture 'vgg16'; known: alexnet"),
+        ("sources", ("imagenet21k",), "unknown data set 'imagenet21k'; known: digits"),
+        ("targets", ("imagenet21k",), "unknown data set"),
+        ("methods", ("logme",), "unknown method 'logme'; known: parc"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_runs(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(benchmarks.DEMO, **{field: value})
+
+
+def test_probe_files_are_what_the_network_sees(finished):
+    transfer = Transfer("resnet18", "glyph_digits", "digits")
+    probe = extract_probes.read(extract_probes.path_of(finished, transfer, 0))
+    assert probe["features"].shape == (40, 32)
+    assert probe["probs"].shape == (40, 10)
+    np.testing.assert_allclose(probe["probs"].sum(axis=1), 1, atol=1e-5)
+    assert sorted(np.bincount(probe["y"])) == [4] * 10
+    other = extract_probes.read(extract_probes.path_of(finished, transfer, 1))
+    assert not np.array_equal(probe["features"], other["features"])
+
+
+def test_the_reports_mean_pc_is_that_of_the_files(finished):
+    from experiments import report
+    from jaxparc.report import correlations
+
+    oracle = {
+        Transfer(*list(r.values())[:3]): float(r["Oracle"])
+        for r in rows(finished.out / "oracle.csv")
+    }
+    expected = []
+    for run in "01":
+        scores = {
+            Transfer(*list(r.values())[1:4]): float(r["knn"])
+            for r in rows(finished.out / "scores.csv")
+            if r["Run"] == run
+        }
+        expected.append(evaluation.mean_pc(scores, oracle))
+    found = correlations(report.read_results(finished), "knn")[0].mean
+    np.testing.assert_allclose(found, np.mean(expected))
+
+
+def command(*words, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("stage", ["benchmark", "train_sources", "finetune_all", "report"])
+def test_an_unknown_benchmark_is_one_line(stage, tmp_path):
+    result = command(f"experiments.{stage}", "--benchmark", "nothing", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip().endswith("unknown benchmark 'nothing'; known: demo, smoke")
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_without_results_names_the_stage_that_is_missing(tmp_path):
+    result = command("experiments.report", "--benchmark", "smoke", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "oracle.csv is missing; python -m experiments.finetune_all" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_results_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "results").write_text("a file is in the way")
+    result = command("experiments.train_sources", "--benchmark", "smoke", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "cannot write results/smoke/settings.json" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again_ends_the_same(finished, data_dir, tmp_path):
+    """SIGKILL at random moments, until the run is through; then byte for byte the same files."""
+    random.seed(0)
+    words = [sys.executable, tiny.__file__, str(tmp_path)]
+    # One device, as `finished` had not: so the reference is made here, uninterrupted.
+    reference = tmp_path / "reference"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    started = time.monotonic()
+    subprocess.run([*words[:2], str(reference)], check=True, env=environment, stdout=-3)
+    whole = time.monotonic() - started
+    kills = 0
+    while True:
+        process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+        try:
+            # Once in the first moments too, when nothing but settings is there.
+            process.wait(0.3 * whole if kills == 0 else random.uniform(0.2, 0.9) * whole)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        assert kills < 30
+    assert process.returncode == 0
+    assert kills >= 2
+    assert outcome(tmp_path / "results") == outcome(reference / "results")
+    for folder in ("transfers", "probes", "scores"):
+        leftovers = list((tmp_path / "results" / folder).glob("*.damaged*"))
+        assert leftovers == []  # a kill leaves nothing half-written under a final name
+
+
+def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(datasets.DatasetError, match="pip install"):
+        datasets.load("mnist5k", "train")
+
+
+def test_a_source_that_failed_fails_its_transfers_alone(copy):
+    before = outcome(copy.out)
+    for path in (copy.out / "transfers").iterdir():
+        path.unlink()
+    path = copy.weights / "resnet18" / "glyph_digits"
+    path.rename(path.with_name("away"))
+    # what was read in another test's folder is not mistaken for it: the cache is by path
+    assert finetune_all.stage(copy) == 2
+    record = json.loads((copy.out / "failures" / "finetune_all.json").read_text())
+    assert all("CheckpointError" in failure["error"] for failure in record)
+    path.with_name("away").rename(path)
+    assert finetune_all.stage(copy) == 0
+    assert outcome(copy.out) == before
+    assert checkpoints.metadata(path)["accuracy"] >= 0
+
+
+def test_scores_of_undefined_features_stay_empty(copy, monkeypatch):
+    """NaN goes through as an empty cell, and is not scored as 0."""
+    transfer = Transfer("resnet18", "glyph_digits", "digits")
+    path = extract_probes.path_of(copy, transfer, 0)
+    probe = extract_probes.read(path)
+    with path.open("wb") as file:
+        np.savez(file, **{**probe, "features": np.ones_like(probe["features"])})
+    (copy.out / "scores" / "digits_0.json").unlink()
+    with pytest.warns(UserWarning, match="'resnet18/glyph_digits/digits'"):
+        assert score_probes.stage(copy) == 0
+    row = next(r for r in rows(copy.out / "scores.csv") if r["Source Dataset"] == "glyph_digits")
+    assert row["parc"] == ""
+    assert row["heuristic"] != ""

@@ -1,0 +1,52 @@
+"""The smallest benchmark that has every stage; run as a script, it is what a user would kill."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from experiments import (
+    _run,
+    benchmarks,
+    extract_probes,
+    finetune_all,
+    report,
+    score_probes,
+    train_sources,
+)
+from jaxparc import train
+
+TINY = dataclasses.replace(
+    benchmarks.SMOKE,
+    name="tiny",
+    architectures=("resnet18",),
+    widths={"resnet18": 0.0625},
+    source_learning_rates={"resnet18": 0.1},
+    sources=("digits", "glyph_digits", "glyph_letters"),
+    targets=("digits",),
+    image_size=14,
+    source_recipe=train.Recipe(steps=6, batch_size=32, learning_rate=0.1),
+    transfer_recipe=train.Recipe(steps=4, batch_size=32, learning_rate=0.1),
+    transfer_images=96,
+    validation_images=64,
+    probe_images=40,
+    eval_batch_size=64,
+)
+
+STAGES = (
+    train_sources.stage,
+    finetune_all.stage,
+    extract_probes.stage,
+    score_probes.stage,
+    report.stage,
+)
+
+
+def run_in(folder):
+    run = _run.Run(TINY, folder / "results", folder / "checkpoints")
+    _run.prepare(run)
+    return run
+
+
+if __name__ == "__main__":
+    run = run_in(Path(sys.argv[1]))
+    sys.exit(sum(stage(run) for stage in STAGES))

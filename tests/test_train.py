@@ -1,0 +1,251 @@
+"""Training: against one device, against plain restatements, and over every kind of task."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxparc import features, models, parallel, train
+from jaxparc import input as input_
+
+SIZE = 16
+
+
+def task_of(name="resnet18", num_classes=5, **fields):
+    spec = models.get(name)
+    module = spec.module(
+        num_classes=num_classes, width=0.0625, stem="small", axis_name=parallel.AXIS, **fields
+    )
+    return train.Task(module, spec.mean, spec.std)
+
+
+def source_of(n=72, num_classes=5, seed=0):
+    """Images whose class is their brightest quarter: learnable in a few steps."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % num_classes
+    side = input_.resized(SIZE)
+    images = rng.integers(0, 100, (n, side, side, 3), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label) % 4, 2)
+        half = side // 2
+        image[row * half : (row + 1) * half, column * half : (column + 1) * half] += 100
+        if label >= 4:
+            image[:] = 255 - image
+    return input_.Decoded(images, labels.tolist())
+
+
+def batches_of(source, batch_size):
+    return list(input_.batches(source, batch_size=batch_size, size=SIZE, train=True, seed=3))
+
+
+def without_index(batch):
+    return {k: batch[k] for k in ("image", "label", "mask")}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("resnet18", {}),
+        ("alexnet", {"dropout_rate": 0.0}),
+        pytest.param("googlenet", {"dropout_rate": 0.0}, marks=pytest.mark.slow),
+    ],
+)
+def test_four_devices_give_the_losses_of_one(name, fields):
+    task = task_of(name, **fields)
+    variables = train.initial(task.module, SIZE, 0)
+    state = train.TrainState(
+        jnp.zeros((), jnp.int32), variables, train.optimizer(task).init(variables["params"])
+    )
+    # 72 = 2 x 32 + 8: in the third batch two devices have padding alone
+    batches = [*batches_of(source_of(), 32), *batches_of(source_of(seed=1), 32)][:5]
+    assert sum(not batch["mask"].all() for batch in batches) == 1
+    key = jax.random.key(0)
+    rates = train.Recipe(steps=100, batch_size=32, learning_rate=0.1).learning_rates()
+
+    one = jax.jit(
+        jax.vmap(
+            functools.partial(train.train_step, task),
+            in_axes=(None, 0, None, None),
+            out_axes=None,
+            axis_name=parallel.AXIS,
+        )
+    )
+    four = train.compiled_train_step(task)
+    assert jax.local_device_count() == 4
+    of_one, of_four = state, parallel.replicate(state)
+    for rate, batch in zip(rates, map(without_index, batches), strict=False):
+        of_one, loss = one(of_one, jax.tree.map(lambda x: x[None], batch), rate, key)
+        of_four, loss_of_four = four(of_four, parallel.shard(batch), rate, key)
+        np.testing.assert_allclose(loss_of_four, loss, rtol=0, atol=1e-4)
+    assert int(of_four.step) == 5
+
+
+def test_every_device_holds_the_same_weights():
+    """out_axes=None takes one device's result for all: a forgotten reduction shows here alone."""
+    task = task_of()
+    variables, _ = train.fit(
+        task,
+        train.initial(task.module, SIZE, 0),
+        source_of(),
+        train.Recipe(steps=3, batch_size=32, learning_rate=0.1),
+        size=SIZE,
+    )
+    for leaf in jax.tree.leaves(variables):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == 4
+        assert all(np.array_equal(shards[0], shard) for shard in shards)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    task = task_of("alexnet")  # dropout and all
+    start = train.initial(task.module, SIZE, 0)
+    recipe = train.Recipe(steps=4, batch_size=32, learning_rate=0.02)
+
+    def fit(seed):
+        return train.fit(task, start, source_of(), recipe, size=SIZE, seed=seed)
+
+    (first, losses), (again, same), (other, _) = fit(1), fit(1), fit(2)
+    np.testing.assert_array_equal(losses, same)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, first, again)))
+    assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, first, other)))
+
+
+def test_training_learns_and_reports_its_images():
+    task = task_of()
+    source, seen = source_of(), []
+    recipe = train.Recipe(steps=40, batch_size=32, learning_rate=0.1)
+    start = train.initial(task.module, SIZE, 0)
+    variables, losses = train.fit(task, start, source, recipe, size=SIZE, on_images=seen.append)
+    assert losses.shape == (40,)
+    assert losses[-5:].mean() < 0.5 * losses[:5].mean()
+    assert train.accuracy(task, variables, source, size=SIZE, batch_size=32) > 80
+    assert seen == [32] * 40
+
+
+def test_all_weights_move():
+    """Full fine-tuning: nothing is frozen, neither by a stopped gradient nor by a mask."""
+    task = task_of()
+    start = train.initial(task.module, SIZE, 0)
+    recipe = train.Recipe(steps=3, batch_size=32, learning_rate=0.1)
+    variables, _ = train.fit(task, start, source_of(), recipe, size=SIZE)
+    still = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), start, jax.device_get(variables))
+    assert not any(jax.tree.leaves(still))
+
+
+def test_accuracy_counts_every_image_once():
+    """The tail of a test set counts as much as the rest: 70 images in batches of 32."""
+    task = task_of()
+    variables, source = train.initial(task.module, SIZE, 0), source_of(70)
+    batch = next(input_.batches(source, batch_size=70, size=SIZE, train=False))
+    logits, _ = task.module.apply(variables, train.normalise(jnp.asarray(batch["image"]), task))
+    expected = 100 * np.mean(np.argmax(logits, axis=-1) == batch["label"])
+    assert train.accuracy(task, variables, source, size=SIZE, batch_size=32) == pytest.approx(
+        expected
+    )
+
+
+def test_a_diverging_run_says_so():
+    task = task_of()
+    recipe = train.Recipe(steps=6, batch_size=32, learning_rate=1e20, warmup=0.0)
+    with pytest.raises(train.DivergedError, match="loss of step"):
+        train.fit(task, train.initial(task.module, SIZE, 0), source_of(), recipe, size=SIZE)
+
+
+def test_normalise_is_the_usual_formula():
+    task = task_of()
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    expected = (images / 255.0 - np.array(task.mean)) / np.array(task.std)
+    np.testing.assert_allclose(
+        train.normalise(jnp.asarray(images), task), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_learning_rates_warm_up_and_decay_as_a_cosine():
+    rates = train.Recipe(steps=20, batch_size=1, learning_rate=0.4, warmup=0.25).learning_rates()
+    step = np.arange(20)
+    cosine = 0.4 * (1 + np.cos(np.pi * (step - 5) / 15)) / 2
+    np.testing.assert_allclose(rates, np.where(step < 5, 0.08 * step, cosine), atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
+def test_weight_decay_is_on_kernels_alone(name):
+    """One step on no gradient: what shrinks is what decays."""
+    task = task_of(name)._replace(weight_decay=0.1)
+    params = train.initial(task.module, SIZE, 0)["params"]
+    optimizer = train.optimizer(task)
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        assert bool(np.any(update)) == (path[-1].key == "kernel"), path
+
+
+def test_multi_label_loss_is_the_sum_of_binary_cross_entropies():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 4)).astype(np.float32)
+    labels = (rng.random((6, 4)) < 0.4).astype(np.float32)
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    expected = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).sum(axis=1)
+    np.testing.assert_allclose(train.losses(logits, labels, multi_label=True), expected, rtol=1e-5)
+
+
+def test_multi_label_networks_train():
+    task = task_of(num_classes=4)._replace(multi_label=True)
+    source = source_of(64, num_classes=4)
+    several = input_.Decoded(source.images, [[label, (label + 1) % 4] for label in source.labels])
+    start = train.initial(task.module, SIZE, 0)
+    recipe = train.Recipe(steps=40, batch_size=32, learning_rate=0.1)
+    variables, losses = train.fit(task, start, several, recipe, size=SIZE)
+    assert losses[-5:].mean() < 0.6 * losses[0]
+    assert train.accuracy(task, variables, several, size=SIZE, batch_size=32) > 80
+
+
+def test_a_new_head_leaves_the_rest_alone():
+    task = task_of()
+    old = train.initial(task.module, SIZE, 0)
+    new = train.with_new_head(old, 9, seed=1)
+    width = old["params"]["head"]["kernel"].shape[0]
+    assert new["params"]["head"]["kernel"].shape == (width, 9)
+    assert new["params"]["head"]["bias"].shape == (9,)
+    assert {**new["params"], "head": 0}.keys() == old["params"].keys()
+    assert new["params"]["conv1"] is old["params"]["conv1"]
+    assert new["batch_stats"] is old["batch_stats"]
+
+
+def test_optax_trace_and_a_scalar_rate_are_sgd_with_momentum():
+    """Two steps against optax's own sgd, which has the rate inside."""
+    params = {"a": {"kernel": np.float32([1.0, -2.0])}}
+    gradients = {"a": {"kernel": np.float32([0.3, 0.1])}}
+    task = train.Task(None, (0, 0, 0), (1, 1, 1), weight_decay=0.0)
+    ours, theirs = train.optimizer(task), optax.sgd(0.1, momentum=0.9)
+    state, expected_state, p, q = ours.init(params), theirs.init(params), params, params
+    for _ in range(2):
+        updates, state = ours.update(gradients, state, p)
+        p = jax.tree.map(lambda x, u: x - np.float32(0.1) * u, p, updates)
+        updates, expected_state = theirs.update(gradients, expected_state, q)
+        q = optax.apply_updates(q, updates)
+    np.testing.assert_allclose(p["a"]["kernel"], q["a"]["kernel"], rtol=1e-6)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="6 rows does not divide over 4 devices"):
+        parallel.shard({"image": np.zeros((6, 2, 2, 3), np.uint8)})
+
+
+def test_extract_gives_the_features_and_probabilities_of_every_image_in_order():
+    task = task_of()
+    variables, source = train.initial(task.module, SIZE, 0), source_of(41)
+    seen, probs = features.extract(task, variables, source, size=SIZE, batch_size=16)
+    batch = next(input_.batches(source, batch_size=41, size=SIZE, train=False))
+    images = train.normalise(jnp.asarray(batch["image"]), task)
+    logits, activations = task.module.apply(variables, images)
+    np.testing.assert_allclose(seen, activations["features"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(probs, jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
+
+
+def test_a_subset_keeps_the_order_of_its_indices():
+    source = source_of(10)
+    subset = features.Subset(source, np.array([7, 2, 2]))
+    assert [subset[i]["label"] for i in range(len(subset))] == [7 % 5, 2, 2]
