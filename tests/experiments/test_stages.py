@@ -349,34 +349,37 @@ def test_a_results_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_started_again_ends_the_same(finished, data_dir, tmp_path):
-    """SIGKILL at random moments, until the run is through; then byte for byte the same files."""
-    random.seed(0)
-    words = [sys.executable, tiny.__file__, str(tmp_path)]
-    # One device, as `finished` had not: so the reference is made here, uninterrupted.
-    reference = tmp_path / "reference"
+def test_killed_at_any_moment_and_started_again_ends_the_same(data_dir, tmp_path):
+    """SIGKILL in every stage, at its start, within and between units; then the same files."""
+    rng = random.Random(0)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    started = time.monotonic()
-    subprocess.run([*words[:2], str(reference)], check=True, env=environment, stdout=-3)
-    whole = time.monotonic() - started
-    kills = 0
-    while True:
-        process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
-        try:
-            # Once in the first moments too, when nothing but settings is there.
-            process.wait(0.3 * whole if kills == 0 else random.uniform(0.2, 0.9) * whole)
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-        assert kills < 30
-    assert process.returncode == 0
-    assert kills >= 2
-    assert outcome(tmp_path / "results") == outcome(reference / "results")
-    for folder in ("transfers", "probes", "scores"):
-        leftovers = list((tmp_path / "results" / folder).glob("*.damaged*"))
-        assert leftovers == []  # a kill leaves nothing half-written under a final name
+
+    def start(folder):
+        words = [sys.executable, tiny.__file__, str(folder)]
+        return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole").wait() == 0
+
+    broken = tmp_path / "broken"
+    patterns = ("checkpoints/*/*/manifest.json", "results/[tps]*/*.json", "results/probes/*.npz")
+
+    def made():
+        return sum(len(list(broken.glob(pattern))) for pattern in patterns)
+
+    # 3 sources, 6 training runs, 4 probe files, 2 score files
+    for files_there in (0, 1, 2, 3, 6, 9, 11, 14):
+        process = start(broken)
+        while made() < files_there or not (broken / "results" / "settings.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.4))
+        process.kill()
+        process.wait()
+    assert start(broken).wait() == 0
+    assert made() == 3 + 6 + 4 + 2
+    assert outcome(broken / "results") == outcome(tmp_path / "whole" / "results")
+    # a kill leaves nothing half-written under a final name
+    assert list(broken.rglob("*.damaged*")) == []
 
 
 def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path, monkeypatch):
