@@ -7,6 +7,17 @@ from jaxparc import datasets
 from jaxparc import input as input_
 
 
+def prepare(benchmark: Benchmark) -> None:
+    """Make every data set ready to read, before anything is trained.
+
+    Raises:
+        DatasetError: one cannot be made ready.
+    """
+    for name in dict.fromkeys((*benchmark.sources, *benchmark.targets)):
+        if not datasets.is_prepared(name):
+            datasets.prepare(name)
+
+
 @functools.lru_cache(maxsize=16)
 def images(benchmark: Benchmark, name: str, split: str) -> input_.Source:
     """A split, or a TFDS slice of one, at the benchmark's image size."""

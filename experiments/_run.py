@@ -1,19 +1,24 @@
 """Units of work, resumed, shown and survived: once, for every stage.
 
-A unit makes one file or folder. It is done when that is there and whole, and is then not made
-again; whatever lies there damaged is moved aside. A unit that fails is recorded and the others go
-on; what would fail them all (no space, no permission) ends the run, and what is done stays.
+A unit makes one file or folder, which says in itself what it is. It is done when that is there,
+whole, and its own; then it is not made again. Whatever else lies there is moved aside. A unit that
+fails is recorded and the others go on; what would fail them all (no space, no permission) ends the
+run, and what is done stays.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import json
+import os
+import shutil
 import sys
 import time
 import traceback
+import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +29,8 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
 )
+from rich.table import Column
 
 from experiments import benchmarks
 from experiments.benchmarks import Benchmark
@@ -46,15 +51,16 @@ class Unit:
     """One thing to make.
 
     Attributes:
-        name: shown and recorded.
+        name: shown and recorded, also in what it makes.
         path: of the file or folder that it makes.
-        check: reads it; raises FileNotFoundError, CheckpointError or DamagedFileError.
+        check: reads what is at `path`, given `name`; raises FileNotFoundError if it is to be made,
+            CheckpointError or DamagedFileError if it is broken or another's.
         make: makes it, calling its argument with numbers of images as it goes.
     """
 
     name: str
     path: Path
-    check: Callable[[Path], Any]
+    check: Callable[[Path, str], Any]
     make: Callable[[Callable[[int], None]], None]
 
 
@@ -71,12 +77,30 @@ class Run:
         return zlib.crc32("/".join(map(str, (self.benchmark.seed, *parts))).encode())
 
 
+def read_result(path: Path, name: str) -> dict[str, Any]:
+    """The sealed file of a unit.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        DamagedFileError: it is not what was written, or another unit's.
+    """
+    content = files.read_sealed(path)
+    if not isinstance(content, dict) or content.get("unit") != name:
+        raise files.DamagedFileError(f"{path} is not of the unit {name!r}")
+    return content
+
+
+def write_result(path: Path, name: str, content: dict[str, Any]) -> None:
+    """The sealed file of a unit, which `read_result` reads."""
+    files.write_sealed(path, {"unit": name, **content})
+
+
 def is_done(unit: Unit) -> bool:
-    """Whether a unit is there and whole; one that is damaged is moved aside."""
-    if not unit.path.exists():
-        return False
+    """Whether a unit is there, whole and its own; whatever else is there is moved aside."""
     try:
-        unit.check(unit.path)
+        unit.check(unit.path, unit.name)
+    except FileNotFoundError:
+        return False
     except Damage as error:
         aside = _free(unit.path.with_name(f"{unit.path.name}.damaged"))
         unit.path.rename(aside)
@@ -111,12 +135,14 @@ def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
     kept = len(units) - len(todo)
     failures: list[dict[str, str]] = []
     started = time.monotonic()
+    record = run.out / "failures" / f"{stage}.json"
+    record.unlink(missing_ok=True)
     with _Progress(stage, len(units), kept) as progress:
         for unit in todo:
             progress.start(unit.name)
             try:
                 unit.make(progress.images)
-                unit.check(unit.path)
+                unit.check(unit.path, unit.name)
                 progress.finish(None)
                 kept += 1
             except Exception as error:  # whatever it is, the other units go on
@@ -128,13 +154,10 @@ def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
                 text = f"{type(error).__name__}: {error}"
                 trace = "".join(traceback.format_exception(error))
                 failures.append({"unit": unit.name, "error": text, "traceback": trace})
+                files.write_text(record, json.dumps(failures, indent=1) + "\n")
                 progress.finish(text)
-    record = run.out / "failures" / f"{stage}.json"
     if failures:
-        files.write_text(record, json.dumps(failures, indent=1) + "\n")
         say(f"{stage}: {len(failures)} of {len(units)} units failed; see {record}")
-    else:
-        record.unlink(missing_ok=True)
     made = len(todo) - len(failures)
     seconds = time.monotonic() - started
     say(f"{stage}: {made} made in {seconds:.1f} s, {kept - made} were there")
@@ -158,16 +181,21 @@ class _Progress:
     def __init__(self, stage: str, total: int, done: int) -> None:
         self._stage, self._total, self._done = stage, total, done
         self._made, self._started = 0, time.monotonic()
-        self.start("")
+        self._unit, self._images, self._unit_started = "", 0, self._started
         self._live = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]} {task.fields[unit]}"),
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=10),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
+            # What gives way where the terminal is narrow.
+            TextColumn(
+                "{task.fields[unit]}",
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
             console=_CONSOLE,
             disable=not _CONSOLE.is_terminal,
             transient=True,
+            expand=True,
         )
         self._task = self._live.add_task(stage, total=total, completed=done, left="", unit="")
 
@@ -180,6 +208,7 @@ class _Progress:
 
     def start(self, name: str) -> None:
         self._unit, self._images, self._unit_started = name, 0, time.monotonic()
+        self._show()
 
     def images(self, count: int) -> None:
         self._images += count
@@ -219,8 +248,9 @@ def prepare(run: Run) -> None:
     Raises:
         StageError: a folder was made with other settings, or cannot be written.
     """
-    settings = json.loads(json.dumps(run.benchmark.settings()))
-    for folder in (run.out, run.weights):
+    claims = {run.out: run.benchmark.settings(), run.weights: run.benchmark.source_settings()}
+    for folder, claim in claims.items():
+        settings = json.loads(json.dumps(claim))
         file = folder / "settings.json"
         try:
             found = files.read_sealed(file) if file.exists() else None
@@ -229,12 +259,12 @@ def prepare(run: Run) -> None:
         except OSError as error:
             raise StageError(f"cannot write {file}: {error.strerror}") from error
         except files.DamagedFileError as error:
-            raise StageError(f"{error}; delete it to go on") from error
+            raise StageError(f"{error}; move {folder} away to start anew") from error
         if found is not None and found != settings:
             keys = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
             lines = [f"  {k}: {found.get(k)} there, {settings.get(k)} now" for k in keys]
             raise StageError(
-                f"{folder} was made with other settings; choose another folder or delete it:\n"
+                f"{folder} was made with other settings; move it away to start anew:\n"
                 + "\n".join(lines)
             )
 
@@ -246,35 +276,78 @@ def main(description: str | None, *stages: Callable[[Run], int]) -> None:
         description: for --help.
         stages: run in this order, also after failures, of which each returns the number.
     """
+    spec = sys.modules["__main__"].__spec__
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog=f"python -m {spec.name}" if spec else None,
+        description=description,
+        epilog="Weights go to checkpoints/NAME.\n"
+        "Exit codes: 0 done; 1 some units failed, the others are done; 2 it could not go on.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = ", ".join(benchmarks.BENCHMARKS)
-    parser.add_argument("--benchmark", default="demo", metavar="NAME", help=f"one of {known}")
-    parser.add_argument("--out", type=Path, help="results folder [results/NAME]")
+    parser.add_argument(
+        "--benchmark", default="demo", metavar="NAME", help=f"one of {known} [demo]"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results folder [results/NAME]")
     args = parser.parse_args()
     try:
         benchmark = benchmarks.get(args.benchmark)
-        run = Run(
-            benchmark,
-            args.out or Path("results") / benchmark.name,
-            Path("checkpoints") / benchmark.name,
-        )
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    out = args.out or Path("results") / benchmark.name
+    run = Run(benchmark, out, Path("checkpoints") / benchmark.name)
+    try:
+        _check_devices(benchmark)
         _cache_compilations()
-        prepare(run)
-        failures = [stage(run) for stage in stages]
-        sys.exit(1 if any(failures) else 0)
-    except (ValueError, StageError, datasets.DatasetError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        sys.exit(2)
+        with _alone_in(run.out), _alone_in(run.weights):
+            prepare(run)
+            failures = [stage(run) for stage in stages]
+    except (StageError, datasets.DatasetError, *Damage) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except OSError as error:
+        if error.errno not in FATAL:
+            raise
+        where = error.filename or run.out
+        parser.exit(2, f"{parser.prog}: {where}: {error.strerror}; what is done is kept\n")
     except KeyboardInterrupt:
-        print("interrupted; what is done is kept, the same command goes on", file=sys.stderr)
-        sys.exit(130)
+        parser.exit(130, "interrupted; what is done is kept, and the same command goes on\n")
+    sys.exit(1 if any(failures) else 0)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, and clear away what a killed one left half-written."""
+    try:
+        with files.locked(folder, wait=False):
+            for half in list(folder.rglob(".*.incomplete")):
+                shutil.rmtree(half) if half.is_dir() else half.unlink(missing_ok=True)
+            yield
+    except BlockingIOError as error:
+        raise StageError(f"another process is at work in {folder}") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StageError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _check_devices(benchmark: Benchmark) -> None:
+    devices = jax.local_device_count()
+    for size in (
+        benchmark.source_recipe.batch_size,
+        benchmark.transfer_recipe.batch_size,
+        benchmark.eval_batch_size,
+    ):
+        if size % devices:
+            raise StageError(
+                f"batches of {size} do not divide over {devices} devices; let fewer be seen, "
+                "for example by CUDA_VISIBLE_DEVICES"
+            )
 
 
 def _cache_compilations() -> None:
     """Keep compiled programs between runs: a resumed run does not compile again."""
-    folder = Path("~/.cache/jaxparc/compiled").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = os.path.expanduser("~/.cache/jaxparc/compiled")
+        jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # A process killed while it wrote leaves a broken entry; it is compiled again, and that is all.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")

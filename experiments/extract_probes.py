@@ -7,7 +7,6 @@ features (n, d), probs (n, z), y (n,), source_dataset, target_dataset and archit
 import functools
 import itertools
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from experiments import _data, _run, train_sources
-from jaxparc import features, files, sampling
+from jaxparc import datasets, features, files, sampling
 from jaxparc.evaluation import Transfer
 
 
 def stage(run: _run.Run) -> int:
     """Extract what is missing; returns the number of failures."""
+    _data.prepare(run.benchmark)
     units = [
         _run.Unit(
-            f"{t.architecture} {t.source} looks at {t.target}, probe set {probe_set}",
+            unit_name(t, probe_set),
             path_of(run, t, probe_set),
             read,
             functools.partial(_extract, run, t, probe_set),
@@ -45,19 +45,30 @@ def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:
     return run.out / "probes" / f"{'_'.join(transfer)}_{probe_set}.npz"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The arrays of a probe file, every byte checked.
+def unit_name(transfer: Transfer, probe_set: int) -> str:
+    """What a probe file says that it is."""
+    architecture, source, target = transfer
+    return f"{architecture} {source} looks at {target}, probe set {probe_set}"
+
+
+def read(path: Path, name: str) -> dict[str, Any]:
+    """The arrays of a probe file, every byte of them checked.
 
     Raises:
         FileNotFoundError: it is not there.
-        DamagedFileError: it is not whole.
+        DamagedFileError: it is not whole, or another unit's.
     """
     try:
         # Reading a member checks its CRC; np.load leaves a damaged file open that it opened.
         with path.open("rb") as file, np.load(file) as archive:
-            return {key: archive[key] for key in ("features", "probs", "y", "seconds")}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            probe = {key: archive[key] for key in archive}
+        if str(probe["unit"]) != name:
+            raise ValueError(f"it is not of the unit {name!r}")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
         raise files.DamagedFileError(f"{path} is damaged: {error}") from error
+    return probe
 
 
 def _extract(
@@ -66,10 +77,9 @@ def _extract(
     started = time.monotonic()
     benchmark = run.benchmark
     probe = _probe(run, transfer.target, probe_set)
-    path = train_sources.weights_path(run, transfer.architecture, transfer.source)
     seen, probs = features.extract(
         train_sources.task_of(benchmark, transfer.architecture, transfer.source),
-        train_sources.source_model(path),
+        train_sources.source_model(run, transfer.architecture, transfer.source),
         probe,
         size=benchmark.image_size,
         batch_size=benchmark.eval_batch_size,
@@ -80,6 +90,7 @@ def _extract(
             f,
             features=seen,
             probs=probs,
+            unit=unit_name(transfer, probe_set),
             y=np.array([probe[i]["label"] for i in range(len(probe))]),
             architecture=transfer.architecture,
             source_dataset=transfer.source,
@@ -91,7 +102,7 @@ def _extract(
 @functools.lru_cache(maxsize=32)
 def _probe(run: _run.Run, target: str, probe_set: int) -> features.Subset:
     source = _data.images(run.benchmark, target, "train")
-    labels = np.array([source[i]["label"] for i in range(len(source))])
+    labels = datasets.labels(target, "train")
     seed = run.seed("probe", target, probe_set)
     return features.Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
 

@@ -30,12 +30,12 @@ class Candidate(NamedTuple):
 
 def stage(run: _run.Run) -> int:
     """Fine-tune what is missing; returns the number of failures."""
+    _data.prepare(run.benchmark)
     units = [
         _run.Unit(
-            f"{c.transfer.architecture} {c.transfer.source} to {c.transfer.target}"
-            f" at {c.learning_rate:g}",
+            _unit_name(c),
             _path(run, c),
-            files.read_sealed,
+            _run.read_result,
             functools.partial(_finetune, run, c),
         )
         for c in candidates(run)
@@ -62,22 +62,31 @@ def choose(
     """The learning rate of every transfer, by accuracy on the validation images alone.
 
     One per (target, architecture), the best on average over the sources; random initialisations
-    choose their own. A run that diverged counts 0; of equal rates the first is taken.
+    choose their own. A rate at which a run diverged comes last; of equal rates the first is taken.
 
     Args:
-        validation: percent, None where the run diverged. A transfer without its whole grid, and
-            with it its target and architecture, is left out.
+        validation: percent, None where the run diverged; of every transfer the whole grid.
     """
     rates = tuple(dict.fromkeys(c.learning_rate for c in validation))
     groups: dict[tuple[str, str, bool], dict[Transfer, None]] = {}
     for transfer, _ in validation:
-        key = (transfer.architecture, transfer.target, transfer.source == SCRATCH)
-        groups.setdefault(key, {})[transfer] = None
+        groups.setdefault(_choosing_together(transfer), {})[transfer] = None
     chosen = {}
     for transfers in groups.values():
-        means = [np.mean([validation[Candidate(t, r)] or 0.0 for t in transfers]) for r in rates]
+        of_rates = [[validation[Candidate(t, rate)] for t in transfers] for rate in rates]
+        means = [np.mean([-np.inf if v is None else v for v in of_rate]) for of_rate in of_rates]
         chosen.update(dict.fromkeys(transfers, rates[int(np.argmax(means))]))
     return chosen
+
+
+def _choosing_together(transfer: Transfer) -> tuple[str, str, bool]:
+    """Transfers with the same value share their learning rate."""
+    return transfer.architecture, transfer.target, transfer.source == SCRATCH
+
+
+def _unit_name(candidate: Candidate) -> str:
+    architecture, source, target = candidate.transfer
+    return f"{architecture} {source} to {target} at {candidate.learning_rate:g}"
 
 
 def _path(run: _run.Run, candidate: Candidate) -> Path:
@@ -92,10 +101,11 @@ def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], No
     if transfer.source == SCRATCH:
         variables = train_sources.initial(run, transfer.architecture, transfer.target, SCRATCH)
     else:
-        path = train_sources.weights_path(run, transfer.architecture, transfer.source)
         # The rates of a grid start from the same weights: only the rate tells them apart.
         variables = train.with_new_head(
-            train_sources.source_model(path), task.module.num_classes, run.seed("head", *transfer)
+            train_sources.source_model(run, transfer.architecture, transfer.source),
+            task.module.num_classes,
+            run.seed("head", *transfer),
         )
     tuning, validation, test = (
         _data.images(benchmark, transfer.target, split)
@@ -126,15 +136,15 @@ def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], No
                 batch_size=benchmark.eval_batch_size,
             )
     result["seconds"] = time.monotonic() - started
-    files.write_sealed(_path(run, candidate), result)
+    _run.write_result(_path(run, candidate), _unit_name(candidate), result)
 
 
 def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
     """Name and seconds of every training run that is done."""
     for candidate in candidates(run):
         if (path := _path(run, candidate)).exists():
-            name = "/".join((*candidate.transfer, f"{candidate.learning_rate:g}"))
-            yield name, files.read_sealed(path)["seconds"]
+            name = _unit_name(candidate)
+            yield name, _run.read_result(path, name)["seconds"]
 
 
 def _write_tables(run: _run.Run) -> None:
@@ -143,15 +153,11 @@ def _write_tables(run: _run.Run) -> None:
     missing = set()
     for candidate in candidates(run):
         try:
-            results[candidate] = files.read_sealed(_path(run, candidate))
+            results[candidate] = _run.read_result(_path(run, candidate), _unit_name(candidate))
         except FileNotFoundError:
-            missing.add((candidate.transfer.architecture, candidate.transfer.target))
+            missing.add(_choosing_together(candidate.transfer))
     # The choice of a rate is one for all sources, so it waits until all of them are there.
-    whole = {
-        c: r
-        for c, r in results.items()
-        if (c.transfer.architecture, c.transfer.target) not in missing
-    }
+    whole = {c: r for c, r in results.items() if _choosing_together(c.transfer) not in missing}
     chosen = choose({c: r["validation"] for c, r in whole.items()})
     header = "Architecture,Source Dataset,Target Dataset"
     oracle, scratch = [f"{header},Oracle"], [f"{header},Oracle"]

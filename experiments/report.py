@@ -9,16 +9,21 @@ import math
 import platform
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
+import jaxparc
 from experiments import _run
 from jaxparc import report
 from jaxparc.evaluation import Transfer
 
-PACKAGES = ("jaxparc", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
+
+_TRANSFER = ("Architecture", "Source Dataset", "Target Dataset")
+_NUMBERS = ("Oracle", "Items", "Seconds")
 
 
 def stage(run: _run.Run) -> int:
@@ -41,16 +46,18 @@ def read_results(run: _run.Run) -> report.Results:
     Raises:
         StageError: a file is missing; the message names the stage that writes it.
     """
-    oracle = _read(run.out / "oracle.csv", "finetune_all")
+    oracle = _read(run.out / "oracle.csv", "finetune_all", (*_TRANSFER, "Oracle"))
     scores: dict[str, dict[str, dict[Transfer, float]]] = defaultdict(dict)
-    accuracies = {_transfer(row): _number(row["Oracle"]) for row in oracle}
-    for row in _read(run.out / "scores.csv", "score_probes"):
-        # A transfer without an accuracy (its fine-tuning failed) cannot be evaluated.
+    # A transfer without an accuracy, as its runs failed or diverged, cannot be evaluated.
+    accuracies = {_transfer(row): _number(row["Oracle"]) for row in oracle if row["Oracle"]}
+    for row in _read(
+        run.out / "scores.csv", "score_probes", ("Run", *_TRANSFER, *run.benchmark.methods)
+    ):
         if (transfer := _transfer(row)) in accuracies:
             for method in run.benchmark.methods:
                 of_run = scores[method].setdefault(row["Run"], {})
                 of_run[transfer] = _number(row[method])
-    times = _read(run.out / "times.csv", "score_probes")
+    times = _read(run.out / "times.csv", "score_probes", ("Stage", "Method", "Items", "Seconds"))
     stage_seconds: dict[str, float] = defaultdict(float)
     per_transfer: dict[str, list[float]] = defaultdict(list)
     for row in times:
@@ -62,15 +69,15 @@ def read_results(run: _run.Run) -> report.Results:
         accuracies=accuracies,
         scratch={
             (row["Architecture"], row["Target Dataset"]): _number(row["Oracle"])
-            for row in _read(run.out / "scratch.csv", "finetune_all")
+            for row in _read(run.out / "scratch.csv", "finetune_all", (*_TRANSFER, "Oracle"))
         },
         scores={method: list(scores[method].values()) for method in run.benchmark.methods},
-        # The median leaves out the first units, which compile.
         milliseconds={method: statistics.median(ms) for method, ms in per_transfer.items()},
         stage_seconds=stage_seconds,
         settings=run.benchmark.settings(),
         order=(*run.benchmark.architectures, *run.benchmark.sources, *run.benchmark.targets),
         versions={
+            "jaxparc": jaxparc.__version__,
             **{package: importlib.metadata.version(package) for package in PACKAGES},
             "Python": platform.python_version(),
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -79,14 +86,30 @@ def read_results(run: _run.Run) -> report.Results:
     )
 
 
-def _read(path: Path, stage: str) -> list[dict[str, str]]:
+def _read(path: Path, stage: str, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table; every cell of `needed` columns is there."""
+    hint = f"python -m experiments.{stage} writes it"
     try:
         with path.open(newline="") as file:
-            return list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = list(reader)
     except FileNotFoundError:
-        raise _run.StageError(
-            f"{path} is missing; python -m experiments.{stage} writes it"
-        ) from None
+        raise _run.StageError(f"{path} is missing; {hint}") from None
+    if lacking := set(needed) - set(reader.fieldnames or ()):
+        raise _run.StageError(f"{path} has no column {', '.join(sorted(lacking))}; {hint}")
+    for line, row in enumerate(rows, start=2):
+        for column in needed:
+            if row[column] is None or (column in _NUMBERS and not _is_number(row[column])):
+                raise _run.StageError(f"{path} line {line}: {column} is {row[column]!r}; {hint}")
+    return rows
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        _number(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _transfer(row: dict[str, str]) -> Transfer:

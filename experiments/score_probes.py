@@ -9,6 +9,7 @@ import functools
 import io
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,52 +17,84 @@ from typing import Any
 import jaxparc
 from experiments import _run, extract_probes, finetune_all, train_sources
 from jaxparc import checkpoints, datasets, files, models
+from jaxparc.evaluation import Transfer
 
 
 def stage(run: _run.Run) -> int:
-    """Score what is missing; returns the number of failures."""
-    units = [
-        _run.Unit(
-            f"{target}, probe set {probe_set}",
-            _path(run, target, probe_set),
-            files.read_sealed,
-            functools.partial(_score, run, target, probe_set),
-        )
-        for target in run.benchmark.targets
-        for probe_set in range(run.benchmark.probe_sets)
-    ]
-    failures = _run.run_units(run, "score_probes", units)
+    """Score what is missing; returns the number of failures, probe files that lack included."""
+    lacking = 0
+    todo = []
+    for target in run.benchmark.targets:
+        for probe_set in range(run.benchmark.probe_sets):
+            bank = [t for t in extract_probes.transfers(run) if t.target == target]
+            there = [t for t in bank if extract_probes.path_of(run, t, probe_set).exists()]
+            for transfer in set(bank) - set(there):
+                _run.say(f"not scored: {extract_probes.unit_name(transfer, probe_set)} is missing")
+                lacking += 1
+            todo.append(
+                _run.Unit(
+                    _unit_name(target, probe_set),
+                    _path(run, target, probe_set),
+                    functools.partial(_check, run, there),
+                    functools.partial(_score, run, target, probe_set, there),
+                )
+            )
+    failures = _run.run_units(run, "score_probes", todo)
     _write_scores(run)
     _write_times(run)
-    return failures
+    return failures + lacking
+
+
+def _unit_name(target: str, probe_set: int) -> str:
+    return f"{target}, probe set {probe_set}"
 
 
 def _path(run: _run.Run, target: str, probe_set: int) -> Path:
     return run.out / "scores" / f"{target}_{probe_set}.json"
 
 
-def _score(run: _run.Run, target: str, probe_set: int, on_images: Callable[[int], None]) -> None:
+def _check(run: _run.Run, bank: list[Transfer], path: Path, name: str) -> None:
+    content = _run.read_result(path, name)
+    if [Transfer(*t) for t in content["transfers"]] != bank:
+        # Eq. 6 standardises over the models, so one more changes the scores of all.
+        raise FileNotFoundError(f"{path} is of other models")
+
+
+def _score(
+    run: _run.Run,
+    target: str,
+    probe_set: int,
+    bank: list[Transfer],
+    on_images: Callable[[int], None],
+) -> None:
     benchmark = run.benchmark
-    bank = [t for t in extract_probes.transfers(run) if t.target == target]
-    probes = [extract_probes.read(extract_probes.path_of(run, t, probe_set)) for t in bank]
+    probes = [
+        extract_probes.read(
+            extract_probes.path_of(run, t, probe_set), extract_probes.unit_name(t, probe_set)
+        )
+        for t in bank
+    ]
+    score = functools.partial(
+        jaxparc.score_bank,
+        {"/".join(t): probe["features"] for t, probe in zip(bank, probes, strict=True)},
+        probes[0]["y"],
+        num_classes=datasets.spec_of(target).num_classes,
+        layers=[models.get(t.architecture).layers for t in bank],
+        source_images=[datasets.spec_of(t.source).sizes["train"] for t in bank],
+        target_images=datasets.spec_of(target).sizes["train"],
+        ell_max=benchmark.ell_max,
+    )
     scores, seconds = {}, {}
     for method in benchmark.methods:
-        started = time.monotonic()
-        scored = jaxparc.score_bank(
-            {"/".join(t): probe["features"] for t, probe in zip(bank, probes, strict=True)},
-            probes[0]["y"],
-            methods=method,
-            num_classes=datasets.spec_of(target).num_classes,
-            layers=[models.get(t.architecture).layers for t in bank],
-            source_images=[datasets.spec_of(t.source).sizes["train"] for t in bank],
-            target_images=datasets.spec_of(target).sizes["train"],
-            ell_max=benchmark.ell_max,
-        )
-        seconds[method] = time.monotonic() - started
+        scored = score(methods=method)  # compiles too, so it is the second one that is timed
         scores[method] = [None if math.isnan(s) else float(s) for s in scored.values[:, 0]]
+        started = time.monotonic()
+        with warnings.catch_warnings(action="ignore"):
+            score(methods=method)
+        seconds[method] = time.monotonic() - started
     on_images(sum(len(probe["y"]) for probe in probes))
     content = {"transfers": bank, "scores": scores, "seconds": seconds}
-    files.write_sealed(_path(run, target, probe_set), content)
+    _run.write_result(_path(run, target, probe_set), _unit_name(target, probe_set), content)
 
 
 def units(run: _run.Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -69,7 +102,7 @@ def units(run: _run.Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
     for probe_set in range(run.benchmark.probe_sets):
         for target in run.benchmark.targets:
             if (path := _path(run, target, probe_set)).exists():
-                yield probe_set, target, files.read_sealed(path)
+                yield probe_set, target, _run.read_result(path, _unit_name(target, probe_set))
 
 
 def _write_scores(run: _run.Run) -> None:
@@ -94,20 +127,22 @@ def _write_times(run: _run.Run) -> None:
             path = train_sources.weights_path(run, architecture, source)
             if path.exists():
                 seconds = checkpoints.metadata(path)["seconds"]
-                rows.append(("train_sources", f"{architecture}/{source}", "", 1, seconds))
+                unit = train_sources.unit_name(architecture, source)
+                rows.append(("train_sources", unit, "", 1, seconds))
     for unit, seconds in finetune_all.seconds(run):
         rows.append(("finetune_all", unit, "", 1, seconds))
     for transfer in extract_probes.transfers(run):
         for probe_set in range(benchmark.probe_sets):
             path = extract_probes.path_of(run, transfer, probe_set)
             if path.exists():
-                unit = f"{'/'.join(transfer)}/{probe_set}"
-                seconds = float(extract_probes.read(path)["seconds"])
+                unit = extract_probes.unit_name(transfer, probe_set)
+                seconds = float(extract_probes.read(path, unit)["seconds"])
                 rows.append(("extract_probes", unit, "", 1, seconds))
     for probe_set, target, content in units(run):
         for method, seconds in content["seconds"].items():
             items = len(content["transfers"])
-            rows.append(("score_probes", f"{target}/{probe_set}", method, items, seconds))
+            unit = _unit_name(target, probe_set)
+            rows.append(("score_probes", unit, method, items, seconds))
     _write_csv(
         run.out / "times.csv",
         [tuple(f"{c:.4f}" if isinstance(c, float) else c for c in row) for row in rows],

@@ -26,7 +26,14 @@ def task_of(benchmark: Benchmark, architecture: str, dataset: str) -> train.Task
     )
     if not benchmark.dropout and hasattr(module, "dropout_rate"):
         module = module.clone(dropout_rate=0.0)
-    return train.Task(module, spec.mean, spec.std, data.multi_label)
+    return train.Task(
+        module,
+        spec.mean,
+        spec.std,
+        data.multi_label,
+        benchmark.momentum,
+        benchmark.weight_decay,
+    )
 
 
 def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) -> train.Variables:
@@ -43,19 +50,44 @@ def weights_path(run: _run.Run, architecture: str, source: str) -> Path:
     return run.weights / architecture / source
 
 
+def unit_name(architecture: str, source: str) -> str:
+    """What a source model's checkpoint says that it is."""
+    return f"{architecture} on {source}"
+
+
+def source_model(run: _run.Run, architecture: str, source: str) -> train.Variables:
+    """The weights of a source model.
+
+    Raises:
+        CheckpointError: missing, damaged or another's.
+    """
+    path = weights_path(run, architecture, source)
+    return _restore(path, unit_name(architecture, source))
+
+
 @functools.lru_cache(maxsize=4)
-def source_model(path: Path) -> train.Variables:
-    """The weights of a source model; the last few are kept, as units ask for the same again."""
-    return checkpoints.restore(path)[0]
+def _restore(path: Path, name: str) -> train.Variables:
+    """The last few are kept, as units ask for the same again and again."""
+    variables, metadata = checkpoints.restore(path)
+    if metadata.get("unit") != name:
+        raise checkpoints.CheckpointError(f"checkpoint {path} is not of the unit {name!r}")
+    return variables
+
+
+def _check(path: Path, name: str) -> None:
+    if not path.exists():
+        raise FileNotFoundError(path)
+    _restore.__wrapped__(path, name)
 
 
 def stage(run: _run.Run) -> int:
     """Train what is missing; returns the number of failures."""
+    _data.prepare(run.benchmark)
     units = [
         _run.Unit(
-            f"{architecture} on {source}",
+            unit_name(architecture, source),
             weights_path(run, architecture, source),
-            checkpoints.restore,
+            _check,
             functools.partial(_train, run, architecture, source),
         )
         for architecture in run.benchmark.architectures
@@ -88,6 +120,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
         batch_size=benchmark.eval_batch_size,
     )
     metadata: dict[str, Any] = {
+        "unit": unit_name(architecture, source),
         "accuracy": accuracy,
         "losses": [round(float(loss), 4) for loss in losses],
         "seconds": time.monotonic() - started,

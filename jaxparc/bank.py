@@ -92,7 +92,7 @@ class BankScores:
         table = Table("", "model", title=f"{len(self.names)} models, {title}")
         for method in self.methods:
             table.add_column(method, justify="right")
-        spread = self.values_per_run.std(axis=0)
+        spread = self.values_per_run.std(axis=0, ddof=min(1, runs - 1))
         for place, (name, _) in enumerate(self.ranking(), start=1):
             i = self.names.index(name)
             cells = [
@@ -240,10 +240,8 @@ def _named(features: Any) -> Mapping[str, Any] | Iterable[Any]:
 
 
 def _pairs(bank: Mapping[str, Any] | Iterable[Any], n: int) -> Iterator[tuple[str, Any]]:
-    """(name, array) of every model; a mapping's shapes are checked before the first is given."""
+    """(name, array) of every model; those of an iterable are checked as they come."""
     if isinstance(bank, Mapping):
-        for name, array in bank.items():
-            _check_shape(name, array, n)
         yield from bank.items()
         return
     for item in bank:
@@ -265,6 +263,12 @@ def _score_probe_set(
     """Names, (m, k) scores and what is wrong with undefined models; reads the bank once."""
     if len(labels) < 3:
         raise ValueError(f"{len(labels)} images are labelled; expected at least 3")
+    if isinstance(bank, Mapping):  # what is all there is checked before anything is compiled
+        for index, (name, array) in enumerate(bank.items()):
+            _check_shape(name, array, len(labels))
+            for argument, value in per_model.items():
+                _of_model(argument, value, name, index)
+        _check_lengths(per_model, len(bank))
     names: dict[str, int] = {}
     undefined: dict[str, str] = {}
     scores: dict[int, np.ndarray] = {}
@@ -291,9 +295,7 @@ def _score_probe_set(
         scores.update(zip(indices, np.asarray(score(chunk, shared)), strict=True))
     if not names:
         raise ValueError("the bank is empty; expected at least one model")
-    for argument, value in per_model.items():
-        if value is not None and not isinstance(value, Mapping) and len(value) != len(names):
-            raise ValueError(f"{argument} has {len(value)} entries for {len(names)} models")
+    _check_lengths(per_model, len(names))
     values = np.stack([scores[i] for i in range(len(names))]).astype(np.float64)
     looking = np.array(["features" in m.needs for m in methods])
     for name in undefined:
@@ -304,6 +306,12 @@ def _score_probe_set(
                 values[:, column], np.array(looked_up["layers"]), ell_max
             )
     return tuple(names), values, undefined if looking.any() else {}
+
+
+def _check_lengths(per_model: Mapping[str, PerModel | None], m: int) -> None:
+    for argument, value in per_model.items():
+        if value is not None and not isinstance(value, Mapping) and len(value) != m:
+            raise ValueError(f"{argument} has {len(value)} entries for {m} models")
 
 
 def _check_shape(name: str, array: Any, n: int) -> None:
@@ -364,7 +372,7 @@ def _unzip(
     return indices, models
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _compiled(
     functions: tuple[Callable[[Probe], Array], ...], num_classes: int
 ) -> Callable[..., Array]:

@@ -11,6 +11,8 @@ A checkpoint is written under a temporary name and renamed when it is whole.
 """
 
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,9 +45,16 @@ def save(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) 
     temporary.mkdir(parents=True)
     # Orbax cannot save arrays that live on several devices of one process without a mesh of ours.
     host = jax.tree.map(np.asarray, dict(variables))
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(temporary / "weights", host)
-        checkpointer.wait_until_finished()
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(temporary / "weights", host)
+            checkpointer.wait_until_finished()
+    except Exception as error:
+        # A full disk is a ValueError in Orbax, with the system's code in its text.
+        if code := re.search(r"os_error_code='(\d+)'", str(error)):
+            number = int(code[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
     manifest = {
         "files": _files(temporary / "weights"),
         "leaves": _leaves(host),
@@ -103,11 +112,14 @@ def metadata(path: Path) -> dict[str, Any]:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        return files.read_sealed(path / MANIFEST)
+        manifest = files.read_sealed(path / MANIFEST)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} is missing: no {MANIFEST} in it") from error
     except files.DamagedFileError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or manifest.keys() != {"files", "leaves", "metadata"}:
+        raise CheckpointError(f"checkpoint {path} has a {MANIFEST} that is none of ours")
+    return manifest
 
 
 def _files(folder: Path) -> dict[str, str]:

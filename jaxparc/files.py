@@ -3,6 +3,7 @@
 A sealed file is JSON with the SHA-256 of its own content, so that a reader notices a flipped digit.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -28,6 +29,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a folder's lock, which the system lets go when the process dies.
+
+    Args:
+        folder: made if it is not there; the lock is the file `.lock` in it.
+        wait: until another process lets go; otherwise that is a BlockingIOError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole."""
     with replacing(path) as temporary:
@@ -36,6 +51,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_sealed(path: Path, content: Any) -> None:
     """Write anything that JSON can hold, with its hash."""
+    content = json.loads(json.dumps(content))  # as it will be read: tuples as lists, keys as text
     sealed = {"content": content, "sha256": _hash(content)}
     write_text(path, json.dumps(sealed, indent=1) + "\n")
 
@@ -50,7 +66,7 @@ def read_sealed(path: Path) -> Any:
     try:
         sealed = json.loads(path.read_bytes())
         content, seal = sealed["content"], sealed["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IsADirectoryError) as error:
         raise DamagedFileError(f"{path} is damaged: {error}") from error
     if seal != _hash(content):
         raise DamagedFileError(f"{path} is damaged: its content does not match its SHA-256")

@@ -1,5 +1,8 @@
 """Records in, padded batches out: a pure function of (seed, epoch), whatever the threads do.
 
+The grain pipeline maps over batches and not over records: at 32 pixels its cost for each record
+would be more than that of training on it.
+
 Images stay uint8 until they are on the device, which normalises them: a quarter of the bytes
 cross the bus. Every image is resized to a square a little larger than the network's input
 (eight sevenths: 256 for 224, 36 for 32), as BiT does; its aspect is not kept. Training takes a

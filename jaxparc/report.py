@@ -247,7 +247,7 @@ few, small targets this is a demonstration, not evidence.</p>
 <h2>Accuracy after fine-tuning</h2>{_heat_map(results)}
 <h2>Scores against accuracies</h2>{_scatter(results)}
 <h2>Time</h2>
-{_table("Wall-clock time of each stage", ["stage", "h:mm:ss"], stages)}
+{_table("Time of each stage, summed over its units", ["stage", "h:mm:ss"], stages)}
 <h2>Settings and versions</h2>
 {_table("Settings", ["setting", "value"], settings, css="")}
 {_table("Versions", ["package", "version"], list(results.versions.items()), css="")}

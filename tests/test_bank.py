@@ -224,7 +224,7 @@ def test_csv_quotes_names():
 def test_repr_is_the_ranked_table(table):
     text = repr(table)
     assert "4 models, mean ± std over 2 probe sets" in text
-    assert "3.00 ± 0.50" in text
+    assert "3.00 ± 0.71" in text
     assert "nan" in text
     lines = [line for line in text.splitlines() if "±" in line or "nan" in line][1:]
     assert [line.split()[3] for line in lines] == ["c", "a", "d", "b"]
@@ -236,7 +236,7 @@ def test_repr_is_the_ranked_table(table):
 def test_html_is_the_ranked_table(table):
     html = table._repr_html_()
     assert html.startswith("<pre>")
-    assert "3.00 ± 0.50" in html
+    assert "3.00 ± 0.71" in html
     assert html.index(" c ") < html.index(" a ") < html.index(" d ") < html.index(" b ")
 
 

@@ -9,7 +9,6 @@ Only this package imports tensorflow_datasets, and only when a set is prepared o
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib
 import importlib.util
 import io
@@ -22,6 +21,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from jaxparc import files
 
 
 class DatasetError(RuntimeError):
@@ -227,7 +228,7 @@ def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Pat
     spec = spec_of(name)
     folder = folder_of(name, data_dir=data_dir)
     try:
-        with _lock(folder.parent):
+        with files.locked(folder.parent, wait=True):
             if folder.is_dir() and _intact(spec, folder):
                 return folder
             _require(spec, spec.package, spec.module)
@@ -262,15 +263,6 @@ def _build(spec: DatasetSpec, root: Path) -> None:
             builder.download_and_prepare()
     finally:
         tfds.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system lets go when the process dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _intact(spec: DatasetSpec, folder: Path) -> bool:

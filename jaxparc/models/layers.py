@@ -142,7 +142,7 @@ class BatchNorm(nn.Module):
             # where, and not a product: a padded row may hold NaN
             return jnp.sum(values if mask is None else jnp.where(mask, values, 0.0), axis=axes)
 
-        # initialisation runs outside of pmap, where the axis has no meaning
+        # initialisation runs outside of the mapped axis, where its name has no meaning
         over_devices = self.axis_name is not None and not self.is_initializing()
         sums = (rows * per_row, total(x))
         count, x_sum = lax.psum(sums, self.axis_name) if over_devices else sums

@@ -64,7 +64,7 @@ class Method:
     plus_layers: bool = False
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def method(name: str | Callable[[Probe], Array]) -> Method:
     """The method of a name such as "parc", "parc_f32" or "knn+l", or of a selector function.
 

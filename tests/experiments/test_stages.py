@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -48,6 +49,11 @@ def copy(finished, tmp_path):
 def rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read_probe(run, transfer, probe_set):
+    name = extract_probes.unit_name(transfer, probe_set)
+    return extract_probes.read(extract_probes.path_of(run, transfer, probe_set), name)
 
 
 def outcome(folder):
@@ -193,7 +199,7 @@ def test_a_full_disk_ends_the_stage_and_says_what_is_kept(copy, monkeypatch, cod
     for path in paths[:2]:
         path.unlink()
 
-    def full(path, content):
+    def full(path, *_):
         raise OSError(code, os.strerror(code), str(path))
 
     monkeypatch.setattr(files, "write_sealed", full)
@@ -209,9 +215,13 @@ def test_other_settings_are_refused_with_the_difference(finished):
         _run.prepare(dataclasses.replace(finished, benchmark=other))
     assert "methods" not in str(caught.value)
     # weights that were made with other settings are not built upon either
-    fresh = dataclasses.replace(finished, benchmark=other, out=finished.out.parent / "elsewhere")
+    elsewhere = dataclasses.replace(finished, out=finished.out.parent / "elsewhere")
     with pytest.raises(_run.StageError, match="checkpoints was made with other settings"):
-        _run.prepare(fresh)
+        _run.prepare(dataclasses.replace(elsewhere, benchmark=other))
+    # but what sources do not depend on may change
+    fewer = dataclasses.replace(tiny.TINY, methods=("parc",), probe_images=20)
+    shutil.rmtree(elsewhere.out)
+    _run.prepare(dataclasses.replace(elsewhere, benchmark=fewer))
 
 
 def test_choose_takes_the_best_mean_per_target_and_architecture():
@@ -233,8 +243,9 @@ def test_choose_takes_the_best_mean_per_target_and_architecture():
     for transfer, rate in chosen.items():
         group = ["scratch"] if transfer.source == "scratch" else list("xyz")
         totals = {
-            r: sum(validation[Candidate(transfer._replace(source=s), r)] or 0 for s in group)
+            r: sum(of_rate) if None not in of_rate else -1.0
             for r in rates
+            for of_rate in [[validation[Candidate(transfer._replace(source=s), r)] for s in group]]
         }
         assert rate == max(rates, key=lambda r: (totals[r], -r))
     assert len(chosen) == 2 * 4 * 2
@@ -284,12 +295,12 @@ def test_unknown_names_are_refused_before_anything_runs(field, value, message):
 
 def test_probe_files_are_what_the_network_sees(finished):
     transfer = Transfer("resnet18", "glyph_digits", "digits")
-    probe = extract_probes.read(extract_probes.path_of(finished, transfer, 0))
+    probe = read_probe(finished, transfer, 0)
     assert probe["features"].shape == (40, 32)
     assert probe["probs"].shape == (40, 10)
     np.testing.assert_allclose(probe["probs"].sum(axis=1), 1, atol=1e-5)
     assert sorted(np.bincount(probe["y"])) == [4] * 10
-    other = extract_probes.read(extract_probes.path_of(finished, transfer, 1))
+    other = read_probe(finished, transfer, 1)
     assert not np.array_equal(probe["features"], other["features"])
 
 
@@ -311,6 +322,71 @@ def test_the_reports_mean_pc_is_that_of_the_files(finished):
         expected.append(evaluation.mean_pc(scores, oracle))
     found = correlations(report.read_results(finished), "knn")[0].mean
     np.testing.assert_allclose(found, np.mean(expected))
+
+
+@pytest.mark.parametrize("kind", ["weights", "transfers", "probes", "scores"])
+def test_another_units_file_is_not_taken_for_its_own(copy, kind):
+    """Same shapes, right checksums, wrong content: it must be made again."""
+    before = outcome(copy.out)
+    a, b = {
+        "weights": (copy.weights / "resnet18" / "digits", copy.weights / "resnet18/glyph_digits"),
+        "transfers": sorted((copy.out / "transfers").glob("*scratch*")),
+        "probes": sorted((copy.out / "probes").glob("*glyph_digits*")),
+        "scores": sorted((copy.out / "scores").glob("*")),
+    }[kind]
+    shutil.rmtree(b) if b.is_dir() else b.unlink()
+    shutil.copytree(a, b) if a.is_dir() else shutil.copy(a, b)
+    for path in (copy.out / "scores.csv", copy.out / "oracle.csv"):
+        path.unlink()
+    assert [stage(copy) for stage in tiny.STAGES] == [0] * 5
+    assert b.with_name(f"{b.name}.damaged").exists()
+    assert outcome(copy.out) == before
+
+
+def test_what_is_there_is_scored_and_what_lacks_is_said(copy, capsys):
+    before = outcome(copy.out)
+    transfer = Transfer("resnet18", "glyph_digits", "digits")
+    path = extract_probes.path_of(copy, transfer, 0)
+    path.rename(path.with_suffix(".away"))
+    assert score_probes.stage(copy) == 1
+    assert "not scored: resnet18 glyph_digits looks at digits, probe set 0" in (
+        capsys.readouterr().out
+    )
+    assert len(rows(copy.out / "scores.csv")) == 3
+    path.with_suffix(".away").rename(path)
+    assert score_probes.stage(copy) == 0
+    assert outcome(copy.out) == before
+
+
+def test_a_failed_scratch_run_does_not_withhold_the_transfers(copy, monkeypatch):
+    for path in (copy.out / "transfers").glob("*scratch*"):
+        path.unlink()
+    monkeypatch.setattr(train, "fit", lambda *_, **__: 1 / 0)
+    assert finetune_all.stage(copy) == 2
+    assert len(rows(copy.out / "oracle.csv")) == 2
+    assert rows(copy.out / "scratch.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("oracle.csv", "a,b\n1,2\n", "oracle.csv has no column Architecture, Oracle"),
+        (
+            "oracle.csv",
+            "Architecture,Source Dataset,Target Dataset,Oracle\na,b,c,9x\n",
+            "oracle.csv line 2: Oracle is '9x'",
+        ),
+        (
+            "scratch.csv",
+            "Architecture,Source Dataset,Target Dataset,Oracle\na,b\n",
+            "scratch.csv line 2: Target Dataset is None",
+        ),
+    ],
+)
+def test_a_foreign_table_is_named_with_its_line(copy, name, text, message):
+    (copy.out / name).write_text(text)
+    with pytest.raises(_run.StageError, match=message):
+        tiny.report.stage(copy)
 
 
 def command(*words, cwd, **environment):
@@ -352,34 +428,45 @@ def test_a_results_folder_that_cannot_be_made_is_named(tmp_path):
 def test_killed_at_any_moment_and_started_again_ends_the_same(data_dir, tmp_path):
     """SIGKILL in every stage, at its start, within and between units; then the same files."""
     rng = random.Random(0)
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
 
-    def start(folder):
-        words = [sys.executable, tiny.__file__, str(folder)]
-        return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+    def start(name):
+        # Compiled programs are kept between kills, and not shared with the uninterrupted run.
+        (tmp_path / name).mkdir(exist_ok=True)
+        cache = str(tmp_path / f"{name}_compiled")
+        return subprocess.Popen(
+            [sys.executable, tiny.__file__, str(tmp_path / name)],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache},
+            stdout=subprocess.DEVNULL,
+        )
 
-    assert start(tmp_path / "whole").wait() == 0
+    assert start("whole").wait() == 0
 
     broken = tmp_path / "broken"
-    patterns = ("checkpoints/*/*/manifest.json", "results/[tps]*/*.json", "results/probes/*.npz")
+    results = broken / "results" / "tiny"
+    patterns = (
+        "checkpoints/tiny/*/*/manifest.json",
+        "results/tiny/[tps]*/*.json",
+        "results/tiny/probes/*.npz",
+    )
 
     def made():
         return sum(len(list(broken.glob(pattern))) for pattern in patterns)
 
     # 3 sources, 6 training runs, 4 probe files, 2 score files
     for files_there in (0, 1, 2, 3, 6, 9, 11, 14):
-        process = start(broken)
-        while made() < files_there or not (broken / "results" / "settings.json").exists():
+        process = start("broken")
+        while made() < files_there or not (results / "settings.json").exists():
             assert process.poll() is None
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.4))
         process.kill()
         process.wait()
-    assert start(broken).wait() == 0
+    assert start("broken").wait() == 0
     assert made() == 3 + 6 + 4 + 2
-    assert outcome(broken / "results") == outcome(tmp_path / "whole" / "results")
-    # a kill leaves nothing half-written under a final name
+    assert outcome(results) == outcome(tmp_path / "whole" / "results" / "tiny")
+    # a kill leaves nothing half-written, neither under a final name nor a temporary one
     assert list(broken.rglob("*.damaged*")) == []
+    assert list(broken.rglob("*.incomplete")) == []
 
 
 def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path, monkeypatch):
@@ -409,7 +496,7 @@ def test_scores_of_undefined_features_stay_empty(copy, monkeypatch):
     """NaN goes through as an empty cell, and is not scored as 0."""
     transfer = Transfer("resnet18", "glyph_digits", "digits")
     path = extract_probes.path_of(copy, transfer, 0)
-    probe = extract_probes.read(path)
+    probe = read_probe(copy, transfer, 0)
     with path.open("wb") as file:
         np.savez(file, **{**probe, "features": np.ones_like(probe["features"])})
     (copy.out / "scores" / "digits_0.json").unlink()

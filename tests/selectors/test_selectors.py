@@ -216,8 +216,9 @@ def test_undefined_features_score_nan_in_a_bank_and_leave_the_others_alone():
     assert len(warned) == 2
     undefined = [method not in BLIND for method in METHODS]
     assert np.isnan(values).tolist() == [[False] * len(METHODS), undefined, undefined]
+    alone = {"layers": [50], "source_images": [10], "target_images": 5}
     np.testing.assert_array_equal(
-        values[:1], score_bank({"good": good}, y, methods=METHODS, **given).values
+        values[:1], score_bank({"good": good}, y, methods=METHODS, **alone).values
     )
 
 
