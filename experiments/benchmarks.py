@@ -7,8 +7,6 @@ from typing import Any
 
 from jaxparc import datasets, models, selectors, train
 
-SCRATCH = "scratch"  # stands where a source would: random initialisation
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Benchmark:

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import _data, _run, train_sources
-from experiments.benchmarks import SCRATCH
 from jaxparc import datasets, files, train
-from jaxparc.evaluation import Transfer
+from jaxparc.evaluation import SCRATCH, Transfer
 
 
 class Candidate(NamedTuple):

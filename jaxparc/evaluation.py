@@ -15,6 +15,8 @@ class Transfer(NamedTuple):
     target: str
 
 
+SCRATCH = "scratch"  # stands where a source would: random initialisation
+
 # What a correlation runs over -> what stays fixed in each.
 VARYING: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

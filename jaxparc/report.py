@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxparc import evaluation, files
-from jaxparc.evaluation import Transfer
+from jaxparc.evaluation import SCRATCH, Transfer
 from jaxparc.selectors import method
 
 UNDEFINED = "undefined (NaN)"
@@ -122,7 +122,7 @@ def _accuracy_rows(results: Results) -> dict[str, dict[str, list[tuple[str, floa
     A shade goes from 0, the target's worst accuracy, to 1, its best; None without a number.
     """
     targets = _every("target", results)
-    scratch = {Transfer(a, "scratch", target): x for (a, target), x in results.scratch.items()}
+    scratch = {Transfer(a, SCRATCH, target): x for (a, target), x in results.scratch.items()}
     accuracies = {**results.accuracies, **scratch}
 
     def cell(transfer: Transfer) -> tuple[str, float | None]:
@@ -137,7 +137,7 @@ def _accuracy_rows(results: Results) -> dict[str, dict[str, list[tuple[str, floa
 
     rows: dict[str, dict[str, list[tuple[str, float | None]]]] = {}
     for architecture in _every("architecture", results):
-        for source in [*_every("source", results), "scratch"]:
+        for source in [*_every("source", results), SCRATCH]:
             transfers = [Transfer(architecture, source, target) for target in targets]
             if any(t in accuracies for t in transfers):  # otherwise there is no such model
                 rows.setdefault(architecture, {})[source] = [cell(t) for t in transfers]
@@ -159,7 +159,7 @@ def _selector_rows(
 def _every(part: str, results: Results) -> list[str]:
     """The architectures, sources or targets, in the results' order or that of appearance."""
     names = dict.fromkeys(getattr(transfer, part) for transfer in results.accuracies)
-    place = {name: i for i, name in enumerate(results.order)}
+    place = {name: i for i, name in enumerate(dict.fromkeys(results.order))}
     return sorted(names, key=lambda name: place.get(name, len(place)))
 
 
