@@ -24,7 +24,7 @@ class Benchmark:
         source_recipe: how sources are trained; the learning rate is the next field's.
         source_learning_rates: per architecture.
         transfer_recipe: how they are fine-tuned; its learning rate is replaced by each of the grid.
-        learning_rates: the grid, chosen from per (target, architecture).
+        learning_rates: per architecture, the grid; chosen from per (target, architecture).
         transfer_images: images of the target's training split that are fine-tuned on; the first
             ones, in the order of the data set. None for all that validation leaves.
         validation_images: images of the same split, its last ones, that choose from the grid.
@@ -50,7 +50,7 @@ class Benchmark:
     source_recipe: train.Recipe
     source_learning_rates: Mapping[str, float] = dataclasses.field(hash=False)
     transfer_recipe: train.Recipe
-    learning_rates: tuple[float, ...]
+    learning_rates: Mapping[str, tuple[float, ...]] = dataclasses.field(hash=False)
     transfer_images: int | None
     validation_images: int
     scratch: bool = True
@@ -122,7 +122,9 @@ DEMO = Benchmark(
     # From a few trials on glyph_letters, by loss and test accuracy there; of sources alone.
     source_learning_rates={"alexnet": 0.01, "googlenet": 0.1, "resnet18": 0.1, "resnet50": 0.03},
     transfer_recipe=train.Recipe(steps=40, batch_size=32, learning_rate=0.05),
-    learning_rates=(0.02, 0.1),
+    # Without batch norm AlexNet takes smaller steps; by validation accuracy.
+    learning_rates={"alexnet": (0.003, 0.01)}
+    | dict.fromkeys(("googlenet", "resnet18", "resnet50"), (0.03, 0.1)),
     transfer_images=400,
     validation_images=250,
     probe_sets=3,
@@ -138,6 +140,7 @@ SMOKE = dataclasses.replace(
     targets=("digits", "glyph_letters"),
     widths={"alexnet": 0.125, "resnet18": 0.125},
     source_learning_rates={"alexnet": 0.01, "resnet18": 0.1},
+    learning_rates={"alexnet": (0.003, 0.01), "resnet18": (0.03, 0.1)},
     source_recipe=train.Recipe(steps=60, batch_size=32, learning_rate=0.1),
     transfer_recipe=train.Recipe(steps=24, batch_size=32, learning_rate=0.05),
     transfer_images=200,

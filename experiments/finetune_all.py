@@ -51,7 +51,7 @@ def candidates(run: _run.Run) -> Iterator[Candidate]:
     # Sources outermost but for the architecture: their weights are read once.
     for parts in itertools.product(benchmark.architectures, sources, benchmark.targets):
         if parts[1] != parts[2]:  # a source is not its own target
-            for rate in benchmark.learning_rates:
+            for rate in benchmark.learning_rates[parts[0]]:
                 yield Candidate(Transfer(*parts), rate)
 
 
@@ -66,12 +66,13 @@ def choose(
     Args:
         validation: percent, None where the run diverged; of every transfer the whole grid.
     """
-    rates = tuple(dict.fromkeys(c.learning_rate for c in validation))
-    groups: dict[tuple[str, str, bool], dict[Transfer, None]] = {}
-    for transfer, _ in validation:
-        groups.setdefault(_choosing_together(transfer), {})[transfer] = None
+    groups: dict[tuple[str, str, bool], list[Candidate]] = {}
+    for candidate in validation:
+        groups.setdefault(_choosing_together(candidate.transfer), []).append(candidate)
     chosen = {}
-    for transfers in groups.values():
+    for group in groups.values():
+        transfers = dict.fromkeys(c.transfer for c in group)
+        rates = list(dict.fromkeys(c.learning_rate for c in group))
         of_rates = [[validation[Candidate(t, rate)] for t in transfers] for rate in rates]
         means = [np.mean([-np.inf if v is None else v for v in of_rate]) for of_rate in of_rates]
         chosen.update(dict.fromkeys(transfers, rates[int(np.argmax(means))]))

@@ -154,7 +154,7 @@ def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, caps
     fit = train.fit
 
     def fail_once(task, variables, source, recipe, **options):
-        if recipe.learning_rate == tiny.TINY.learning_rates[0]:
+        if recipe.learning_rate == tiny.TINY.learning_rates["resnet18"][0]:
             raise RuntimeError("out of luck")
         return fit(task, variables, source, recipe, **options)
 
@@ -181,14 +181,14 @@ def test_a_diverged_run_is_a_result_and_not_chosen(copy, monkeypatch):
     fit = train.fit
 
     def diverge(task, variables, source, recipe, **options):
-        if recipe.learning_rate == tiny.TINY.learning_rates[1]:
+        if recipe.learning_rate == tiny.TINY.learning_rates["resnet18"][1]:
             raise train.DivergedError("the loss of step 1 is not finite")
         return fit(task, variables, source, recipe, **options)
 
     monkeypatch.setattr(train, "fit", diverge)
     assert finetune_all.stage(copy) == 0
     for row in rows(copy.out / "grid.csv"):
-        first = float(row["Learning Rate"]) == tiny.TINY.learning_rates[0]
+        first = float(row["Learning Rate"]) == tiny.TINY.learning_rates["resnet18"][0]
         assert (row["Chosen"] == "1") == first
         assert bool(row["Test"]) == first
 
@@ -266,7 +266,11 @@ def test_registered_benchmarks_hold_together(name):
     json.dumps(benchmark.settings())
     for target in benchmark.targets:
         _data.transfer_splits(benchmark, target)
-    for mapping in (benchmark.widths, benchmark.source_learning_rates):
+    for mapping in (
+        benchmark.widths,
+        benchmark.source_learning_rates,
+        benchmark.learning_rates,
+    ):
         assert mapping.keys() == set(benchmark.architectures)
 
 

@@ -21,6 +21,7 @@ TINY = dataclasses.replace(
     architectures=("resnet18",),
     widths={"resnet18": 0.0625},
     source_learning_rates={"resnet18": 0.1},
+    learning_rates={"resnet18": (0.03, 0.1)},
     sources=("digits", "glyph_digits", "glyph_letters"),
     targets=("digits",),
     image_size=14,
