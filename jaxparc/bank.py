@@ -5,14 +5,10 @@ computes every method asked for. Padding narrower features to one width would be
 rows are centred over their d columns, so zeros change the score.
 """
 
-import csv
-import dataclasses
 import functools
-import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,116 +18,12 @@ from jax import Array
 from jaxparc import capacity, selectors
 from jaxparc import labels as labels_
 from jaxparc.probe import Probe
+from jaxparc.scores import BankScores
 from jaxparc.selectors import Method
-
-if TYPE_CHECKING:
-    import pandas
-    import rich.table
 
 Features: TypeAlias = Mapping[str, Any] | Iterable[tuple[str, Any]] | np.ndarray | Array
 _Model: TypeAlias = dict[str, Any]  # the per-model fields of a Probe
 PerModel: TypeAlias = Mapping[str, float] | Sequence[float] | np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class BankScores:
-    """Scores of m models by k methods on r probe sets; larger is better, undefined is NaN.
-
-    Attributes:
-        names: the m models, in the order in which they were given.
-        methods: the k column labels.
-        values_per_run: (r, m, k) float64.
-    """
-
-    names: tuple[str, ...]
-    methods: tuple[str, ...]
-    values_per_run: np.ndarray
-
-    @property
-    def values(self) -> np.ndarray:
-        """(m, k) float64, the mean over the probe sets; NaN if it is undefined on any."""
-        return self.values_per_run.mean(axis=0)
-
-    @property
-    def best(self) -> str:
-        """The model that the first method puts first.
-
-        Raises:
-            ValueError: it is undefined for all models.
-        """
-        name, score = self.ranking()[0]
-        if np.isnan(score):
-            raise ValueError(f"method {self.methods[0]!r} is undefined for all models")
-        return name
-
-    def ranking(self, method: str | None = None) -> list[tuple[str, float]]:
-        """Models and their scores by one method, best first, undefined ones last.
-
-        Args:
-            method: one of `methods`; the first if None.
-
-        Raises:
-            ValueError: the method was not scored.
-        """
-        if method is None:
-            method = self.methods[0]
-        if method not in self.methods:
-            raise ValueError(f"method {method!r} was not scored; scored: {', '.join(self.methods)}")
-        column = self.values[:, self.methods.index(method)]
-        # argsort puts NaN last; stable, so that equal scores keep the bank's order.
-        order = np.argsort(-column, kind="stable")
-        return [(self.names[i], float(column[i])) for i in order]
-
-    def table(self) -> "rich.table.Table":
-        """All scores as a `rich` table, ranked by the first method."""
-        from rich.table import Table
-        from rich.text import Text
-
-        runs = len(self.values_per_run)
-        title = "one probe set" if runs == 1 else f"mean ± std over {runs} probe sets"
-        table = Table("", "model", title=f"{len(self.names)} models, {title}")
-        for method in self.methods:
-            table.add_column(method, justify="right")
-        spread = self.values_per_run.std(axis=0, ddof=min(1, runs - 1))
-        for place, (name, _) in enumerate(self.ranking(), start=1):
-            i = self.names.index(name)
-            cells = [
-                f"{value:.2f}" if runs == 1 else f"{value:.2f} ± {std:.2f}"
-                for value, std in zip(self.values[i], spread[i], strict=True)
-            ]
-            table.add_row(str(place), Text(name), *cells)
-        return table
-
-    def to_csv(self, path: str | Path | None = None) -> str:
-        """The mean scores as CSV, one row per model; written to `path` if that is given."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["model", *self.methods])
-        for name, row in zip(self.names, self.values, strict=True):
-            writer.writerow([name, *(f"{value:.6f}" for value in row)])
-        if path is not None:
-            Path(path).write_text(text.getvalue())
-        return text.getvalue()
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """The mean scores as a data frame, models as index (needs pandas)."""
-        import pandas
-
-        return pandas.DataFrame(self.values, index=list(self.names), columns=list(self.methods))
-
-    def __repr__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=100, record=True)
-        console.print(self.table())
-        return console.export_text().rstrip()
-
-    def _repr_html_(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=100, record=True)
-        console.print(self.table())
-        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
 
 def score_bank(
@@ -141,6 +33,8 @@ def score_bank(
     methods: str | Callable[[Probe], Array] | Sequence[str | Callable[[Probe], Array]] = (
         "parc_f32",
     ),
+    probs: Any = None,
+    reference: Any = None,
     num_classes: int | None = None,
     layers: PerModel | None = None,
     source_images: PerModel | None = None,
@@ -159,9 +53,14 @@ def score_bank(
             sets: a list of these, with the same models in the same order.
         labels: (n,) classes, non-negative integers or any hashable values, or (n, c) zeros and
             ones (multi-label). Several probe sets: a list of these.
-        methods: names such as "parc", "parc_f32" (features reduced to 32 dimensions by PCA first),
-            "knn", "heuristic", each with "+l" appended for eq. 6 over this call's models; or
-            functions of `jaxparc.selectors`, with options bound by `functools.partial`.
+        methods: names in `jaxparc.selectors.SELECTORS` such as "parc"; those that look at features
+            also with a reduction by PCA, such as "parc_f32" for 32 dimensions; each with "+l"
+            appended for eq. 6 over this call's models; or functions of `jaxparc.selectors`, with
+            options bound by `functools.partial`.
+        probs: per model the (n, z_m) class probabilities on the same images, as a mapping or one
+            (m, n, z) array; rows sum to 1 within 1e-2 and are normalised (needed by "nce", "leep").
+        reference: (n, d) features of a model trained on the target (needed by "rsa", "dds").
+            Several probe sets: lists of these, as of `features`.
         num_classes: c; by default max(labels) + 1 for integers, else the number of distinct ones.
         layers: per model, the number of layers (needed by "heuristic" and "+l").
         source_images: per model, the number of images it was trained on (needed by "heuristic").
@@ -182,21 +81,21 @@ def score_bank(
     if not chosen:
         raise ValueError("methods is empty; expected at least one")
     per_model = {"layers": layers, "source_images": source_images}
-    given = {**per_model, "target_images": target_images}
+    given = {
+        **per_model,
+        "target_images": target_images,
+        "probs": probs,
+        "reference": reference,
+    }
     for method in chosen:
         for need in method.needs:
             if need in given and given[need] is None:
                 raise ValueError(f"method {method.label!r} needs the argument {need}")
     names: tuple[str, ...] | None = None
     values, undefined = [], {}
-    for run_features, run_labels in _probe_sets(features, labels):
+    for run in _probe_sets(features, labels, probs, reference):
         run_names, run_values, run_undefined = _score_probe_set(
-            _named(run_features),
-            *labels_.encode(run_labels, num_classes),
-            chosen,
-            per_model,
-            target_images,
-            ell_max,
+            run, num_classes, chosen, per_model, target_images, ell_max
         )
         if names is not None and run_names != names:
             raise ValueError(f"probe sets have different models: {names} and {run_names}")
@@ -209,20 +108,32 @@ def score_bank(
     return BankScores(names, tuple(m.label for m in chosen), np.stack(values))
 
 
-def _probe_sets(features: Any, labels: Any) -> list[tuple[Any, Any]]:
-    """One (features, labels) per probe set; a list of arrays as labels means several."""
+class _ProbeSet(NamedTuple):
+    """What one probe set brings, as it was given."""
+
+    features: Any
+    labels: Any
+    probs: Any
+    reference: Any
+
+
+def _probe_sets(features: Any, labels: Any, probs: Any, reference: Any) -> list[_ProbeSet]:
+    """One per probe set; a list of arrays as labels, and as features, means several."""
     several = (
         isinstance(labels, (list, tuple))
         and len(labels) > 0
         and isinstance(features, (list, tuple))
-        and not (features and isinstance(features[0], tuple))
         and len(features) > 0
+        and not isinstance(features[0], tuple)
     )
     if not several:
-        return [(features, labels)]
-    if len(features) != len(labels):
-        raise ValueError(f"{len(features)} probe sets of features, {len(labels)} of labels")
-    return list(zip(features, labels, strict=True))
+        return [_ProbeSet(features, labels, probs, reference)]
+    given = {"features": features, "labels": labels, "probs": probs, "reference": reference}
+    for argument, value in given.items():
+        if value is not None and len(value) != len(labels):
+            raise ValueError(f"{len(value)} probe sets of {argument}, {len(labels)} of labels")
+    nothing = [None] * len(labels)
+    return list(map(_ProbeSet, features, labels, probs or nothing, reference or nothing))
 
 
 def _named(features: Any) -> Mapping[str, Any] | Iterable[Any]:
@@ -252,22 +163,29 @@ def _pairs(bank: Mapping[str, Any] | Iterable[Any], n: int) -> Iterator[tuple[st
 
 
 def _score_probe_set(
-    bank: Mapping[str, Any] | Iterable[Any],
-    labels: np.ndarray,
-    num_classes: int,
+    run: _ProbeSet,
+    num_classes: int | None,
     methods: tuple[Method, ...],
     per_model: Mapping[str, PerModel | None],
     target_images: int | None,
     ell_max: float,
 ) -> tuple[tuple[str, ...], np.ndarray, dict[str, str]]:
     """Names, (m, k) scores and what is wrong with undefined models; reads the bank once."""
+    bank = _named(run.features)
+    labels, num_classes = labels_.encode(run.labels, num_classes)
     if len(labels) < 3:
         raise ValueError(f"{len(labels)} images are labelled; expected at least 3")
+    for method in methods:
+        if labels.ndim == 2 and not method.multi_label:
+            raise ValueError(f"method {method.label!r} takes one class per image, not several")
+    needs = {need for method in methods for need in method.needs}
     if isinstance(bank, Mapping):  # what is all there is checked before anything is compiled
         for index, (name, array) in enumerate(bank.items()):
             _check_shape(name, array, len(labels))
             for argument, value in per_model.items():
                 _of_model(argument, value, name, index)
+            if "probs" in needs:
+                _probabilities(run.probs, name, index, len(labels))
         _check_lengths(per_model, len(bank))
     names: dict[str, int] = {}
     undefined: dict[str, str] = {}
@@ -283,6 +201,8 @@ def _score_probe_set(
                 number = _of_model(argument, value, name, len(names))
                 looked_up[argument].append(number)
                 model[argument] = np.float32(number)
+            if "probs" in needs:
+                model["probs"] = _probabilities(run.probs, name, len(names), len(labels))
             names[name] = len(names)
             yield names[name], model
 
@@ -290,6 +210,8 @@ def _score_probe_set(
     side_by_side = 1 if jax.default_backend() == "cpu" else 32
     images = np.float32(np.nan if target_images is None else target_images)
     shared = {"labels": labels, "target_images": images}
+    if "reference" in needs:
+        shared["reference"] = _reference(run.reference, len(labels))
     score = _compiled(tuple(m.function for m in methods), num_classes)
     for indices, chunk in _by_shape(models(), side_by_side):
         scores.update(zip(indices, np.asarray(score(chunk, shared)), strict=True))
@@ -341,6 +263,33 @@ def _float32(name: str, array: Any, undefined: dict[str, str]) -> np.ndarray:
     return x
 
 
+def _probabilities(probs: Any, name: str, index: int, n: int) -> np.ndarray:
+    """One model's class probabilities, (n, z) float32, rows normalised."""
+    try:
+        given = np.asarray(probs[name if isinstance(probs, Mapping) else index], np.float32)
+    except (KeyError, IndexError):
+        raise ValueError(f"probs has no entry for model {name!r}") from None
+    if given.ndim != 2 or len(given) != n:
+        raise ValueError(f"model {name!r}: probs have shape {given.shape}; expected ({n}, z)")
+    if not (given >= 0).all():  # NaN is not either
+        raise ValueError(f"model {name!r}: probs are negative or NaN for some image")
+    sums = given.sum(axis=1, keepdims=True)
+    if not (abs(sums - 1) <= 1e-2).all():
+        worst = sums.flat[np.argmax(abs(sums - 1))]
+        raise ValueError(f"model {name!r}: probs of an image sum to {worst:.4g}; expected 1")
+    return given / sums
+
+
+def _reference(reference: Any, n: int) -> np.ndarray:
+    """The features of the reference model, (n, d) float32."""
+    x = np.asarray(reference).astype(np.float32)
+    if x.ndim != 2 or len(x) != n:
+        raise ValueError(f"reference has shape {x.shape}; expected ({n}, d)")
+    if not np.isfinite(x).all() or (x == x[0]).all():
+        raise ValueError("reference is not finite in float32, or the same for every image")
+    return x
+
+
 def _of_model(argument: str, value: PerModel | None, name: str, index: int) -> float:
     """One model's entry of a mapping or sequence; NaN where nothing was given."""
     if value is None:
@@ -355,9 +304,9 @@ def _by_shape(
     models: Iterator[tuple[int, _Model]], size: int
 ) -> Iterator[tuple[tuple[int, ...], tuple[_Model, ...]]]:
     """Chunks of at most `size` models of one shape, holding back at most one chunk per shape."""
-    waiting: dict[tuple[int, ...], list[tuple[int, _Model]]] = {}
+    waiting: dict[tuple[tuple[int, ...], ...], list[tuple[int, _Model]]] = {}
     for item in models:
-        shape = item[1]["features"].shape
+        shape = tuple(field.shape for field in item[1].values())
         waiting.setdefault(shape, []).append(item)
         if len(waiting[shape]) == size:
             yield _unzip(waiting.pop(shape))

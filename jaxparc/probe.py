@@ -13,7 +13,15 @@ _ABSENT: Any = None
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["features", "labels", "layers", "source_images", "target_images"],
+    data_fields=[
+        "features",
+        "labels",
+        "probs",
+        "reference",
+        "layers",
+        "source_images",
+        "target_images",
+    ],
     meta_fields=["num_classes"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +34,8 @@ class Probe:
     Attributes:
         features: (n, d) float32, the input of the model's last linear layer in inference mode.
         labels: (n,) int32 classes in [0, c), or (n, c) float32 zeros and ones (multi-label).
+        probs: (n, z) float32, class probabilities of the model, rows summing to 1.
+        reference: (n, d') float32, features of a model trained on the target (RSA and DDS).
         layers: () float32, the number of layers of the architecture (ell).
         source_images: () float32, how many images the model was trained on.
         target_images: () float32, how many images the target data set has.
@@ -34,6 +44,8 @@ class Probe:
 
     features: Array = _ABSENT
     labels: Array = _ABSENT
+    probs: Array = _ABSENT
+    reference: Array = _ABSENT
     layers: Array = _ABSENT
     source_images: Array = _ABSENT
     target_images: Array = _ABSENT

@@ -63,6 +63,48 @@ def corrcoef(x: Array, where: Array | None = None) -> Array:
     return jnp.where(jnp.abs(r) > 1.0 - 1e-6, jnp.sign(r), r)
 
 
+def represent(features: Array, n_dims: int | None) -> tuple[Array, Array | None]:
+    """Features as representations are compared: reduced, if asked for, then standardised.
+
+    Args:
+        features: (n, d) float32.
+        n_dims: f of a PCA before the standardisation, which then whitens; None for none.
+
+    Returns:
+        (n, d) or (n, f) float32, and which columns count: None for all, or (f,) bool.
+    """
+    kept = None
+    if n_dims is not None:
+        features, kept = pca(features, n_dims)
+    return standardize(features), kept
+
+
+def cka(a: Array, b: Array) -> Array:
+    """Centred kernel alignment of two symmetric matrices, by the unbiased statistic.
+
+    The matrices are U-centred (Szekely and Rizzo 2014, definition 2): the diagonal does not count,
+    and rows sum to 0. What is returned is their cosine.
+
+    Args:
+        a: (n, n) float32, n > 3.
+        b: (n, n) float32.
+
+    Returns:
+        () float32 in [-1, 1]; NaN if either is constant off the diagonal.
+    """
+
+    def centred(x: Array) -> Array:
+        n = x.shape[0]
+        off = jnp.where(jnp.eye(n, dtype=bool), 0.0, x)
+        rows = jnp.sum(off, axis=1) / (n - 2)
+        total = jnp.sum(rows) / (n - 1)
+        return jnp.where(jnp.eye(n, dtype=bool), 0.0, off - rows[:, None] - rows[None, :] + total)
+
+    a, b = centred(a), centred(b)
+    norms = jnp.sqrt(jnp.sum(jnp.square(a)) * jnp.sum(jnp.square(b)))
+    return jnp.clip(jnp.sum(a * b) / norms, -1.0, 1.0)
+
+
 def upper_triangle(square: Array) -> Array:
     """The entries above the diagonal, row by row.
 

@@ -13,8 +13,12 @@ from jax import Array
 
 from jaxparc.capacity import heuristic as heuristic
 from jaxparc.probe import Probe
+from jaxparc.selectors.dds import dds as dds
 from jaxparc.selectors.knn import knn as knn
+from jaxparc.selectors.leep import leep as leep
+from jaxparc.selectors.nce import nce as nce
 from jaxparc.selectors.parc import parc as parc
+from jaxparc.selectors.rsa import rsa as rsa
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +30,23 @@ class Selector:
         title: as tables print it.
         needs: the fields of `Probe` that must be there.
         reducible: whether the features can be reduced by PCA first ("parc_f32").
+        multi_label: whether images may have several labels.
     """
 
     function: Callable[..., Array]
     title: str
     needs: tuple[str, ...] = ("features", "labels")
     reducible: bool = True
+    multi_label: bool = True
 
 
 SELECTORS: Mapping[str, Selector] = MappingProxyType(
     {
         "parc": Selector(parc, "PARC"),
+        "rsa": Selector(rsa, "RSA", ("features", "reference")),
+        "dds": Selector(dds, "DDS", ("features", "reference")),
+        "nce": Selector(nce, "NCE", ("probs", "labels"), reducible=False, multi_label=False),
+        "leep": Selector(leep, "LEEP", ("probs", "labels"), reducible=False, multi_label=False),
         "knn": Selector(knn, "1-NN CV"),
         "heuristic": Selector(
             heuristic, "Heuristic", ("layers", "source_images", "target_images"), reducible=False
@@ -54,6 +64,7 @@ class Method:
         title: as tables print it, such as "PARC f=32 + layers".
         function: of one `Probe`.
         needs: the fields of `Probe` that must be there.
+        multi_label: whether images may have several labels.
         plus_layers: whether eq. 6 is applied to the scores of a target's models.
     """
 
@@ -61,6 +72,7 @@ class Method:
     title: str
     function: Callable[[Probe], Array]
     needs: tuple[str, ...]
+    multi_label: bool
     plus_layers: bool = False
 
 
@@ -84,13 +96,13 @@ def method(name: str | Callable[[Probe], Array]) -> Method:
     function, title, needs = selector.function, selector.title, selector.needs
     if matched[2]:
         if not selector.reducible:
-            raise ValueError(f"method {name!r}: {matched[1]} looks at no features to reduce")
+            raise ValueError(f"method {name!r}: {matched[1]} takes no reduction of features")
         function = _reduced(function, int(matched[2]))
         title += f" f={matched[2]}"
     if matched[3]:
         title += " + layers"
         needs = tuple(dict.fromkeys((*needs, "layers")))
-    return Method(name, title, function, needs, plus_layers=bool(matched[3]))
+    return Method(name, title, function, needs, selector.multi_label, bool(matched[3]))
 
 
 @functools.cache
@@ -106,7 +118,7 @@ def _of_function(function: Callable[[Probe], Array]) -> Method:
         if selector.function is inner:
             options = ",".join(f"{key}={value}" for key, value in bound.items())
             label = f"{name}({options})" if options else name
-            return Method(label, label, function, selector.needs)
+            return Method(label, label, function, selector.needs, selector.multi_label)
     raise ValueError(f"{function!r} is not a selector; known: {_known()}")
 
 

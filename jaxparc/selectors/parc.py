@@ -25,9 +25,7 @@ def parc(probe: Probe, *, n_dims: int | None = None) -> Array:
     differ by rounding, which costs 18 points at 37 classes), the PCA is exact, and components
     without rank are left out (theirs blow rounding noise up to unit variance).
     """
-    features, kept = probe.features, None
-    if n_dims is not None:
-        features, kept = stats.pca(features, n_dims)
-    d_theta = 1.0 - stats.corrcoef(stats.standardize(features), where=kept)
+    features, kept = stats.represent(probe.features, n_dims)
+    d_theta = 1.0 - stats.corrcoef(features, where=kept)
     d_y = labels.distances(probe.labels, probe.num_classes)
     return 100.0 * stats.spearman(stats.upper_triangle(d_theta), stats.upper_triangle(d_y))

@@ -1,0 +1,29 @@
+"""LEEP: log expected empirical prediction."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxparc.probe import Probe
+
+
+def leep(probe: Probe) -> Array:
+    """How probable are the labels under a classifier read off the source classes?
+
+    Nguyen et al., ICML 2020 (eq. 2): P(y | z) is the empirical share of class y in the probability
+    mass that the model gives to source class z; an image's prediction is the mean of P(y | z) under
+    its own probabilities.
+
+    Args:
+        probe: needs `probs` (n, z) and `labels` (n,) classes.
+
+    Returns:
+        () float32 <= 0: the mean log probability of the labels. A source class without any mass
+        predicts nothing and adds nothing.
+    """
+    y = jax.nn.one_hot(probe.labels, probe.num_classes)
+    joint = jnp.matmul(y.T, probe.probs, precision=jax.lax.Precision.HIGHEST)
+    marginal = jnp.sum(probe.probs, axis=0)
+    conditional = joint / jnp.where(marginal > 0, marginal, 1.0)
+    predicted = jnp.sum(conditional[probe.labels] * probe.probs, axis=1)
+    return jnp.mean(jnp.log(predicted))

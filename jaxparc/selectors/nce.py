@@ -1,0 +1,34 @@
+"""NCE: negative conditional entropy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxparc.probe import Probe
+
+# Added to every joint and marginal frequency by the authors' code. With many empty cells it decides
+# part of the number, which is why the number of target classes is an input.
+SMOOTHING = np.float32(1e-5)
+
+
+def nce(probe: Probe) -> Array:
+    """How much do the source classes that the model sees say about the target classes?
+
+    Tran, Nguyen and Hassner, ICCV 2019 (eq. 4): the conditional entropy of the labels given the
+    most probable source class of each image, negated.
+
+    Args:
+        probe: needs `probs` (n, z) and `labels` (n,) classes; all c classes count, absent ones
+            too.
+
+    Returns:
+        () float32, at most about 0: the sum over all z x c cells of p(z, y) log(p(z, y) / p(z)).
+    """
+    n, z = probe.probs.shape
+    seen = jax.nn.one_hot(jnp.argmax(probe.probs, axis=1), z)
+    y = jax.nn.one_hot(probe.labels, probe.num_classes)
+    counts = jnp.matmul(seen.T, y, precision=jax.lax.Precision.HIGHEST)
+    joint = counts / n + SMOOTHING
+    marginal = jnp.sum(counts, axis=1, keepdims=True) / n + SMOOTHING
+    return jnp.sum(joint * jnp.log(joint / marginal))
