@@ -1,7 +1,6 @@
 """Records in, padded batches out: a pure function of (seed, epoch), whatever the threads do.
 
-The grain pipeline maps over batches and not over records: at 32 pixels its cost for each record
-would be more than that of training on it.
+The grain pipeline maps over whole batches: one step of it then crops as many images as a batch has.
 
 Images stay uint8 until they are on the device, which normalises them: a quarter of the bytes
 cross the bus. Every image is resized to a square a little larger than the network's input
