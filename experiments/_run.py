@@ -246,7 +246,7 @@ def prepare(run: Run) -> None:
     """Claim the folders of a run for its settings, or refuse those of another.
 
     Raises:
-        StageError: a folder was made with other settings, or cannot be written.
+        StageError: a folder was made with other settings.
     """
     claims = {run.out: run.benchmark.settings(), run.weights: run.benchmark.source_settings()}
     for folder, claim in claims.items():
@@ -256,8 +256,6 @@ def prepare(run: Run) -> None:
             found = files.read_sealed(file) if file.exists() else None
             if found is None:
                 files.write_sealed(file, settings)
-        except OSError as error:
-            raise StageError(f"cannot write {file}: {error.strerror}") from error
         except files.DamagedFileError as error:
             raise StageError(f"{error}; move {folder} away to start anew") from error
         if found is not None and found != settings:
@@ -317,15 +315,16 @@ def main(description: str | None, *stages: Callable[[Run], int]) -> None:
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder, and clear away what a killed one left half-written."""
-    try:
-        with files.locked(folder, wait=False):
-            for half in list(folder.rglob(".*.incomplete")):
-                shutil.rmtree(half) if half.is_dir() else half.unlink(missing_ok=True)
-            yield
-    except BlockingIOError as error:
-        raise StageError(f"another process is at work in {folder}") from error
-    except (FileExistsError, NotADirectoryError) as error:
-        raise StageError(f"cannot write {folder}: {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(folder, wait=False))
+        except BlockingIOError as error:
+            raise StageError(f"another process is at work in {folder}") from error
+        except OSError as error:
+            raise StageError(f"cannot write {folder}: {error.strerror}") from error
+        for half in list(folder.rglob(".*.incomplete")):
+            shutil.rmtree(half) if half.is_dir() else half.unlink(missing_ok=True)
+        yield
 
 
 def _check_devices(benchmark: Benchmark) -> None:

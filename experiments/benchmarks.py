@@ -1,11 +1,13 @@
 """The benchmarks as frozen data: what is trained, on what, and how it is scored."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from jaxparc import datasets, models, selectors, train
+from jaxparc.evaluation import SCRATCH, Transfer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,13 @@ class Benchmark:
         return dataclasses.asdict(self) | {
             "dataset_versions": _versions({*self.sources, *self.targets})
         }
+
+    def transfers(self, *, scratch: bool = False) -> Iterator[Transfer]:
+        """Every transfer; with `scratch` those from random initialisation too."""
+        sources = self.sources + ((SCRATCH,) if scratch else ())
+        for parts in itertools.product(self.architectures, sources, self.targets):
+            if parts[1] != parts[2]:  # a source is not its own target
+                yield Transfer(*parts)
 
     def source_settings(self) -> dict[str, Any]:
         """The part of them that decides what a source model is."""

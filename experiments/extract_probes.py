@@ -5,9 +5,8 @@ features (n, d), probs (n, z), y (n,), source_dataset, target_dataset and archit
 """
 
 import functools
-import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,10 @@ def stage(run: _run.Run) -> int:
             read,
             functools.partial(_extract, run, t, probe_set),
         )
-        for t in transfers(run)
+        for t in run.benchmark.transfers()
         for probe_set in range(run.benchmark.probe_sets)
     ]
     return _run.run_units(run, "extract_probes", units)
-
-
-def transfers(run: _run.Run) -> Iterator[Transfer]:
-    """Every transfer of the benchmark."""
-    parts = (run.benchmark.architectures, run.benchmark.sources, run.benchmark.targets)
-    return (Transfer(*t) for t in itertools.product(*parts) if t[1] != t[2])
 
 
 def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:

@@ -7,7 +7,6 @@ oracle.csv (the accuracy of each transfer), scratch.csv (of random initialisatio
 
 import dataclasses
 import functools
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -47,12 +46,9 @@ def stage(run: _run.Run) -> int:
 def candidates(run: _run.Run) -> Iterator[Candidate]:
     """Every training run of the benchmark."""
     benchmark = run.benchmark
-    sources = benchmark.sources + ((SCRATCH,) if benchmark.scratch else ())
-    # Sources outermost but for the architecture: their weights are read once.
-    for parts in itertools.product(benchmark.architectures, sources, benchmark.targets):
-        if parts[1] != parts[2]:  # a source is not its own target
-            for rate in benchmark.learning_rates[parts[0]]:
-                yield Candidate(Transfer(*parts), rate)
+    for transfer in benchmark.transfers(scratch=benchmark.scratch):
+        for rate in benchmark.learning_rates[transfer.architecture]:
+            yield Candidate(transfer, rate)
 
 
 def choose(

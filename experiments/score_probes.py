@@ -22,11 +22,12 @@ from jaxparc.evaluation import Transfer
 
 def stage(run: _run.Run) -> int:
     """Score what is missing; returns the number of failures, probe files that lack included."""
+    benchmark = run.benchmark
     lacking = 0
     todo = []
-    for target in run.benchmark.targets:
-        for probe_set in range(run.benchmark.probe_sets):
-            bank = [t for t in extract_probes.transfers(run) if t.target == target]
+    for target in benchmark.targets:
+        for probe_set in range(benchmark.probe_sets):
+            bank = [t for t in benchmark.transfers() if t.target == target]
             there = [t for t in bank if extract_probes.path_of(run, t, probe_set).exists()]
             for transfer in set(bank) - set(there):
                 _run.say(f"not scored: {extract_probes.unit_name(transfer, probe_set)} is missing")
@@ -131,7 +132,7 @@ def _write_times(run: _run.Run) -> None:
                 rows.append(("train_sources", unit, "", 1, seconds))
     for unit, seconds in finetune_all.seconds(run):
         rows.append(("finetune_all", unit, "", 1, seconds))
-    for transfer in extract_probes.transfers(run):
+    for transfer in benchmark.transfers():
         for probe_set in range(benchmark.probe_sets):
             path = extract_probes.path_of(run, transfer, probe_set)
             if path.exists():

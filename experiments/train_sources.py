@@ -61,23 +61,24 @@ def source_model(run: _run.Run, architecture: str, source: str) -> train.Variabl
     Raises:
         CheckpointError: missing, damaged or another's.
     """
-    path = weights_path(run, architecture, source)
-    return _restore(path, unit_name(architecture, source))
+    return _kept(weights_path(run, architecture, source), unit_name(architecture, source))
 
 
-@functools.lru_cache(maxsize=4)
 def _restore(path: Path, name: str) -> train.Variables:
-    """The last few are kept, as units ask for the same again and again."""
     variables, metadata = checkpoints.restore(path)
     if metadata.get("unit") != name:
         raise checkpoints.CheckpointError(f"checkpoint {path} is not of the unit {name!r}")
     return variables
 
 
+# The last few are kept, as units ask for the same again and again.
+_kept = functools.lru_cache(maxsize=4)(_restore)
+
+
 def _check(path: Path, name: str) -> None:
     if not path.exists():
         raise FileNotFoundError(path)
-    _restore.__wrapped__(path, name)
+    _restore(path, name)
 
 
 def stage(run: _run.Run) -> int:

@@ -133,7 +133,8 @@ def _probe_sets(features: Any, labels: Any, probs: Any, reference: Any) -> list[
         if value is not None and len(value) != len(labels):
             raise ValueError(f"{len(value)} probe sets of {argument}, {len(labels)} of labels")
     nothing = [None] * len(labels)
-    return list(map(_ProbeSet, features, labels, probs or nothing, reference or nothing))
+    columns = (nothing if value is None else value for value in given.values())
+    return list(map(_ProbeSet, *columns))
 
 
 def _named(features: Any) -> Mapping[str, Any] | Iterable[Any]:
@@ -256,11 +257,16 @@ def _float32(name: str, array: Any, undefined: dict[str, str]) -> np.ndarray:
             x = np.asarray(array).astype(np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"model {name!r}: features are no numbers: {error}") from error
-    if not np.isfinite(x).all():
-        undefined[name] = "features are not finite in float32"
-    elif (x == x[0]).all():
-        undefined[name] = "features are the same for every image"
+    if flaw := _flaw(x):
+        undefined[name] = f"features are {flaw}"
     return x
+
+
+def _flaw(x: np.ndarray) -> str | None:
+    """What makes features (n, d) useless, if anything does."""
+    if not np.isfinite(x).all():
+        return "not finite in float32"
+    return "the same for every image" if (x == x[0]).all() else None
 
 
 def _probabilities(probs: Any, name: str, index: int, n: int) -> np.ndarray:
@@ -285,8 +291,8 @@ def _reference(reference: Any, n: int) -> np.ndarray:
     x = np.asarray(reference).astype(np.float32)
     if x.ndim != 2 or len(x) != n:
         raise ValueError(f"reference has shape {x.shape}; expected ({n}, d)")
-    if not np.isfinite(x).all() or (x == x[0]).all():
-        raise ValueError("reference is not finite in float32, or the same for every image")
+    if flaw := _flaw(x):
+        raise ValueError(f"reference is {flaw}")
     return x
 
 

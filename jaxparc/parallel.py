@@ -4,6 +4,7 @@ A step is an ordinary function of one device's share of a batch that reduces ove
 it returns. State is kept once per device, never stacked, and placed once.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -54,5 +55,6 @@ def shard(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return jax.device_put(split, NamedSharding(_mesh(), PartitionSpec(AXIS)))
 
 
+@functools.cache
 def _mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), (AXIS,))

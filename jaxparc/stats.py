@@ -100,9 +100,13 @@ def cka(a: Array, b: Array) -> Array:
         total = jnp.sum(rows) / (n - 1)
         return jnp.where(jnp.eye(n, dtype=bool), 0.0, off - rows[:, None] - rows[None, :] + total)
 
+    # Decided on the values: centring a constant leaves rounding noise, which has a cosine.
+    pairs = upper_triangle(a), upper_triangle(b)
+    defined = [jnp.max(v) > jnp.min(v) for v in pairs]
     a, b = centred(a), centred(b)
     norms = jnp.sqrt(jnp.sum(jnp.square(a)) * jnp.sum(jnp.square(b)))
-    return jnp.clip(jnp.sum(a * b) / norms, -1.0, 1.0)
+    cosine = jnp.clip(jnp.sum(a * b) / norms, -1.0, 1.0)
+    return jnp.where(defined[0] & defined[1], cosine, jnp.nan)
 
 
 def upper_triangle(square: Array) -> Array:

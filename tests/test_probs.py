@@ -46,6 +46,14 @@ def test_several_probe_sets_bring_their_own():
         probs=[[P], [P[::-1]]],
         reference=[X[:, :4], X[::-1, :4]],
     )
+    stacked = score_bank(
+        sets,
+        [Y, Y],
+        methods=("nce", "rsa"),
+        probs=np.stack([P, P[::-1]])[:, None],
+        reference=np.stack([X[:, :4], X[::-1, :4]]),
+    )
+    np.testing.assert_array_equal(stacked.values_per_run, scores.values_per_run)
     for run, order in enumerate((slice(None), slice(None, None, -1))):
         alone = score_bank(
             sets[run], Y, methods=("nce", "rsa"), probs=[P[order]], reference=X[order, :4]

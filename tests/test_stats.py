@@ -259,3 +259,15 @@ def test_pca_with_a_nan_is_not_a_legal_number():
     x[0, 0] = np.nan
     scores, kept = pca(jnp.asarray(x), 32)
     assert np.isnan(np.asarray(corrcoef(scores, where=kept))).all()
+
+
+@pytest.mark.parametrize("n", [5, 12, 45])
+def test_cka_of_a_constant_matrix_is_nan(n):
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, n)).astype(np.float32)
+    x = x + x.T
+    constant = np.full((n, n), 0.1, np.float32)
+    np.fill_diagonal(constant, 7)  # the diagonal does not count
+    assert np.isnan(stats.cka(constant, x))
+    assert np.isnan(stats.cka(x, constant))
+    np.testing.assert_allclose(stats.cka(x, x), 1, rtol=1e-6)
