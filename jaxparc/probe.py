@@ -22,7 +22,7 @@ _ABSENT: Any = None
         "source_images",
         "target_images",
     ],
-    meta_fields=["num_classes"],
+    meta_fields=["num_classes", "vectors"],
 )
 @dataclasses.dataclass(frozen=True)
 class Probe:
@@ -33,13 +33,15 @@ class Probe:
 
     Attributes:
         features: (n, d) float32, the input of the model's last linear layer in inference mode.
-        labels: (n,) int32 classes in [0, c), or (n, c) float32 zeros and ones (multi-label).
+        labels: (n,) int32 classes in [0, c), or (n, c) float32: zeros and ones (multi-label), or
+            annotation vectors.
         probs: (n, z) float32, class probabilities of the model, rows summing to 1.
         reference: (n, d') float32, features of a model trained on the target (RSA and DDS).
         layers: () float32, the number of layers of the architecture (ell).
         source_images: () float32, how many images the model was trained on.
         target_images: () float32, how many images the target data set has.
         num_classes: c, classes of the target; static.
+        vectors: whether (n, c) labels are annotation vectors, not zeros and ones; static.
     """
 
     features: Array = _ABSENT
@@ -50,3 +52,4 @@ class Probe:
     source_images: Array = _ABSENT
     target_images: Array = _ABSENT
     num_classes: int = 0
+    vectors: bool = False

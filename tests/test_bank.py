@@ -338,7 +338,10 @@ def test_a_name_may_be_there_once():
     ("methods", "message"),
     [
         ([], "methods is empty"),
-        ("logme", "unknown method 'logme'; known: parc, rsa, dds, nce, leep, knn, heuristic"),
+        (
+            "logme",
+            "unknown method 'logme'; known: parc, rsa, dds, nce, leep, hscore, knn, logistic, heur",
+        ),
         (["parc", "parc_x"], "unknown method 'parc_x'; known: parc"),
         (np.mean, "is not a selector; known: parc"),
     ],

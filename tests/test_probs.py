@@ -84,5 +84,5 @@ def test_what_is_missing_or_wrong_is_named(given, message):
 
 @pytest.mark.parametrize("method", ["nce", "leep"])
 def test_several_labels_are_refused_where_one_is_meant(method):
-    with pytest.raises(ValueError, match=f"'{method}' takes one class per image"):
+    with pytest.raises(ValueError, match=f"'{method}' takes classes labels; these are multi_label"):
         score_bank({"a": X}, np.eye(C)[Y], methods=method, probs=[P])

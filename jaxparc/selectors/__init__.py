@@ -8,16 +8,23 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from jax import Array
 
 from jaxparc.capacity import heuristic as heuristic
+from jaxparc.labels import KINDS
 from jaxparc.probe import Probe
 from jaxparc.selectors.dds import dds as dds
+from jaxparc.selectors.dds import reference_arrangement
+from jaxparc.selectors.hscore import hscore as hscore
 from jaxparc.selectors.knn import knn as knn
 from jaxparc.selectors.leep import leep as leep
+from jaxparc.selectors.logistic import logistic as logistic
 from jaxparc.selectors.nce import nce as nce
+from jaxparc.selectors.parc import annotation_ranks
 from jaxparc.selectors.parc import parc as parc
+from jaxparc.selectors.rsa import reference_ranks
 from jaxparc.selectors.rsa import rsa as rsa
 
 
@@ -26,28 +33,38 @@ class Selector:
     """A method, and what it looks at.
 
     Attributes:
-        function: of one `Probe`; takes `n_dims=f` if `reducible`.
+        function: of one `Probe`; takes `n_dims=f` if `reducible`, and `target=` if there is
+            `target`.
         title: as tables print it.
         needs: the fields of `Probe` that must be there.
         reducible: whether the features can be reduced by PCA first ("parc_f32").
-        multi_label: whether images may have several labels.
+        kinds: of labels that it takes, of `jaxparc.labels.KINDS`.
+        needs_two: whether a class with a single image makes no sense to it.
+        target: the part of the score that all models of a bank share, of the same `Probe` (without
+            features) and options; None if there is none.
     """
 
     function: Callable[..., Array]
     title: str
     needs: tuple[str, ...] = ("features", "labels")
     reducible: bool = True
-    multi_label: bool = True
+    kinds: tuple[str, ...] = KINDS
+    needs_two: bool = False
+    target: Callable[..., Array] | None = None
 
+
+_CLASSES = ("classes",)
 
 SELECTORS: Mapping[str, Selector] = MappingProxyType(
     {
-        "parc": Selector(parc, "PARC"),
-        "rsa": Selector(rsa, "RSA", ("features", "reference")),
-        "dds": Selector(dds, "DDS", ("features", "reference")),
-        "nce": Selector(nce, "NCE", ("probs", "labels"), reducible=False, multi_label=False),
-        "leep": Selector(leep, "LEEP", ("probs", "labels"), reducible=False, multi_label=False),
-        "knn": Selector(knn, "1-NN CV"),
+        "parc": Selector(parc, "PARC", target=annotation_ranks),
+        "rsa": Selector(rsa, "RSA", ("features", "reference"), target=reference_ranks),
+        "dds": Selector(dds, "DDS", ("features", "reference"), target=reference_arrangement),
+        "nce": Selector(nce, "NCE", ("probs", "labels"), reducible=False, kinds=_CLASSES),
+        "leep": Selector(leep, "LEEP", ("probs", "labels"), reducible=False, kinds=_CLASSES),
+        "hscore": Selector(hscore, "H-Score", kinds=_CLASSES),
+        "knn": Selector(knn, "1-NN CV", needs_two=True),
+        "logistic": Selector(logistic, "Logistic", kinds=_CLASSES, needs_two=True),
         "heuristic": Selector(
             heuristic, "Heuristic", ("layers", "source_images", "target_images"), reducible=False
         ),
@@ -62,18 +79,25 @@ class Method:
     Attributes:
         label: the column's name, such as "parc_f32+l".
         title: as tables print it, such as "PARC f=32 + layers".
-        function: of one `Probe`.
+        selector: what computes it.
+        function: of one `Probe`, and of `target` if there is one.
+        target: of one `Probe` without features, what all models of a bank share; or None.
         needs: the fields of `Probe` that must be there.
-        multi_label: whether images may have several labels.
         plus_layers: whether eq. 6 is applied to the scores of a target's models.
     """
 
     label: str
     title: str
-    function: Callable[[Probe], Array]
+    selector: Selector
+    function: Callable[..., Array]
+    target: Callable[[Probe], Array] | None
     needs: tuple[str, ...]
-    multi_label: bool
     plus_layers: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of labels that it takes."""
+        return self.selector.kinds
 
 
 @functools.lru_cache(maxsize=256)
@@ -93,32 +117,40 @@ def method(name: str | Callable[[Probe], Array]) -> Method:
     if matched is None or matched[1] not in SELECTORS:
         raise ValueError(f"unknown method {name!r}; known: {_known()}")
     selector = SELECTORS[matched[1]]
-    function, title, needs = selector.function, selector.title, selector.needs
+    function, target = selector.function, selector.target
+    title, needs = selector.title, selector.needs
     if matched[2]:
         if not selector.reducible:
             raise ValueError(f"method {name!r}: {matched[1]} takes no reduction of features")
-        function = _reduced(function, int(matched[2]))
+        reduction = (("n_dims", int(matched[2])),)
+        function = _bound(function, reduction)
+        target = target and _bound(target, reduction)
         title += f" f={matched[2]}"
     if matched[3]:
         title += " + layers"
         needs = tuple(dict.fromkeys((*needs, "layers")))
-    return Method(name, title, function, needs, selector.multi_label, bool(matched[3]))
+    return Method(name, title, selector, function, target, needs, bool(matched[3]))
 
 
 @functools.cache
-def _reduced(function: Callable[..., Array], n_dims: int) -> Callable[[Probe], Array]:
+def _bound(
+    function: Callable[..., Array], options: tuple[tuple[str, Any], ...]
+) -> Callable[..., Array]:
     # One object for "parc_f32" and "parc_f32+l": what is compiled is kept per function.
-    return functools.partial(function, n_dims=n_dims)
+    return functools.partial(function, **dict(options)) if options else function
 
 
-def _of_function(function: Callable[[Probe], Array]) -> Method:
+def _of_function(function: Callable[..., Array]) -> Method:
     bound = function.keywords if isinstance(function, functools.partial) else {}
     inner = function.func if isinstance(function, functools.partial) else function
     for name, selector in SELECTORS.items():
         if selector.function is inner:
-            options = ",".join(f"{key}={value}" for key, value in bound.items())
-            label = f"{name}({options})" if options else name
-            return Method(label, label, function, selector.needs, selector.multi_label)
+            options = tuple(sorted(bound.items()))
+            label = ",".join(f"{key}={value}" for key, value in options)
+            label = f"{name}({label})" if label else name
+            target = selector.target and _bound(selector.target, options)
+            function = _bound(inner, options)
+            return Method(label, label, selector, function, target, selector.needs)
     raise ValueError(f"{function!r} is not a selector; known: {_known()}")
 
 

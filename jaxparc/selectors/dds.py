@@ -1,6 +1,5 @@
 """DDS: duality diagram similarity."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -8,7 +7,7 @@ from jaxparc import stats
 from jaxparc.probe import Probe
 
 
-def dds(probe: Probe, *, n_dims: int | None = None) -> Array:
+def dds(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:
     """Do the model and one trained on the target arrange the images alike?
 
     Dwivedi et al., ECCV 2020, with the choices of the paper (section 3.2): features of both are
@@ -18,17 +17,37 @@ def dds(probe: Probe, *, n_dims: int | None = None) -> Array:
     Args:
         probe: needs `features` (n, d) and `reference` (n, d').
         n_dims: f, reduce the features of both by PCA first, each by its own.
+        target: what `reference_arrangement` gives, where several models share it.
 
     Returns:
         () float32 in [-100, 100]; NaN if an image's standardised features are all 0 in either.
     """
-    return 100.0 * stats.cka(
-        _distances(probe.features, n_dims), _distances(probe.reference, n_dims)
-    )
+    if target is None:
+        target = reference_arrangement(probe, n_dims=n_dims)
+    arranged = _arrangement(probe.features, n_dims)
+    return 100.0 * jnp.clip(jnp.sum(arranged * target), -1.0, 1.0)
 
 
-def _distances(features: Array, n_dims: int | None) -> Array:
+def reference_arrangement(probe: Probe, *, n_dims: int | None = None) -> Array:
+    """The centred distances of the reference, which are the same for every model.
+
+    Args:
+        probe: needs `reference` (n, d').
+        n_dims: f, as in `dds`.
+
+    Returns:
+        (n, n) float32, see `stats.u_centred`.
+    """
+    return _arrangement(probe.reference, n_dims)
+
+
+def _arrangement(features: Array, n_dims: int | None) -> Array:
     # Components without rank are columns of zeros, which no cosine sees.
-    x, _ = stats.represent(features, n_dims)
-    x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
-    return 1.0 - jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
+    x, kept = stats.represent(features, n_dims)
+    # The products of centred rows are what PARC and RSA need too.
+    products, mean = stats.row_products(x, kept)
+    columns = x.shape[1] if kept is None else jnp.sum(kept).astype(jnp.float32)
+    products = products + columns * mean[:, None] * mean[None, :]
+    norm = jnp.sqrt(jnp.diagonal(products))
+    norm = jnp.where(jnp.any(x != 0, axis=1), norm, jnp.nan)
+    return stats.u_centred(1.0 - products / (norm[:, None] * norm[None, :]))

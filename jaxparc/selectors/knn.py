@@ -2,35 +2,83 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxparc import stats
 from jaxparc.probe import Probe
 
+METRICS = ("euclidean", "cosine", "l1")
 
-def knn(probe: Probe, *, n_dims: int | None = None) -> Array:
-    """Is the nearest other image of the same class? Leave one out, k = 1, Euclidean.
 
-    The baseline "1-NN CV" of the paper (section 5.1), on unscaled features.
+def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "euclidean") -> Array:
+    """Are the nearest other images of the same class? Leave one out.
+
+    The baseline "1-NN CV" of the paper (section 5.1), on unscaled features; with annotation
+    vectors that of section 6.2.
 
     Args:
-        probe: needs `features` (n, d) and `labels`.
+        probe: needs `features` (n, d) and `labels` of any kind.
         n_dims: f, reduce the features by PCA first.
+        k: neighbours that vote, less than n.
+        metric: of the features, one of `METRICS`; l1 reads n times as much memory.
 
     Returns:
-        () float32 in [0, 100]: percent of images whose nearest neighbour (the first of equally
-        near ones) has their class; multi-label: percent of label entries that agree.
+        () float32. Classes: percent of images whose class has most votes, an image counting 1 / t
+        where t classes have equally many (so where no class repeats, it is the share of neighbours
+        that are right). Multi-label: percent of label entries that the majority has right, half
+        where votes are equal. Annotation vectors: minus the L1 distance from the neighbours' mean
+        vector, averaged over images, in [-2, 0] for shares that sum to 1. NaN if an image has no
+        direction (cosine) or distances leave float32.
+
+    Raises:
+        ValueError: k or the metric is none of these.
     """
-    x = probe.features if n_dims is None else stats.pca(probe.features, n_dims)[0]
-    # ||a - b||^2 = ||a||^2 + ||b||^2 - 2ab cancels; centring keeps the terms of the size of the
-    # distances themselves.
-    x = x / jnp.max(jnp.abs(x))  # squares of very large or small features leave float32
-    x = x - jnp.mean(x, axis=0)
-    squares = jnp.sum(jnp.square(x), axis=1)
-    product = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
-    distances = squares[:, None] + squares[None, :] - 2.0 * product
+    n = probe.features.shape[0]
+    if not 1 <= k < n:
+        raise ValueError(f"knn: k is {k}; expected 1 to {n - 1} for {n} images")
+    distances = _distances(probe.features, n_dims, metric)
     # The image itself is left out by position: by distance, a duplicate could take its place.
-    distances = jnp.fill_diagonal(distances, jnp.inf, inplace=False)
-    nearest = jnp.argmin(distances, axis=1)
-    right = jnp.mean((probe.labels[nearest] == probe.labels).astype(jnp.float32))
+    away = jnp.fill_diagonal(distances, jnp.inf, inplace=False)
+    # top_k takes the first of equally near images
+    nearest = jnp.argmin(away, axis=1)[:, None] if k == 1 else jax.lax.top_k(-away, k)[1]
+    score = _agreement(probe, nearest)
+    return jnp.where(jnp.all(jnp.isfinite(distances)), score, jnp.nan)
+
+
+def _distances(features: Array, n_dims: int | None, metric: str) -> Array:
+    """Distances, or what orders images likewise, (n, n)."""
+    x = features if n_dims is None else stats.pca(features, n_dims)[0]
+    if metric == "l1":
+        return jax.lax.map(lambda image: jnp.sum(jnp.abs(x - image), axis=1), x)
+    if metric == "euclidean":
+        # ||a - b||^2 = ||a||^2 + ||b||^2 - 2ab cancels; centring keeps the terms of the size of
+        # the distances themselves.
+        product, _ = stats.centred_gram(x)
+        squares = jnp.diagonal(product)
+        return squares[:, None] + squares[None, :] - 2.0 * product
+    if metric == "cosine":
+        x = x / jnp.max(jnp.abs(x))
+        product = stats.gram(x)
+        norm = jnp.sqrt(jnp.diagonal(product))
+        return 1.0 - product / (norm[:, None] * norm[None, :])
+    raise ValueError(f"knn: unknown metric {metric!r}; known: {', '.join(METRICS)}")
+
+
+def _agreement(probe: Probe, nearest: Array) -> Array:
+    """How well the labels of the (n, k) nearest images foretell each image's own."""
+    k = nearest.shape[1]
+    if probe.labels.ndim == 1:
+        votes = jnp.sum(jax.nn.one_hot(probe.labels[nearest], probe.num_classes), axis=1)
+        most = votes == jnp.max(votes, axis=1, keepdims=True)
+        own = jnp.take_along_axis(most, probe.labels[:, None], axis=1)[:, 0]
+        winners = jnp.sum(most, axis=1).astype(jnp.float32)
+        right = jnp.mean(own.astype(jnp.float32) / winners)
+    else:
+        share = jnp.sum(probe.labels[nearest], axis=1) / np.float32(k)
+        if probe.vectors:
+            return -jnp.mean(jnp.sum(jnp.abs(share - probe.labels), axis=1))
+        # 1 for the majority, 1/2 for a draw: 0 and 1 agree with themselves, 1/2 with half of each
+        voted = (jnp.sign(share - 0.5) + 1.0) / 2.0
+        right = jnp.mean(1.0 - jnp.abs(voted - probe.labels))
     return jnp.minimum(100.0 * right, 100.0)

@@ -6,16 +6,17 @@ from jaxparc import labels, stats
 from jaxparc.probe import Probe
 
 
-def parc(probe: Probe, *, n_dims: int | None = None) -> Array:
+def parc(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:
     """Do images that are labelled alike look alike to the model (the paper, eq. 7 and 8)?
 
     Features are standardised per column; D_theta is one minus the Pearson correlation of every two
     images' features, D_y the same of their annotations; the score is their rank correlation.
 
     Args:
-        probe: needs `features` (n, d) and `labels`.
+        probe: needs `features` (n, d) and `labels` of any kind.
         n_dims: f, reduce the features by PCA first ("parc_f32" is f = 32). The standardisation
             comes after, so the components end up whitened.
+        target: what `annotation_ranks` gives, where several models share it.
 
     Returns:
         () float32 in [-100, 100], 100 times the Spearman correlation over pairs i < j with
@@ -25,7 +26,21 @@ def parc(probe: Probe, *, n_dims: int | None = None) -> Array:
     differ by rounding, which costs 18 points at 37 classes), the PCA is exact, and components
     without rank are left out (theirs blow rounding noise up to unit variance).
     """
+    if target is None:
+        target = annotation_ranks(probe)
     features, kept = stats.represent(probe.features, n_dims)
-    d_theta = 1.0 - stats.corrcoef(features, where=kept)
-    d_y = labels.distances(probe.labels, probe.num_classes)
-    return 100.0 * stats.spearman(stats.upper_triangle(d_theta), stats.upper_triangle(d_y))
+    return 100.0 * stats.rank_correlation(stats.dissimilarity_ranks(features, kept), target)
+
+
+def annotation_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:
+    """The ranks of D_y, which are the same for every model.
+
+    Args:
+        probe: needs `labels`.
+        n_dims: does not matter.
+
+    Returns:
+        (n * (n - 1) / 2,) float32, see `stats.standard_ranks`.
+    """
+    d_y = labels.distances(probe.labels, probe.num_classes, vectors=probe.vectors)
+    return stats.standard_ranks(stats.upper_triangle(d_y))

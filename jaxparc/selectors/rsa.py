@@ -6,7 +6,7 @@ from jaxparc import stats
 from jaxparc.probe import Probe
 
 
-def rsa(probe: Probe, *, n_dims: int | None = None) -> Array:
+def rsa(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:
     """Are images alike to the model that are alike to a model trained on the target?
 
     Dwivedi and Roig, CVPR 2019, as the paper takes it (section 3.2): features of both models are
@@ -16,13 +16,26 @@ def rsa(probe: Probe, *, n_dims: int | None = None) -> Array:
     Args:
         probe: needs `features` (n, d) and `reference` (n, d').
         n_dims: f, reduce the features of both by PCA first, each by its own.
+        target: what `reference_ranks` gives, where several models share it.
 
     Returns:
         () float32 in [-100, 100], 100 times the Spearman correlation over pairs i < j; NaN if an
         image's features are constant in either.
     """
-    distances = []
-    for looked in (probe.features, probe.reference):
-        features, kept = stats.represent(looked, n_dims)
-        distances.append(stats.upper_triangle(1.0 - stats.corrcoef(features, where=kept)))
-    return 100.0 * stats.spearman(*distances)
+    if target is None:
+        target = reference_ranks(probe, n_dims=n_dims)
+    features, kept = stats.represent(probe.features, n_dims)
+    return 100.0 * stats.rank_correlation(stats.dissimilarity_ranks(features, kept), target)
+
+
+def reference_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:
+    """The ranks of the reference's dissimilarities, which are the same for every model.
+
+    Args:
+        probe: needs `reference` (n, d').
+        n_dims: f, as in `rsa`.
+
+    Returns:
+        (n * (n - 1) / 2,) float32, see `stats.standard_ranks`.
+    """
+    return stats.dissimilarity_ranks(*stats.represent(probe.reference, n_dims))
