@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
 from jax import Array
+
+from jaxparc import stats
 
 # A selector is only ever given a probe that has what it needs: `score_bank` checks that.
 _ABSENT: Any = None
@@ -53,3 +56,62 @@ class Probe:
     target_images: Array = _ABSENT
     num_classes: int = 0
     vectors: bool = False
+
+    # What several selectors look at. Computed once per probe while a program is traced, so that
+    # methods asked for together share it; XLA alone does not find all of it.
+
+    def principal(self, n_dims: int) -> tuple[Array, Array, Array]:
+        """Singular vectors, singular values and which count, see `stats.principal`."""
+        return self._once(
+            ("principal", n_dims),
+            lambda: stats.principal(self.features, n_dims, self.centred_gram()),
+        )
+
+    def reduced(self, n_dims: int | None) -> tuple[Array, Array | None]:
+        """Features (n, d), or their n_dims principal components, and which of these count."""
+        if n_dims is None:
+            return self.features, None
+        left, values, kept = self.principal(n_dims)
+        return left * values, kept
+
+    def represented(self, n_dims: int | None) -> tuple[Array, Array | None]:
+        """Features as representations are compared: reduced, if asked for, then standardised.
+
+        After a reduction that whitens. Also which columns count: None for all, or (f,) bool.
+        """
+
+        def compute() -> tuple[Array, Array | None]:
+            x, kept = self.reduced(n_dims)
+            return stats.standardize(x), kept
+
+        return self._once(("represented", n_dims), compute)
+
+    def row_products(self, n_dims: int | None) -> tuple[Array, Array]:
+        """Those of the represented features, see `stats.row_products`."""
+        return self._once(
+            ("row_products", n_dims), lambda: stats.row_products(*self.represented(n_dims))
+        )
+
+    def dissimilarity_ranks(self, n_dims: int | None) -> Array:
+        """Standard ranks, (n * (n - 1) / 2,), of one minus the correlations of the images."""
+
+        def compute() -> Array:
+            x, kept = self.represented(n_dims)
+            r = stats.correlations(self.row_products(n_dims)[0], stats.varies(x, kept))
+            return stats.standard_ranks(1.0 - stats.upper_triangle(r))
+
+        return self._once(("dissimilarity_ranks", n_dims), compute)
+
+    def centred_gram(self) -> tuple[Array, Array]:
+        """Of the features, see `stats.centred_gram`."""
+        return self._once("centred_gram", lambda: stats.centred_gram(self.features))
+
+    def _once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
+        # Kept with this object alone, which a transformation makes anew. Not with one of concrete
+        # arrays: a function jitted around it would leave its own tracers behind.
+        if not isinstance(self.features, jax.core.Tracer):
+            return compute()
+        memory = self.__dict__.setdefault("_memory", {})
+        if what not in memory:
+            memory[what] = compute()
+        return memory[what]

@@ -56,12 +56,20 @@ def corrcoef(x: Array, where: Array | None = None) -> Array:
     Returns:
         (n, n) float32 in [-1, 1]; NaN in the row and column of a constant row.
     """
-    # Constancy is decided on the values here too: a subtracted mean is off by rounding.
+    return correlations(row_products(x, where)[0], varies(x, where))
+
+
+def varies(x: Array, where: Array | None = None) -> Array:
+    """Which rows of x (n, d) are not constant over the columns that count, (n,) bool."""
+    # Decided on the values here too: a subtracted mean is off by rounding.
     highest = jnp.max(x, axis=1, where=where, initial=-jnp.inf)
     lowest = jnp.min(x, axis=1, where=where, initial=jnp.inf)
-    products, _ = row_products(x, where)
-    norm = jnp.sqrt(jnp.diagonal(products))
-    norm = jnp.where(highest > lowest, norm, jnp.nan)
+    return highest > lowest
+
+
+def correlations(products: Array, defined: Array) -> Array:
+    """Correlations from the products of centred rows (n, n); NaN where not `defined` (n,)."""
+    norm = jnp.where(defined, jnp.sqrt(jnp.diagonal(products)), jnp.nan)
     # Normalising after the product reads x once and costs n * n divisions instead of n * d.
     r = products / (norm[:, None] * norm[None, :])
     return jnp.where(jnp.abs(r) > 1.0 - 1e-6, jnp.sign(r), r)
@@ -131,35 +139,6 @@ def _centred(x: Array) -> tuple[Array, Array]:
     scale = jnp.where(scale == 0, 1.0, scale)
     y = y / scale
     return y - jnp.mean(y, axis=0), scale
-
-
-def represent(features: Array, n_dims: int | None) -> tuple[Array, Array | None]:
-    """Features as representations are compared: reduced, if asked for, then standardised.
-
-    Args:
-        features: (n, d) float32.
-        n_dims: f of a PCA before the standardisation, which then whitens; None for none.
-
-    Returns:
-        (n, d) or (n, f) float32, and which columns count: None for all, or (f,) bool.
-    """
-    kept = None
-    if n_dims is not None:
-        features, kept = pca(features, n_dims)
-    return standardize(features), kept
-
-
-def dissimilarity_ranks(x: Array, where: Array | None = None) -> Array:
-    """The ranks of one minus the correlation of every two rows.
-
-    Args:
-        x: (n, d) float32.
-        where: (d,) bool, the columns that count; None counts all.
-
-    Returns:
-        (n * (n - 1) / 2,) float32, see `standard_ranks`, of the pairs i < j.
-    """
-    return standard_ranks(1.0 - upper_triangle(corrcoef(x, where=where)))
 
 
 def cka(a: Array, b: Array) -> Array:
@@ -306,12 +285,15 @@ def pca(x: Array, n_dims: int) -> tuple[Array, Array]:
     return left * values, kept
 
 
-def principal(x: Array, n_dims: int) -> tuple[Array, Array, Array]:
+def principal(
+    x: Array, n_dims: int, gram_and_scale: tuple[Array, Array] | None = None
+) -> tuple[Array, Array, Array]:
     """The leading left singular vectors and singular values of the centred features.
 
     Args:
         x: (n, d) float32.
         n_dims: f.
+        gram_and_scale: what `centred_gram` gives, where it is there already.
 
     Returns:
         (n, f) float32 orthonormal columns, signs as `pca` says, (f,) float32, and (f,) bool, False
@@ -322,7 +304,7 @@ def principal(x: Array, n_dims: int) -> tuple[Array, Array, Array]:
     if 3 * (f + OVERSAMPLES) > n:
         left, values = _decomposed(x, f)
     else:
-        squares, scale = centred_gram(x)
+        squares, scale = gram_and_scale or centred_gram(x)
         left, eigenvalues, found = _leading(squares, f)
         values = scale * jnp.sqrt(eigenvalues)
         # A loop of no or one turn, where `cond` would do both under vmap.

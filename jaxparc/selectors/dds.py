@@ -24,7 +24,7 @@ def dds(probe: Probe, *, n_dims: int | None = None, target: Array | None = None)
     """
     if target is None:
         target = reference_arrangement(probe, n_dims=n_dims)
-    arranged = _arrangement(probe.features, n_dims)
+    arranged = _arrangement(probe, n_dims)
     return 100.0 * jnp.clip(jnp.sum(arranged * target), -1.0, 1.0)
 
 
@@ -38,14 +38,14 @@ def reference_arrangement(probe: Probe, *, n_dims: int | None = None) -> Array:
     Returns:
         (n, n) float32, see `stats.u_centred`.
     """
-    return _arrangement(probe.reference, n_dims)
+    return _arrangement(Probe(features=probe.reference), n_dims)
 
 
-def _arrangement(features: Array, n_dims: int | None) -> Array:
+def _arrangement(probe: Probe, n_dims: int | None) -> Array:
     # Components without rank are columns of zeros, which no cosine sees.
-    x, kept = stats.represent(features, n_dims)
+    x, kept = probe.represented(n_dims)
     # The products of centred rows are what PARC and RSA need too.
-    products, mean = stats.row_products(x, kept)
+    products, mean = probe.row_products(n_dims)
     columns = x.shape[1] if kept is None else jnp.sum(kept).astype(jnp.float32)
     products = products + columns * mean[:, None] * mean[None, :]
     norm = jnp.sqrt(jnp.diagonal(products))

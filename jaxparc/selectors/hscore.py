@@ -33,9 +33,9 @@ def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:
     """
     if n_dims is None:
         # min(n, d) components are all there are; the standardised columns are centred already
-        left, _, kept = stats.principal(stats.standardize(probe.features), probe.features.shape[0])
+        left, _, kept = stats.principal(probe.represented(None)[0], probe.features.shape[0])
     else:
-        left, _, kept = stats.principal(probe.features, n_dims)
+        left, _, kept = probe.principal(n_dims)
     y = jax.nn.one_hot(probe.labels, probe.num_classes)
     images = jnp.sum(y, axis=0)
     sums = jnp.matmul(y.T, left, precision=jax.lax.Precision.HIGHEST)

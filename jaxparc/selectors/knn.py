@@ -37,24 +37,24 @@ def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "e
     n = probe.features.shape[0]
     if not 1 <= k < n:
         raise ValueError(f"knn: k is {k}; expected 1 to {n - 1} for {n} images")
-    distances = _distances(probe.features, n_dims, metric)
+    distances = _distances(probe, n_dims, metric)
     # The image itself is left out by position: by distance, a duplicate could take its place.
-    away = jnp.fill_diagonal(distances, jnp.inf, inplace=False)
+    away = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
     # top_k takes the first of equally near images
     nearest = jnp.argmin(away, axis=1)[:, None] if k == 1 else jax.lax.top_k(-away, k)[1]
     score = _agreement(probe, nearest)
     return jnp.where(jnp.all(jnp.isfinite(distances)), score, jnp.nan)
 
 
-def _distances(features: Array, n_dims: int | None, metric: str) -> Array:
+def _distances(probe: Probe, n_dims: int | None, metric: str) -> Array:
     """Distances, or what orders images likewise, (n, n)."""
-    x = features if n_dims is None else stats.pca(features, n_dims)[0]
+    x, _ = probe.reduced(n_dims)
     if metric == "l1":
         return jax.lax.map(lambda image: jnp.sum(jnp.abs(x - image), axis=1), x)
     if metric == "euclidean":
         # ||a - b||^2 = ||a||^2 + ||b||^2 - 2ab cancels; centring keeps the terms of the size of
         # the distances themselves.
-        product, _ = stats.centred_gram(x)
+        product, _ = probe.centred_gram() if n_dims is None else stats.centred_gram(x)
         squares = jnp.diagonal(product)
         return squares[:, None] + squares[None, :] - 2.0 * product
     if metric == "cosine":

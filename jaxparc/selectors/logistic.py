@@ -14,7 +14,7 @@ from jaxparc.probe import Probe
 # Newton steps at most, conjugate gradient steps in each, and the gradient, over the first, at which
 # the optimum counts as found.
 NEWTON_STEPS = 40
-CG_STEPS = 30
+CG_STEPS = 100
 TOLERANCE = 1e-4
 
 
@@ -24,10 +24,6 @@ def logistic(probe: Probe, *, n_dims: int | None = None) -> Array:
     The baseline "Logistic" of the paper (section 5.1): the first ceil(n / 2) images train, which is
     about balanced in the order of `sampling.probe_indices`. Multinomial logistic regression on
     unscaled features, minimising the sum of cross-entropies plus ||W||^2 / 2, intercept free.
-
-    W is a combination of the training images (the representer theorem), so the problem is solved
-    in the coordinates of their Gram matrix: its size does not depend on d. Newton's method, its
-    steps by conjugate gradients.
 
     Args:
         probe: needs `features` (n, d) and `labels` (n,) classes.
@@ -41,124 +37,136 @@ def logistic(probe: Probe, *, n_dims: int | None = None) -> Array:
     this is the converged optimum, which has one value whatever the optimiser. On unscaled features
     of real networks it is up to 8 points above theirs.
     """
-    x = probe.features if n_dims is None else stats.pca(probe.features, n_dims)[0]
-    n, c = x.shape[0], probe.num_classes
+    n, c = probe.features.shape[0], probe.num_classes
     half = -(-n // 2)
-    # A free intercept makes any shift of the features the same problem.
-    squares, scale = stats.centred_gram(x)
+    if n_dims is None:
+        squares, scale = probe.centred_gram()  # a free intercept makes any shift the same problem
+    else:
+        squares, scale = stats.centred_gram(probe.reduced(n_dims)[0])
     squares = squares * jnp.square(scale)
-    values, vectors = jnp.linalg.eigh(squares[:half, :half])
-    # Images as rows of coordinates whose inner products are those of the features.
-    root = jnp.sqrt(jnp.maximum(values, 0.0))
-    train = vectors * root
-    # What is under the rounding of the largest has no direction of its own to be projected on.
-    safe = values > 1e-6 * values[-1]
-    test = jnp.where(
-        safe, _matmul(squares[half:, :half], vectors) / jnp.where(safe, root, 1.0), 0.0
-    )
     y = jax.nn.one_hot(probe.labels[:half], c)
     there = jnp.any(y > 0, axis=0)
-    weights, intercept = _fit(jnp.where(safe, train, 0.0), y, there)
-    logits = jnp.where(there, _matmul(test, weights) + intercept, -jnp.inf)
-    right = jnp.mean((jnp.argmax(logits, axis=1) == probe.labels[half:]).astype(jnp.float32))
+    fitted = _fit(squares[:half, :half], y, there)
+    seen = _matmul(squares[half:, :half], fitted.weights) + fitted.intercept
+    found = jnp.argmax(jnp.where(there, seen, -jnp.inf), axis=1)
+    right = jnp.mean((found == probe.labels[half:]).astype(jnp.float32))
     # NaN would be taken for the largest logit
-    return jnp.where(jnp.all(jnp.isfinite(weights)) & jnp.isfinite(scale), 100.0 * right, jnp.nan)
+    return jnp.where(jnp.all(jnp.isfinite(seen)), 100.0 * right, jnp.nan)
 
 
-class _State(NamedTuple):
-    weights: Array  # (r + 1, c), the last row the intercept
-    logits: Array  # (h, c)
-    gradient: Array  # (r + 1, c)
-    steps: Array
-    first: Array  # the norm of the first gradient
+class _Weights(NamedTuple):
+    """W = X^T weights (h, c), what it makes of the images, K weights (h, c), the intercept (c,).
+
+    The optimum is a combination of the training images (the representer theorem), so X itself does
+    not matter, only K = X X^T, and the size of the problem does not depend on d. All is measured in
+    W's own length, tr(W^T W) = tr(weights^T K weights): in it the gradient has no K, and a step of
+    conjugate gradients needs one product with K.
+    """
+
+    weights: Array
+    images: Array
+    intercept: Array
+
+    def dot(self, other: "_Weights") -> Array:
+        return jnp.sum(self.weights * other.images) + jnp.sum(self.intercept * other.intercept)
+
+    def plus(self, step: Array, other: "_Weights") -> "_Weights":
+        return _Weights(*(a + step * b for a, b in zip(self, other, strict=True)))
+
+    def logits(self) -> Array:
+        return self.images + self.intercept
 
 
-def _fit(x: Array, y: Array, there: Array) -> tuple[Array, Array]:
-    """The optimum of multinomial logistic regression.
+def _fit(square: Array, y: Array, there: Array) -> _Weights:
+    """Multinomial logistic regression by Newton's method, its steps by conjugate gradients.
 
     Args:
-        x: (h, r) float32.
+        square: (h, h) float32, K.
         y: (h, c) float32, one-hot.
         there: (c,) bool, classes with images; the others have probability 0.
-
-    Returns:
-        (r, c) weights and (c,) intercept, float32.
     """
-    h, r = x.shape
-    x = jnp.concatenate([x, jnp.ones((h, 1), jnp.float32)], axis=1)
-    penalty = np.append(np.ones(r, np.float32), np.float32(0))[:, None]
-    lengths = jnp.sum(jnp.square(x), axis=0)[:, None]
-    steps = np.float32(2.0) ** -np.arange(0, 12, dtype=np.float32)
+    lengths = np.float32(2.0) ** -np.arange(12, dtype=np.float32)
 
-    def probabilities(logits: Array) -> Array:
-        return jax.nn.softmax(jnp.where(there, logits, -jnp.inf), axis=1)
+    def lift(weights: Array, intercept: Array) -> _Weights:
+        return _Weights(weights, _matmul(square, weights), intercept)
 
-    def losses(weights: Array, logits: Array) -> Array:
-        chosen = jnp.sum(y * logits, axis=-1)
-        normaliser = jax.nn.logsumexp(jnp.where(there, logits, -jnp.inf), axis=-1)
-        ridge = jnp.sum(penalty * jnp.square(weights), axis=(-2, -1)) / 2
-        return jnp.sum(normaliser - chosen, axis=-1) + ridge
+    def probabilities(w: _Weights) -> Array:
+        return jax.nn.softmax(jnp.where(there, w.logits(), -jnp.inf), axis=1)
 
-    def gradient(weights: Array, logits: Array) -> Array:
-        return _matmul(x.T, probabilities(logits) - y) + penalty * weights
+    def gradient(w: _Weights) -> _Weights:
+        wrong = probabilities(w) - y
+        return lift(wrong + w.weights, jnp.sum(wrong, axis=0))
 
-    def newton(state: _State) -> _State:
-        p = probabilities(state.logits)
+    def loss(w: _Weights) -> Array:
+        logits = w.logits()
+        normaliser = jax.nn.logsumexp(jnp.where(there, logits, -jnp.inf), axis=1)
+        return jnp.sum(normaliser) - jnp.sum(y * logits) + jnp.sum(w.weights * w.images) / 2
 
-        def curvature(v: Array) -> Array:
-            moved = p * _matmul(x, v)
-            return _matmul(x.T, moved - p * jnp.sum(moved, axis=1, keepdims=True)) + penalty * v
+    def newton(state: tuple[_Weights, _Weights, Array]) -> tuple[_Weights, _Weights, Array]:
+        w, slope, steps = state
+        p = probabilities(w)
 
-        # The Hessian's diagonal, were the images' probabilities their mean.
-        spread = jnp.mean(p * (1.0 - p), axis=0)
-        diagonal = lengths * spread + penalty + 1e-6
-        norm = jnp.linalg.norm(state.gradient)
+        def curvature(v: _Weights) -> _Weights:
+            moved = p * v.logits()
+            moved = moved - p * jnp.sum(moved, axis=1, keepdims=True)
+            return lift(moved + v.weights, jnp.sum(moved, axis=0))
+
+        # The intercept's part of the Hessian, were classes independent, brings it to W's scale.
+        spread = jnp.sum(p * (1.0 - p), axis=0) + np.float32(1e-6)
+        norm = jnp.sqrt(slope.dot(slope))
         # Far from the optimum a rough step will do (Eisenstat and Walker 1996).
-        enough = norm * jnp.minimum(0.3, jnp.sqrt(norm / state.first))
-        direction = _solve(curvature, -state.gradient, diagonal, enough)
-        moved = _matmul(x, direction)
-        trial = losses(
-            state.weights + steps[:, None, None] * direction,
-            state.logits + steps[:, None, None] * moved,
-        )
-        step = jnp.asarray(steps)[jnp.argmin(trial)]
-        weights, logits = state.weights + step * direction, state.logits + step * moved
-        return _State(weights, logits, gradient(weights, logits), state.steps + 1, state.first)
+        enough = norm * jnp.minimum(0.3, jnp.sqrt(norm / first))
+        direction = _solve(curvature, slope, spread, enough)
+        losses = jax.vmap(lambda length: loss(w.plus(-length, direction)))(lengths)
+        w = w.plus(-jnp.asarray(lengths)[jnp.argmin(losses)], direction)
+        return w, gradient(w), steps + 1
 
-    weights, logits = jnp.zeros((r + 1, y.shape[1]), jnp.float32), jnp.zeros_like(y)
-    slope = gradient(weights, logits)
-    state = _State(weights, logits, slope, jnp.int32(0), jnp.linalg.norm(slope))
-    state = jax.lax.while_loop(
-        lambda s: (jnp.linalg.norm(s.gradient) > TOLERANCE * s.first) & (s.steps < NEWTON_STEPS),
-        newton,
-        state,
-    )
-    return state.weights[:-1], state.weights[-1]
-
-
-def _solve(apply: Callable[[Array], Array], b: Array, diagonal: Array, enough: Array) -> Array:
-    """Preconditioned conjugate gradients for apply(x) = b, until the residual is small enough."""
-
-    def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        x, residual, direction, product, step = state
-        applied = apply(direction)
-        length = product / jnp.sum(direction * applied)
-        x, residual = x + length * direction, residual - length * applied
-        conditioned = residual / diagonal
-        following = jnp.sum(residual * conditioned)
-        return x, residual, conditioned + following / product * direction, following, step + 1
-
-    conditioned = b / diagonal
-    start: tuple[Array, ...] = (
-        jnp.zeros_like(b),
-        b,
-        conditioned,
-        jnp.sum(b * conditioned),
-        jnp.int32(0),
-    )
+    nothing = jnp.zeros_like(y)
+    start = _Weights(nothing, nothing, jnp.zeros(y.shape[1], jnp.float32))
+    slope = gradient(start)
+    first = jnp.sqrt(slope.dot(slope))
     return jax.lax.while_loop(
-        lambda s: (jnp.linalg.norm(s[1]) > enough) & (s[4] < CG_STEPS), improve, start
+        lambda s: (jnp.sqrt(s[1].dot(s[1])) > TOLERANCE * first) & (s[2] < NEWTON_STEPS),
+        newton,
+        (start, slope, jnp.int32(0)),
     )[0]
+
+
+class _Search(NamedTuple):
+    found: _Weights
+    residual: _Weights
+    direction: _Weights
+    product: Array
+    steps: Array
+
+
+def _solve(
+    apply: Callable[[_Weights], _Weights], b: _Weights, spread: Array, enough: Array
+) -> _Weights:
+    """Conjugate gradients for apply(x) = b, until the residual is short enough.
+
+    The intercept is preconditioned by `spread` (c,).
+    """
+
+    def conditioned(v: _Weights) -> _Weights:
+        return v._replace(intercept=v.intercept / spread)
+
+    def improve(s: _Search) -> _Search:
+        applied = apply(s.direction)
+        length = s.product / s.direction.dot(applied)
+        residual = s.residual.plus(-length, applied)
+        following = conditioned(residual)
+        product = residual.dot(following)
+        direction = following.plus(product / s.product, s.direction)
+        return _Search(s.found.plus(length, s.direction), residual, direction, product, s.steps + 1)
+
+    nothing = _Weights(*(jnp.zeros_like(part) for part in b))
+    start = _Search(nothing, b, conditioned(b), b.dot(conditioned(b)), jnp.int32(0))
+    return jax.lax.while_loop(
+        lambda s: (jnp.sqrt(s.residual.dot(s.residual)) > enough) & (s.steps < CG_STEPS),
+        improve,
+        start,
+    ).found
 
 
 def _matmul(a: Array, b: Array) -> Array:

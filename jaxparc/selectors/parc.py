@@ -28,8 +28,7 @@ def parc(probe: Probe, *, n_dims: int | None = None, target: Array | None = None
     """
     if target is None:
         target = annotation_ranks(probe)
-    features, kept = stats.represent(probe.features, n_dims)
-    return 100.0 * stats.rank_correlation(stats.dissimilarity_ranks(features, kept), target)
+    return 100.0 * stats.rank_correlation(probe.dissimilarity_ranks(n_dims), target)
 
 
 def annotation_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:

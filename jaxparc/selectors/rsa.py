@@ -24,8 +24,7 @@ def rsa(probe: Probe, *, n_dims: int | None = None, target: Array | None = None)
     """
     if target is None:
         target = reference_ranks(probe, n_dims=n_dims)
-    features, kept = stats.represent(probe.features, n_dims)
-    return 100.0 * stats.rank_correlation(stats.dissimilarity_ranks(features, kept), target)
+    return 100.0 * stats.rank_correlation(probe.dissimilarity_ranks(n_dims), target)
 
 
 def reference_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:
@@ -38,4 +37,4 @@ def reference_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:
     Returns:
         (n * (n - 1) / 2,) float32, see `stats.standard_ranks`.
     """
-    return stats.dissimilarity_ranks(*stats.represent(probe.reference, n_dims))
+    return Probe(features=probe.reference).dissimilarity_ranks(n_dims)
