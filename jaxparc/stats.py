@@ -20,11 +20,9 @@ OVERSAMPLES = 32
 RESIDUAL = 1e-2
 GRAM_CUT = 1e-4
 
-# Entries of a matrix from which its Gram matrix is made in strips.
-STRIPS_FROM = 1 << 17
 
-
-def _matmul(a: Array, b: Array) -> Array:
+def matmul(a: Array, b: Array) -> Array:
+    """The product in full float32, also where a device would rather not."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -96,26 +94,11 @@ def row_products(x: Array, where: Array | None = None) -> tuple[Array, Array]:
 
 
 def gram(x: Array) -> Array:
-    """X x^T, exactly symmetric, at little more than half its operations.
+    """Inner products of the rows of x (n, d), (n, n) float32.
 
-    Args:
-        x: (n, d) float32.
-
-    Returns:
-        (n, n) float32.
+    All of them: half are enough, and making them in strips was 5 % faster at n = 500.
     """
-    n, d = x.shape
-    if n * d < STRIPS_FROM:
-        product = _matmul(x, x.T)
-        strip = 1
-    else:
-        strip = -(-n // 5)
-        strips = [_matmul(x[i : i + strip], x[i:].T) for i in range(0, n, strip)]
-        product = jnp.concatenate([jnp.pad(s, ((0, 0), (n - s.shape[1], 0))) for s in strips])
-    block = np.arange(n) // strip
-    # A diagonal block has both of its halves, which differ where the product's order does.
-    upper = np.triu(np.ones((n, n), bool)) | (block[:, None] < block[None, :])
-    return jnp.where(upper, product, product.T)
+    return matmul(x, x.T)
 
 
 def centred_gram(x: Array) -> tuple[Array, Array]:
@@ -137,8 +120,7 @@ def _centred(x: Array) -> tuple[Array, Array]:
     y = x - x[0]
     scale = jnp.max(jnp.abs(y))
     scale = jnp.where(scale == 0, 1.0, scale)
-    y = y / scale
-    return y - jnp.mean(y, axis=0), scale
+    return (y - jnp.mean(y, axis=0)) * (1.0 / scale), scale
 
 
 def cka(a: Array, b: Array) -> Array:
@@ -355,13 +337,13 @@ def _leading(square: Array, f: int) -> tuple[Array, Array, Array]:
     def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
         # A loop, not its body four times: this is most of what is compiled.
         q = jax.lax.fori_loop(
-            0, 4, lambda _, q: _orthonormal(_matmul(_matmul(q, square), square)), state[0]
+            0, 4, lambda _, q: _orthonormal(matmul(matmul(q, square), square)), state[0]
         )
-        w = _matmul(q, square)
-        values, rotation = jnp.linalg.eigh(_matmul(w, q.T))
+        w = matmul(q, square)
+        values, rotation = jnp.linalg.eigh(matmul(w, q.T))
         values, rotation = values[::-1][:f], rotation[:, ::-1][:, :f].T
-        vectors = _matmul(rotation, q)
-        remainder = _matmul(rotation, w) - values[:, None] * vectors
+        vectors = matmul(rotation, q)
+        remainder = matmul(rotation, w) - values[:, None] * vectors
         remainder = jnp.sqrt(jnp.max(jnp.sum(jnp.square(remainder), axis=1)))
         return q, state[1] + 1, vectors, values, remainder / values[-1]
 
@@ -385,12 +367,12 @@ def _orthonormal(rows: Array) -> Array:
     rows = rows * jax.lax.rsqrt(jnp.sum(jnp.square(rows), axis=1, keepdims=True))
     eye = jnp.eye(rows.shape[0], dtype=jnp.float32)
     # The summand keeps nearly dependent rows from failing; later turns make up for it.
-    lower = jnp.linalg.cholesky(_matmul(rows, rows.T) + np.float32(1e-6) * eye)
+    lower = jnp.linalg.cholesky(matmul(rows, rows.T) + np.float32(1e-6) * eye)
     diagonal = jnp.diagonal(lower)
     # L = D (I - N) with N^b = 0, so L^-1 = (I + N)(I + N^2)(I + N^4)... D^-1
     power = eye - lower / diagonal[:, None]
     inverse = eye + power
     for _ in range(1, (rows.shape[0] - 1).bit_length()):
-        power = _matmul(power, power)
-        inverse = inverse + _matmul(inverse, power)
-    return _matmul(inverse / diagonal[None, :], rows)
+        power = matmul(power, power)
+        inverse = inverse + matmul(inverse, power)
+    return matmul(inverse / diagonal[None, :], rows)

@@ -289,7 +289,8 @@ def test_bad_features_name_the_model(bad, message):
 
 def test_bad_features_of_a_mapping_are_refused_before_any_compilation(monkeypatch):
     ran = []
-    monkeypatch.setattr(bank, "_compiled", lambda *_: lambda *_: ran.append(1) or np.ones((1, 1)))
+    for program in ("_compiled", "_compiled_targets"):
+        monkeypatch.setattr(bank, program, lambda *_: lambda *_: ran.append(1) or np.ones((1, 1)))
     refused("'bad'", {"a": A, "bad": A[:11]}, methods="knn")
     assert not ran
 
@@ -376,6 +377,113 @@ def test_a_missing_entry_names_the_model_and_the_argument(argument, given):
 def test_probe_sets_must_agree():
     refused("2 probe sets of features, 3 of labels", [BANK, BANK], [Y, Y, Y])
     refused("different models", [{"a": A}, {"b": A}], [Y, Y])
+
+
+@pytest.mark.parametrize("method", ["knn", "logistic", "knn_f3+l"])
+def test_a_class_of_one_image_is_refused_where_two_are_needed(method):
+    y = np.r_[Y[:-1], 7]
+    refused(
+        f"'{method.replace('+', '.')}' needs two images of every class; class 7 has one",
+        labels=y,
+        methods=method,
+        layers=[1, 2, 3],
+    )
+    assert np.isfinite(score_bank({"a": A}, y, methods="parc").values).all()
+
+
+def test_parc_needs_two_images_of_some_class():
+    refused(
+        "'parc' compares images of one class with others; no class has two of these 12",
+        labels=np.arange(N),
+        methods="parc",
+    )
+
+
+@pytest.mark.parametrize("method", ["nce", "leep", "hscore", "logistic"])
+def test_a_kind_of_labels_that_a_method_does_not_take_is_named(method):
+    given = {"methods": method, "probs": [np.full((N, 2), 0.5)] * 3}
+    refused(f"'{method}' takes classes labels; these are multi_label", labels=np.eye(3)[Y], **given)
+    refused("these are vectors", labels=np.eye(3)[Y] / 2, **given)
+
+
+def test_label_kind_overrides():
+    rows = np.eye(3)[Y]
+    as_rows = score_bank({"a": A}, rows, methods="knn").values[0, 0]
+    as_vectors = score_bank({"a": A}, rows, methods="knn", label_kind="vectors").values[0, 0]
+    # one label each: a wrong neighbour has 2 of 3 entries wrong, and an L1 distance of 2
+    assert as_vectors == pytest.approx(-3 * (1 - as_rows / 100), abs=1e-5)
+    refused("unknown label kind 'x'", label_kind="x")
+
+
+# -------------------------------------------------------------------------- scores that say little
+
+
+def test_a_void_hscore_is_warned_of_by_name():
+    wide = {"wide": features(d=30), "narrow": features(d=4)}
+    with pytest.warns(UserWarning, match=r"hscore of 'wide': features of rank n - 1 = 11 score 2"):
+        values = score_bank(wide, Y, methods=("hscore", "hscore_f3")).values
+    assert values[0, 0] == pytest.approx(2, abs=1e-4)
+    assert (values[:, 1] < 2).all()
+    # dead units: as wide, but without the rank
+    dead = np.zeros((N, 30), np.float32)
+    dead[:, :4] = features(d=4)
+    score_bank({"dead": dead}, Y, methods="hscore")
+
+
+def test_a_class_that_is_not_trained_on_is_warned_of():
+    y = np.r_[[0, 1] * 3, [0, 2] * 3]
+    with pytest.warns(
+        UserWarning, match="logistic trains on the first 6 images, which lack class 2"
+    ):
+        score_bank({"a": A}, y, methods="logistic")
+    with pytest.warns(UserWarning, match="logistic_f3 trains on"):
+        score_bank([{"a": A}] * 2, [y, y], methods="logistic_f3")
+
+
+# ------------------------------------------------------------------------------------ accelerators
+
+
+def test_models_side_by_side_score_as_one_by_one(monkeypatch):
+    """What an accelerator does: chunks of models, the last one filled up."""
+    methods = ("parc_f3", "parc", "rsa", "dds", "hscore_f3", "knn", "logistic", "nce", "leep")
+    models = {str(i): features(seed=i) for i in range(5)} | {"wide": WIDE}
+    probs = [np.random.default_rng(i).dirichlet(np.ones(4), N) for i in range(6)]
+    given = {"methods": methods, "probs": probs, "reference": B}
+    alone = score_bank(models, Y, **given)
+    monkeypatch.setattr(bank, "SIDE_BY_SIDE", {True: 4, False: 4})
+    together = score_bank(models, Y, **given)
+    assert together.names == alone.names
+    np.testing.assert_allclose(together.values, alone.values, rtol=1e-4, atol=1e-4)
+
+
+def test_side_by_side_the_number_of_models_compiles_nothing_new(monkeypatch):
+    traces = []
+
+    def counting(probe):
+        traces.append(probe.features.shape)
+        return jnp.sum(probe.features)
+
+    known = {**selectors.SELECTORS, "counting": selectors.Selector(counting, "Counting")}
+    monkeypatch.setattr(selectors, "SELECTORS", known)
+    monkeypatch.setattr(bank, "SIDE_BY_SIDE", {True: 4, False: 4})
+    for m in (1, 3, 4, 9):
+        score_bank({str(i): features(seed=i) for i in range(m)}, Y, methods="counting")
+    assert traces == [(4, N, 6)] or traces == [(N, 6)]  # traced once, under vmap
+
+
+@pytest.mark.parametrize("methods", [("parc_f3",), ("rsa", "dds", "parc")])
+def test_what_the_target_fixes_is_computed_once(monkeypatch, methods):
+    """However many models: its program is called once per probe set."""
+    calls = []
+    inner = bank._compiled_targets
+
+    def counted(*arguments):
+        run = inner(*arguments)
+        return lambda shared: calls.append(1) or run(shared)
+
+    monkeypatch.setattr(bank, "_compiled_targets", counted)
+    score_bank([BANK, BANK], [Y, Y], methods=methods, reference=[A, A])
+    assert len(calls) == 2
 
 
 # ------------------------------------------------------------------------------ undefined features

@@ -261,3 +261,67 @@ def test_cka_of_a_constant_matrix_is_nan(n):
     assert np.isnan(stats.cka(constant, x))
     assert np.isnan(stats.cka(x, constant))
     np.testing.assert_allclose(stats.cka(x, x), 1, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------- the faster ways
+
+
+@pytest.mark.parametrize("f", [4, 8])
+@pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
+def test_pca_of_many_images_is_an_svd_in_float64(f, decay):
+    # enough images for the subspace iteration; decay 0 is noise, whose values lie close together
+    n, d = 200, 300
+    assert 3 * (f + stats.OVERSAMPLES) < n
+    x = (drawn(n, d) * np.arange(1, d + 1) ** -decay + 3).astype(np.float32)
+    expected, values = pca_float64(x, f)
+    scores, kept = pca(jnp.asarray(x), f)
+    assert np.asarray(kept).all()
+    gaps = -np.diff(np.append(values[:f], pca_float64(x, f + 1)[1][f])).min() / values[0]
+    np.testing.assert_allclose(scores, expected, atol=values[0] * max(1e-4, 1e-4 / gaps))
+
+
+@pytest.mark.parametrize("second", [1e-2, 1e-3, 1e-4])
+def test_pca_of_many_images_is_right_behind_one_dominating_component(second):
+    x = with_spectrum(30 * np.r_[1, second * np.geomspace(1, 0.1, 60)], 150, 200)
+    assert relative_error(x, 8).max() < max(1e-3, 1e-6 / second)
+
+
+def test_pca_of_many_images_leaves_out_what_is_rounding_noise():
+    x = with_spectrum(np.geomspace(10, 1, 5), 150, 200)
+    scores, kept = pca(jnp.asarray(x), 8)
+    assert np.asarray(kept).tolist() == [True] * 5 + [False] * 3
+    np.testing.assert_allclose(np.asarray(scores)[:, :5], pca_float64(x, 5)[0], atol=1e-4)
+
+
+def test_pca_of_duplicated_images_ends():
+    # ten directions alone, all alike: the iteration cannot tell them from each other
+    x = np.repeat(np.eye(10, 40, dtype=np.float32), 15, axis=0)
+    kept = np.asarray(pca(jnp.asarray(x), 12)[1])
+    assert kept.sum() == 9
+
+
+@pytest.mark.parametrize("k", [1, 2, 10, 1225, 20_000])
+@pytest.mark.parametrize("levels", [3, 40, None])
+def test_ranks_are_scipys(k, levels):
+    x = np.random.default_rng(k).beta(2, 5, k).astype(np.float32)
+    if levels is not None:
+        x = np.round(x * levels) / np.float32(levels)
+    got = np.asarray(jax.jit(stats.ranks)(jnp.asarray(x)))
+    expected = scipy.stats.rankdata(x)
+    # what is equal has the average rank; unequal neighbours may share theirs
+    np.testing.assert_allclose(got, expected, atol=0 if levels else 2)
+    assert got.sum() == expected.sum()
+
+
+def test_ranks_of_equal_values_are_equal_and_of_larger_ones_no_smaller():
+    x = 1 - np.tanh(np.random.default_rng(0).standard_normal(5000) * 3).astype(np.float32)
+    got = np.asarray(jax.jit(stats.ranks)(jnp.asarray(np.r_[x, x])))
+    np.testing.assert_array_equal(got[:5000], got[5000:])
+    assert (np.diff(got[:5000][np.argsort(x)]) >= 0).all()
+
+
+def test_ranks_tell_apart_every_float_that_one_minus_r_can_be():
+    # near 0, where distances of images that look the same lie: steps of 2^-24
+    x = np.float32(1) - np.r_[np.float32(-1), 1 - np.arange(2000, dtype=np.float32) * 2.0**-23]
+    got = np.asarray(jax.jit(stats.ranks)(jnp.asarray(x, jnp.float32)))
+    np.testing.assert_array_equal(got, scipy.stats.rankdata(x.astype(np.float32)))

@@ -38,6 +38,6 @@ def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:
         left, _, kept = probe.principal(n_dims)
     y = jax.nn.one_hot(probe.labels, probe.num_classes)
     images = jnp.sum(y, axis=0)
-    sums = jnp.matmul(y.T, left, precision=jax.lax.Precision.HIGHEST)
+    sums = stats.matmul(y.T, left)
     between = jnp.sum(jnp.square(sums) / jnp.maximum(images, 1.0)[:, None], axis=0)
     return jnp.where(kept[0], jnp.sum(between), jnp.nan)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxparc import stats
 from jaxparc.probe import Probe
 
 
@@ -22,7 +23,7 @@ def leep(probe: Probe) -> Array:
         predicts nothing and adds nothing.
     """
     y = jax.nn.one_hot(probe.labels, probe.num_classes)
-    joint = jnp.matmul(y.T, probe.probs, precision=jax.lax.Precision.HIGHEST)
+    joint = stats.matmul(y.T, probe.probs)
     marginal = jnp.sum(probe.probs, axis=0)
     conditional = joint / jnp.where(marginal > 0, marginal, 1.0)
     predicted = jnp.sum(conditional[probe.labels] * probe.probs, axis=1)

@@ -47,7 +47,7 @@ def logistic(probe: Probe, *, n_dims: int | None = None) -> Array:
     y = jax.nn.one_hot(probe.labels[:half], c)
     there = jnp.any(y > 0, axis=0)
     fitted = _fit(squares[:half, :half], y, there)
-    seen = _matmul(squares[half:, :half], fitted.weights) + fitted.intercept
+    seen = stats.matmul(squares[half:, :half], fitted.weights) + fitted.intercept
     found = jnp.argmax(jnp.where(there, seen, -jnp.inf), axis=1)
     right = jnp.mean((found == probe.labels[half:]).astype(jnp.float32))
     # NaN would be taken for the largest logit
@@ -88,7 +88,7 @@ def _fit(square: Array, y: Array, there: Array) -> _Weights:
     lengths = np.float32(2.0) ** -np.arange(12, dtype=np.float32)
 
     def lift(weights: Array, intercept: Array) -> _Weights:
-        return _Weights(weights, _matmul(square, weights), intercept)
+        return _Weights(weights, stats.matmul(square, weights), intercept)
 
     def probabilities(w: _Weights) -> Array:
         return jax.nn.softmax(jnp.where(there, w.logits(), -jnp.inf), axis=1)
@@ -167,7 +167,3 @@ def _solve(
         improve,
         start,
     ).found
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

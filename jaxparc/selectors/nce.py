@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxparc import stats
 from jaxparc.probe import Probe
 
 # Added to every joint and marginal frequency by the authors' code. With many empty cells it decides
@@ -28,7 +29,7 @@ def nce(probe: Probe) -> Array:
     n, z = probe.probs.shape
     seen = jax.nn.one_hot(jnp.argmax(probe.probs, axis=1), z)
     y = jax.nn.one_hot(probe.labels, probe.num_classes)
-    counts = jnp.matmul(seen.T, y, precision=jax.lax.Precision.HIGHEST)
+    counts = stats.matmul(seen.T, y)
     joint = counts / n + SMOOTHING
     marginal = jnp.sum(counts, axis=1, keepdims=True) / n + SMOOTHING
     return jnp.sum(joint * jnp.log(joint / marginal))
