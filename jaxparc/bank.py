@@ -193,7 +193,7 @@ def _score_probe_set(
             for argument, value in per_model.items():
                 given.of_model(argument, value, name, index)
             if "probs" in needs:
-                given.probabilities(run.probs, name, index, n)
+                given.check_probabilities(name, given.probabilities(run.probs, name, index, n))
         given.check_lengths(per_model, len(bank))
     names: dict[str, int] = {}
     undefined: dict[str, str] = {}
@@ -205,14 +205,19 @@ def _score_probe_set(
         for name, array in given.pairs(bank, n):
             if name in names:
                 raise ValueError(f"model {name!r} is there twice")
-            model: _Model = {"features": given.float32(name, array, undefined)}
-            widths.append(model["features"].shape[1])
+            model: _Model = {}
+            if "features" in needs:
+                model["features"] = given.float32(name, array, undefined)
+            widths.append(np.shape(array)[1])
             for argument, value in per_model.items():
                 number = given.of_model(argument, value, name, len(names))
                 looked_up[argument].append(number)
                 model[argument] = np.float32(number)
             if "probs" in needs:
-                model["probs"] = given.probabilities(run.probs, name, len(names), n)
+                probs = given.probabilities(run.probs, name, len(names), n)
+                if not isinstance(bank, Mapping):
+                    given.check_probabilities(name, probs)
+                model["probs"] = probs
             names[name] = len(names)
             yield names[name], model
 
@@ -236,8 +241,7 @@ def _score_probe_set(
     looking = np.array(["features" in m.needs for m in methods])
     for name, what in undefined.items():
         values[names[name], looking] = np.nan
-        if looking.any():
-            notes[f"model {name!r}: {what}; its scores are NaN"] = None
+        notes[f"model {name!r}: {what}; its scores are NaN"] = None
     _note_what_is_void(labels, methods, values, dict(zip(names, widths, strict=True)), notes)
     for column, method in enumerate(methods):
         if method.plus_layers:
@@ -265,10 +269,11 @@ def _note_what_is_void(
                 if d >= n - 1 and value > limit * (1 - 1e-4)
             ]
             if void:
+                others = f" and {len(void) - 3} others" if len(void) > 3 else ""
+                which = ", ".join(map(repr, void[:3])) + others
                 notes[
-                    f"{method.label} of {', '.join(map(repr, void))}: features of rank n - 1 = "
-                    f"{n - 1} score {limit}, one less than the classes, whatever they show; "
-                    "hscore_f32 reduces them first"
+                    f"{method.label} of {which}: features of rank n - 1 = {n - 1} score {limit}, "
+                    "one less than the classes, whatever they show; hscore_f32 reduces them first"
                 ] = None
         if method.selector is selectors.SELECTORS["logistic"]:
             half = -(-n // 2)
@@ -317,6 +322,9 @@ def _compiled(
     @jax.jit
     def run(models: tuple[_Model, ...], shared: _Model, targets: tuple[Any, ...]) -> Array:
         def score(model: _Model) -> Array:
+            if "probs" in model:
+                rows = model["probs"]
+                model = model | {"probs": rows / jnp.sum(rows, axis=1, keepdims=True)}
             probe = Probe(**model, **shared, num_classes=num_classes, vectors=vectors)
             return jnp.stack(
                 [

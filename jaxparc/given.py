@@ -64,7 +64,7 @@ def float32(name: str, array: Any, undefined: dict[str, str]) -> np.ndarray:
     """The features as (n, d) float32; models without a defined score are noted by name."""
     try:
         with np.errstate(over="ignore"):  # what overflows is noted below
-            x = np.asarray(array).astype(np.float32)
+            x = np.asarray(array).astype(np.float32, copy=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"model {name!r}: features are no numbers: {error}") from error
     if wrong := flaw(x):
@@ -80,25 +80,29 @@ def flaw(x: np.ndarray) -> str | None:
 
 
 def probabilities(probs: Any, name: str, index: int, n: int) -> np.ndarray:
-    """One model's class probabilities, (n, z) float32, rows normalised."""
+    """One model's class probabilities, (n, z) float32, as they were given."""
     try:
-        given = np.asarray(probs[name if isinstance(probs, Mapping) else index], np.float32)
+        found = np.asarray(probs[name if isinstance(probs, Mapping) else index], np.float32)
     except (KeyError, IndexError):
         raise ValueError(f"probs has no entry for model {name!r}") from None
-    if given.ndim != 2 or len(given) != n:
-        raise ValueError(f"model {name!r}: probs have shape {given.shape}; expected ({n}, z)")
-    if not (given >= 0).all():  # NaN is not either
+    if found.ndim != 2 or len(found) != n:
+        raise ValueError(f"model {name!r}: probs have shape {found.shape}; expected ({n}, z)")
+    return found
+
+
+def check_probabilities(name: str, probs: np.ndarray) -> None:
+    """Refuse rows that are no distributions, within 1e-2."""
+    if not probs.min() >= 0:  # NaN is not either
         raise ValueError(f"model {name!r}: probs are negative or NaN for some image")
-    sums = given.sum(axis=1, keepdims=True)
-    if not (abs(sums - 1) <= 1e-2).all():
-        worst = sums.flat[np.argmax(abs(sums - 1))]
+    away = abs(probs.sum(axis=1) - 1)
+    if not (away <= 1e-2).all():
+        worst = probs[np.argmax(away)].sum()
         raise ValueError(f"model {name!r}: probs of an image sum to {worst:.4g}; expected 1")
-    return given / sums
 
 
 def reference(reference: Any, n: int) -> np.ndarray:
     """The features of the reference model, (n, d) float32."""
-    x = np.asarray(reference).astype(np.float32)
+    x = np.asarray(reference).astype(np.float32, copy=False)
     if x.ndim != 2 or len(x) != n:
         raise ValueError(f"reference has shape {x.shape}; expected ({n}, d)")
     if wrong := flaw(x):

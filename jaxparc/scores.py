@@ -1,16 +1,22 @@
-"""What `score_bank` returns: scores by name, ranked, printed and written."""
+"""What `score_bank` returns: scores by name, ranked, printed, drawn and written."""
 
 import csv
 import dataclasses
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import matplotlib.figure
     import pandas
     import rich.table
+
+COLUMNS = 80  # of the terminal that a table is laid out for
+NAME = 12  # columns that a model's name keeps in any table; it is folded, not cut
+LISTED = 8  # models that the caption of a table names
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -53,34 +59,150 @@ class BankScores:
         Raises:
             ValueError: the method was not scored.
         """
-        if method is None:
-            method = self.methods[0]
-        if method not in self.methods:
-            raise ValueError(f"method {method!r} was not scored; scored: {', '.join(self.methods)}")
-        column = self.values[:, self.methods.index(method)]
+        column = self.values[:, self._index(method)]
         # argsort puts NaN last; stable, so that equal scores keep the bank's order.
         order = np.argsort(-column, kind="stable")
         return [(self.names[i], float(column[i])) for i in order]
 
+    def tied(self, method: str | None = None) -> list[str]:
+        """Models that cannot be told from the best one within the noise over probe sets.
+
+        A model is tied if the two-sided 95 % t interval of its paired differences to the best one,
+        one difference per probe set, holds 0. The intervals take probe sets as independent, and
+        are corrected neither for the number of models nor for the best having been picked by the
+        same scores. They are about the noise of a method, not about whether it is right.
+
+        Args:
+            method: one of `methods`; the first if None.
+
+        Returns:
+            Names, best first, so the best one itself leads; no undefined model, hence none at all
+            if the method is undefined for all.
+
+        Raises:
+            ValueError: the method was not scored, or there is one probe set alone.
+        """
+        k, r = self._index(method), len(self.values_per_run)
+        if r < 2:
+            raise ValueError("ties need several probe sets, to see the noise between them; got one")
+        from scipy.stats import t
+
+        order = [self.names.index(name) for name, _ in self.ranking(method)]
+        scores = self.values_per_run[:, order, k]
+        with np.errstate(invalid="ignore"):  # infinite scores tie with nothing
+            apart = scores[:, :1] - scores
+            half = t.ppf(0.975, r - 1) * apart.std(axis=0, ddof=1) / np.sqrt(r)
+            tied = np.abs(apart.mean(axis=0)) <= half
+        tied[0] = not np.isnan(scores[:, 0]).any()
+        return [self.names[i] for i, is_tied in zip(order, tied, strict=True) if is_tied]
+
     def table(self) -> "rich.table.Table":
-        """All scores as a `rich` table, ranked by the first method."""
+        """All scores as a `rich` table, ranked by the first method; its caption names the ties.
+
+        If it would be wider than 80 columns, labels of methods are broken and deviations go below
+        their means; then names are folded. Numbers are never cut.
+        """
         from rich.table import Table
         from rich.text import Text
 
         runs = len(self.values_per_run)
         title = "one probe set" if runs == 1 else f"mean ± std over {runs} probe sets"
-        table = Table("", "model", title=f"{len(self.names)} models, {title}")
-        for method in self.methods:
-            table.add_column(method, justify="right")
-        spread = self.values_per_run.std(axis=0, ddof=min(1, runs - 1))
-        for place, (name, _) in enumerate(self.ranking(), start=1):
-            i = self.names.index(name)
-            cells = [
-                f"{value:.2f}" if runs == 1 else f"{value:.2f} ± {std:.2f}"
-                for value, std in zip(self.values[i], spread[i], strict=True)
+        table = Table(title=f"{len(self.names)} models, {title}")
+        if caption := self._caption():
+            table.caption = Text(caption, style="dim italic")
+        cells = [
+            [
+                [f"{value:.2f}"] if runs == 1 else [f"{value:.2f}", f"± {std:.2f}"]
+                for value, std in zip(*rows, strict=True)
             ]
-            table.add_row(str(place), Text(name), *cells)
+            for rows in zip(self.values, self._spread(), strict=True)
+        ]
+        names = min(NAME, max(map(len, self.names)))
+        heads, glue = list(self.methods), " "
+        widths = [max(len(glue.join(row[k])) for row in cells) for k in range(len(heads))]
+        edges = len(str(len(self.names))) + 3 * (len(heads) + 2) + 1
+        wide = edges + sum(max(len(h), w) for h, w in zip(heads, widths, strict=True))
+        if wide + max(map(len, self.names)) > COLUMNS:
+            glue = "\n"
+            widths = [max(len(s) for row in cells for s in row[k]) for k in range(len(heads))]
+            heads = [_broken(head, width) for head, width in zip(heads, widths, strict=True)]
+        table.add_column("", no_wrap=True)
+        table.add_column("model", overflow="fold", min_width=names)
+        for head in heads:
+            table.add_column(Text(head), justify="right", no_wrap=True)
+        for place, (name, _) in enumerate(self.ranking(), start=1):
+            row = cells[self.names.index(name)]
+            table.add_row(str(place), Text(name), *map(glue.join, row))
         return table
+
+    def plot(self) -> "matplotlib.figure.Figure":
+        """Dot plot, one panel per method, models ranked by the first one (needs matplotlib).
+
+        Bars are standard deviations over probe sets, and filled dots the best model and those that
+        cannot be told from it (see `tied`). Undefined scores are marked as such.
+
+        Returns:
+            A figure that a notebook shows, and that `savefig` writes.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError(
+                "BankScores.plot needs matplotlib; it comes with: pip install matplotlib"
+            ) from error
+
+        class Shown(Figure):
+            """Of no use to pyplot, which would keep it open, and yet shown by notebooks."""
+
+            def _repr_png_(self) -> bytes:
+                data = io.BytesIO()
+                self.savefig(data, format="png", dpi=self.dpi)
+                return data.getvalue()
+
+        runs, m = len(self.values_per_run), len(self.names)
+        ranked = [name for name, _ in self.ranking()]
+        order = [self.names.index(name) for name in ranked]
+        longest = min(40, max(map(len, ranked)))
+        size = (0.075 * longest + 0.5 + max(2.6 * len(self.methods), 3.5), 1.1 + 0.21 * m)
+        figure = Shown(figsize=size, dpi=100, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, len(self.methods), sharey=True, squeeze=False)[0]
+        spread = self._spread()
+        for k, (method, panel) in enumerate(zip(self.methods, panels, strict=True)):
+            tied = set(self.tied(method)) if runs > 1 else set(ranked)
+            for y, i in enumerate(order):
+                x = self.values[i, k]
+                if not np.isfinite(x):
+                    where = panel.get_yaxis_transform()
+                    text = "undefined" if np.isnan(x) else f"{x}"
+                    panel.text(
+                        0.5, y, text, transform=where, size=8, color="0.45", ha="center", va="center"
+                    )
+                    continue
+                fill = "tab:blue" if self.names[i] in tied else "white"
+                error = spread[i, k] if runs > 1 else None
+                panel.errorbar(
+                    x, y, xerr=error, fmt="o", ms=5, mfc=fill, color="tab:blue", elinewidth=1.2
+                )
+            panel.set_title(method, size=10, parse_math=False)
+            panel.grid(color="0.92")
+            panel.set_axisbelow(True)
+            panel.tick_params(labelsize=8, length=0)
+            panel.locator_params(axis="x", nbins=5)
+            for side in ("top", "right", "left"):
+                panel.spines[side].set_visible(False)
+        panels[0].set_yticks(range(m), [_short(name) for name in ranked], parse_math=False)
+        panels[0].set_ylim(m - 0.4, -0.6)
+        if runs > 1:
+            note = f"mean and std over {runs} probe sets; filled: not told apart from the best"
+        else:
+            note = "one probe set"
+        figure.supxlabel(f"score, larger is better\n{note}", size=8, color="0.35")
+        return figure
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """The mean scores as CSV, one row per model; written to `path` if that is given."""
@@ -100,15 +222,23 @@ class BankScores:
         return pandas.DataFrame(self.values, index=list(self.names), columns=list(self.methods))
 
     def __repr__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=100, record=True)
-        console.print(self.table())
-        return console.export_text().rstrip()
+        return self._console().export_text().rstrip()
 
     def _repr_html_(self) -> str:
-        from rich.console import Console
+        return self._console().export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
-        console = Console(file=io.StringIO(), width=100, record=True)
-        console.print(self.table())
-        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    def _console(self) -> "rich.console.Console":
+        """The table, recorded as wide as its numbers need."""
+        from rich.console import Console
+        from rich.measure import Measurement
+
+        table = self.table()
+        console = Console(file=io.StringIO(), width=1000, record=True)
+        others = [column for column in table.columns if column.no_wrap]
+        cells = sum(
+            max(Measurement.get(console, console.options, cell).maximum for cell in column.cells)
+            if False
+            else _width(column)
+            for column in others
+        )
+        raise NotImplementedError(cells)

@@ -27,7 +27,11 @@ def nce(probe: Probe) -> Array:
         () float32, at most about 0: the sum over all z x c cells of p(z, y) log(p(z, y) / p(z)).
     """
     n, z = probe.probs.shape
-    seen = jax.nn.one_hot(jnp.argmax(probe.probs, axis=1), z)
+    # The first of the largest; two reductions are several times faster than an argmax on a CPU.
+    highest = jnp.max(probe.probs, axis=1, keepdims=True)
+    places = jnp.arange(z, dtype=jnp.int32)
+    first = jnp.min(jnp.where(probe.probs == highest, places, z), axis=1)
+    seen = jax.nn.one_hot(first, z)
     y = jax.nn.one_hot(probe.labels, probe.num_classes)
     counts = stats.matmul(seen.T, y)
     joint = counts / n + SMOOTHING

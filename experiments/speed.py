@@ -1,0 +1,447 @@
+"""What the speed tables ran: this library against plain implementations, in one process.
+
+    python -m experiments.speed bank --out docs/performance/cpu
+
+Both sides alternate, warmed up; times are medians, with the spread from the fastest to the slowest
+repeat. OpenBLAS's threads keep spinning for a while after each of its calls, so there is a pause
+between the sides, and the plain side is measured with the threads it has by default and with one.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import jaxparc
+from experiments import plain
+from jaxparc import selectors
+
+PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
+POOL = 16  # different models; a larger bank has them again under other names
+PAUSE = 0.2  # seconds between the sides
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What `bank` measures.
+
+    Attributes:
+        n: images.
+        models: m, of the table of PARC f=32.
+        widths: d, likewise.
+        classes: c, likewise.
+        m: models of the other methods.
+        d: width of the other methods.
+        c: classes of the other methods.
+        z: source classes.
+        plain_models: models of the plain side.
+        repeats: of each side.
+    """
+
+    n: int = 500
+    models: tuple[int, ...] = (1, 8, 65, 512)
+    widths: tuple[int, ...] = (512, 1024, 2048, 4096)
+    classes: tuple[int, ...] = (10, 37, 200)
+    m: int = 65
+    d: int = 2048
+    c: int = 10
+    z: int = 1000
+    plain_models: int = 8
+    repeats: int = 5
+
+
+QUICK = dataclasses.replace(Sizes(), models=(8, 65), widths=(2048,), repeats=3)
+
+# Together as people ask for them; H-Score inverts a d x d matrix on the plain side, for a minute.
+TOGETHER = ("parc_f32", "parc", "rsa", "dds", "nce", "leep", "knn", "logistic", "heuristic")
+ALONE = ("parc", "rsa", "rsa_f32", "dds", "dds_f32", "nce", "leep", "knn", "logistic", "hscore_f32")
+
+
+def look(sizes: Sizes, d: int, c: int, seed: int) -> plain.Look:
+    """A model as a network would be: rectified, correlated units, classes a little apart."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(sizes.n) % c
+    spectrum = np.arange(1, d + 1) ** -0.5
+    code = rng.normal(size=(sizes.n, d)) + 0.7 * rng.normal(size=(c, d))[labels]
+    units = (code * spectrum).astype(np.float32) @ rng.normal(size=(d, d)).astype(np.float32)
+    probs = rng.gamma(0.05, size=(sizes.n, sizes.z)) + 3 * (labels[:, None] == np.arange(sizes.z))
+    return plain.Look(
+        features=np.maximum(units / units.std(), 0),
+        labels=labels,
+        num_classes=c,
+        probs=(probs / probs.sum(axis=1, keepdims=True)).astype(np.float32),
+        reference=np.maximum(units[:, ::-1] / units.std() + 0.5, 0),
+    )
+
+
+def score_bank(looks: Sequence[plain.Look], m: int, methods: Sequence[str]) -> jaxparc.BankScores:
+    """This library on m models, those of `looks` again and again."""
+    names = [str(i) for i in range(m)]
+    chosen = [looks[i % len(looks)] for i in range(m)]
+    needs = {need for method in methods for need in selectors.method(method).needs}
+    with warnings.catch_warnings(action="ignore"):  # H-Score is void at these widths
+        return jaxparc.score_bank(
+            dict(zip(names, (one.features for one in chosen), strict=True)),
+            chosen[0].labels,
+            methods=methods,
+            num_classes=chosen[0].num_classes,
+            probs=[one.probs for one in chosen] if "probs" in needs else None,
+            reference=chosen[0].reference if "reference" in needs else None,
+            layers=[one.layers for one in chosen],
+            source_images=[one.source_images for one in chosen],
+            target_images=int(chosen[0].target_images),
+        )
+
+
+def score_plain(looks: Sequence[plain.Look], m: int, methods: Sequence[str]) -> None:
+    """The plain implementations on m models, one method and model after the other."""
+    for i in range(m):
+        for method in methods:
+            plain.score(method, looks[i % len(looks)])
+
+
+def least_work(method: str, n: int, d: int, c: int, z: int) -> tuple[float, float]:
+    """Operations and bytes that no implementation of a method does without, per model."""
+    name, _, reduction = method.partition("_f")
+    images = 4.0 * n * d  # every feature is read
+    if reduction:
+        # products with f vectors, there and back, once; how often is the implementation's affair
+        return 4.0 * n * d * int(reduction), images
+    if name in ("parc", "rsa", "dds", "knn", "logistic"):
+        return 1.0 * n * n * d, images  # half of a symmetric product of all images
+    if name == "hscore":
+        return 2.0 * n * min(n, d) * max(n, d), images  # an orthogonal basis of the images
+    if name == "nce":
+        return 1.0 * n * z, 4.0 * n * z  # the largest of every row
+    if name == "leep":
+        return 4.0 * n * z, 4.0 * n * z  # each probability into one sum, and out of it
+    return 0.0, 0.0
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table; milliseconds are per model."""
+
+    what: str
+    m: int
+    d: int
+    c: int
+    ours: list[float]
+    plain: list[float]
+    plain_one_thread: list[float]
+    peak_mib: float | None
+    operations: float
+    bytes: float
+    share: float
+
+    def ratio(self) -> float | None:
+        """Of the plain side's median, threads as they come, to ours."""
+        return _ratio(self.plain, self.ours)
+
+    def ratio_best(self) -> float | None:
+        """Likewise, of the faster plain side."""
+        ratios = [r for r in (self.ratio(), _ratio(self.plain_one_thread, self.ours)) if r]
+        return min(ratios) if ratios else None
+
+
+def _ratio(theirs: list[float], ours: list[float]) -> float | None:
+    return statistics.median(theirs) / statistics.median(ours) if theirs else None
+
+
+def measure(
+    sizes: Sizes,
+    methods: Sequence[str],
+    looks: Sequence[plain.Look],
+    m: int,
+    rate: float,
+    *,
+    what: str | None = None,
+    plain_repeats: int | None = None,
+) -> Row:
+    """Both sides of one case, alternating."""
+    import threadpoolctl
+
+    theirs = sizes.repeats if plain_repeats is None else plain_repeats
+    few = min(m, sizes.plain_models)
+    score_bank(looks, m, methods)  # compiles
+    if theirs > 1:
+        score_plain(looks, 1, methods)  # imports
+    times: dict[str, list[float]] = {"ours": [], "plain": [], "one": []}
+    _forget_peak()
+    before = _resident()
+    peak = None
+    for repeat in range(max(sizes.repeats, theirs)):
+        if repeat < sizes.repeats:
+            times["ours"].append(_seconds(lambda: score_bank(looks, m, methods)) / m)
+            if repeat == 0 and (high := _peak()) is not None and before is not None:
+                peak = high - before
+        if repeat < theirs:
+            times["plain"].append(_seconds(lambda: score_plain(looks, few, methods)) / few)
+            if plain_repeats is None:
+                with threadpoolctl.threadpool_limits(1):
+                    seconds = _seconds(lambda: score_plain(looks, few, methods))
+                times["one"].append(seconds / few)
+    n, d, c = sizes.n, looks[0].features.shape[1], looks[0].num_classes
+    work = [least_work(method, n, d, c, sizes.z) for method in methods]
+    operations, read = (float(sum(column)) for column in zip(*work, strict=True))
+    milliseconds = [[1e3 * t for t in times[side]] for side in ("ours", "plain", "one")]
+    return Row(
+        what or methods[0],
+        m,
+        d,
+        c,
+        ours=milliseconds[0],
+        plain=milliseconds[1],
+        plain_one_thread=milliseconds[2],
+        peak_mib=peak,
+        operations=operations,
+        bytes=read,
+        share=operations / statistics.median(times["ours"]) / rate,
+    )
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    time.sleep(PAUSE)
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def matrix_rate(size: int = 2048) -> float:
+    """Operations per second of a float32 matrix product."""
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision=jax.lax.Precision.HIGHEST))
+    a = jnp.ones((size, size), jnp.float32)
+    product(a).block_until_ready()
+    times = [_seconds(lambda: product(a).block_until_ready()) for _ in range(5)]
+    return 2 * size**3 / min(times)
+
+
+def _forget_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> float | None:
+    return _status("VmHWM")
+
+
+def _resident() -> float | None:
+    return _status("VmRSS")
+
+
+def _status(key: str) -> float | None:
+    """MiB, of Linux's account of this process."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) / 1024
+    return None
+
+
+_FIRST = """
+import time, numpy as np, jaxparc
+x = np.random.default_rng(0).random(({n}, {d}), np.float32)
+y = np.arange({n}) % {c}
+started = time.perf_counter()
+jaxparc.score_bank({{"a": x}}, y)
+first = time.perf_counter() - started
+started = time.perf_counter()
+jaxparc.score_bank({{"a": x}}, y)
+print(first, time.perf_counter() - started)
+"""
+
+
+def first_call(sizes: Sizes) -> float:
+    """Seconds that the default method's first call takes more than its second, in a new process."""
+    code = _FIRST.format(n=sizes.n, d=sizes.d, c=sizes.c)
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    first, second = map(float, done.stdout.split())
+    return first - second
+
+
+def rows(sizes: Sizes, *, slow: bool, rate: float) -> Iterator[Row]:
+    """All cases, one after the other."""
+    pools: dict[tuple[int, int], list[plain.Look]] = {}
+
+    def pool(d: int, c: int) -> list[plain.Look]:
+        if (d, c) not in pools:
+            pools.clear()
+            pools[d, c] = [look(sizes, d, c, seed) for seed in range(POOL)]
+        return pools[d, c]
+
+    for d in sizes.widths:
+        for m in sizes.models:
+            yield measure(sizes, ["parc_f32"], pool(d, sizes.c), m, rate)
+    for c in sizes.classes:
+        if c != sizes.c:
+            yield measure(sizes, ["parc_f32"], pool(sizes.d, c), sizes.m, rate)
+    looks = pool(sizes.d, sizes.c)
+    for method in ALONE:
+        yield measure(sizes, [method], looks, sizes.m, rate)
+    yield measure(sizes, TOGETHER, looks, sizes.m, rate, what="all but hscore")
+    few = dataclasses.replace(sizes, plain_models=1)
+    yield measure(few, ["hscore"], looks, sizes.m, rate, plain_repeats=1 if slow else 0)
+
+
+def settings() -> dict[str, Any]:
+    """Where and with what this is measured."""
+    import threadpoolctl
+
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "blas": sorted(
+            {
+                f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads"
+                for pool in threadpoolctl.threadpool_info()
+            }
+        ),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+HEADER = (
+    "method",
+    "m",
+    "d",
+    "c",
+    "ms/model",
+    "plain",
+    "plain, 1 thread",
+    "ratio",
+    "to the faster",
+    "peak MiB",
+    "least Mop",
+    "least MB",
+    "of matrix rate",
+)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as the tables print it."""
+    return (
+        row.what,
+        f"{row.m}",
+        f"{row.d}",
+        f"{row.c}",
+        *(_spread(times) for times in (row.ours, row.plain, row.plain_one_thread)),
+        *("–" if ratio is None else f"{ratio:.1f}" for ratio in (row.ratio(), row.ratio_best())),
+        "–" if row.peak_mib is None else f"{row.peak_mib:.0f}",
+        f"{row.operations / 1e6:.0f}",
+        f"{row.bytes / 1e6:.1f}",
+        f"{100 * row.share:.0f} %",
+    )
+
+
+def _spread(milliseconds: list[float]) -> str:
+    if not milliseconds:
+        return "–"
+    low, middle, high = min(milliseconds), statistics.median(milliseconds), max(milliseconds)
+    digits = 2 if middle < 10 else 1 if middle < 100 else 0
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def bank(sizes: Sizes, *, slow: bool = True, out: Path | None = None) -> list[Row]:
+    """Measure, print as it goes, and write OUT.md and OUT.json."""
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    about = settings()
+    started = time.monotonic()
+    rate = matrix_rate()
+    compilation = first_call(sizes)
+    console.print(f"{about['device']}, {about['processor']}, {about['cores']} cores")
+    console.print(f"float32 matrix rate {rate / 1e9:.0f} GFLOP/s; first call {compilation:.2f} s")
+    done = []
+    for row in rows(sizes, slow=slow, rate=rate):
+        done.append(row)
+        console.print("  ".join(cells(row)), highlight=False)
+    table = Table(*HEADER, title=f"n={sizes.n}, milliseconds per model: median (fastest–slowest)")
+    for row in done:
+        table.add_row(*cells(row))
+    console.print(table)
+    about |= {
+        "matrix_gflops": rate / 1e9,
+        "first_call_seconds": compilation,
+        "sizes": dataclasses.asdict(sizes),
+        "seconds": time.monotonic() - started,
+    }
+    console.print(f"measured in {about['seconds']:.0f} s")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_suffix(".json").write_text(
+            json.dumps({"about": about, "rows": [dataclasses.asdict(r) for r in done]}, indent=1)
+        )
+        out.with_suffix(".md").write_text(markdown(done, about))
+        console.print(f"written: {out.with_suffix('.md')}, {out.with_suffix('.json')}")
+    return done
+
+
+def markdown(done: Sequence[Row], about: dict[str, Any]) -> str:
+    """The table, and what it was measured with."""
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    lines = [
+        f"`python -m experiments.speed bank`, {about['date']}: {about['device']}, "
+        f"{about['processor']}, {about['cores']} cores; Python {about['python']}, {packages}; "
+        f"{'; '.join(about['blas'])}.",
+        "",
+        f"Float32 matrix rate {about['matrix_gflops']:.0f} GFLOP/s. The first call of the default "
+        f"method takes {about['first_call_seconds']:.2f} s more than the second. "
+        f"n = {about['sizes']['n']}.",
+        "",
+        "| " + " | ".join(HEADER) + " |",
+        "| --- " + "| ---: " * (len(HEADER) - 1) + "|",
+        *("| " + " | ".join(cells(row)) + " |" for row in done),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.speed", description=__doc__.splitlines()[0]
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    command = commands.add_parser("bank", help="score_bank against plain implementations")
+    command.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
+    command.add_argument(
+        "--skip-slow", action="store_true", help="no plain H-Score, which takes a minute"
+    )
+    command.add_argument("--out", type=Path, metavar="FILE", help="write FILE.md and FILE.json")
+    args = parser.parse_args(argv)
+    bank(QUICK if args.quick else Sizes(), slow=not args.skip_slow, out=args.out)
+
+
+if __name__ == "__main__":
+    main()
