@@ -65,7 +65,7 @@ def float32(name: str, array: Any, undefined: dict[str, str]) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # what overflows is noted below
             x = np.asarray(array).astype(np.float32, copy=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # a torch tensor with a gradient
         raise ValueError(f"model {name!r}: features are no numbers: {error}") from error
     if wrong := flaw(x):
         undefined[name] = f"features are {wrong}"
