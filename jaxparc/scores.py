@@ -12,6 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     import matplotlib.figure
     import pandas
+    import rich.console
     import rich.table
 
 COLUMNS = 80  # of the terminal that a table is laid out for
@@ -99,8 +100,8 @@ class BankScores:
     def table(self) -> "rich.table.Table":
         """All scores as a `rich` table, ranked by the first method; its caption names the ties.
 
-        If it would be wider than 80 columns, labels of methods are broken and deviations go below
-        their means; then names are folded. Numbers are never cut.
+        If it would be wider than 80 columns, labels of methods are broken, deviations go below
+        their means and names are folded; then the space around cells goes. Numbers are whole.
         """
         from rich.table import Table
         from rich.text import Text
@@ -126,10 +127,13 @@ class BankScores:
             glue = "\n"
             widths = [max(len(s) for row in cells for s in row[k]) for k in range(len(heads))]
             heads = [_broken(head, width) for head, width in zip(heads, widths, strict=True)]
-        table.add_column("", no_wrap=True)
+        table.add_column("", no_wrap=True, min_width=len(str(len(self.names))))
         table.add_column("model", overflow="fold", min_width=names)
-        for head in heads:
-            table.add_column(Text(head), justify="right", no_wrap=True)
+        for head, width in zip(heads, widths, strict=True):
+            least = max(width, *map(len, head.split("\n")))
+            table.add_column(Text(head), justify="right", no_wrap=True, min_width=least)
+        if _needed(table) > COLUMNS:
+            table.padding = 0
         for place, (name, _) in enumerate(self.ranking(), start=1):
             row = cells[self.names.index(name)]
             table.add_row(str(place), Text(name), *map(glue.join, row))
@@ -150,6 +154,7 @@ class BankScores:
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
+            from matplotlib.layout_engine import ConstrainedLayoutEngine
         except ImportError as error:
             raise ImportError(
                 "BankScores.plot needs matplotlib; it comes with: pip install matplotlib"
@@ -168,7 +173,8 @@ class BankScores:
         order = [self.names.index(name) for name in ranked]
         longest = min(40, max(map(len, ranked)))
         size = (0.075 * longest + 0.5 + max(2.6 * len(self.methods), 3.5), 1.1 + 0.21 * m)
-        figure = Shown(figsize=size, dpi=100, layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08, wspace=0.03)
+        figure = Shown(figsize=size, dpi=100, layout=layout)
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(self.methods), sharey=True, squeeze=False)[0]
         spread = self._spread()
@@ -180,13 +186,20 @@ class BankScores:
                     where = panel.get_yaxis_transform()
                     text = "undefined" if np.isnan(x) else f"{x}"
                     panel.text(
-                        0.5, y, text, transform=where, size=8, color="0.45", ha="center", va="center"
+                        0.5,
+                        y,
+                        text,
+                        transform=where,
+                        size=8,
+                        color="0.45",
+                        ha="center",
+                        va="center",
                     )
                     continue
                 fill = "tab:blue" if self.names[i] in tied else "white"
-                error = spread[i, k] if runs > 1 else None
+                bar = spread[i, k] if runs > 1 else None
                 panel.errorbar(
-                    x, y, xerr=error, fmt="o", ms=5, mfc=fill, color="tab:blue", elinewidth=1.2
+                    x, y, xerr=bar, fmt="o", ms=5, mfc=fill, color="tab:blue", elinewidth=1.2
                 )
             panel.set_title(method, size=10, parse_math=False)
             panel.grid(color="0.92")
@@ -230,15 +243,55 @@ class BankScores:
     def _console(self) -> "rich.console.Console":
         """The table, recorded as wide as its numbers need."""
         from rich.console import Console
-        from rich.measure import Measurement
 
         table = self.table()
-        console = Console(file=io.StringIO(), width=1000, record=True)
-        others = [column for column in table.columns if column.no_wrap]
-        cells = sum(
-            max(Measurement.get(console, console.options, cell).maximum for cell in column.cells)
-            if False
-            else _width(column)
-            for column in others
-        )
-        raise NotImplementedError(cells)
+        width = max(COLUMNS, _needed(table))
+        # in a notebook, rich would show the table by itself, and the notebook once more
+        console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False)
+        console.print(table)
+        return console
+
+    def _index(self, method: str | None) -> int:
+        """Column of a method, the first one's if None."""
+        if method is None:
+            return 0
+        if method not in self.methods:
+            raise ValueError(f"method {method!r} was not scored; scored: {', '.join(self.methods)}")
+        return self.methods.index(method)
+
+    def _spread(self) -> np.ndarray:
+        """(m, k) sample standard deviation over the probe sets; 0 of a single one."""
+        with np.errstate(invalid="ignore"):
+            return self.values_per_run.std(axis=0, ddof=min(1, len(self.values_per_run) - 1))
+
+    def _caption(self) -> str:
+        """Which models the first method cannot tell from its best one, "" if that is unknown."""
+        runs = len(self.values_per_run)
+        if runs < 2 or len(self.names) < 2 or not (tied := self.tied()):
+            return ""
+        others = ", ".join(tied[1 : 1 + LISTED]) or "none"
+        if len(tied) > 1 + LISTED:
+            others += f" and {len(tied) - 1 - LISTED} more"
+        how = f"95 %, paired over {runs} probe sets"
+        return f"not told apart from the best by {self.methods[0]}: {others} ({how})"
+
+
+def _needed(table: "rich.table.Table") -> int:
+    """Width below which a table would be cut."""
+    return 1 + sum(1 + 2 * table.padding[1] + (c.min_width or 0) for c in table.columns)
+
+
+def _broken(label: str, width: int) -> str:
+    """A method's label in lines no wider than its longest word or `width`."""
+    lines = [""]
+    for word in re.findall(r"[^_+(,]+|[_+(,][^_+(,]*", label):
+        if lines[-1] and len(lines[-1] + word) > width:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
+
+
+def _short(name: str, most: int = 40) -> str:
+    """A name with its middle left out if it is long."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"

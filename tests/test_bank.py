@@ -1,7 +1,5 @@
-import csv
 import functools
 import inspect
-import io
 import subprocess
 import sys
 import warnings
@@ -11,7 +9,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import jaxparc
 from jaxparc import bank, score_bank, selectors
 from jaxparc.selectors import knn, parc
 
@@ -178,86 +175,6 @@ def test_models_of_one_shape_share_one_program(monkeypatch):
     mixed = {f"{d} {seed}": features(d, seed) for seed in range(3) for d in (5, 6, 7)}
     score_bank(mixed, Y, methods="counting")
     assert sorted(traces) == [(N, 5), (N, 6), (N, 7)]
-
-
-# ----------------------------------------------------------------------------------------- output
-
-
-@pytest.fixture
-def table():
-    values = [[[1.0, 9.0], [np.nan, 8.0], [3.0, 7.0], [1.0, 5.0]]] * 2
-    values = np.array(values) + np.array([0.5, -0.5])[:, None, None]
-    return jaxparc.BankScores(("a", "b", "c", "d"), ("parc", "knn"), values)
-
-
-def test_ranking_is_best_first_with_ties_in_order_and_undefined_last(table):
-    assert [name for name, _ in table.ranking()] == ["c", "a", "d", "b"]
-    assert table.ranking()[:2] == [("c", 3.0), ("a", 1.0)]
-    assert table.ranking("knn") == [("a", 9.0), ("b", 8.0), ("c", 7.0), ("d", 5.0)]
-    assert table.best == "c"
-
-
-def test_ranking_by_what_was_not_scored_lists_what_was(table):
-    with pytest.raises(ValueError, match="'leep' was not scored; scored: parc, knn"):
-        table.ranking("leep")
-
-
-def test_mean_is_nan_where_any_probe_set_is(table):
-    table.values_per_run[0, 0, 0] = np.nan
-    assert np.isnan(table.values[0, 0])
-
-
-def test_csv_is_one_row_per_model_in_the_banks_order(table, tmp_path):
-    text = table.to_csv(tmp_path / "scores.csv")
-    assert (tmp_path / "scores.csv").read_text() == text
-    rows = list(csv.reader(io.StringIO(text)))
-    assert rows[0] == ["model", "parc", "knn"]
-    assert [row[0] for row in rows[1:]] == ["a", "b", "c", "d"]
-    np.testing.assert_allclose([[float(v) for v in row[1:]] for row in rows[1:]], table.values)
-
-
-def test_csv_quotes_names():
-    scores = jaxparc.BankScores(("a,b",), ("parc",), np.ones((1, 1, 1)))
-    assert list(csv.reader(io.StringIO(scores.to_csv())))[1] == ["a,b", "1.000000"]
-
-
-def test_repr_is_the_ranked_table(table):
-    text = repr(table)
-    assert "4 models, mean ± std over 2 probe sets" in text
-    assert "3.00 ± 0.71" in text
-    assert "nan" in text
-    lines = [line for line in text.splitlines() if "±" in line or "nan" in line][1:]
-    assert [line.split()[3] for line in lines] == ["c", "a", "d", "b"]
-    one = jaxparc.BankScores(table.names, table.methods, table.values_per_run[:1])
-    assert "one probe set" in repr(one)
-    assert "±" not in repr(one)
-
-
-def test_html_is_the_ranked_table(table):
-    html = table._repr_html_()
-    assert html.startswith("<pre>")
-    assert "3.00 ± 0.71" in html
-    assert html.index(" c ") < html.index(" a ") < html.index(" d ") < html.index(" b ")
-
-
-@pytest.mark.parametrize("name", ["vit[b16]", "resnet[/imagenet]", "net:smile:", "r" * 60])
-def test_repr_shows_names_as_they_are(name):
-    # square brackets are markup to rich
-    scores = jaxparc.BankScores((name,), ("parc",), np.ones((1, 1, 1)))
-    assert name in repr(scores)
-    assert name in scores._repr_html_()
-
-
-def test_html_escapes_names():
-    scores = jaxparc.BankScores(("<b>",), ("parc",), np.ones((1, 1, 1)))
-    assert "<b>" not in scores._repr_html_()
-
-
-def test_pandas_holds_the_same():
-    pd = pytest.importorskip("pandas")
-    scores = jaxparc.BankScores(("a", "b"), ("parc",), np.array([[[1.0], [np.nan]]]))
-    expected = pd.DataFrame({"parc": [1.0, np.nan]}, index=["a", "b"])
-    pd.testing.assert_frame_equal(scores.to_pandas(), expected)
 
 
 # -------------------------------------------------------------------------------------- bad input
