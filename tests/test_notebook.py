@@ -29,7 +29,7 @@ def is_install(cell):
 def test_the_committed_notebook_is_small_and_ran_without_errors():
     notebook = nbformat.read(PATH, as_version=4)
     nbformat.validate(notebook)
-    assert PATH.stat().st_size < 60_000
+    assert PATH.stat().st_size < 30_000
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [is_install(cell) for cell in code] == [True] + [False] * (len(code) - 1)
     assert all(cell.outputs for cell in code[1:])
