@@ -34,6 +34,8 @@ class Benchmark:
         probe_images: n, images of a probe set, from the target's training split.
         probe_sets: how many are drawn.
         methods: what scores them.
+        reference: the architecture whose model trained on the target itself is what RSA and DDS
+            compare with.
         ell_max: the depth that counts 1 in eq. 6.
         momentum: of SGD.
         weight_decay: of convolution and linear weights.
@@ -59,6 +61,7 @@ class Benchmark:
     probe_images: int = 500
     probe_sets: int = 5
     methods: tuple[str, ...] = ("parc", "parc_f32", "knn", "heuristic")
+    reference: str = "resnet50"
     ell_max: float = 50
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -71,8 +74,18 @@ class Benchmark:
             models.get(architecture)
         for name in (*self.sources, *self.targets):
             datasets.spec_of(name)
-        for method in self.methods:
-            selectors.method(method)
+        needs = {need for method in self.methods for need in selectors.method(method).needs}
+        if "reference" in needs:
+            if self.reference not in self.architectures:
+                raise ValueError(
+                    f"benchmark {self.name}: reference {self.reference!r} is none of its "
+                    f"architectures {', '.join(self.architectures)}"
+                )
+            if lacking := sorted(set(self.targets) - set(self.sources)):
+                raise ValueError(
+                    f"benchmark {self.name}: RSA and DDS need a model trained on each target; "
+                    f"{', '.join(lacking)} is no source"
+                )
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the results, as JSON can hold it."""
@@ -86,6 +99,12 @@ class Benchmark:
         for parts in itertools.product(self.architectures, sources, self.targets):
             if parts[1] != parts[2]:  # a source is not its own target
                 yield Transfer(*parts)
+
+    def references(self) -> Iterator[Transfer]:
+        """What looks at the targets besides the transfers' sources, if a method needs it."""
+        if any("reference" in selectors.method(method).needs for method in self.methods):
+            for target in self.targets:
+                yield Transfer(self.reference, target, target)
 
     def source_settings(self) -> dict[str, Any]:
         """The part of them that decides what a source model is."""
@@ -113,8 +132,25 @@ def _versions(names: set[str]) -> dict[str, str]:
     return {name: datasets.spec_of(name).version for name in sorted(names)}
 
 
+# As the paper's Table 1 lists them, each with and without "+ layers".
 _METHODS = tuple(
-    method + layers for method in ("parc", "parc_f32", "knn", "heuristic") for layers in ("", "+l")
+    method + layers
+    for method in (
+        "heuristic",
+        "nce",
+        "leep",
+        "hscore",
+        "hscore_f32",
+        "knn",
+        "logistic",
+        "rsa",
+        "rsa_f32",
+        "dds",
+        "dds_f32",
+        "parc",
+        "parc_f32",
+    )
+    for layers in ("", "+l")
 )
 
 # Four architectures at 32 pixels, as wide as keeps the whole run within minutes on two cores.
@@ -156,6 +192,7 @@ SMOKE = dataclasses.replace(
     validation_images=100,
     probe_images=120,
     probe_sets=2,
+    reference="resnet18",
 )
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({b.name: b for b in (DEMO, SMOKE)})

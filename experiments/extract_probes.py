@@ -1,7 +1,8 @@
 """Stage 3: every source model looks at the probe sets of every target.
 
 Trains missing sources first. Writes probes/<architecture>_<source>_<target>_<run>.npz with
-features (n, d), probs (n, z), y (n,), source_dataset, target_dataset and architecture.
+features (n, d), probs (n, z), y (n,), source_dataset, target_dataset and architecture. Also of the
+reference of RSA and DDS, the model trained on the target, whose source is the target.
 """
 
 import functools
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _data, _run, train_sources
+from experiments.benchmarks import Benchmark
 from jaxparc import datasets, features, files, sampling
 from jaxparc.evaluation import Transfer
 
@@ -27,10 +29,15 @@ def stage(run: _run.Run) -> int:
             read,
             functools.partial(_extract, run, t, probe_set),
         )
-        for t in run.benchmark.transfers()
+        for t in looks(run.benchmark)
         for probe_set in range(run.benchmark.probe_sets)
     ]
     return _run.run_units(run, "extract_probes", units)
+
+
+def looks(benchmark: Benchmark) -> list[Transfer]:
+    """Which source models look at which targets: those of the transfers, and the references."""
+    return [*benchmark.transfers(), *benchmark.references()]
 
 
 def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:
@@ -83,6 +90,7 @@ def _extract(
             f,
             features=seen,
             probs=probs,
+            probs_kind="softmax of the logits",  # of a multi-label source, too
             unit=unit_name(transfer, probe_set),
             y=np.array([probe[i]["label"] for i in range(len(probe))]),
             architecture=transfer.architecture,

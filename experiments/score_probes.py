@@ -16,7 +16,7 @@ from typing import Any
 
 import jaxparc
 from experiments import _run, extract_probes, finetune_all, train_sources
-from jaxparc import checkpoints, datasets, files, models
+from jaxparc import checkpoints, datasets, files, models, selectors
 from jaxparc.evaluation import Transfer
 
 
@@ -27,9 +27,9 @@ def stage(run: _run.Run) -> int:
     todo = []
     for target in benchmark.targets:
         for probe_set in range(benchmark.probe_sets):
-            bank = [t for t in benchmark.transfers() if t.target == target]
+            bank = [t for t in extract_probes.looks(benchmark) if t.target == target]
             there = [t for t in bank if extract_probes.path_of(run, t, probe_set).exists()]
-            for transfer in set(bank) - set(there):
+            for transfer in sorted(set(bank) - set(there)):
                 _run.say(f"not scored: {extract_probes.unit_name(transfer, probe_set)} is missing")
                 lacking += 1
             todo.append(
@@ -54,9 +54,9 @@ def _path(run: _run.Run, target: str, probe_set: int) -> Path:
     return run.out / "scores" / f"{target}_{probe_set}.json"
 
 
-def _check(run: _run.Run, bank: list[Transfer], path: Path, name: str) -> None:
+def _check(run: _run.Run, looks: list[Transfer], path: Path, name: str) -> None:
     content = _run.read_result(path, name)
-    if [Transfer(*t) for t in content["transfers"]] != bank:
+    if [Transfer(*t) for t in content["looks"]] != looks:
         # Eq. 6 standardises over the models, so one more changes the scores of all.
         raise FileNotFoundError(f"{path} is of other models")
 
@@ -65,37 +65,61 @@ def _score(
     run: _run.Run,
     target: str,
     probe_set: int,
-    bank: list[Transfer],
+    looks: list[Transfer],
     on_images: Callable[[int], None],
 ) -> None:
     benchmark = run.benchmark
-    probes = [
-        extract_probes.read(
+    probes = {
+        t: extract_probes.read(
             extract_probes.path_of(run, t, probe_set), extract_probes.unit_name(t, probe_set)
         )
-        for t in bank
-    ]
+        for t in looks
+    }
+    bank = [t for t in looks if t.source != target]
+    reference = next((probes[t]["features"] for t in looks if t.source == target), None)
+    labels = probes[bank[0]]["y"]
     score = functools.partial(
         jaxparc.score_bank,
-        {"/".join(t): probe["features"] for t, probe in zip(bank, probes, strict=True)},
-        probes[0]["y"],
+        {"/".join(t): probes[t]["features"] for t in bank},
+        labels,
+        probs={"/".join(t): probes[t]["probs"] for t in bank},
+        reference=reference,
         num_classes=datasets.spec_of(target).num_classes,
         layers=[models.get(t.architecture).layers for t in bank],
         source_images=[datasets.spec_of(t.source).sizes["train"] for t in bank],
         target_images=datasets.spec_of(target).sizes["train"],
         ell_max=benchmark.ell_max,
     )
-    scores, seconds = {}, {}
-    for method in benchmark.methods:
-        scored = score(methods=method)  # compiles too, so it is the second one that is timed
-        scores[method] = [None if math.isnan(s) else float(s) for s in scored.values[:, 0]]
+    kind = "classes" if labels.ndim == 1 else "multi_label"
+    scores: dict[str, list[float | None]] = {}
+    seconds: dict[str, float] = {}
+    for methods in _together(benchmark.methods):
+        method = selectors.method(methods[0])
+        if kind not in method.kinds or ("reference" in method.needs and reference is None):
+            scores |= {label: [None] * len(bank) for label in methods}
+            continue
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            scored = score(methods=methods)  # compiles too, so it is the second one that is timed
+        for warning in caught:
+            _run.say(f"{_unit_name(target, probe_set)}: {warning.message}")
         started = time.monotonic()
         with warnings.catch_warnings(action="ignore"):
-            score(methods=method)
-        seconds[method] = time.monotonic() - started
-    on_images(sum(len(probe["y"]) for probe in probes))
-    content = {"transfers": bank, "scores": scores, "seconds": seconds}
+            score(methods=methods)
+        elapsed = time.monotonic() - started
+        for label, column in zip(methods, scored.values.T, strict=True):
+            scores[label] = [None if math.isnan(s) else float(s) for s in column]
+            seconds[label] = elapsed
+    on_images(sum(len(probe["y"]) for probe in probes.values()))
+    content = {"looks": looks, "transfers": bank, "scores": scores, "seconds": seconds}
     _run.write_result(_path(run, target, probe_set), _unit_name(target, probe_set), content)
+
+
+def _together(methods: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Methods in groups that differ in "+ layers" alone: one program, and one time."""
+    plain = dict.fromkeys(method.removesuffix("+l") for method in methods)
+    for name in plain:
+        yield tuple(method for method in methods if method.removesuffix("+l") == name)
 
 
 def units(run: _run.Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -132,7 +156,7 @@ def _write_times(run: _run.Run) -> None:
                 rows.append(("train_sources", unit, "", 1, seconds))
     for unit, seconds in finetune_all.seconds(run):
         rows.append(("finetune_all", unit, "", 1, seconds))
-    for transfer in benchmark.transfers():
+    for transfer in extract_probes.looks(benchmark):
         for probe_set in range(benchmark.probe_sets):
             path = extract_probes.path_of(run, transfer, probe_set)
             if path.exists():

@@ -261,6 +261,7 @@ def _note_what_is_void(
     """Scores that are defined and say nothing, or less than they seem to."""
     y, n = labels.values, len(labels.values)
     for column, method in enumerate(methods):
+        label = method.label.removesuffix("+l")
         if method.selector is selectors.SELECTORS["hscore"]:
             limit = len(np.unique(y)) - 1
             void = [
@@ -272,7 +273,7 @@ def _note_what_is_void(
                 others = f" and {len(void) - 3} others" if len(void) > 3 else ""
                 which = ", ".join(map(repr, void[:3])) + others
                 notes[
-                    f"{method.label} of {which}: features of rank n - 1 = {n - 1} score {limit}, "
+                    f"{label} of {which}: features of rank n - 1 = {n - 1} score {limit}, "
                     "one less than the classes, whatever they show; hscore_f32 reduces them first"
                 ] = None
         if method.selector is selectors.SELECTORS["logistic"]:
@@ -280,7 +281,7 @@ def _note_what_is_void(
             lacking = np.setdiff1d(y[half:], y[:half])
             if lacking.size:
                 notes[
-                    f"{method.label} trains on the first {half} images, which lack class "
+                    f"{label} trains on the first {half} images, which lack class "
                     f"{', '.join(map(str, lacking[:5]))}{'...' if lacking.size > 5 else ''} of the "
                     "others; order the images by turns over the classes"
                 ] = None

@@ -97,7 +97,7 @@ def accuracy_table(results: Results) -> Table:
 
 
 def selector_table(results: Results) -> Table:
-    """Mean PC, PC of each target, and time of each method, in the order given.
+    """Mean PC, without and with "+ layers", PC of each target, and time, in the order given.
 
     The spread of the targets' PC is on the page alone: the table is to fit 80 columns.
     """
@@ -148,12 +148,24 @@ def _selector_rows(
     results: Results, of_target: Callable[[Spread], str] = Spread.text
 ) -> tuple[list[str], list[list[str]]]:
     rows = []
-    for label in results.scores:
+    plain = _plain(results)
+    layered = len(plain) < len(results.scores)
+    for label in plain:
         mean_pc, pcs = correlations(results, label)
+        row = [method(label).title, mean_pc.text()]
+        if layered:
+            both = f"{label}+l"
+            row.append(correlations(results, both)[0].text() if both in results.scores else "–")
         ms = results.milliseconds.get(label, math.nan)
         time = "not measured" if math.isnan(ms) else "< 0.01" if ms < 0.01 else f"{ms:,.2f}"
-        rows.append([method(label).title, mean_pc.text(), *map(of_target, pcs.values()), time])
-    return ["method", "Mean PC", *_every("target", results), "ms/transfer"], rows
+        rows.append([*row, *map(of_target, pcs.values()), time])
+    head = ["method", "Mean PC", *(["+ layers"] if layered else []), *_every("target", results)]
+    return [*head, "ms/transfer"], rows
+
+
+def _plain(results: Results) -> list[str]:
+    """The methods, those with "+ layers" only if they are not there without."""
+    return [x for x in results.scores if not (x.endswith("+l") and x[:-2] in results.scores)]
 
 
 def _every(part: str, results: Results) -> list[str]:
@@ -242,7 +254,8 @@ accuracies after full fine-tuning of one target’s models: 100 is perfect, 0 is
 below 0 is the wrong way round. Mean PC is its mean over targets. The number after ± says how much
 the choice of probe images matters, and nothing about other models or targets. On a benchmark of
 few, small targets this is a demonstration, not evidence.</p>
-<p>A target’s column holds its PC. The time leaves out the extraction of features.</p>
+<p>A target’s column holds its PC. “+ layers” is the Mean PC once the relative depth of each network
+is added to its standardised score. The time leaves out the extraction of features.</p>
 {_table(f"PC, {_over(results)}; time in ms", *_selector_rows(results))}
 <h2>Accuracy after fine-tuning</h2>{_heat_map(results)}
 <h2>Scores against accuracies</h2>{_scatter(results)}
@@ -296,7 +309,7 @@ where target and source are the same. {scratch if results.scratch else ""}</p>
 def _scatter(results: Results) -> str:
     if not results.scores:
         return "<p>There are no scores.</p>"
-    mean_pc = {label: correlations(results, label)[0] for label in results.scores}
+    mean_pc = {label: correlations(results, label)[0] for label in _plain(results)}
     heads = {
         k: f"{escape(method(k).title)}: Mean PC {spread.text()}" for k, spread in mean_pc.items()
     }

@@ -328,3 +328,15 @@ def test_axes_without_extent_place_values_inside(values):
     place, ticks = report._axis(values, 0, 100)
     assert len(ticks) > 2
     assert all(10 < place(value) < 90 for value in values)
+
+
+def test_plus_layers_is_a_column_beside_the_plain_method():
+    results = made_up()
+    runs = results.scores["parc"]
+    both = dataclasses.replace(results, scores={"parc": runs, "parc+l": runs, "knn+l": runs})
+    table = report.selector_table(both)
+    assert [str(c.header) for c in table.columns][:3] == ["method", "Mean PC", "+ layers"]
+    parc, knn = cells(table)
+    assert parc[0] == "PARC"
+    assert parc[1] == parc[2]  # the same scores here
+    assert knn[:1] + knn[2:3] == ["1-NN CV + layers", "–"]

@@ -17,8 +17,9 @@ import tiny
 
 from experiments import _data, _run, benchmarks, extract_probes, finetune_all, score_probes
 from experiments.finetune_all import Candidate
-from jaxparc import checkpoints, datasets, evaluation, files, train
+from jaxparc import checkpoints, datasets, evaluation, files, score_bank, train
 from jaxparc.evaluation import Transfer
+from jaxparc.selectors import SELECTORS
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +96,8 @@ def test_times_cover_every_unit_of_every_stage(finished):
         assert float(row["Seconds"]) > 0
         if row["Stage"] in units:
             units[row["Stage"]] += 1
-    assert units == {"train_sources": 3, "finetune_all": 6, "extract_probes": 4}
+    # two transfers, and the reference, on two probe sets
+    assert units == {"train_sources": 3, "finetune_all": 6, "extract_probes": 6}
     assert {row["Method"] for row in times} == {"", *tiny.TINY.methods}
 
 
@@ -360,6 +362,80 @@ def test_what_is_there_is_scored_and_what_lacks_is_said(copy, capsys):
     assert outcome(copy.out) == before
 
 
+def test_the_reference_looks_at_its_own_target_and_is_no_transfer(finished):
+    reference = Transfer("resnet18", "digits", "digits")
+    assert list(tiny.TINY.references()) == [reference]
+    probe = read_probe(finished, reference, 1)
+    assert (str(probe["source_dataset"]), str(probe["target_dataset"])) == ("digits", "digits")
+    assert str(probe["probs_kind"]) == "softmax of the logits"
+    # the same images as the transfers'
+    other = read_probe(finished, Transfer("resnet18", "glyph_digits", "digits"), 1)
+    np.testing.assert_array_equal(probe["y"], other["y"])
+    for name in ("oracle.csv", "scores.csv"):
+        assert "digits" not in {row["Source Dataset"] for row in rows(finished.out / name)}
+
+
+def test_every_method_scores_every_transfer(finished):
+    scores = rows(finished.out / "scores.csv")
+    assert set(tiny.TINY.methods) <= set(scores[0])
+    assert {m.removesuffix("+l").partition("_")[0] for m in tiny.TINY.methods} == set(SELECTORS)
+    # what the stage wrote is what score_bank gives of its files
+    bank = [Transfer("resnet18", source, "digits") for source in ("glyph_digits", "glyph_letters")]
+    probes = {"/".join(t): read_probe(finished, t, 0) for t in bank}
+    methods = ("rsa", "dds_f32", "leep", "logistic")
+    expected = score_bank(
+        {name: probe["features"] for name, probe in probes.items()},
+        probes["resnet18/glyph_digits/digits"]["y"],
+        methods=methods,
+        probs={name: probe["probs"] for name, probe in probes.items()},
+        reference=read_probe(finished, Transfer("resnet18", "digits", "digits"), 0)["features"],
+        num_classes=10,
+    )
+    got = [[float(row[m]) for m in methods] for row in scores if row["Run"] == "0"]
+    np.testing.assert_allclose(got, expected.values, atol=1e-5)
+
+
+def test_without_a_reference_the_methods_that_need_none_score(copy, capsys):
+    before = outcome(copy.out)
+    path = extract_probes.path_of(copy, Transfer("resnet18", "digits", "digits"), 0)
+    path.rename(path.with_suffix(".away"))
+    assert score_probes.stage(copy) == 1
+    assert "not scored: resnet18 digits looks at digits, probe set 0" in capsys.readouterr().out
+    for row in rows(copy.out / "scores.csv"):
+        there = row["Run"] == "1"
+        assert (row["rsa"] != "", row["dds_f32+l"] != "", row["parc"] != "") == (there, there, True)
+    path.with_suffix(".away").rename(path)
+    assert score_probes.stage(copy) == 0
+    assert outcome(copy.out) == before
+
+
+def test_a_method_that_does_not_take_a_kind_of_label_stays_empty(copy):
+    for source in ("digits", "glyph_digits", "glyph_letters"):
+        path = extract_probes.path_of(copy, Transfer("resnet18", source, "digits"), 0)
+        probe = read_probe(copy, Transfer("resnet18", source, "digits"), 0)
+        with path.open("wb") as file:
+            np.savez(file, **probe | {"y": np.eye(10)[probe["y"]]})
+    (copy.out / "scores" / "digits_0.json").unlink()
+    assert score_probes.stage(copy) == 0
+    row = next(r for r in rows(copy.out / "scores.csv") if r["Run"] == "0")
+    empty = {method for method in tiny.TINY.methods if row[method] == ""}
+    assert {m.removesuffix("+l") for m in empty} == {
+        "nce", "leep", "hscore", "hscore_f32", "logistic"
+    }  # fmt: skip
+
+
+def test_a_reference_that_is_not_trained_is_refused():
+    for change, message in [
+        ({"reference": "alexnet"}, "reference 'alexnet' is none of its architectures resnet18"),
+        ({"sources": ("glyph_digits",)}, "a model trained on each target; digits is no source"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(tiny.TINY, **change)
+    # and what needs none asks for none
+    plain = dataclasses.replace(tiny.TINY, methods=("parc",), reference="alexnet")
+    assert list(plain.references()) == []
+
+
 def test_a_failed_scratch_run_does_not_withhold_the_transfers(copy, monkeypatch):
     for path in (copy.out / "transfers").glob("*scratch*"):
         path.unlink()
@@ -494,7 +570,7 @@ def test_a_source_that_failed_fails_its_transfers_alone(copy):
     assert checkpoints.metadata(path)["accuracy"] >= 0
 
 
-def test_scores_of_undefined_features_stay_empty(copy, monkeypatch):
+def test_scores_of_undefined_features_stay_empty(copy, capsys):
     """NaN goes through as an empty cell, and is not scored as 0."""
     transfer = Transfer("resnet18", "glyph_digits", "digits")
     path = extract_probes.path_of(copy, transfer, 0)
@@ -502,8 +578,11 @@ def test_scores_of_undefined_features_stay_empty(copy, monkeypatch):
     with path.open("wb") as file:
         np.savez(file, **{**probe, "features": np.ones_like(probe["features"])})
     (copy.out / "scores" / "digits_0.json").unlink()
-    with pytest.warns(UserWarning, match="'resnet18/glyph_digits/digits'"):
-        assert score_probes.stage(copy) == 0
+    assert score_probes.stage(copy) == 0
+    said = capsys.readouterr().out
+    assert (
+        "digits, probe set 0: model 'resnet18/glyph_digits/digits': features are the same" in said
+    )
     row = next(r for r in rows(copy.out / "scores.csv") if r["Source Dataset"] == "glyph_digits")
     assert row["parc"] == ""
     assert row["heuristic"] != ""
