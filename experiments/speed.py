@@ -53,7 +53,7 @@ class Sizes:
         c: classes of the other methods.
         z: source classes.
         plain_models: models of the plain side.
-        repeats: of each side.
+        repeats: of each side; three of a bank of hundreds.
     """
 
     n: int = 500
@@ -179,7 +179,8 @@ def measure(
     """Both sides of one case, alternating."""
     import threadpoolctl
 
-    theirs = sizes.repeats if plain_repeats is None else plain_repeats
+    repeats = min(sizes.repeats, 3) if m > 100 else sizes.repeats
+    theirs = repeats if plain_repeats is None else plain_repeats
     few = min(m, sizes.plain_models)
     score_bank(looks, m, methods)  # compiles
     if theirs > 1:
@@ -188,8 +189,8 @@ def measure(
     _forget_peak()
     before = _resident()
     peak = None
-    for repeat in range(max(sizes.repeats, theirs)):
-        if repeat < sizes.repeats:
+    for repeat in range(max(repeats, theirs)):
+        if repeat < repeats:
             times["ours"].append(_seconds(lambda: score_bank(looks, m, methods)) / m)
             if repeat == 0 and (high := _peak()) is not None and before is not None:
                 peak = high - before

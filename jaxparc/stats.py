@@ -247,7 +247,7 @@ def pca(x: Array, n_dims: int) -> tuple[Array, Array]:
     under RESIDUAL of its eigenvalue: a hundredth of a point of PARC or less. The Gram matrix holds
     squares, so behind one dominating component those under about 1e-3 of it drown in float32;
     where that is so, or the iteration does not end, a singular value decomposition of the features
-    takes its place, several times slower. So it does for few images.
+    takes its place, several times slower. So it does for few images or narrow features.
 
     The sign of a component is free and changes row correlations. Convention (scikit-learn's
     before 1.5): the image with the largest absolute score on a component is positive.
@@ -283,7 +283,7 @@ def principal(
     """
     n, d = x.shape
     f = min(n_dims, n, d)
-    if 3 * (f + OVERSAMPLES) > n:
+    if f + OVERSAMPLES > min(n // 3, d // 2):
         left, values = _decomposed(x, f)
     else:
         squares, scale = gram_and_scale or centred_gram(x)
