@@ -23,12 +23,7 @@ def stage(run: _run.Run) -> int:
     """Extract what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
     units = [
-        _run.Unit(
-            unit_name(t, probe_set),
-            path_of(run, t, probe_set),
-            read,
-            functools.partial(_extract, run, t, probe_set),
-        )
+        unit_of(run, t, probe_set)
         for t in looks(run.benchmark)
         for probe_set in range(run.benchmark.probe_sets)
     ]
@@ -38,6 +33,16 @@ def stage(run: _run.Run) -> int:
 def looks(benchmark: Benchmark) -> list[Transfer]:
     """Which source models look at which targets: those of the transfers, and the references."""
     return [*benchmark.transfers(), *benchmark.references()]
+
+
+def unit_of(run: _run.Run, transfer: Transfer, probe_set: int) -> _run.Unit:
+    """What makes a probe file."""
+    return _run.Unit(
+        unit_name(transfer, probe_set),
+        path_of(run, transfer, probe_set),
+        read,
+        functools.partial(_extract, run, transfer, probe_set),
+    )
 
 
 def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:

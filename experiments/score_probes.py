@@ -28,7 +28,8 @@ def stage(run: _run.Run) -> int:
     for target in benchmark.targets:
         for probe_set in range(benchmark.probe_sets):
             bank = [t for t in extract_probes.looks(benchmark) if t.target == target]
-            there = [t for t in bank if extract_probes.path_of(run, t, probe_set).exists()]
+            # Damaged ones are moved aside here, and missing from then on.
+            there = [t for t in bank if _run.is_done(extract_probes.unit_of(run, t, probe_set))]
             for transfer in sorted(set(bank) - set(there)):
                 _run.say(f"not scored: {extract_probes.unit_name(transfer, probe_set)} is missing")
                 lacking += 1
@@ -76,6 +77,8 @@ def _score(
         for t in looks
     }
     bank = [t for t in looks if t.source != target]
+    if not bank:
+        raise ValueError(f"no model's probe file of {_unit_name(target, probe_set)} is there")
     reference = next((probes[t]["features"] for t in looks if t.source == target), None)
     labels = probes[bank[0]]["y"]
     score = functools.partial(

@@ -99,7 +99,7 @@ def accuracy_table(results: Results) -> Table:
 def selector_table(results: Results) -> Table:
     """Mean PC, without and with "+ layers", PC of each target, and time, in the order given.
 
-    The spread of the targets' PC is on the page alone: the table is to fit 80 columns.
+    The spread of the targets' PC is on the page alone, so that the table fits 100 columns.
     """
     head, rows = _selector_rows(results, lambda pc: _number(pc.mean))
     table = Table(title=Text(f"{results.name}: selectors", style="italic"))

@@ -79,3 +79,11 @@ def test_both_sides_compute_the_same(method):
     expected = plain.score(method, look)
     tolerance = {"logistic": 10, "hscore": 1e-2}.get(method.partition("_")[0], 0.5)
     np.testing.assert_allclose(got.values[:, 0], expected, atol=tolerance)
+
+
+def test_what_methods_share_is_counted_once():
+    sizes = (500, 2048, 10, 1000)
+    alone = speed.least_work(["parc"], *sizes)
+    assert speed.least_work(["parc", "rsa", "dds"], *sizes) == alone
+    assert speed.least_work(["heuristic"], *sizes) == (0, 0)
+    assert speed.least_work(["knn", "nce"], *sizes) > alone

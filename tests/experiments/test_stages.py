@@ -409,6 +409,30 @@ def test_without_a_reference_the_methods_that_need_none_score(copy, capsys):
     assert outcome(copy.out) == before
 
 
+def test_a_damaged_reference_costs_the_methods_that_need_it_alone(copy, capsys):
+    before = outcome(copy.out)
+    path = extract_probes.path_of(copy, Transfer("resnet18", "digits", "digits"), 0)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 255
+    path.write_bytes(content)
+    assert score_probes.stage(copy) == 1
+    assert "not scored: resnet18 digits looks at digits, probe set 0" in capsys.readouterr().out
+    assert path.with_name(f"{path.name}.damaged").exists()
+    for row in rows(copy.out / "scores.csv"):
+        there = row["Run"] == "1"
+        assert (row["rsa"] != "", row["dds_f32+l"] != "", row["parc"] != "") == (there, there, True)
+    assert [extract_probes.stage(copy), score_probes.stage(copy)] == [0, 0]
+    assert outcome(copy.out) == before
+
+
+def test_a_bank_with_its_reference_alone_fails_in_words(copy, capsys):
+    for source in ("glyph_digits", "glyph_letters"):
+        extract_probes.path_of(copy, Transfer("resnet18", source, "digits"), 0).unlink()
+    assert score_probes.stage(copy) == 3  # two files and their unit
+    said = capsys.readouterr().out
+    assert "no model's probe file of digits, probe set 0 is there" in said
+
+
 def test_a_method_that_does_not_take_a_kind_of_label_stays_empty(copy):
     for source in ("digits", "glyph_digits", "glyph_letters"):
         path = extract_probes.path_of(copy, Transfer("resnet18", source, "digits"), 0)
