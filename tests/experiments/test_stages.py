@@ -554,8 +554,8 @@ def test_killed_at_any_moment_and_started_again_ends_the_same(data_dir, tmp_path
     def made():
         return sum(len(list(broken.glob(pattern))) for pattern in patterns)
 
-    # 3 sources, 6 training runs, 4 probe files, 2 score files
-    for files_there in (0, 1, 2, 3, 6, 9, 11, 14):
+    # 3 sources, 6 training runs, 6 probe files, 2 score files
+    for files_there in (0, 1, 2, 3, 6, 9, 12, 16):
         process = start("broken")
         while made() < files_there or not (results / "settings.json").exists():
             assert process.poll() is None
@@ -564,7 +564,7 @@ def test_killed_at_any_moment_and_started_again_ends_the_same(data_dir, tmp_path
         process.kill()
         process.wait()
     assert start("broken").wait() == 0
-    assert made() == 3 + 6 + 4 + 2
+    assert made() == 3 + 6 + 6 + 2
     assert outcome(results) == outcome(tmp_path / "whole" / "results" / "tiny")
     # a kill leaves nothing half-written, neither under a final name nor a temporary one
     assert list(broken.rglob("*.damaged*")) == []
