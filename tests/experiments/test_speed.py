@@ -35,6 +35,7 @@ def measured(tmp_path_factory):
     return rows, out
 
 
+@pytest.mark.slow
 def test_every_case_has_a_row(measured):
     rows, _ = measured
     assert [(r.what, r.m, r.d, r.c) for r in rows] == [
@@ -55,6 +56,7 @@ def test_every_method_is_measured():
     assert named == set(selectors.SELECTORS)
 
 
+@pytest.mark.slow
 def test_both_files_hold_all_rows(measured):
     rows, out = measured
     content = json.loads(out.with_suffix(".json").read_text())
@@ -71,6 +73,7 @@ def test_ratio_is_to_the_median_and_to_the_faster_side():
     assert (row.ratio(), row.ratio_best()) == (10, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*speed.ALONE, "parc_f32", "hscore"])
 def test_both_sides_compute_the_same(method):
     # not of what they are timed on alone: the scores themselves
