@@ -1,6 +1,6 @@
 """What the speed tables ran: this library against plain implementations, in one process.
 
-    python -m experiments.speed bank --out docs/performance/cpu
+    python -m experiments.speed bank --out docs/measured/bank_cpu
 
 Both sides alternate, warmed up; times are medians, with the spread from the fastest to the slowest
 repeat. OpenBLAS's threads keep spinning for a while after each of its calls, so there is a pause
@@ -71,7 +71,7 @@ class Sizes:
 
 QUICK = dataclasses.replace(Sizes(), models=(8, 65), widths=(2048,), repeats=3)
 
-# Together as people ask for them; H-Score inverts a d x d matrix on the plain side, for a minute.
+# Together as people ask for them; H-Score inverts a d x d matrix on the plain side, for seconds.
 TOGETHER = ("parc_f32", "parc", "rsa", "dds", "nce", "leep", "knn", "logistic", "heuristic")
 ALONE = ("parc", "rsa", "rsa_f32", "dds", "dds_f32", "nce", "leep", "knn", "logistic", "hscore_f32")
 
@@ -455,7 +455,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = commands.add_parser("bank", help="score_bank against plain implementations")
     command.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
     command.add_argument(
-        "--skip-slow", action="store_true", help="no plain H-Score, which takes a minute"
+        "--skip-slow", action="store_true", help="no plain H-Score, which takes seconds to a minute"
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="write FILE.md and FILE.json")
     args = parser.parse_args(argv)

@@ -64,7 +64,7 @@ class Probe:
         """Singular vectors, singular values and which count, see `stats.principal`."""
         return self._once(
             ("principal", n_dims),
-            lambda: stats.principal(self.features, n_dims, self.centred_gram()),
+            lambda: stats.principal(self.features, n_dims, self.centred_gram(None)),
         )
 
     def reduced(self, n_dims: int | None) -> tuple[Array, Array | None]:
@@ -102,9 +102,11 @@ class Probe:
 
         return self._once(("dissimilarity_ranks", n_dims), compute)
 
-    def centred_gram(self) -> tuple[Array, Array]:
-        """Of the features, see `stats.centred_gram`."""
-        return self._once("centred_gram", lambda: stats.centred_gram(self.features))
+    def centred_gram(self, n_dims: int | None) -> tuple[Array, Array]:
+        """Of the features, reduced if asked for, see `stats.centred_gram`."""
+        return self._once(
+            ("centred_gram", n_dims), lambda: stats.centred_gram(self.reduced(n_dims)[0])
+        )
 
     def _once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
         # Kept with this object alone, which a transformation makes anew. Not with one of concrete

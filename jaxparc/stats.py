@@ -133,7 +133,7 @@ def cka(a: Array, b: Array) -> Array:
     Returns:
         () float32 in [-1, 1]; NaN if either is constant off the diagonal.
     """
-    return jnp.clip(jnp.sum(u_centred(a) * u_centred(b)), -1.0, 1.0)
+    return cosine(u_centred(a), u_centred(b))
 
 
 def u_centred(x: Array) -> Array:
@@ -232,11 +232,11 @@ def spearman(a: Array, b: Array) -> Array:
     Returns:
         () float32 in [-1, 1]; NaN if either is constant or holds a value that is not finite.
     """
-    return rank_correlation(standard_ranks(a), standard_ranks(b))
+    return cosine(standard_ranks(a), standard_ranks(b))
 
 
-def rank_correlation(a: Array, b: Array) -> Array:
-    """Spearman correlation of what has the `standard_ranks` a and b, each (k,) float32."""
+def cosine(a: Array, b: Array) -> Array:
+    """Inner product, in [-1, 1], of two arrays of one shape and length 1."""
     return jnp.clip(jnp.sum(a * b), -1.0, 1.0)
 
 

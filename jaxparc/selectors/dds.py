@@ -24,8 +24,7 @@ def dds(probe: Probe, *, n_dims: int | None = None, target: Array | None = None)
     """
     if target is None:
         target = reference_arrangement(probe, n_dims=n_dims)
-    arranged = _arrangement(probe, n_dims)
-    return 100.0 * jnp.clip(jnp.sum(arranged * target), -1.0, 1.0)
+    return 100.0 * stats.cosine(_arrangement(probe, n_dims), target)
 
 
 def reference_arrangement(probe: Probe, *, n_dims: int | None = None) -> Array:

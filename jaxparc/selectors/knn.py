@@ -54,7 +54,7 @@ def _distances(probe: Probe, n_dims: int | None, metric: str) -> Array:
     if metric == "euclidean":
         # ||a - b||^2 = ||a||^2 + ||b||^2 - 2ab cancels; centring keeps the terms of the size of
         # the distances themselves.
-        product, _ = probe.centred_gram() if n_dims is None else stats.centred_gram(x)
+        product, _ = probe.centred_gram(n_dims)
         squares = jnp.diagonal(product)
         return squares[:, None] + squares[None, :] - 2.0 * product
     if metric == "cosine":

@@ -39,10 +39,7 @@ def logistic(probe: Probe, *, n_dims: int | None = None) -> Array:
     """
     n, c = probe.features.shape[0], probe.num_classes
     half = -(-n // 2)
-    if n_dims is None:
-        squares, scale = probe.centred_gram()  # a free intercept makes any shift the same problem
-    else:
-        squares, scale = stats.centred_gram(probe.reduced(n_dims)[0])
+    squares, scale = probe.centred_gram(n_dims)  # a free intercept makes any shift the same problem
     squares = squares * jnp.square(scale)
     y = jax.nn.one_hot(probe.labels[:half], c)
     there = jnp.any(y > 0, axis=0)

@@ -28,7 +28,7 @@ def parc(probe: Probe, *, n_dims: int | None = None, target: Array | None = None
     """
     if target is None:
         target = annotation_ranks(probe)
-    return 100.0 * stats.rank_correlation(probe.dissimilarity_ranks(n_dims), target)
+    return 100.0 * stats.cosine(probe.dissimilarity_ranks(n_dims), target)
 
 
 def annotation_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:

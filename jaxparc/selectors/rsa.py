@@ -24,7 +24,7 @@ def rsa(probe: Probe, *, n_dims: int | None = None, target: Array | None = None)
     """
     if target is None:
         target = reference_ranks(probe, n_dims=n_dims)
-    return 100.0 * stats.rank_correlation(probe.dissimilarity_ranks(n_dims), target)
+    return 100.0 * stats.cosine(probe.dissimilarity_ranks(n_dims), target)
 
 
 def reference_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:
