@@ -6,8 +6,10 @@ line is wrong, likewise.
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,8 +47,115 @@ def _parser() -> argparse.ArgumentParser:
     """Builds the parser; each command adds itself and names the function that runs it."""
     parser = _Parser(prog="python -m jaxparc", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_score(commands)
     _add_data(commands)
     return parser
+
+
+def _add_score(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    score = commands.add_parser(
+        "score",
+        help="rank models by files of their features",
+        description="Rank the models of a folder by how good they will be after fine-tuning.",
+    )
+    score.add_argument("folder", metavar="FOLDER", help="one .npz (features) or .npy per model")
+    score.add_argument(
+        "--labels",
+        metavar="FILE",
+        help=".npy, or text with one per line; by default FOLDER/labels.npy, else the labels in "
+        "the models' files",
+    )
+    score.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="of jaxparc.selectors, the first one ranks [parc_f32]",
+    )
+    score.add_argument(
+        "--probs", action="store_true", help="also nce and leep, by the probs in the .npz files"
+    )
+    score.add_argument(
+        "--reference",
+        metavar="FILE",
+        help="features of a model trained on the target, for rsa and dds",
+    )
+    score.add_argument(
+        "--models",
+        metavar="FILE",
+        help="CSV with the columns model and layers, for +l, or source_images too, for heuristic",
+    )
+    score.add_argument(
+        "--target_images", type=int, metavar="N", help="images of the target, for heuristic"
+    )
+    score.add_argument(
+        "--num_classes", type=int, metavar="C", help="classes of the target, if some are absent"
+    )
+    score.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="where scores.csv goes [.]"
+    )
+    score.set_defaults(run=_score)
+
+
+# Where the command line has what a method needs.
+_FROM = {
+    "probs": "the .npz files",
+    "reference": "--reference FILE",
+    "layers": "the column layers of --models FILE",
+    "source_images": "the column source_images of --models FILE",
+    "target_images": "--target_images N",
+}
+
+
+def _score(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    import jaxparc
+    from jaxparc import feature_files, files, selectors
+
+    methods = list(dict.fromkeys(args.methods or ["parc_f32"]))
+    if args.probs:
+        methods += [name for name in ("nce", "leep") if name not in methods]
+    needs = {need for method in methods for need in selectors.method(method).needs}
+    bank = feature_files.read_bank(args.folder, args.labels, leave_out=args.reference)
+    options: dict[str, Any] = {"probs": bank.probs if "probs" in needs else None}
+    given = {
+        "probs": bool(bank.probs),
+        "reference": args.reference is not None,
+        "layers": args.models is not None,
+        "source_images": args.models is not None,
+        "target_images": args.target_images is not None,
+    }
+    for need in sorted(needs & given.keys()):
+        if not given[need]:
+            asking = ", ".join(m for m in methods if need in selectors.method(m).needs)
+            raise ValueError(f"{asking} needs {need}, from {_FROM[need]}")
+    if args.reference is not None:
+        options["reference"] = feature_files.read_array(args.reference, "features")
+    if args.models is not None:
+        options |= feature_files.read_facts(args.models, list(bank.features))
+    table = args.out / "scores.csv"
+    try:
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            files.replacing(table) as temporary,
+            Console(stderr=True).status(f"Scoring {len(bank.features)} models"),
+        ):
+            warnings.simplefilter("always")
+            scores = jaxparc.score_bank(
+                bank.features,
+                bank.labels,
+                methods=methods,
+                target_images=args.target_images,
+                num_classes=args.num_classes,
+                **options,
+            )
+            scores.to_csv(temporary)
+    except OSError as error:
+        raise RuntimeError(f"cannot write {table}: {error.strerror}") from error
+    print(scores)
+    for warning in caught:
+        print(f"note: {warning.message}", file=sys.stderr)
+    print(f"written to {table}")
 
 
 def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
