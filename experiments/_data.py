@@ -2,6 +2,9 @@
 
 import functools
 
+import numpy as np
+
+from experiments import _run
 from experiments.benchmarks import Benchmark
 from jaxparc import datasets
 from jaxparc import input as input_
@@ -12,29 +15,41 @@ def prepare(benchmark: Benchmark) -> None:
 
     Raises:
         DatasetError: one cannot be made ready.
+        StageError: one is too small.
     """
-    for name in dict.fromkeys((*benchmark.sources, *benchmark.targets)):
-        if not datasets.is_prepared(name):
-            datasets.prepare(name)
+    for address in dict.fromkeys((*benchmark.sources, *benchmark.targets)):
+        if not datasets.is_prepared(address):
+            datasets.prepare(address)
+    for target in benchmark.target_names:
+        transfer_splits(benchmark, target)
 
 
 @functools.lru_cache(maxsize=16)
 def images(benchmark: Benchmark, name: str, split: str) -> input_.Source:
     """A split, or a TFDS slice of one, at the benchmark's image size."""
-    return input_.decode(datasets.load(name, split), size=benchmark.image_size)
+    source = datasets.load(benchmark.address(name), split, decode=False)
+    return input_.decode(source, size=benchmark.image_size)
+
+
+@functools.lru_cache(maxsize=16)
+def labels(benchmark: Benchmark, name: str, split: str) -> np.ndarray:
+    """The labels of a split, as `datasets.labels` gives them."""
+    return datasets.labels(benchmark.address(name), split)
 
 
 def transfer_splits(benchmark: Benchmark, target: str) -> tuple[str, str, str]:
     """The slices of a target that are fine-tuned on, that choose from the grid, and the test.
 
     Raises:
-        ValueError: the first two would overlap.
+        StageError: the first two would overlap.
     """
-    available = datasets.spec_of(target).sizes["train"] - benchmark.validation_images
+    size = benchmark.data(target).sizes["train"]
+    available = size - benchmark.validation_images
     used = available if benchmark.transfer_images is None else benchmark.transfer_images
     if not 0 < used <= available:
-        raise ValueError(
+        raise _run.StageError(
             f"{target}: {used} images to fine-tune on and {benchmark.validation_images} for "
-            f"validation do not fit into a training split of {available} and as many"
+            f"validation do not fit into a training split of {size}; --transfer_images and "
+            "--validation_images set them"
         )
     return f"train[:{used}]", f"train[-{benchmark.validation_images}:]", "test"

@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 import traceback
+import typing
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -262,8 +263,8 @@ def prepare(run: Run) -> None:
             keys = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
             lines = [f"  {k}: {found.get(k)} there, {settings.get(k)} now" for k in keys]
             raise StageError(
-                f"{folder} was made with other settings; move it away to start anew:\n"
-                + "\n".join(lines)
+                f"{folder} was made with other settings; move it away to start anew, or give "
+                "these another --name:\n" + "\n".join(lines)
             )
 
 
@@ -287,12 +288,17 @@ def main(description: str | None, *stages: Callable[[Run], int]) -> None:
         "--benchmark", default="demo", metavar="NAME", help=f"one of {known} [demo]"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="results folder [results/NAME]")
-    args = parser.parse_args()
+    _add_settings(parser)
+    args: dict[str, Any] = vars(parser.parse_args())
+    chosen, out = args.pop("benchmark"), args.pop("out")
     try:
-        benchmark = benchmarks.get(args.benchmark)
+        changes: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
+        }
+        benchmark = dataclasses.replace(benchmarks.get(chosen), **changes)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    out = args.out or Path("results") / benchmark.name
+    out = out or Path("results") / benchmark.name
     run = Run(benchmark, out, Path("checkpoints") / benchmark.name)
     try:
         _check_devices(benchmark)
@@ -310,6 +316,26 @@ def main(description: str | None, *stages: Callable[[Run], int]) -> None:
     except KeyboardInterrupt:
         parser.exit(130, "interrupted; what is done is kept, and the same command goes on\n")
     sys.exit(1 if any(failures) else 0)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """One flag for every setting that is a word, a number, or a list of words."""
+    group = parser.add_argument_group(
+        "settings of the benchmark (with others than its own, give it another --name)"
+    )
+    for name, hint in typing.get_type_hints(Benchmark).items():
+        options: dict[str, Any]
+        if hint is bool:
+            options = {"action": argparse.BooleanOptionalAction}
+        elif hint == tuple[str, ...]:
+            options = {"nargs": "+", "metavar": "NAME"}
+        elif (
+            kind := next((k for k in (str, int, float) if hint in (k, k | None)), None)
+        ) is not None:
+            options = {"type": kind, "metavar": {str: "NAME", int: "N", float: "X"}[kind]}
+        else:
+            continue
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ class Benchmark:
     Attributes:
         name: of its results folder.
         architectures: names in `models.MODELS`.
-        sources: names in `datasets.DATASETS`.
+        sources: what `datasets.load` takes: names and addresses of own images, which appear in
+            tables and names of files under their `datasets.short_name`.
         targets: likewise; a source is not its own target.
         widths: per architecture, the multiplier of its channels.
         stem: of the networks, "imagenet" or "small".
@@ -72,8 +73,12 @@ class Benchmark:
         """Refuse unknown names before anything is trained."""
         for architecture in self.architectures:
             models.get(architecture)
-        for name in (*self.sources, *self.targets):
-            datasets.spec_of(name)
+        for field in ("widths", "source_learning_rates", "learning_rates"):
+            if lacking := set(self.architectures) - getattr(self, field).keys():
+                raise ValueError(
+                    f"benchmark {self.name}: {field} has no value for {', '.join(sorted(lacking))}"
+                )
+        self._check_names()
         needs = {need for method in self.methods for need in selectors.method(method).needs}
         if "reference" in needs:
             if self.reference not in self.architectures:
@@ -81,37 +86,77 @@ class Benchmark:
                     f"benchmark {self.name}: reference {self.reference!r} is none of its "
                     f"architectures {', '.join(self.architectures)}"
                 )
-            if lacking := sorted(set(self.targets) - set(self.sources)):
+            if lacking := sorted(set(self.target_names) - set(self.source_names)):
                 raise ValueError(
                     f"benchmark {self.name}: RSA and DDS need a model trained on each target; "
                     f"{', '.join(lacking)} is no source"
                 )
 
+    def _check_names(self) -> None:
+        """One name is of one data set, and one data set has one name."""
+        names: dict[str, str] = {}
+        identities: dict[Any, str] = {}
+        for address in dict.fromkeys((*self.sources, *self.targets)):
+            name = datasets.short_name(address)
+            if names.setdefault(name, address) != address:
+                raise ValueError(
+                    f"benchmark {self.name}: {names[name]} and {address} are both called {name}"
+                )
+            identity = datasets.folder_of(address)
+            if identities.setdefault(identity, address) != address:
+                raise ValueError(
+                    f"benchmark {self.name}: {identities[identity]} and {address} are the same set"
+                )
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """What the sources are called in tables and in names of files."""
+        return tuple(map(datasets.short_name, self.sources))
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Likewise the targets."""
+        return tuple(map(datasets.short_name, self.targets))
+
+    def address(self, name: str) -> str:
+        """What `datasets.load` takes for the data set that is called so."""
+        known = (*self.sources, *self.targets)
+        return next(address for address in known if datasets.short_name(address) == name)
+
+    def data(self, name: str) -> datasets.DatasetSpec:
+        """What is known of the data set that is called so."""
+        return datasets.spec_of(self.address(name))
+
     def settings(self) -> dict[str, Any]:
         """Everything that decides the results, as JSON can hold it."""
         return dataclasses.asdict(self) | {
-            "dataset_versions": _versions({*self.sources, *self.targets})
+            "sources": self.source_names,
+            "targets": self.target_names,
+            "dataset_versions": self._versions({*self.source_names, *self.target_names}),
         }
 
     def transfers(self, *, scratch: bool = False) -> Iterator[Transfer]:
         """Every transfer; with `scratch` those from random initialisation too."""
-        sources = self.sources + ((SCRATCH,) if scratch else ())
-        for parts in itertools.product(self.architectures, sources, self.targets):
+        sources = self.source_names + ((SCRATCH,) if scratch else ())
+        for parts in itertools.product(self.architectures, sources, self.target_names):
             if parts[1] != parts[2]:  # a source is not its own target
                 yield Transfer(*parts)
 
     def references(self) -> Iterator[Transfer]:
         """What looks at the targets besides the transfers' sources, if a method needs it."""
         if any("reference" in selectors.method(method).needs for method in self.methods):
-            for target in self.targets:
+            for target in self.target_names:
                 yield Transfer(self.reference, target, target)
 
     def source_settings(self) -> dict[str, Any]:
         """The part of them that decides what a source model is."""
         settings = dataclasses.asdict(self)
         return {key: settings[key] for key in _OF_SOURCES} | {
-            "dataset_versions": _versions(set(self.sources))
+            "dataset_versions": self._versions(set(self.source_names))
         }
+
+    def _versions(self, names: set[str]) -> dict[str, str]:
+        return {name: self.data(name).version for name in sorted(names)}
 
 
 _OF_SOURCES = (
@@ -126,10 +171,6 @@ _OF_SOURCES = (
     "eval_batch_size",
     "seed",
 )
-
-
-def _versions(names: set[str]) -> dict[str, str]:
-    return {name: datasets.spec_of(name).version for name in sorted(names)}
 
 
 # As the paper's Table 1 lists them, each with and without "+ layers".

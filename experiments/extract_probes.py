@@ -1,8 +1,9 @@
 """Stage 3: every source model looks at the probe sets of every target.
 
 Trains missing sources first. Writes probes/<architecture>_<source>_<target>_<run>.npz with
-features (n, d), probs (n, z), y (n,), source_dataset, target_dataset and architecture. Also of the
-reference of RSA and DDS, the model trained on the target, whose source is the target.
+features (n, d), probs (n, z), y (n,) or, of multi-label targets, (n, c), source_dataset,
+target_dataset and architecture. Also of the reference of RSA and DDS, the model trained on the
+target, whose source is the target.
 """
 
 import functools
@@ -15,7 +16,7 @@ import numpy as np
 
 from experiments import _data, _run, train_sources
 from experiments.benchmarks import Benchmark
-from jaxparc import datasets, features, files, sampling
+from jaxparc import features, files, sampling
 from jaxparc.evaluation import Transfer
 
 
@@ -82,6 +83,7 @@ def _extract(
     started = time.monotonic()
     benchmark = run.benchmark
     probe = _probe(run, transfer.target, probe_set)
+    labels = _data.labels(benchmark, transfer.target, "train")[probe.indices]
     seen, probs = features.extract(
         train_sources.task_of(benchmark, transfer.architecture, transfer.source),
         train_sources.source_model(run, transfer.architecture, transfer.source),
@@ -97,7 +99,7 @@ def _extract(
             probs=probs,
             probs_kind="softmax of the logits",  # of a multi-label source, too
             unit=unit_name(transfer, probe_set),
-            y=np.array([probe[i]["label"] for i in range(len(probe))]),
+            y=labels,
             architecture=transfer.architecture,
             source_dataset=transfer.source,
             target_dataset=transfer.target,
@@ -108,7 +110,7 @@ def _extract(
 @functools.lru_cache(maxsize=32)
 def _probe(run: _run.Run, target: str, probe_set: int) -> features.Subset:
     source = _data.images(run.benchmark, target, "train")
-    labels = datasets.labels(target, "train")
+    labels = _data.labels(run.benchmark, target, "train")
     seed = run.seed("probe", target, probe_set)
     return features.Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import _data, _run, train_sources
-from jaxparc import datasets, files, train
+from jaxparc import files, train
 from jaxparc.evaluation import SCRATCH, Transfer
 
 
@@ -115,7 +115,7 @@ def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], No
             tuning,
             dataclasses.replace(benchmark.transfer_recipe, learning_rate=candidate.learning_rate),
             size=benchmark.image_size,
-            mirror=datasets.spec_of(transfer.target).mirror,
+            mirror=benchmark.data(transfer.target).mirror,
             seed=run.seed("finetune", *transfer),
             on_images=on_images,
         )

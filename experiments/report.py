@@ -75,7 +75,11 @@ def read_results(run: _run.Run) -> report.Results:
         milliseconds={method: statistics.median(ms) for method, ms in per_transfer.items()},
         stage_seconds=stage_seconds,
         settings=run.benchmark.settings(),
-        order=(*run.benchmark.architectures, *run.benchmark.sources, *run.benchmark.targets),
+        order=(
+            *run.benchmark.architectures,
+            *run.benchmark.source_names,
+            *run.benchmark.target_names,
+        ),
         versions={
             "jaxparc": jaxparc.__version__,
             **{package: importlib.metadata.version(package) for package in PACKAGES},

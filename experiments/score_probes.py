@@ -16,7 +16,7 @@ from typing import Any
 
 import jaxparc
 from experiments import _run, extract_probes, finetune_all, train_sources
-from jaxparc import checkpoints, datasets, files, models, selectors
+from jaxparc import checkpoints, files, models, selectors
 from jaxparc.evaluation import Transfer
 
 
@@ -25,7 +25,7 @@ def stage(run: _run.Run) -> int:
     benchmark = run.benchmark
     lacking = 0
     todo = []
-    for target in benchmark.targets:
+    for target in benchmark.target_names:
         for probe_set in range(benchmark.probe_sets):
             bank = [t for t in extract_probes.looks(benchmark) if t.target == target]
             # Damaged ones are moved aside here, and missing from then on.
@@ -87,10 +87,10 @@ def _score(
         labels,
         probs={"/".join(t): probes[t]["probs"] for t in bank},
         reference=reference,
-        num_classes=datasets.spec_of(target).num_classes,
+        num_classes=benchmark.data(target).num_classes,
         layers=[models.get(t.architecture).layers for t in bank],
-        source_images=[datasets.spec_of(t.source).sizes["train"] for t in bank],
-        target_images=datasets.spec_of(target).sizes["train"],
+        source_images=[benchmark.data(t.source).sizes["train"] for t in bank],
+        target_images=benchmark.data(target).sizes["train"],
         ell_max=benchmark.ell_max,
     )
     kind = "classes" if labels.ndim == 1 else "multi_label"
@@ -128,7 +128,7 @@ def _together(methods: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 def units(run: _run.Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Probe set, target and content of every score file that is there."""
     for probe_set in range(run.benchmark.probe_sets):
-        for target in run.benchmark.targets:
+        for target in run.benchmark.target_names:
             if (path := _path(run, target, probe_set)).exists():
                 yield probe_set, target, _run.read_result(path, _unit_name(target, probe_set))
 
@@ -151,7 +151,7 @@ def _write_times(run: _run.Run) -> None:
     benchmark = run.benchmark
     rows: list[tuple[Any, ...]] = [("Stage", "Unit", "Method", "Items", "Seconds")]
     for architecture in benchmark.architectures:
-        for source in benchmark.sources:
+        for source in benchmark.source_names:
             path = train_sources.weights_path(run, architecture, source)
             if path.exists():
                 seconds = checkpoints.metadata(path)["seconds"]

@@ -12,12 +12,12 @@ from typing import Any
 
 from experiments import _data, _run
 from experiments.benchmarks import Benchmark
-from jaxparc import checkpoints, datasets, models, parallel, train
+from jaxparc import checkpoints, models, parallel, train
 
 
 def task_of(benchmark: Benchmark, architecture: str, dataset: str) -> train.Task:
     """The network of an architecture for the classes of a data set."""
-    spec, data = models.get(architecture), datasets.spec_of(dataset)
+    spec, data = models.get(architecture), benchmark.data(dataset)
     module = spec.module(
         num_classes=data.num_classes,
         width=benchmark.widths[architecture],
@@ -39,10 +39,10 @@ def task_of(benchmark: Benchmark, architecture: str, dataset: str) -> train.Task
 def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) -> train.Variables:
     """Random weights, the head included, drawn for one purpose."""
     # One compiled initialisation serves all numbers of classes: only the head differs.
-    module = task_of(run.benchmark, architecture, run.benchmark.sources[0]).module
+    module = task_of(run.benchmark, architecture, run.benchmark.source_names[0]).module
     seed = run.seed("initial", architecture, dataset, *purpose)
     variables = train.initial(module, run.benchmark.image_size, seed)
-    return train.with_new_head(variables, datasets.spec_of(dataset).num_classes, seed)
+    return train.with_new_head(variables, run.benchmark.data(dataset).num_classes, seed)
 
 
 def weights_path(run: _run.Run, architecture: str, source: str) -> Path:
@@ -92,7 +92,7 @@ def stage(run: _run.Run) -> int:
             functools.partial(_train, run, architecture, source),
         )
         for architecture in run.benchmark.architectures
-        for source in run.benchmark.sources
+        for source in run.benchmark.source_names
     ]
     return _run.run_units(run, "train_sources", units)
 
@@ -109,7 +109,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
             benchmark.source_recipe, learning_rate=benchmark.source_learning_rates[architecture]
         ),
         size=benchmark.image_size,
-        mirror=datasets.spec_of(source).mirror,
+        mirror=benchmark.data(source).mirror,
         seed=run.seed("train", architecture, source),
         on_images=on_images,
     )

@@ -168,31 +168,43 @@ def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
     listing = actions.add_parser("list", parents=[folder], help="show what is known of each")
     listing.set_defaults(run=_data_list)
     preparing = actions.add_parser("prepare", parents=[folder], help="make ready to read")
-    preparing.add_argument("names", nargs="+", metavar="NAME")
+    preparing.add_argument(
+        "names", nargs="+", metavar="NAME", help="of data list, or folder:PATH, csv:FILE, npz:FILE"
+    )
     preparing.set_defaults(run=_data_prepare)
 
 
 def _data_list(args: argparse.Namespace) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from jaxparc import datasets
 
-    table = Table(caption=f"data folder: {datasets.root_of(args.data_dir)}")
+    table = Table(
+        caption=f"data folder: {datasets.root_of(args.data_dir)}\n"
+        "your own images: folder:PATH, csv:FILE, npz:FILE wherever a name is asked for"
+    )
     table.add_column("name", no_wrap=True)
     for column in ("classes", "train", "test"):
         table.add_column(column, justify="right")
-    for column in ("mirror", "prepared", "images, and their licence"):
+    for column in ("mirror", "prepared"):
         table.add_column(column)
+    table.add_column("images, their licence, and what they need", overflow="fold")
     for name, spec in datasets.DATASETS.items():
+        means = [spec.description, spec.licence]
+        if spec.needs_tensorflow:
+            means.append("to prepare it (not to read it): jaxparc[prepare]")
+        if spec.manual:
+            means.append(f"by hand: {spec.manual}")
         table.add_row(
-            name,
+            "\n".join((name, *(f"= {alias}" for alias in spec.aliases))),
             f"{spec.num_classes:,}",
             f"{spec.sizes['train']:,}",
             f"{spec.sizes['test']:,}",
             "yes" if spec.mirror else "no",
             "yes" if datasets.is_prepared(name, data_dir=args.data_dir) else "no",
-            f"{spec.description}\n{spec.licence}",
+            escape("\n".join(means)),
         )
     Console().print(table)
 
@@ -201,7 +213,7 @@ def _data_prepare(args: argparse.Namespace) -> None:
     from jaxparc import datasets
 
     for name in args.names:  # a misspelt name stops us before any work
-        datasets.spec_of(name)
+        datasets.short_name(name)
     for name in args.names:
         print(f"{name}: {datasets.prepare(name, data_dir=args.data_dir)}")
 

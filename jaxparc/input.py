@@ -10,13 +10,14 @@ random crop of it, evaluation the central one.
 
 import collections
 import dataclasses
-import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import grain
 import numpy as np
 from PIL import Image
+
+from jaxparc.images import open_rgb
 
 Batch = dict[str, np.ndarray]
 B = TypeVar("B")
@@ -213,7 +214,7 @@ def _plan(
 def _square(image: np.ndarray | bytes, side: int) -> np.ndarray:
     """Decodes where needed, and resizes to (side, side, 3), averaging where it shrinks."""
     if isinstance(image, bytes):
-        opened: Image.Image = Image.open(io.BytesIO(image)).convert("RGB")
+        opened = open_rgb(image, side=side)
     elif image.shape[:2] == (side, side):
         return image
     else:

@@ -1,4 +1,4 @@
-"""Which images of a target make a probe set (the paper, section 3.1)."""
+"""Which images make a probe set (the paper, section 3.1), and which are held out for testing."""
 
 import numpy as np
 
@@ -35,3 +35,30 @@ def probe_indices(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
         turns[members] = np.arange(len(members)) * len(classes) + place
     kept = np.flatnonzero(turns >= 0)
     return kept[np.argsort(turns[kept])][:budget]
+
+
+def held_out(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
+    """Chooses a stratified test set of an exact size.
+
+    Each class is shuffled, its images are spread evenly over [0, 1), and the `count` lowest of
+    all classes together are held out: every class gives its share, rounded up or down. The last
+    image of a class is held out when of every class only the last is left.
+
+    Args:
+        labels: (n,) classes.
+        count: images to hold out, at most n.
+        seed: of the shuffle.
+
+    Returns:
+        (n,) bool, True for the images held out.
+    """
+    rng = np.random.default_rng(seed)
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        (members,) = np.nonzero(labels == label)
+        rank = rng.permutation(len(members))
+        place = (rank + rng.random(len(members))) / len(members)
+        position[members] = place + (rank == len(members) - 1)
+    chosen = np.zeros(len(labels), bool)
+    chosen[np.argsort(position)[:count]] = True
+    return chosen

@@ -20,7 +20,7 @@ def test_data_list_shows_every_set_and_whether_it_is_there(tmp_path, capsys, mon
         cells = [cell.strip() for cell in line.strip("│").split("│")]
         assert cells[:6] == [
             name,
-            str(spec.num_classes),
+            f"{spec.num_classes:,}",
             f"{spec.sizes['train']:,}",
             f"{spec.sizes['test']:,}",
             "yes" if spec.mirror else "no",

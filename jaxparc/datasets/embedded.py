@@ -54,28 +54,3 @@ class EmbeddedBuilder(tfds.core.GeneratorBasedBuilder):
         for key, (image, label) in enumerate(self.examples(split)):
             self.on_example()
             yield key, {"image": Image.fromarray(image), "label": int(label)}
-
-
-def held_out(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """Chooses a stratified test set of an exact size.
-
-    Each class is shuffled, its images are spread evenly over [0, 1), and the `count` lowest of
-    all classes together are held out: every class gives its share, rounded up or down.
-
-    Args:
-      labels: (n,) integer classes.
-      count: images to hold out, at most n.
-      seed: of the shuffle.
-
-    Returns:
-      (n,) bool, True for the images held out.
-    """
-    rng = np.random.default_rng(seed)
-    position = np.empty(len(labels))
-    for label in np.unique(labels):
-        (members,) = np.nonzero(labels == label)
-        place = rng.permutation(len(members)) + rng.random(len(members))
-        position[members] = place / len(members)
-    chosen = np.zeros(len(labels), bool)
-    chosen[np.argsort(position)[:count]] = True
-    return chosen

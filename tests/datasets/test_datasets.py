@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from jaxparc import datasets
-from jaxparc.datasets import DATASETS, DatasetError
+from jaxparc.datasets import DATASETS, DatasetError, prepared
+
+EMBEDDED = [name for name, spec in DATASETS.items() if spec.embedded]
 
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """All registered sets, prepared once for this file."""
+    """All sets that installed packages carry, prepared once for this file."""
     folder = tmp_path_factory.mktemp("data")
-    for name in DATASETS:
+    for name in EMBEDDED:
         datasets.prepare(name, data_dir=folder)
     return folder
 
@@ -44,10 +46,10 @@ def test_registry_holds_every_builder():
             if inspect.isclass(value) and issubclass(value, EmbeddedBuilder):
                 found.add(f"{value.__module__}:{name}")
     found.remove("jaxparc.datasets.embedded:EmbeddedBuilder")
-    assert found == {spec.builder for spec in DATASETS.values()}
+    assert found == {spec.builder for spec in DATASETS.values() if spec.embedded}
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_members_match_their_spec(name, data_dir):
     spec = DATASETS[name]
     assert spec.name == name
@@ -68,14 +70,14 @@ def test_members_match_their_spec(name, data_dir):
             source[size]
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_splits_are_balanced(name, data_dir):
     for split in DATASETS[name].sizes:
         counts = np.bincount(datasets.labels(name, split, data_dir=data_dir))
         assert counts.max() <= 1.1 * counts.min()
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_train_and_test_share_no_image(name, data_dir):
     seen = [
         {record["image"].tobytes() for record in datasets.load(name, split, data_dir=data_dir)}
@@ -84,7 +86,7 @@ def test_train_and_test_share_no_image(name, data_dir):
     assert not seen[0] & seen[1]
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_preparing_again_gives_the_same_bytes(name, data_dir, tmp_path):
     again = datasets.prepare(name, data_dir=tmp_path)
     first = datasets.folder_of(name, data_dir=data_dir)
@@ -196,7 +198,7 @@ def test_unknown_names_list_the_known_ones(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_missing_package_is_named(name, tmp_path, monkeypatch):
     spec = DATASETS[name]
     monkeypatch.setitem(sys.modules, spec.module, None)
@@ -288,13 +290,13 @@ datasets.prepare("digits", data_dir=sys.argv[1])
 
 def test_preparations_at_once_wait_for_each_other(tmp_path, monkeypatch):
     built = []
-    build = datasets._build
+    build = prepared._build
 
     def counted(spec, root):
         built.append(spec.name)
         build(spec, root)
 
-    monkeypatch.setattr(datasets, "_build", counted)
+    monkeypatch.setattr(prepared, "_build", counted)
     threads = [
         threading.Thread(target=datasets.prepare, args=["digits"], kwargs={"data_dir": tmp_path})
         for _ in range(3)

@@ -256,7 +256,7 @@ def test_splits_do_not_overlap():
     tuning, validation, test = _data.transfer_splits(benchmarks.DEMO, "digits")
     assert (tuning, test) == (f"train[:{benchmarks.DEMO.transfer_images}]", "test")
     assert validation == f"train[-{benchmarks.DEMO.validation_images}:]"
-    with pytest.raises(ValueError, match="digits: 1200 images to fine-tune on and 250"):
+    with pytest.raises(_run.StageError, match="digits: 1200 images to fine-tune on and 250"):
         _data.transfer_splits(dataclasses.replace(benchmarks.DEMO, transfer_images=1200), "digits")
 
 

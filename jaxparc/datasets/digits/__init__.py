@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxparc.datasets.embedded import EmbeddedBuilder, Example, held_out
+from jaxparc.datasets.embedded import EmbeddedBuilder, Example
+from jaxparc.sampling import held_out
 
 
 class Digits(EmbeddedBuilder):

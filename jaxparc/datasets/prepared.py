@@ -1,0 +1,241 @@
+"""Registered data sets in the TFDS data folder: prepared once, then read without TensorFlow."""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxparc import files, images
+from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
+
+# The last Python that a release of TensorFlow (2.21) is known to be there for.
+LAST_PYTHON = (3, 13)
+
+
+def folder_of(spec: DatasetSpec, root: Path) -> Path:
+    """Returns the folder that a prepared set lies in, whether it is there or not."""
+    return root / (spec.builder if spec.needs_tensorflow else spec.name) / spec.version
+
+
+def manual_folder(spec: DatasetSpec, root: Path) -> Path:
+    """Returns the folder that what is downloaded by hand belongs in, as TFDS has it."""
+    return root / "downloads" / "manual" / (spec.name if not spec.needs_tensorflow else "")
+
+
+def is_prepared(spec: DatasetSpec, root: Path) -> bool:
+    """Tells whether a set is there; its folder appears only when it is whole."""
+    folder = folder_of(spec, root)
+    return folder.is_dir() and not _without_random_access(folder)
+
+
+class PreparedRows:
+    """One split, read from disk at random; safe to read from several threads."""
+
+    def __init__(self, spec: DatasetSpec, folder: Path, split: str):
+        import tensorflow_datasets as tfds
+
+        self.spec, self._folder = spec, folder
+        with _damage(spec, folder):
+            builder = tfds.builder_from_directory(folder)
+            wanted = ["image", spec.label, *(["objects"] if spec.multi_label else [])]
+            # Not the other fields, such as masks, which would be decoded for nothing. Images come
+            # back as they are stored, so that nothing depends on which library TFDS finds.
+            self._features, self._label = (
+                tfds.features.FeaturesDict({name: builder.info.features[name] for name in names})
+                for names in (wanted, [spec.label])
+            )
+            self._skip = {"image": tfds.decode.SkipDecoding()}
+            self._rows = builder.as_data_source(
+                spec.stored.get(split, split),
+                deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+            )
+            self._kept: Sequence[int] = range(len(self._rows))
+            if spec.left_out is not None:
+                self._kept = [i for i, x in enumerate(self._stored_labels()) if x != spec.left_out]
+            if len(self) != spec.sizes[split]:
+                raise DatasetError(f"{split} has {len(self)} images instead of {spec.sizes[split]}")
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Record:
+        """Reads one record, its image encoded as it is stored."""
+        with _damage(self.spec, self._folder):
+            row = self._features.deserialize_example_np(
+                self._rows[self._kept[index]], decoders=self._skip
+            )
+        record = {"image": row["image"], "label": self._class(row[self.spec.label])}
+        if "objects" in row:
+            record |= {"boxes": row["objects"]["bbox"], "box_labels": row["objects"]["label"]}
+        return record
+
+    def labels(self) -> list[Any]:
+        """Reads all labels, and no image."""
+        with _damage(self.spec, self._folder):
+            return [self._class(label) for label in self._stored_labels()]
+
+    def _stored_labels(self) -> list[Any]:
+        rows = self._rows.__getitems__(list(self._kept))
+        return [self._label.deserialize_example_np(row)[self.spec.label] for row in rows]
+
+    def _class(self, label: Any) -> Any:
+        if self.spec.multi_label:
+            return tuple(map(int, label))
+        left_out = self.spec.left_out
+        return int(label) - (left_out is not None and int(label) > left_out)
+
+
+def prepare(spec: DatasetSpec, root: Path) -> Path:
+    """Makes a data set ready to read, and makes a damaged one anew.
+
+    Files are written under another name and renamed when whole, so an interruption leaves
+    nothing that would be read. Processes that prepare the same set wait for each other. What has
+    been downloaded is not downloaded again.
+
+    Returns:
+      The folder of the prepared set.
+
+    Raises:
+      DatasetError: a package or a file is missing, or the folder cannot be written, or it holds
+        the set in a format that needs TensorFlow.
+    """
+    folder = folder_of(spec, root)
+    if folder.is_dir() and (found := _without_random_access(folder)):
+        raise DatasetError(
+            f"{folder} holds {spec.name} as {found} files, which need TensorFlow to be read; move "
+            "it away, or give another data folder, to prepare it as array_record"
+        )
+    try:
+        with files.locked(folder.parent, wait=True):
+            if folder.is_dir() and _intact(spec, folder):
+                return folder
+            _check_means(spec, root)
+            # While the lock is ours, whatever is unfinished was left by a process that died.
+            for stale in (folder, *folder.parent.glob("incomplete.*")):
+                if stale.exists():
+                    shutil.rmtree(stale)
+            _build(spec, root)
+    except OSError as error:
+        raise DatasetError(f"cannot prepare {spec.name} in {root}: {error}") from error
+    return folder
+
+
+def require(spec: DatasetSpec, package: str, module: str, extra: str = "demo") -> None:
+    """Checks that a package is installed, without importing it.
+
+    Raises:
+      DatasetError: it is not; the message says how to install it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise DatasetError(
+            f'{spec.name} needs the package {package}: pip install "jaxparc[{extra}]"'
+        )
+
+
+def _check_means(spec: DatasetSpec, root: Path) -> None:
+    """What preparing needs besides time: said before it starts."""
+    require(spec, "array_record", "array_record")
+    if spec.package:
+        require(spec, spec.package, spec.module)
+    if spec.needs_tensorflow and importlib.util.find_spec("tensorflow") is None:
+        folder = folder_of(spec, root)
+        message = (
+            f"{spec.name} is prepared, once, by a generator that needs TensorFlow (reading it does "
+            'not): pip install "jaxparc[prepare]"'
+        )
+        if sys.version_info[:2] > LAST_PYTHON:
+            here, last = (".".join(map(str, v[:2])) for v in (sys.version_info, LAST_PYTHON))
+            message += (
+                f"; this is Python {here}, and TensorFlow 2.21 is for Python {last} at most: if "
+                f"pip finds none, prepare it with an older Python and copy {folder} here"
+            )
+        raise DatasetError(message)
+    if spec.manual:
+        manual = manual_folder(spec, root)
+        if not manual.is_dir() or not any(manual.iterdir()):
+            raise DatasetError(
+                f"{spec.name} has to be downloaded by hand: put {spec.manual}, into {manual}"
+            )
+
+
+def _build(spec: DatasetSpec, root: Path) -> None:
+    """Runs the TFDS builder; of ours, with one progress bar in place of its several."""
+    import tensorflow_datasets as tfds
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if spec.needs_tensorflow:
+        builder = tfds.builder(spec.builder, data_dir=root, file_format="array_record")
+        with _failing(spec):
+            builder.download_and_prepare()
+        return
+    module, _, cls = spec.builder.partition(":")
+    builder = getattr(importlib.import_module(module), cls)(
+        data_dir=root, file_format="array_record"
+    )
+    console = Console(stderr=True)
+    bar = Progress(console=console, disable=not console.is_terminal)
+    tfds.disable_progress_bar()
+    try:
+        with bar, contextlib.redirect_stdout(io.StringIO()):
+            task = bar.add_task(f"Preparing {spec.name}", total=sum(spec.sizes.values()))
+            builder.on_example = lambda: bar.advance(task)
+            builder.download_and_prepare()
+    finally:
+        tfds.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _failing(spec: DatasetSpec) -> Iterator[None]:
+    """Whatever a generator of TFDS raises, on one line."""
+    try:
+        yield
+    except Exception as error:  # downloads, archives and generators raise dozens of kinds
+        first = str(error).strip().partition("\n")[0]
+        raise DatasetError(
+            f"{spec.name} could not be prepared: {type(error).__name__}: {first}; what was "
+            "downloaded is kept, and the same command goes on from there"
+        ) from error
+
+
+def _intact(spec: DatasetSpec, folder: Path) -> bool:
+    """Opens every split; of embedded sets, which are small, it decodes every image too.
+
+    A wrong image would pass unseen otherwise. The large sets are guarded by the CRCs of their
+    files whenever a record is read.
+    """
+    try:
+        for split in spec.sizes:
+            rows = PreparedRows(spec, folder, split)
+            for i in range(len(rows) if spec.embedded else 0):
+                images.open_rgb(rows[i]["image"])
+    except (DatasetError, OSError):
+        return False
+    return True
+
+
+def _without_random_access(folder: Path) -> str:
+    """The file format, where it is one that only TensorFlow reads; else ""."""
+    try:
+        form = json.loads((folder / "dataset_info.json").read_bytes()).get("fileFormat", "")
+    except (OSError, ValueError, AttributeError):
+        return ""  # damaged: found out when it is read
+    return form if form in ("tfrecord", "riegeli") else ""
+
+
+@contextlib.contextmanager
+def _damage(spec: DatasetSpec, folder: Path) -> Iterator[None]:
+    """Turns whatever a reader raises on broken files into one error that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        raise DatasetError(
+            f"{spec.name} in {folder} is missing or damaged ({error}); "
+            f"run: python -m jaxparc data prepare {spec.name}"
+        ) from error
