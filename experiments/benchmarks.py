@@ -97,15 +97,15 @@ class Benchmark:
         names: dict[str, str] = {}
         identities: dict[Any, str] = {}
         for address in dict.fromkeys((*self.sources, *self.targets)):
-            name = datasets.short_name(address)
-            if names.setdefault(name, address) != address:
-                raise ValueError(
-                    f"benchmark {self.name}: {names[name]} and {address} are both called {name}"
-                )
             identity = datasets.folder_of(address)
             if identities.setdefault(identity, address) != address:
                 raise ValueError(
                     f"benchmark {self.name}: {identities[identity]} and {address} are the same set"
+                )
+            name = datasets.short_name(address)
+            if names.setdefault(name, address) != address:
+                raise ValueError(
+                    f"benchmark {self.name}: {names[name]} and {address} are both called {name}"
                 )
 
     @property

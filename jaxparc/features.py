@@ -27,6 +27,19 @@ class Subset:
         return self.source[int(self.indices[index])]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Unlabelled:
+    """The images of a source, whatever form its labels have."""
+
+    source: input_.Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        return {"image": self.source[index]["image"], "label": 0}
+
+
 def extract(
     task: train.Task,
     variables: train.Variables,
@@ -49,7 +62,8 @@ def extract(
         output (also for multi-label networks).
     """
     step = _compiled_look(task)
-    batches = input_.batches(source, batch_size=batch_size, size=size, train=False)
+    unlabelled = _Unlabelled(source)
+    batches = input_.batches(unlabelled, batch_size=batch_size, size=size, train=False)
     rows: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for batch in batches:
         shares = parallel.shard({"image": batch["image"]})
