@@ -21,16 +21,7 @@ def labels_of(counts, seed=0):
 def test_budget_is_met_exactly_without_duplicates(counts, budget, seed):
     labels = labels_of(counts)
     drawn = sampling.probe_indices(labels, budget, seed)
-    kept = np.unique(labels[drawn])
-    if 2 * len(counts) <= budget:
-        assert len(kept) == len(counts)
-    else:
-        assert len(kept) <= max(budget // 2, 1)
-    # a single-image class among those kept may leave the budget unmet: nothing else fills in
-    assert len(drawn) <= budget
-    if len(drawn) < budget:
-        assert len(drawn) == np.isin(labels, kept).sum()
-        assert len(kept) == min(len(counts), max(budget // 2, 1))
+    assert len(drawn) == min(budget, len(labels))
     assert len(np.unique(drawn)) == len(drawn)
     assert drawn.dtype == np.int64
 
@@ -38,27 +29,58 @@ def test_budget_is_met_exactly_without_duplicates(counts, budget, seed):
 @quick
 @given(counts, budgets, seeds)
 def test_classes_are_balanced_as_far_as_their_images_go(counts, budget, seed):
+    counts = np.array(counts)
     labels = labels_of(counts)
     taken = np.bincount(labels[sampling.probe_indices(labels, budget, seed)], minlength=len(counts))
     kept = np.flatnonzero(taken)
-    most = taken.max()
     # whoever has fewer than most - 1 has given all it has
-    for cls in kept:
-        assert taken[cls] >= min(most - 1, counts[cls])
-        assert taken[cls] >= min(2, counts[cls]) or budget < 2
+    assert (taken[kept] >= np.minimum(taken.max() - 1, counts[kept])).all()
+
+
+@quick
+@given(counts, budgets, seeds)
+def test_every_class_that_can_has_two(counts, budget, seed):
+    counts = np.array(counts)
+    labels = labels_of(counts)
+    taken = np.bincount(labels[sampling.probe_indices(labels, budget, seed)], minlength=len(counts))
+    kept = np.flatnonzero(taken)
+    if 2 * len(counts) <= budget:
+        assert len(kept) == len(counts)
+        assert (taken >= np.minimum(2, counts)).all()
+    pairs = np.minimum(counts[counts >= 2], 2).sum()
+    if 2 * len(counts) > budget and pairs >= budget >= 2:
+        # enough classes with two images: no lone image is drawn, and each kept class has two,
+        # but for the one that an odd budget cannot pair
+        assert (counts[kept] >= 2).all()
+        assert (taken[kept] < 2).sum() <= budget % 2
+
+
+@quick
+@given(counts, st.integers(1, 15), seeds)
+def test_k_of_each_class(counts, k, seed):
+    labels = labels_of(counts)
+    drawn = sampling.per_class_indices(labels, k, seed)
+    assert len(np.unique(drawn)) == len(drawn)
+    taken = np.bincount(labels[drawn], minlength=len(counts))
+    np.testing.assert_array_equal(taken, np.minimum(counts, k))
+    assert_in_turns(labels[drawn])
+    np.testing.assert_array_equal(drawn, sampling.per_class_indices(labels, k, seed))
+
+
+def assert_in_turns(order):
+    """The i-th image of every class comes before the (i + 1)-th of any, in one order of classes."""
+    turn = np.array([(order[:i] == cls).sum() for i, cls in enumerate(order)])
+    assert (np.diff(turn) >= 0).all()
+    place = {cls: i for i, cls in enumerate(order[turn == 0])}
+    for i in range(turn.max() + 1):
+        assert np.all(np.diff([place[cls] for cls in order[turn == i]]) > 0)
 
 
 @quick
 @given(counts, budgets, seeds)
 def test_classes_take_turns(counts, budget, seed):
     labels = labels_of(counts)
-    order = labels[sampling.probe_indices(labels, budget, seed)]
-    # the i-th image of every class comes before the (i + 1)-th of any, in one order of classes
-    turn = np.array([(order[:i] == cls).sum() for i, cls in enumerate(order)])
-    assert (np.diff(turn) >= 0).all()
-    place = {cls: i for i, cls in enumerate(order[turn == 0])}
-    for i in range(turn.max() + 1):
-        assert np.all(np.diff([place[cls] for cls in order[turn == i]]) > 0)
+    assert_in_turns(labels[sampling.probe_indices(labels, budget, seed)])
 
 
 @quick
@@ -122,3 +144,20 @@ def test_labels_may_be_words():
 def test_a_budget_without_images_is_refused(budget):
     with pytest.raises(ValueError, match=f"budget is {budget}"):
         sampling.probe_indices(np.array([0, 1]), budget, 0)
+
+
+def test_k_below_one_and_several_classes_per_image_are_refused():
+    with pytest.raises(ValueError, match="k is 0; expected at least 1"):
+        sampling.per_class_indices(np.array([0, 1]), 0, 0)
+    with pytest.raises(ValueError, match=r"labels are \(2, 3\); expected one class per image"):
+        sampling.per_class_indices(np.zeros((2, 3)), 1, 0)
+
+
+def test_half_of_a_class_heavy_set_stays_as_it_was():
+    """Sets without lone images, as all of the paper's, keep the probe sets of earlier versions."""
+    drawn = sampling.probe_indices(np.repeat(np.arange(9), 3), 6, 3)
+    rng = np.random.default_rng(3)
+    order = rng.permutation(27)
+    kept = rng.permutation(np.arange(9))[:3]
+    members = [order[order // 3 == cls] for cls in kept]
+    assert drawn.tolist() == [m[turn] for turn in range(2) for m in members]
