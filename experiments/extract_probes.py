@@ -8,7 +8,7 @@ target, whose source is the target.
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,12 @@ def unit_of(run: _run.Run, transfer: Transfer, probe_set: int) -> _run.Unit:
 
 def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:
     """Where a probe file is."""
-    return run.out / "probes" / f"{'_'.join(transfer)}_{probe_set}.npz"
+    return run.out / "probes" / file_name(transfer, probe_set)
+
+
+def file_name(transfer: Transfer, probe_set: int) -> str:
+    """What a probe file is called."""
+    return f"{'_'.join(transfer)}_{probe_set}.npz"
 
 
 def unit_name(transfer: Transfer, probe_set: int) -> str:
@@ -92,18 +97,37 @@ def _extract(
         batch_size=benchmark.eval_batch_size,
     )
     on_images(len(probe))
-    with files.replacing(path_of(run, transfer, probe_set)) as temporary, temporary.open("wb") as f:
+    arrays = {"features": seen, "probs": probs, "y": labels}
+    path, seconds = path_of(run, transfer, probe_set), time.monotonic() - started
+    write(path, transfer, probe_set, arrays, seconds)
+
+
+def write(
+    path: Path,
+    transfer: Transfer,
+    probe_set: int,
+    arrays: Mapping[str, Any],
+    seconds: float,
+) -> None:
+    """Writes a probe file, which `read` reads.
+
+    Args:
+        path: where it goes.
+        transfer: the model that looked, and at which target.
+        probe_set: its number.
+        arrays: features (n, d), probs (n, z) and y (n,) or (n, c).
+        seconds: that it took, NaN if that is not known.
+    """
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(
-            f,
-            features=seen,
-            probs=probs,
+            file,
+            **arrays,
             probs_kind="softmax of the logits",  # of a multi-label source, too
             unit=unit_name(transfer, probe_set),
-            y=labels,
             architecture=transfer.architecture,
             source_dataset=transfer.source,
             target_dataset=transfer.target,
-            seconds=time.monotonic() - started,
+            seconds=seconds,
         )
 
 

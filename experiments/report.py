@@ -16,7 +16,7 @@ import jax
 from rich.console import Console
 
 import jaxparc
-from experiments import _run
+from experiments import _run, oracle
 from jaxparc import report
 from jaxparc.evaluation import Transfer
 
@@ -46,10 +46,17 @@ def read_results(run: _run.Run) -> report.Results:
     Raises:
         StageError: a file is missing; the message names the stage that writes it.
     """
-    oracle = _read(run.out / "oracle.csv", "finetune_all", (*_TRANSFER, "Oracle"))
+    try:
+        found = oracle.read(run.out / "oracle.csv")
+    except FileNotFoundError as error:
+        raise _run.StageError(
+            f"{error.filename} is missing; python -m experiments.finetune_all writes it"
+        ) from None
+    except oracle.OracleError as error:
+        raise _run.StageError(str(error)) from error
     scores: dict[str, dict[str, dict[Transfer, float]]] = defaultdict(dict)
     # A transfer without an accuracy, as its runs failed or diverged, cannot be evaluated.
-    accuracies = {_transfer(row): _number(row["Oracle"]) for row in oracle if row["Oracle"]}
+    accuracies = {transfer: value for transfer, value in found.items() if not math.isnan(value)}
     for row in _read(
         run.out / "scores.csv", "score_probes", ("Run", *_TRANSFER, *run.benchmark.methods)
     ):

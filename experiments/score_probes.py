@@ -165,6 +165,8 @@ def _write_times(run: _run.Run) -> None:
             if path.exists():
                 unit = extract_probes.unit_name(transfer, probe_set)
                 seconds = float(extract_probes.read(path, unit)["seconds"])
+                if math.isnan(seconds):
+                    continue  # published with no time
                 rows.append(("extract_probes", unit, "", 1, seconds))
     for probe_set, target, content in units(run):
         for method, seconds in content["seconds"].items():

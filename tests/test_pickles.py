@@ -1,0 +1,180 @@
+import contextlib
+import os
+import pickle
+import pickletools
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxparc import pickles
+from jaxparc.pickles import RefusedError
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("dtype", ["f4", "f8", ">f4", "f2", "i8", "u1", "bool", "U3", "S2"])
+def test_arrays_come_back_as_they_were(dtype, protocol):
+    values = np.random.default_rng(0).integers(0, 2, (4, 3))
+    for array in (
+        values.astype(dtype),
+        np.asfortranarray(values.astype(dtype)),
+        np.zeros(0, dtype),
+    ):
+        for content in (array, {"a": array}, [array, 1], {"a": [array, "text", None]}):
+            found = pickles.load(pickle.dumps(content, protocol=protocol))
+            while isinstance(found, dict | list):
+                found = found["a"] if isinstance(found, dict) else found[0]
+            assert found.dtype == array.dtype
+            np.testing.assert_array_equal(found, array)
+            assert not found.flags.writeable
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_scalars_and_containers_come_back(protocol):
+    content = {"s": "text", "f": np.float32(1.5), "i": np.int64(-3), "n": None, "t": (1, 2.5, True)}
+    assert pickles.load(pickle.dumps(content, protocol=protocol)) == content
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_pickles_of_older_numpy(protocol):
+    array = np.arange(6.0).reshape(2, 3)
+    data = pickle.dumps({"a": array}, protocol=protocol)
+    older = data.replace(b"numpy._core", b"numpy.core")
+    if protocol >= 4:  # the length of the name comes before it
+        for name in (b"multiarray", b"numeric"):
+            before = b"numpy.core." + name
+            older = older.replace(bytes([len(before) + 1]) + before, bytes([len(before)]) + before)
+        # and that of the frame before all
+        at = older.index(b"\x95")
+        (length,) = struct.unpack("<Q", older[at + 1 : at + 9])
+        shrunk = length - (len(data) - len(older))
+        older = older[: at + 1] + struct.pack("<Q", shrunk) + older[at + 9 :]
+    list(pickletools.genops(older))  # it is a pickle
+    assert b"numpy._core" not in older
+    np.testing.assert_array_equal(pickles.load(older)["a"], array)
+
+
+class Runs:
+    """What a malicious pickle has: on reading, it calls a function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("function", "args", "name"),
+    [
+        (os.system, ("touch {}",), f"{os.name}.system"),
+        (eval, ("open('{}', 'w')",), "eval"),
+        (open, ("{}", "w"), "open"),
+        (getattr, ("{}", "format"), "getattr"),
+        (subprocess.Popen, (["touch", "{}"],), "subprocess.Popen"),
+        (np.fromfile, ("{}",), "numpy.fromfile"),
+        (np.load, ("{}",), "numpy.load"),
+        (bytearray, (10,), "bytearray"),
+    ],
+)
+def test_what_names_anything_else_is_refused_by_name_and_not_run(
+    function, args, name, protocol, tmp_path
+):
+    target = tmp_path / "made"
+    args = tuple(
+        [a.format(target) for a in arg] if isinstance(arg, list) else str(arg).format(target)
+        for arg in args
+    )
+    data = pickle.dumps({"features": Runs(function, *args)}, protocol=protocol)
+    with pytest.raises(RefusedError, match=f"it asks for .*{name.rpartition('.')[2]}"):
+        pickles.load(data)
+    assert not target.exists()
+
+
+def test_what_is_admitted_cannot_be_turned_to_other_ends(tmp_path):
+    """Hand-written programs on the admitted names."""
+    ndarray = b"cnumpy\nndarray\n"
+    programs = {
+        "it calls numpy.ndarray": ndarray + b"((I1000000000000\nttR.",
+        "it sets the state of a function": ndarray + b"}b.",
+        "it encodes as 'rot13'": b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.",
+        "it holds an array of 'O'": b"cnumpy\ndtype\n(X\x01\x00\x00\x00OtR.",
+        "it holds an array of 'V8'": b"cnumpy\ndtype\n(X\x02\x00\x00\x00V8tR.",
+        "it asks for something outside": b"Pname\n.",
+        "it calls bytes": b"c__builtin__\nbytes\n(I1000000000000\ntR.",
+        "it asks for the extension 1": b"\x82\x01.",
+        "it asks for jaxparc.pickles._Array": b"cjaxparc.pickles\n_Array\n.",
+        "it asks for numpy.ndarray.__init__": b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.",
+    }
+    for message, program in programs.items():
+        with pytest.raises(RefusedError, match=message):
+            pickles.load(program)
+
+
+def test_an_object_array_is_refused():
+    with pytest.raises(RefusedError, match="it holds an array of 'O8', not of numbers"):
+        pickles.load(pickle.dumps(np.array([{}, []], object)))
+
+
+# Of a few bytes each, which announce or would grow to gigabytes.
+BOMBS = {
+    "bytes": b"\x8e" + struct.pack("<Q", 1 << 40) + b"x.",
+    "bytearray": b"\x96" + struct.pack("<Q", 1 << 40) + b"x.",
+    "text": b"\x8d" + struct.pack("<Q", 1 << 40) + b"x.",
+    "memo": b"\x80\x02]r" + struct.pack("<I", (1 << 32) - 1) + b".",
+    "frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 40) + b".",
+    "encode": (
+        b"\x80\x02c_codecs\nencode\nq\x000X" + struct.pack("<I", 1000) + b"a" * 1000 + b"q\x010"
+        b"X\x06\x00\x00\x00latin1q\x020]" + b"h\x00h\x01h\x02\x86Ra" * 100_000 + b"."
+    ),
+    "dtype": b"cnumpy\ndtype\n(X\x0b\x00\x00\x00U9000000000tR.",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused_within_bounded_memory(name):
+    code = """
+import resource, sys
+from jaxparc import pickles
+resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))
+try:
+    pickles.load(sys.stdin.buffer.read())
+except ValueError as error:
+    print("refused:", error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=BOMBS[name], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    out = done.stdout.decode()
+    assert out.startswith("refused:") or name == "memo"
+    assert "MemoryError" not in out
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"\x80\x05", b"<html>", b"\x80\xff."])
+def test_what_is_no_pickle_is_said_to_be_none(data):
+    with pytest.raises(ValueError, match="no whole pickle"):
+        pickles.load(data)
+
+
+WHOLE = pickle.dumps({"a": np.arange(30.0), "b": [np.float64(1), "text"], "c": (1, 2)}, protocol=2)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), max_size=6), st.data()
+)
+def test_any_damage_is_a_value_error_or_a_value(flips, data):
+    damaged = bytearray(WHOLE)
+    for at, byte in flips:
+        damaged[at] = byte
+    end = data.draw(st.integers(0, len(damaged)))
+    with contextlib.suppress(ValueError):
+        pickles.load(bytes(damaged[:end] if data.draw(st.booleans()) else damaged))
