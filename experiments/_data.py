@@ -8,20 +8,28 @@ from experiments import _run
 from experiments.benchmarks import Benchmark
 from jaxparc import datasets
 from jaxparc import input as input_
+from jaxparc import labels as labels_
 
 
 def prepare(benchmark: Benchmark) -> None:
-    """Make every data set ready to read, before anything is trained.
+    """Make every data set ready to read that installed packages carry, and look at own images.
 
     Raises:
         DatasetError: one cannot be made ready.
-        StageError: one is too small.
     """
-    for address in dict.fromkeys((*benchmark.sources, *benchmark.targets)):
-        if not datasets.is_prepared(address):
+    for address in benchmark.addresses:
+        if not datasets.is_prepared(address) and datasets.spec_of(address).embedded:
             datasets.prepare(address)
-    for target in benchmark.target_names:
-        transfer_splits(benchmark, target)
+
+
+def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
+    """Those data sets that are not there, and that nothing but their user can bring."""
+    way = f"python -m jaxparc data prepare {_run.NAMES}"
+    return {
+        name: way
+        for name in names
+        if not datasets.is_prepared(benchmark.address(name)) and not benchmark.data(name).embedded
+    }
 
 
 @functools.lru_cache(maxsize=16)
@@ -33,8 +41,13 @@ def images(benchmark: Benchmark, name: str, split: str) -> input_.Source:
 
 @functools.lru_cache(maxsize=16)
 def labels(benchmark: Benchmark, name: str, split: str) -> np.ndarray:
-    """The labels of a split, as `datasets.labels` gives them."""
-    return datasets.labels(benchmark.address(name), split)
+    """The labels of a split as `datasets.labels` gives them, or annotation vectors of its boxes."""
+    address = benchmark.address(name)
+    if benchmark.annotations == "labels":
+        return datasets.labels(address, split)
+    records = list(datasets.load(address, split, decode=False))
+    boxes, classes = ([record[key] for record in records] for key in ("boxes", "box_labels"))
+    return labels_.from_boxes(boxes, classes, benchmark.data(name).num_classes)
 
 
 def transfer_splits(benchmark: Benchmark, target: str) -> tuple[str, str, str]:

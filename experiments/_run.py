@@ -19,21 +19,15 @@ import traceback
 import typing
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-)
-from rich.table import Column
 
-from experiments import benchmarks
+from experiments import benchmarks, oracle
+from experiments._terminal import Progress
+from experiments._terminal import say as say
 from experiments.benchmarks import Benchmark
 from jaxparc import checkpoints, datasets, files
 
@@ -41,6 +35,9 @@ from jaxparc import checkpoints, datasets, files
 Damage = (checkpoints.CheckpointError, files.DamagedFileError)
 # Errors of the place that is written to, not of the unit that writes.
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+NAMES = "NAMES"  # stands for what is missing, in the way to get it
 
 
 class StageError(RuntimeError):
@@ -57,25 +54,47 @@ class Unit:
         check: reads what is at `path`, given `name`; raises FileNotFoundError if it is to be made,
             CheckpointError or DamagedFileError if it is broken or another's.
         make: makes it, calling its argument with numbers of images as it goes.
+        lacks: what it cannot be made without and is not there -> how to get that.
     """
 
     name: str
     path: Path
     check: Callable[[Path, str], Any]
     make: Callable[[Callable[[int], None]], None]
+    lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A benchmark and where its files are."""
+    """A benchmark and where its files are.
+
+    Attributes:
+        benchmark: its settings.
+        out: the results folder.
+        weights: the folder of the sources' checkpoints.
+        allow_missing: whether to leave out what cannot be made for want of data or weights.
+    """
 
     benchmark: Benchmark
     out: Path
     weights: Path
+    allow_missing: bool = False
 
     def seed(self, *parts: object) -> int:
         """A seed for one purpose, the same whatever was done before it."""
         return zlib.crc32("/".join(map(str, (self.benchmark.seed, *parts))).encode())
+
+
+class Stage(NamedTuple):
+    """One of the five.
+
+    Attributes:
+        run: makes what is missing; returns the number of failures.
+        units: all that it makes.
+    """
+
+    run: Callable[[Run], int]
+    units: Callable[[Run], Sequence[Unit]] = lambda run: ()
 
 
 def read_result(path: Path, name: str) -> dict[str, Any]:
@@ -130,15 +149,22 @@ def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
         The number of units that failed.
 
     Raises:
-        StageError: nothing can be written.
+        StageError: nothing can be written, or something that units need is missing and that was
+            not allowed.
     """
     todo = [unit for unit in units if not is_done(unit)]
+    if left_out := [unit for unit in todo if unit.lacks]:
+        if not run.allow_missing:
+            raise StageError(f"{stage}: {_missing(left_out)}")
+        todo = [unit for unit in todo if not unit.lacks]
+        units = [unit for unit in units if unit not in left_out]
+        say(f"{stage}: {len(left_out)} left out, for want of what is missing")
     kept = len(units) - len(todo)
     failures: list[dict[str, str]] = []
     started = time.monotonic()
     record = run.out / "failures" / f"{stage}.json"
     record.unlink(missing_ok=True)
-    with _Progress(stage, len(units), kept) as progress:
+    with Progress(stage, len(units), kept) as progress:
         for unit in todo:
             progress.start(unit.name)
             try:
@@ -165,82 +191,30 @@ def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
     return len(failures)
 
 
-def say(line: str) -> None:
-    """One line to the terminal, without breaking a live display."""
-    _CONSOLE.print(line, highlight=False, soft_wrap=True, markup=False)
+def _missing(units: Sequence[Unit]) -> str:
+    """What units lack, by the way to get it."""
+    ways: dict[str, dict[str, None]] = {}
+    for unit in units:
+        for what, way in unit.lacks.items():
+            ways.setdefault(way, {})[what] = None
+    lines = [f"  {way.replace(NAMES, ' '.join(whats))}" for way, whats in ways.items()]
+    return f"{len(units)} units need what is not on this machine:\n" + "\n".join(lines)
 
 
-_CONSOLE = Console()
+def _preflight(run: Run, stages: Sequence[Stage]) -> None:
+    """Say what is missing before anything starts, and go on only if that is allowed.
 
-
-class _Progress:
-    """Units done of all, the current one, images per second and time left.
-
-    Live on a terminal; elsewhere one line for each unit, so that a log stays readable.
+    Raises:
+        StageError: it is not.
     """
-
-    def __init__(self, stage: str, total: int, done: int) -> None:
-        self._stage, self._total, self._done = stage, total, done
-        self._made, self._started = 0, time.monotonic()
-        self._unit, self._images, self._unit_started = "", 0, self._started
-        self._live = Progress(
-            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=10),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
-            # What gives way where the terminal is narrow.
-            TextColumn(
-                "{task.fields[unit]}",
-                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-            ),
-            console=_CONSOLE,
-            disable=not _CONSOLE.is_terminal,
-            transient=True,
-            expand=True,
-        )
-        self._task = self._live.add_task(stage, total=total, completed=done, left="", unit="")
-
-    def __enter__(self) -> "_Progress":
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def start(self, name: str) -> None:
-        self._unit, self._images, self._unit_started = name, 0, time.monotonic()
-        self._show()
-
-    def images(self, count: int) -> None:
-        self._images += count
-        self._show()
-
-    def finish(self, error: str | None) -> None:
-        self._done += 1
-        self._made += 1
-        self._show()
-        seconds = time.monotonic() - self._unit_started
-        if error is not None:
-            say(f"{self._stage}: {self._unit} FAILED: {error}")
-        elif not _CONSOLE.is_terminal:
-            say(
-                f"{self._stage} {self._done}/{self._total} {self._unit}: {seconds:.1f} s"
-                f"{self._rate()}{self._left()}"
+    units = [unit for stage in stages for unit in stage.units(run)]
+    if lacking := [unit for unit in units if unit.lacks and not unit.path.exists()]:
+        if not run.allow_missing:
+            raise StageError(
+                f"{run.benchmark.name}: {_missing(lacking)}\n"
+                f"--allow-missing runs the other {len(units) - len(lacking)}"
             )
-
-    def _show(self) -> None:
-        unit = f"{self._unit}{self._rate()}"
-        self._live.update(self._task, completed=self._done, left=self._left()[2:], unit=unit)
-
-    def _rate(self) -> str:
-        seconds = max(time.monotonic() - self._unit_started, 1e-9)
-        return f", {self._images / seconds:.0f} images/s" if self._images else ""
-
-    def _left(self) -> str:
-        if not self._made:
-            return ""
-        per_unit = (time.monotonic() - self._started) / self._made
-        return f", {per_unit * (self._total - self._done):.0f} s left"
+        say(f"{run.benchmark.name}: left out: {_missing(lacking)}")
 
 
 def prepare(run: Run) -> None:
@@ -268,7 +242,7 @@ def prepare(run: Run) -> None:
             )
 
 
-def main(description: str | None, *stages: Callable[[Run], int]) -> None:
+def main(description: str | None, *stages: Stage) -> None:
     """The command line that all stages share; exits with 0 if nothing failed.
 
     Args:
@@ -288,9 +262,14 @@ def main(description: str | None, *stages: Callable[[Run], int]) -> None:
         "--benchmark", default="demo", metavar="NAME", help=f"one of {known} [demo]"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="results folder [results/NAME]")
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="leave out what needs data or weights that are not there",
+    )
     _add_settings(parser)
     args: dict[str, Any] = vars(parser.parse_args())
-    chosen, out = args.pop("benchmark"), args.pop("out")
+    chosen, out, allow_missing = (args.pop(k) for k in ("benchmark", "out", "allow_missing"))
     try:
         changes: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
@@ -299,23 +278,38 @@ def main(description: str | None, *stages: Callable[[Run], int]) -> None:
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     out = out or Path("results") / benchmark.name
-    run = Run(benchmark, out, Path("checkpoints") / benchmark.name)
     try:
+        if benchmark.external_from_oracle:
+            benchmark = _with_external(benchmark, out / "oracle.csv")
+        run = Run(benchmark, out, Path("checkpoints") / benchmark.name, allow_missing)
         _check_devices(benchmark)
         _cache_compilations()
+        _preflight(run, stages)
         with _alone_in(run.out), _alone_in(run.weights):
             prepare(run)
-            failures = [stage(run) for stage in stages]
+            failures = [stage.run(run) for stage in stages]
     except (StageError, datasets.DatasetError, *Damage) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except OSError as error:
         if error.errno not in FATAL:
             raise
-        where = error.filename or run.out
+        where = error.filename or out
         parser.exit(2, f"{parser.prog}: {where}: {error.strerror}; what is done is kept\n")
     except KeyboardInterrupt:
         parser.exit(130, "interrupted; what is done is kept, and the same command goes on\n")
     sys.exit(1 if any(failures) else 0)
+
+
+def _with_external(benchmark: Benchmark, table: Path) -> Benchmark:
+    """With the models that a table of accuracies lists, if it is there, as external ones."""
+    try:
+        rows = oracle.read(table)
+    except FileNotFoundError:
+        return benchmark
+    except oracle.OracleError as error:
+        raise StageError(str(error)) from error
+    models = dict.fromkeys((t.architecture, t.source) for t in rows)
+    return dataclasses.replace(benchmark, external=tuple(models))
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -15,9 +15,9 @@ from experiments import (
 if __name__ == "__main__":
     _run.main(
         __doc__,
-        train_sources.stage,
-        finetune_all.stage,
-        extract_probes.stage,
-        score_probes.stage,
-        report.stage,
+        train_sources.STAGE,
+        finetune_all.STAGE,
+        extract_probes.STAGE,
+        score_probes.STAGE,
+        report.STAGE,
     )

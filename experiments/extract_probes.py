@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _data, _run, train_sources
+from experiments import _data, _run, oracle, train_sources
 from experiments.benchmarks import Benchmark
 from jaxparc import features, files, sampling
 from jaxparc.evaluation import Transfer
@@ -23,17 +23,32 @@ from jaxparc.evaluation import Transfer
 def stage(run: _run.Run) -> int:
     """Extract what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
-    units = [
-        unit_of(run, t, probe_set)
-        for t in looks(run.benchmark)
+    return _run.run_units(run, "extract_probes", units(run))
+
+
+def units(run: _run.Run) -> list[_run.Unit]:
+    """Every probe file.
+
+    Raises:
+        StageError: the models are those of a table that is not there.
+    """
+    if run.benchmark.external_from_oracle and not run.benchmark.external:
+        raise _run.StageError(
+            f"{run.out / 'oracle.csv'} is missing: a table of the columns "
+            f"{', '.join(oracle.COLUMNS)}, which lists the models and their mAP; "
+            f"python -m experiments.import_probes FILE.csv --out {run.out} brings it in"
+        )
+    return [
+        unit_of(run, transfer, probe_set)
+        for transfer in looks(run.benchmark)
         for probe_set in range(run.benchmark.probe_sets)
     ]
-    return _run.run_units(run, "extract_probes", units)
 
 
 def looks(benchmark: Benchmark) -> list[Transfer]:
     """Which source models look at which targets: those of the transfers, and the references."""
-    return [*benchmark.transfers(), *benchmark.references()]
+    transfers = (*benchmark.transfers(), *benchmark.external_transfers(), *benchmark.references())
+    return list(transfers)
 
 
 def unit_of(run: _run.Run, transfer: Transfer, probe_set: int) -> _run.Unit:
@@ -43,7 +58,17 @@ def unit_of(run: _run.Run, transfer: Transfer, probe_set: int) -> _run.Unit:
         path_of(run, transfer, probe_set),
         read,
         functools.partial(_extract, run, transfer, probe_set),
+        _lacking(run, transfer),
     )
+
+
+def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
+    architecture, source, target = transfer
+    if (architecture, source) in run.benchmark.external:
+        command = f"python -m experiments.import_probes FILES --out {run.out}"
+        return {f"{architecture}/{source}": f"{command}, with probe files of: {_run.NAMES}"}
+    found = train_sources.lacking(run, architecture, source)
+    return found | _data.lacking(run.benchmark, target)
 
 
 def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:
@@ -87,7 +112,7 @@ def _extract(
 ) -> None:
     started = time.monotonic()
     benchmark = run.benchmark
-    probe = _probe(run, transfer.target, probe_set)
+    probe = probe_of(run, transfer.target, probe_set)
     labels = _data.labels(benchmark, transfer.target, "train")[probe.indices]
     seen, probs = features.extract(
         train_sources.task_of(benchmark, transfer.architecture, transfer.source),
@@ -132,12 +157,15 @@ def write(
 
 
 @functools.lru_cache(maxsize=32)
-def _probe(run: _run.Run, target: str, probe_set: int) -> features.Subset:
+def probe_of(run: _run.Run, target: str, probe_set: int) -> features.Subset:
+    """The images of a probe set, in its order."""
     source = _data.images(run.benchmark, target, "train")
-    labels = _data.labels(run.benchmark, target, "train")
     seed = run.seed("probe", target, probe_set)
+    labels = _data.labels(run.benchmark, target, "train")
     return features.Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
 
 
+STAGE = _run.Stage(stage, units)
+
 if __name__ == "__main__":
-    _run.main(__doc__, train_sources.stage, stage)
+    _run.main(__doc__, train_sources.STAGE, STAGE)

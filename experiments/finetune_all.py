@@ -29,18 +29,44 @@ class Candidate(NamedTuple):
 def stage(run: _run.Run) -> int:
     """Fine-tune what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
-    units = [
-        _run.Unit(
-            _unit_name(c),
-            _path(run, c),
-            _run.read_result,
-            functools.partial(_finetune, run, c),
+    todo = units(run)
+    brought_in = (run.out / "oracle.csv").exists() and not (run.out / "transfers").exists()
+    if brought_in and any(not unit.lacks for unit in todo):
+        raise _run.StageError(
+            f"{run.out / 'oracle.csv'} was not measured here and would be replaced; to fine-tune, "
+            "give another --out"
         )
-        for c in candidates(run)
-    ]
-    failures = _run.run_units(run, "finetune_all", units)
-    _write_tables(run)
+    failures = _run.run_units(run, "finetune_all", todo)
+    if not brought_in:
+        _write_tables(run)
     return failures
+
+
+def units(run: _run.Run) -> list[_run.Unit]:
+    """Every training run.
+
+    Raises:
+        StageError: a target is too small.
+    """
+    for target in {candidate.transfer.target for candidate in candidates(run)}:
+        _data.transfer_splits(run.benchmark, target)
+    return [
+        _run.Unit(
+            _unit_name(candidate),
+            _path(run, candidate),
+            _run.read_result,
+            functools.partial(_finetune, run, candidate),
+            _lacking(run, candidate.transfer),
+        )
+        for candidate in candidates(run)
+    ]
+
+
+def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
+    found = _data.lacking(run.benchmark, transfer.target)
+    if transfer.source != SCRATCH:
+        found |= train_sources.lacking(run, transfer.architecture, transfer.source)
+    return found
 
 
 def candidates(run: _run.Run) -> Iterator[Candidate]:
@@ -174,5 +200,7 @@ def _percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{accuracy:.4f}"
 
 
+STAGE = _run.Stage(stage, units)
+
 if __name__ == "__main__":
-    _run.main(__doc__, train_sources.stage, stage)
+    _run.main(__doc__, train_sources.STAGE, STAGE)

@@ -2,25 +2,31 @@
 
 Reads {architecture}_{source}_{target}_{run}.pkl files, or folders of them, and writes probe files
 to DIR/probes, as extract_probes does; of a .csv file, checks every row and copies it to
-DIR/oracle.csv. DIR is a results folder: score_probes and report go on from there.
+DIR/oracle.csv. Your own models' features come in as .npz files of the same name and fields, without
+probs where there are none, and without y where DIR/probe_images (of probe_images) has the labels.
+DIR is a results folder: score_probes and report go on from there.
 """
 
 import argparse
 import math
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import _run, extract_probes, oracle
+from experiments import _run, extract_probes, oracle, probe_images
 from jaxparc import files, models, pickles
 from jaxparc.evaluation import Transfer
 
 LIMIT = 1 << 30  # bytes of a list of rows
 _ROW = (np.ndarray, np.generic, int, float)
-FIELDS = ("features", "probs", "y", "architecture", "source_dataset", "target_dataset")
+SUFFIXES = (".pkl", ".npz", ".csv")
+ARRAYS = ("features", "probs", "y")
+NAMES = ("architecture", "source_dataset", "target_dataset")
+FIELDS = ARRAYS + NAMES
 
 
 class PublishedFileError(ValueError):
@@ -42,7 +48,9 @@ def main() -> None:
     args = parser.parse_args()
     found = [file for path in args.paths for file in _files(path)]
     if lacking := [path for path in args.paths if not list(_files(path))]:
-        parser.exit(2, f"{parser.prog}: {lacking[0]} is no .pkl or .csv file, and holds none\n")
+        parser.exit(
+            2, f"{parser.prog}: {lacking[0]} is no {', '.join(SUFFIXES)} file, and holds none\n"
+        )
     refused = 0
     try:
         for file in found:
@@ -58,9 +66,8 @@ def main() -> None:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.suffix in (".pkl", ".csv") and p.is_file())
-    return [path] if path.is_file() and path.suffix in (".pkl", ".csv") else []
+    paths = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [file for file in paths if file.suffix in SUFFIXES and file.is_file()]
 
 
 def import_file(path: Path, out: Path) -> Path:
@@ -79,53 +86,66 @@ def import_file(path: Path, out: Path) -> Path:
             raise PublishedFileError(str(error)) from error
         files.write_text(out / "oracle.csv", path.read_text(encoding="utf-8"))
         return out / "oracle.csv"
-    probe = read_pickle(path)
     run = re.search(r"_(\d+)$", path.stem)
     if run is None:
         raise PublishedFileError(f"{path}: its name does not end in the number of a probe set")
-    transfer, number = Transfer(*(probe[f] for f in FIELDS[3:])), int(run[1])
+    number = int(run[1])
+    content = _of_pickle(path) if path.suffix == ".pkl" else _of_npz(path, out, number)
+    probe = _checked(path, content)
+    transfer = Transfer(*(probe[field] for field in NAMES))
     written = out / "probes" / extract_probes.file_name(transfer, number)
-    extract_probes.write(written, transfer, number, {k: probe[k] for k in FIELDS[:3]}, math.nan)
+    arrays = {field: probe[field] for field in ARRAYS if field in probe}
+    extract_probes.write(written, transfer, number, arrays, math.nan)
     return written
 
 
-def read_pickle(path: Path) -> dict[str, Any]:
-    """The content of one of the authors' probe files, checked.
-
-    Returns:
-        features (n, d) and probs (n, z) floating-point, y (n,) integers or (n, c) zeros and ones;
-        source_dataset, target_dataset and architecture as strings.
-
-    Raises:
-        PublishedFileError: as `import_file`.
-    """
+def _of_pickle(path: Path) -> dict[str, Any]:
     try:
         content = pickles.load(path.read_bytes())
     except pickles.RefusedError as error:
         raise PublishedFileError(f"{path} is refused, and nothing of it was run: {error}") from None
     except ValueError as error:
         raise PublishedFileError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or (lacking := [f for f in FIELDS if f not in content]):
-        what = f"lacks {', '.join(lacking)}" if isinstance(content, dict) else "is no dictionary"
-        raise PublishedFileError(f"{path} {what}; expected {', '.join(FIELDS)}")
+    if not isinstance(content, dict):
+        raise PublishedFileError(f"{path} is no dictionary; expected {', '.join(FIELDS)}")
+    if lacking := [field for field in FIELDS if field not in content]:
+        raise PublishedFileError(f"{path} lacks {', '.join(lacking)}")
+    return content
+
+
+def _of_npz(path: Path, out: Path, number: int) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file, np.load(file) as archive:
+            content: dict[str, Any] = {key: archive[key] for key in archive if key in FIELDS}
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
+        raise PublishedFileError(f"{path} cannot be read: {error}") from error
+    content |= {field: str(content[field]) for field in NAMES if field in content}
+    if "y" not in content and "target_dataset" in content:
+        folder = probe_images.folder_of(out, content["target_dataset"], number)
+        if (folder / "labels.npy").exists():
+            content["y"] = np.load(folder / "labels.npy")
+    if lacking := [field for field in FIELDS if field not in content and field != "probs"]:
+        raise PublishedFileError(f"{path} lacks {', '.join(lacking)}")
+    return content
+
+
+def _checked(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a probe file: arrays as `extract_probes.write` takes them, and names."""
     probe: dict[str, Any] = {}
-    for field in FIELDS[:3]:
+    for field in (field for field in ARRAYS if field in content):
         array = _array(path, field, content[field])
         kinds, ndims = ("iufb", (1, 2)) if field == "y" else ("f", (2,))
         if array.dtype.kind not in kinds or array.ndim not in ndims or not array.size:
             raise PublishedFileError(f"{path}: {field} are {array.dtype} {array.shape}")
         probe[field] = array
-    rows = {field: len(probe[field]) for field in FIELDS[:3]}
-    if len(set(rows.values())) > 1:
-        counts = ", ".join(f"{field} of {count}" for field, count in rows.items())
+    if len({len(array) for array in probe.values()}) > 1:
+        counts = ", ".join(f"{field} of {len(array)}" for field, array in probe.items())
         raise PublishedFileError(f"{path} is not of one set of images: {counts}")
     y = probe["y"]
-    if y.ndim == 1 and (np.any(y != np.round(y)) or np.any(y < 0)):
-        raise PublishedFileError(f"{path}: y are no classes")
-    if y.ndim == 2 and not np.isin(y, (0, 1)).all():
-        raise PublishedFileError(f"{path}: y must be zeros and ones where images have several")
+    if not np.isfinite(y).all() or (y < 0).any() or (y.ndim == 1 and (y != np.round(y)).any()):
+        raise PublishedFileError(f"{path}: y are no classes, nor annotation vectors")
     probe["y"] = y.astype(np.int32) if y.ndim == 1 else y.astype(np.float32)
-    for field in FIELDS[3:]:
+    for field in NAMES:
         if not isinstance(content[field], str) or not re.fullmatch(r"[\w.-]+", content[field]):
             raise PublishedFileError(f"{path}: {field} is {content[field]!r}; expected a name")
         probe[field] = content[field]

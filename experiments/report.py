@@ -17,7 +17,7 @@ from rich.console import Console
 
 import jaxparc
 from experiments import _run, oracle
-from jaxparc import report
+from jaxparc import datasets, report
 from jaxparc.evaluation import Transfer
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
@@ -31,7 +31,7 @@ def stage(run: _run.Run) -> int:
     results = read_results(run)
     # A log has no width of its own; 80 columns would fold the tables.
     console = Console()
-    console = console if console.is_terminal else Console(width=100)
+    console = console if console.is_terminal else Console(width=200)
     console.print(report.accuracy_table(results))
     console.print(report.selector_table(results))
     page = run.out / "report" / "index.html"
@@ -76,12 +76,13 @@ def read_results(run: _run.Run) -> report.Results:
         accuracies=accuracies,
         scratch={
             (row["Architecture"], row["Target Dataset"]): _number(row["Oracle"])
-            for row in _read(run.out / "scratch.csv", "finetune_all", (*_TRANSFER, "Oracle"))
+            for row in _scratch(run)
         },
         scores={method: list(scores[method].values()) for method in run.benchmark.methods},
         milliseconds={method: statistics.median(ms) for method, ms in per_transfer.items()},
         stage_seconds=stage_seconds,
         settings=run.benchmark.settings(),
+        extra=tuple(map(datasets.short_name, run.benchmark.extra_targets)),
         order=(
             *run.benchmark.architectures,
             *run.benchmark.source_names,
@@ -95,6 +96,12 @@ def read_results(run: _run.Run) -> report.Results:
             "machine": platform.platform(),
         },
     )
+
+
+def _scratch(run: _run.Run) -> list[dict[str, str]]:
+    """Accuracies of random initialisations; none where accuracies were brought in."""
+    path = run.out / "scratch.csv"
+    return _read(path, "finetune_all", (*_TRANSFER, "Oracle")) if path.exists() else []
 
 
 def _read(path: Path, stage: str, needed: Sequence[str]) -> list[dict[str, str]]:
@@ -131,5 +138,7 @@ def _number(cell: str) -> float:
     return float(cell) if cell else math.nan
 
 
+STAGE = _run.Stage(stage)
+
 if __name__ == "__main__":
-    _run.main(__doc__, stage)
+    _run.main(__doc__, STAGE)

@@ -17,6 +17,7 @@ from typing import Any
 import jaxparc
 from experiments import _run, extract_probes, finetune_all, train_sources
 from jaxparc import checkpoints, files, models, selectors
+from jaxparc import labels as labels_
 from jaxparc.evaluation import Transfer
 
 
@@ -30,9 +31,11 @@ def stage(run: _run.Run) -> int:
             bank = [t for t in extract_probes.looks(benchmark) if t.target == target]
             # Damaged ones are moved aside here, and missing from then on.
             there = [t for t in bank if _run.is_done(extract_probes.unit_of(run, t, probe_set))]
-            for transfer in sorted(set(bank) - set(there)):
+            for transfer in sorted(set(bank) - set(there)) if not run.allow_missing else ():
                 _run.say(f"not scored: {extract_probes.unit_name(transfer, probe_set)} is missing")
                 lacking += 1
+            if run.allow_missing and not any(t.source != target for t in there):
+                continue
             todo.append(
                 _run.Unit(
                     _unit_name(target, probe_set),
@@ -85,20 +88,27 @@ def _score(
         jaxparc.score_bank,
         {"/".join(t): probes[t]["features"] for t in bank},
         labels,
-        probs={"/".join(t): probes[t]["probs"] for t in bank},
+        probs={"/".join(t): probes[t]["probs"] for t in bank if "probs" in probes[t]},
         reference=reference,
         num_classes=benchmark.data(target).num_classes,
         layers=[models.get(t.architecture).layers for t in bank],
-        source_images=[benchmark.data(t.source).sizes["train"] for t in bank],
-        target_images=benchmark.data(target).sizes["train"],
+        source_images=[benchmark.images(t.source) for t in bank],
+        target_images=benchmark.images(target),
         ell_max=benchmark.ell_max,
     )
-    kind = "classes" if labels.ndim == 1 else "multi_label"
+    kind = labels_.encode(labels).kind
+    absent = {"reference"} if reference is None else set()
+    if not all("probs" in probes[t] for t in bank):
+        absent.add("probs")
     scores: dict[str, list[float | None]] = {}
     seconds: dict[str, float] = {}
     for methods in _together(benchmark.methods):
         method = selectors.method(methods[0])
-        if kind not in method.kinds or ("reference" in method.needs and reference is None):
+        there = {
+            "reference": reference is not None,
+            "probs": all("probs" in probes[t] for t in bank),
+        }
+        if kind not in method.kinds or not all(there.get(need, True) for need in method.needs):
             scores |= {label: [None] * len(bank) for label in methods}
             continue
         with warnings.catch_warnings(record=True) as caught:
@@ -185,5 +195,7 @@ def _write_csv(path: Path, rows: list[tuple[Any, ...]]) -> None:
     files.write_text(path, text.getvalue())
 
 
+STAGE = _run.Stage(stage)
+
 if __name__ == "__main__":
-    _run.main(__doc__, train_sources.stage, extract_probes.stage, stage)
+    _run.main(__doc__, train_sources.STAGE, extract_probes.STAGE, STAGE)

@@ -1,4 +1,4 @@
-"""Stage 1: every architecture is trained on every source from a random initialisation.
+"""Stage 1: every architecture is trained on every source, from random or another's weights.
 
 Writes checkpoints/<benchmark>/<architecture>/<source>/.
 """
@@ -45,6 +45,16 @@ def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) ->
     return train.with_new_head(variables, run.benchmark.data(dataset).num_classes, seed)
 
 
+def _first(run: _run.Run, architecture: str, source: str) -> train.Variables:
+    """The weights that training on a source starts from."""
+    start = run.benchmark.source_start
+    if start in ("", source):
+        return initial(run, architecture, source)
+    classes = run.benchmark.data(source).num_classes
+    seed = run.seed("start", architecture, source)
+    return train.with_new_head(source_model(run, architecture, start), classes, seed)
+
+
 def weights_path(run: _run.Run, architecture: str, source: str) -> Path:
     """Where a source model's checkpoint is."""
     return run.weights / architecture / source
@@ -84,17 +94,32 @@ def _check(path: Path, name: str) -> None:
 def stage(run: _run.Run) -> int:
     """Train what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
-    units = [
+    return _run.run_units(run, "train_sources", units(run))
+
+
+def units(run: _run.Run) -> list[_run.Unit]:
+    """Every source model, before those that start from it."""
+    start = run.benchmark.source_start
+    return [
         _run.Unit(
             unit_name(architecture, source),
             weights_path(run, architecture, source),
             _check,
             functools.partial(_train, run, architecture, source),
+            lacking(run, architecture, source),
         )
         for architecture in run.benchmark.architectures
-        for source in run.benchmark.source_names
+        for source in sorted(run.benchmark.source_names, key=lambda name: name != start)
     ]
-    return _run.run_units(run, "train_sources", units)
+
+
+def lacking(run: _run.Run, architecture: str, source: str) -> dict[str, str]:
+    """What is missing of what a source model is trained with; nothing if it is there."""
+    if weights_path(run, architecture, source).exists():
+        return {}
+    start = run.benchmark.source_start
+    before = lacking(run, architecture, start) if start not in ("", source) else {}
+    return before | _data.lacking(run.benchmark, source)
 
 
 def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[int], None]) -> None:
@@ -103,10 +128,12 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
     task = task_of(benchmark, architecture, source)
     variables, losses = train.fit(
         task,
-        initial(run, architecture, source),
+        _first(run, architecture, source),
         _data.images(benchmark, source, "train"),
         dataclasses.replace(
-            benchmark.source_recipe, learning_rate=benchmark.source_learning_rates[architecture]
+            benchmark.source_recipe,
+            learning_rate=benchmark.source_learning_rates[architecture],
+            steps=benchmark.source_steps.get(source, benchmark.source_recipe.steps),
         ),
         size=benchmark.image_size,
         mirror=benchmark.data(source).mirror,
@@ -129,5 +156,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
     checkpoints.save(weights_path(run, architecture, source), variables, metadata)
 
 
+STAGE = _run.Stage(stage, units)
+
 if __name__ == "__main__":
-    _run.main(__doc__, stage)
+    _run.main(__doc__, STAGE)

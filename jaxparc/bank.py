@@ -40,7 +40,7 @@ def score_bank(
     num_classes: int | None = None,
     layers: PerModel | None = None,
     source_images: PerModel | None = None,
-    target_images: int | None = None,
+    target_images: float | None = None,
     ell_max: float = 50,
     label_kind: str | None = None,
 ) -> BankScores:
@@ -179,7 +179,7 @@ def _score_probe_set(
     labels: labels_.Labels,
     methods: tuple[Method, ...],
     per_model: Mapping[str, PerModel | None],
-    target_images: int | None,
+    target_images: float | None,
     ell_max: float,
     notes: dict[str, None],
 ) -> tuple[tuple[str, ...], np.ndarray]:

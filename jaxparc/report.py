@@ -37,6 +37,7 @@ class Results:
         stage_seconds: stage -> seconds.
         settings: shown as they are; "probe_images", if there, is the size of a probe set.
         versions: package, Python or device -> version.
+        extra: targets that are shown and left out of Mean PC.
         order: names of architectures, sources and targets, as they are to be listed.
     """
 
@@ -48,6 +49,7 @@ class Results:
     stage_seconds: Mapping[str, float]
     settings: Mapping[str, object]
     versions: Mapping[str, str]
+    extra: Sequence[str] = ()
     order: Sequence[str] = ()
 
 
@@ -75,7 +77,8 @@ def correlations(results: Results, label: str) -> tuple[Spread, dict[str, Spread
         with np.errstate(all="ignore"):  # infinite scores: undefined, as the tables say
             return _spread([evaluation.mean_pc(run, results.accuracies) for run in runs])
 
-    return pc(runs), {
+    counted = [{t: run[t] for t in run if t.target not in results.extra} for run in runs]
+    return pc(counted), {
         target: pc([{t: run[t] for t in run if t.target == target} for run in runs])
         for target in _every("target", results)
     }
@@ -183,7 +186,8 @@ def _probe_sets(results: Results) -> str:
 
 def _over(results: Results) -> str:
     sets = _probe_sets(results)
-    return f"of {sets}" if sets == "1 probe set" else f"mean ± standard deviation over {sets}"
+    over = f"of {sets}" if sets == "1 probe set" else f"mean ± standard deviation over {sets}"
+    return over + (f"; Mean PC without {', '.join(results.extra)}" if results.extra else "")
 
 
 def _spread(values: Sequence[float]) -> Spread:

@@ -391,3 +391,23 @@ def test_archives_to_be_downloaded_by_hand_are_named(tmp_path, monkeypatch):
     for word in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "image-net.org"):
         assert word in str(error.value)
     assert f"into {tmp_path}/downloads/manual" in str(error.value)
+
+
+def test_a_generator_that_fails_says_why_on_one_line(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    class Builder:
+        def download_and_prepare(self):
+            raise ConnectionError(
+                "Failed to get url https://example.org/x.tar. HTTP code: 404.\nMore"
+            )
+
+    monkeypatch.setattr(prepared.importlib.util, "find_spec", lambda module: object())
+    monkeypatch.setattr(tfds, "builder", lambda *args, **kwargs: Builder())
+    with pytest.raises(DatasetError) as error:
+        datasets.prepare("cub200", data_dir=tmp_path)
+    assert str(error.value) == (
+        "caltech_birds2011 could not be prepared: ConnectionError: Failed to get url "
+        "https://example.org/x.tar. HTTP code: 404.; what was downloaded is kept, and the same "
+        "command goes on from there"
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import extract_probes, import_probes, oracle
-from experiments.import_probes import PublishedFileError, import_file, read_pickle
+from experiments.import_probes import PublishedFileError, import_file
 from jaxparc.evaluation import Transfer
 
 N = 12
@@ -65,7 +65,7 @@ def test_a_probe_file_goes_in_whole(y, protocol, tmp_path):
         np.testing.assert_array_equal(found[field], probe[field])
     np.testing.assert_array_equal(found["y"], np.array(y))
     assert found["y"].dtype == (np.int32 if np.ndim(y) == 1 else np.float32)
-    assert tuple(str(found[field]) for field in import_probes.FIELDS[3:]) == transfer
+    assert tuple(str(found[field]) for field in import_probes.NAMES) == transfer
     assert np.isnan(found["seconds"])
 
 
@@ -93,8 +93,8 @@ class Runs:
         ({"probs": np.zeros((4, 7))}, "features of 12, probs of 4, y of 12"),
         ({"y": ["cat"] * N}, "y is no array, nor a list"),
         ({"y": [[1], [1, 2]] * 6}, "y is no array, nor a list"),
-        ({"y": np.full(N, 0.5)}, "y are no classes"),
-        ({"y": np.full((N, 3), 2)}, "y must be zeros and ones"),
+        ({"y": np.full(N, 0.5)}, "y are no classes, nor annotation"),
+        ({"y": np.full((N, 3), -1)}, "y are no classes, nor annotation"),
         (
             {"y": np.array([{}] * N)},
             "is refused, and nothing of it was run: it holds an array of 'O8'",
@@ -107,7 +107,7 @@ class Runs:
 def test_what_is_no_probe_file_is_refused(changes, reason, tmp_path):
     path = dumped(tmp_path, content(**changes))
     with pytest.raises(PublishedFileError) as error:
-        read_pickle(path)
+        import_file(path, tmp_path / "out")
     assert reason in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -116,13 +116,13 @@ def test_what_is_no_probe_file_is_refused(changes, reason, tmp_path):
 def test_a_missing_field_and_other_content_are_named(tmp_path):
     probe = content()
     del probe["probs"], probe["y"]
-    with pytest.raises(PublishedFileError, match="lacks probs, y; expected features"):
-        read_pickle(dumped(tmp_path, probe))
+    with pytest.raises(PublishedFileError, match="lacks probs, y$"):
+        import_file(dumped(tmp_path, probe), tmp_path)
     with pytest.raises(PublishedFileError, match="is no dictionary"):
-        read_pickle(dumped(tmp_path, [1, 2]))
-    (tmp_path / "page.pkl").write_text("<html>")
-    with pytest.raises(PublishedFileError, match=r"page\.pkl cannot be read: no whole pickle"):
-        read_pickle(tmp_path / "page.pkl")
+        import_file(dumped(tmp_path, [1, 2]), tmp_path)
+    (tmp_path / "page_0.pkl").write_text("<html>")
+    with pytest.raises(PublishedFileError, match=r"page_0\.pkl cannot be read: no whole pickle"):
+        import_file(tmp_path / "page_0.pkl", tmp_path)
     with pytest.raises(PublishedFileError, match="does not end in the number of a probe set"):
         import_file(dumped(tmp_path, content(), "resnet50.pkl"), tmp_path)
 

@@ -89,7 +89,10 @@ def test_own_images_that_cannot_be_told_apart_are_refused(own_images, tmp_path):
 
 
 def test_flags_are_made_from_the_settings(tmp_path):
-    code = "from experiments import _run; _run.main(None, lambda run: print(run.benchmark) or 0)"
+    code = (
+        "from experiments import _run; "
+        "_run.main(None, _run.Stage(lambda run: print(run.benchmark) or 0))"
+    )
 
     def words(*flags):
         command = [sys.executable, "-c", code, "--benchmark", "smoke", *flags]

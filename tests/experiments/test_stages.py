@@ -472,10 +472,14 @@ def test_a_failed_scratch_run_does_not_withhold_the_transfers(copy, monkeypatch)
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("oracle.csv", "a,b\n1,2\n", "oracle.csv has no column Architecture, Oracle"),
         (
             "oracle.csv",
-            "Architecture,Source Dataset,Target Dataset,Oracle\na,b,c,9x\n",
+            "a,b\n1,2\n",
+            "oracle.csv has no column Architecture, Source Dataset, Target Dataset, Oracle",
+        ),
+        (
+            "oracle.csv",
+            "Architecture,Source Dataset,Target Dataset,Oracle\nalexnet,b,c,9x\n",
             "oracle.csv line 2: Oracle is '9x'",
         ),
         (
@@ -506,7 +510,9 @@ def command(*words, cwd, **environment):
 def test_an_unknown_benchmark_is_one_line(stage, tmp_path):
     result = command(f"experiments.{stage}", "--benchmark", "nothing", cwd=tmp_path)
     assert result.returncode == 2
-    assert result.stderr.strip().endswith("unknown benchmark 'nothing'; known: demo, smoke")
+    assert result.stderr.strip().endswith(
+        "unknown benchmark 'nothing'; known: demo, smoke, controlled, crowd_sourced, detection"
+    )
     assert len(result.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -52,4 +52,4 @@ if __name__ == "__main__":
     os.chdir(sys.argv.pop())
     benchmarks.BENCHMARKS = {"tiny": TINY}
     sys.argv += ["--benchmark", "tiny"]
-    _run.main("the tiny benchmark", *STAGES)
+    _run.main("the tiny benchmark", *map(_run.Stage, STAGES))

@@ -1,0 +1,85 @@
+"""The images of the probe sets as files, for models that are run outside of this project.
+
+Writes probe_images/<target>_<probe set>/ in the results folder: images 0000.jpeg, 0001.jpeg, ... in
+the order of the probe set, and labels.npy, their classes, (n,), or annotation vectors, (n, c). The
+features that a model has for these images, in this order, come in with import_probes.
+"""
+
+import functools
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments import _data, _run, extract_probes
+from jaxparc import datasets
+
+
+def stage(run: _run.Run) -> int:
+    """Write what is missing; returns the number of failures."""
+    _data.prepare(run.benchmark)
+    return _run.run_units(run, "probe_images", units(run))
+
+
+def units(run: _run.Run) -> list[_run.Unit]:
+    """Every probe set."""
+    return [
+        _run.Unit(
+            f"images of {target}, probe set {probe_set}",
+            folder_of(run.out, target, probe_set),
+            _check,
+            functools.partial(_write, run, target, probe_set),
+            _data.lacking(run.benchmark, target),
+        )
+        for target in run.benchmark.target_names
+        for probe_set in range(run.benchmark.probe_sets)
+    ]
+
+
+def folder_of(out: Path, target: str, probe_set: int) -> Path:
+    """Where the images of a probe set are."""
+    return out / "probe_images" / f"{target}_{probe_set}"
+
+
+def _check(folder: Path, name: str) -> None:
+    _run.read_result(folder / "probe_set.json", name)
+
+
+def _write(run: _run.Run, target: str, probe_set: int, on_images: Callable[[int], None]) -> None:
+    indices = extract_probes.probe_of(run, target, probe_set).indices
+    stored = datasets.load(run.benchmark.address(target), "train", decode=False)
+    folder = folder_of(run.out, target, probe_set)
+    half = folder.with_name(f".{folder.name}.incomplete")
+    half.mkdir(parents=True)
+    names = [
+        _save(half / f"{number:04d}", stored[int(index)]["image"])
+        for number, index in enumerate(indices)
+    ]
+    np.save(half / "labels.npy", _data.labels(run.benchmark, target, "train")[indices])
+    name = f"images of {target}, probe set {probe_set}"
+    _run.write_result(half / "probe_set.json", name, {"images": names})
+    half.rename(folder)
+    on_images(len(names))
+
+
+def _save(path: Path, image: Any) -> str:
+    """The image as it is stored, or as PNG; returns the name of the file."""
+    if isinstance(image, bytes):
+        with Image.open(io.BytesIO(image)) as opened:
+            path = path.with_suffix(
+                {"JPEG": ".jpg"}.get(form := opened.format or "", f".{form}".lower())
+            )
+        path.write_bytes(image)
+    else:
+        path = path.with_suffix(".png")
+        Image.fromarray(image).save(path)
+    return path.name
+
+
+STAGE = _run.Stage(stage, units)
+
+if __name__ == "__main__":
+    _run.main(__doc__, STAGE)
