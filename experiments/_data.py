@@ -1,6 +1,7 @@
 """Images of a benchmark's data sets, decoded once and kept."""
 
 import functools
+import re
 
 import numpy as np
 
@@ -32,11 +33,24 @@ def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
     }
 
 
+MEMORY = 1 << 28
+"""Bytes of decoded images of one split that are kept in memory; larger ones go onto disk."""
+
+
 @functools.lru_cache(maxsize=16)
 def images(benchmark: Benchmark, name: str, split: str) -> input_.Source:
     """A split, or a TFDS slice of one, at the benchmark's image size."""
-    source = datasets.load(benchmark.address(name), split, decode=False)
-    return input_.decode(source, size=benchmark.image_size)
+    address = benchmark.address(name)
+    source = datasets.load(address, split, decode=False)
+    part = re.sub(r"\W+", "_", split)
+    file = datasets.root_of() / "decoded" / f"{name}-{source.spec.version}-{part}"
+    try:
+        return input_.decode(source, size=benchmark.image_size, limit=MEMORY, file=file)
+    except OSError as error:
+        _run.say(
+            f"{name}: decoded anew in every epoch, as {file.parent} cannot be written: {error}"
+        )
+        return source
 
 
 @functools.lru_cache(maxsize=16)

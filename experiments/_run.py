@@ -73,12 +73,14 @@ class Run:
         out: the results folder.
         weights: the folder of the sources' checkpoints.
         allow_missing: whether to leave out what cannot be made for want of data or weights.
+        workers: processes that decode images, as `input.batches` takes it.
     """
 
     benchmark: Benchmark
     out: Path
     weights: Path
     allow_missing: bool = False
+    workers: int = 0
 
     def seed(self, *parts: object) -> int:
         """A seed for one purpose, the same whatever was done before it."""
@@ -267,9 +269,17 @@ def main(description: str | None, *stages: Stage) -> None:
         action="store_true",
         help="leave out what needs data or weights that are not there",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that decode images which are not kept decoded; 0 for threads [0]",
+    )
     _add_settings(parser)
     args: dict[str, Any] = vars(parser.parse_args())
-    chosen, out, allow_missing = (args.pop(k) for k in ("benchmark", "out", "allow_missing"))
+    chosen, out = args.pop("benchmark"), args.pop("out")
+    options = {name: args.pop(name) for name in ("allow_missing", "workers")}
     try:
         changes: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
@@ -281,7 +291,7 @@ def main(description: str | None, *stages: Stage) -> None:
     try:
         if benchmark.external_from_oracle:
             benchmark = _with_external(benchmark, out / "oracle.csv")
-        run = Run(benchmark, out, Path("checkpoints") / benchmark.name, allow_missing)
+        run = Run(benchmark, out, Path("checkpoints") / benchmark.name, **options)
         _check_devices(benchmark)
         _cache_compilations()
         _preflight(run, stages)

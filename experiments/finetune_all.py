@@ -143,6 +143,7 @@ def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], No
             size=benchmark.image_size,
             mirror=benchmark.data(transfer.target).mirror,
             seed=run.seed("finetune", *transfer),
+            workers=run.workers,
             on_images=on_images,
         )
     except train.DivergedError as error:

@@ -1,6 +1,7 @@
 """What the speed tables ran: this library against plain implementations, in one process.
 
     python -m experiments.speed bank --out docs/measured/bank_cpu
+    python -m experiments.speed input --out docs/measured/input_cpu
 
 Both sides alternate, warmed up; times are medians, with the spread from the fastest to the slowest
 repeat. OpenBLAS's threads keep spinning for a while after each of its calls, so there is a pause
@@ -11,11 +12,7 @@ import argparse
 import contextlib
 import ctypes
 import dataclasses
-import datetime
-import importlib.metadata
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,11 +25,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import jaxparc
-from experiments import plain
+from experiments import _measured, plain, speed_input
 from jaxparc import selectors
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
@@ -323,34 +319,6 @@ def rows(sizes: Sizes, *, slow: bool, rate: float) -> Iterator[Row]:
     yield measure(few, ["hscore"], looks, sizes.m, rate, plain_repeats=1 if slow else 0)
 
 
-def settings() -> dict[str, Any]:
-    """Where and with what this is measured."""
-    import threadpoolctl
-
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
-        "blas": sorted(
-            {
-                f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads"
-                for pool in threadpoolctl.threadpool_info()
-            }
-        ),
-    }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
-
-
 HEADER = (
     "method",
     "m",
@@ -375,7 +343,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.m}",
         f"{row.d}",
         f"{row.c}",
-        *(_spread(times) for times in (row.ours, row.plain, row.plain_one_thread)),
+        *(_measured.spread(times) for times in (row.ours, row.plain, row.plain_one_thread)),
         *("–" if ratio is None else f"{ratio:.1f}" for ratio in (row.ratio(), row.ratio_best())),
         "–" if row.peak_mib is None else f"{row.peak_mib:.0f}",
         f"{row.operations / 1e6:.0f}",
@@ -384,19 +352,10 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _spread(milliseconds: list[float]) -> str:
-    if not milliseconds:
-        return "–"
-    low, middle, high = min(milliseconds), statistics.median(milliseconds), max(milliseconds)
-    digits = 2 if middle < 10 else 1 if middle < 100 else 0
-    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
-
-
 def bank(sizes: Sizes, *, slow: bool = True, out: Path | None = None) -> list[Row]:
     """Measure, print as it goes, and write OUT.md and OUT.json."""
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    about = settings()
+    console = _measured.console()
+    about = _measured.settings(PACKAGES)
     started = time.monotonic()
     rate = matrix_rate()
     compilation = first_call(sizes)
@@ -418,30 +377,21 @@ def bank(sizes: Sizes, *, slow: bool = True, out: Path | None = None) -> list[Ro
     }
     console.print(f"measured in {about['seconds']:.0f} s")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_suffix(".json").write_text(
-            json.dumps({"about": about, "rows": [dataclasses.asdict(r) for r in done]}, indent=1)
-        )
-        out.with_suffix(".md").write_text(markdown(done, about))
-        console.print(f"written: {out.with_suffix('.md')}, {out.with_suffix('.json')}")
+        rows_ = [dataclasses.asdict(row) for row in done]
+        console.print(_measured.write(out, about, rows_, markdown(done, about)))
     return done
 
 
 def markdown(done: Sequence[Row], about: dict[str, Any]) -> str:
     """The table, and what it was measured with."""
-    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     lines = [
-        f"`python -m experiments.speed bank`, {about['date']}: {about['device']}, "
-        f"{about['processor']}, {about['cores']} cores; Python {about['python']}, {packages}; "
-        f"{'; '.join(about['blas'])}.",
+        _measured.ran("bank", about),
         "",
         f"Float32 matrix rate {about['matrix_gflops']:.0f} GFLOP/s. The first call of the default "
         f"method takes {about['first_call_seconds']:.2f} s more than the second. "
         f"n = {about['sizes']['n']}.",
         "",
-        "| " + " | ".join(HEADER) + " |",
-        "| --- " + "| ---: " * (len(HEADER) - 1) + "|",
-        *("| " + " | ".join(cells(row)) + " |" for row in done),
+        *_measured.table(HEADER, map(cells, done)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -458,8 +408,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--skip-slow", action="store_true", help="no plain H-Score, which takes seconds to a minute"
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="write FILE.md and FILE.json")
+    command.set_defaults(
+        run=lambda args: bank(
+            QUICK if args.quick else Sizes(), slow=not args.skip_slow, out=args.out
+        )
+    )
+    speed_input.add(commands)
     args = parser.parse_args(argv)
-    bank(QUICK if args.quick else Sizes(), slow=not args.skip_slow, out=args.out)
+    args.run(args)
 
 
 if __name__ == "__main__":

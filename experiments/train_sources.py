@@ -138,6 +138,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
         size=benchmark.image_size,
         mirror=benchmark.data(source).mirror,
         seed=run.seed("train", architecture, source),
+        workers=run.workers,
         on_images=on_images,
     )
     accuracy = train.accuracy(

@@ -10,21 +10,31 @@ random crop of it, evaluation the central one.
 
 import collections
 import dataclasses
+import functools
+import math
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import grain
 import numpy as np
+from absl import flags
 from PIL import Image
 
+from jaxparc import files
 from jaxparc.images import open_rgb
 
 Batch = dict[str, np.ndarray]
 B = TypeVar("B")
 P = TypeVar("P")
 
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""The processors that this process may use."""
+
 CACHE_LIMIT = 1 << 30
-"""Bytes of decoded images that `decode` keeps: 276,000 images for 32 px, 5,400 for 224 px."""
+"""Bytes of decoded images kept in memory: 276,000 images for 32 px, 5,400 for 224 px."""
 
 
 class Source(Protocol):
@@ -64,36 +74,82 @@ def resized(size: int) -> int:
     return size + 2 * round(size / 14)
 
 
-def decode(source: Source, *, size: int, limit: int = CACHE_LIMIT, threads: int = 2) -> Source:
-    """Decodes and resizes a whole source, where that fits in memory.
+def decode(
+    source: Source,
+    *,
+    size: int,
+    limit: int = CACHE_LIMIT,
+    file: Path | None = None,
+    threads: int = THREADS,
+) -> Source:
+    """Decodes and resizes a whole source, once for all epochs, into memory or onto disk.
 
-    Do this once before the first epoch; `batches` gives the same bytes either way.
+    Do this before the first epoch; `batches` gives the same bytes either way.
 
     Args:
       source: the records.
       size: side of the crops that will be taken.
-      limit: bytes that may be kept; a source that needs more is returned as it is.
+      limit: bytes that may be kept in memory.
+      file: where what needs more is kept, if there is room for it twice; it is found there again
+        by whoever asks for the same `file`, whose name must therefore tell all that decides the
+        content but the size. Its directory is made.
       threads: that decode.
 
     Returns:
-      A Decoded or, beyond the limit, `source` itself.
+      A Decoded or, beyond the limit and without a file or room for it, `source` itself.
+
+    Raises:
+      OSError: the file cannot be written.
     """
     side = resized(size)
-    if isinstance(source, Decoded) or len(source) * side * side * 3 > limit:
+    shape = len(source), side, side, 3
+    if isinstance(source, Decoded):
         return source
-    images = np.empty((len(source), side, side, 3), np.uint8)
+    if math.prod(shape) <= limit:
+        images = np.empty(shape, np.uint8)
+        return Decoded(images, _fill(images, source, threads))
+    if file is None:
+        return source
+    kept = file.with_name(f"{file.name}-{side}.npy")
+    facts = kept.with_suffix(".json")  # written last: it says that the images are whole
+    with files.locked(file.parent, wait=True):
+        try:
+            labels = files.read_sealed(facts)["labels"]
+            return Decoded(
+                _mapped(kept, shape), [tuple(x) if isinstance(x, list) else x for x in labels]
+            )
+        except (FileNotFoundError, files.DamagedFileError, ValueError):
+            facts.unlink(missing_ok=True)
+        kept.unlink(missing_ok=True)
+        if 2 * math.prod(shape) > shutil.disk_usage(file.parent).free:
+            return source
+        with files.replacing(kept) as temporary:
+            mapped = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+            labels = _fill(mapped, source, threads)
+            mapped.flush()
+        files.write_sealed(facts, {"labels": labels})
+        return Decoded(_mapped(kept, shape), labels)
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    images = np.load(file, mmap_mode="r")
+    if images.shape != shape or images.dtype != np.uint8:
+        raise ValueError(f"{file} holds {images.dtype} {images.shape}; expected uint8 {shape}")
+    return images
+
+
+def _fill(images: np.ndarray, source: Source, threads: int) -> list[Any]:
+    """Decodes all of a source into `images`; returns the labels."""
     labels: list[Any] = [None] * len(source)
 
     def fill(chunk: int) -> int:
         for i in range(chunk, min(chunk + 64, len(source))):
-            record = source[i]
-            images[i] = _square(record["image"], side)
-            labels[i] = record["label"]
+            images[i], labels[i] = _read(source, i, images.shape[1])
         return chunk
 
-    for _ in _threaded(range(0, len(source), 64), fill, threads):
+    for _ in _ahead(grain.MapDataset.range(0, len(source), 64).map(fill), threads):
         pass
-    return Decoded(images, labels)
+    return labels
 
 
 def batches(
@@ -105,26 +161,32 @@ def batches(
     mirror: bool = False,
     seed: int = 0,
     epoch: int = 0,
+    epochs: int = 1,
     num_classes: int | None = None,
-    threads: int = 2,
+    threads: int = THREADS,
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """Gives one epoch of a source in batches of one shape.
+    """Gives epochs of a source in batches of one shape.
 
-    Each example appears exactly once. The order, and each example's crop and flip, follow from
-    (seed, epoch, position in source) alone: neither `batch_size` nor `threads` changes them.
+    Each example appears exactly once in an epoch. The order, and each example's crop and flip,
+    follow from (seed, epoch, position in source) alone: neither `batch_size` nor `threads` nor
+    `workers` changes them.
 
     Args:
       source: the records; `decode` it first where several epochs are read.
-      batch_size: rows of every batch, the last one included.
+      batch_size: rows of every batch, the last one of an epoch included.
       size: side of the images given.
       train: shuffle, crop at random and, with `mirror`, flip; otherwise keep the order of
         `source` and take the central crop.
       mirror: whether training may mirror images left to right, with probability one half.
       seed: not negative.
-      epoch: not negative.
+      epoch: the first one, not negative.
+      epochs: how many follow one another.
       num_classes: None where a record has one class; else the number of classes, of which a
         record may have several.
-      threads: that assemble batches ahead of the caller.
+      threads: that assemble batches ahead of the caller, in each process.
+      workers: processes that do so instead of this one: for images that are decoded again in every
+        epoch, on many cores. A script that uses them starts under `if __name__ == "__main__"`.
 
     Returns:
       An iterator of dictionaries:
@@ -134,8 +196,11 @@ def batches(
         index: (b,) int32, position in `source`; -1 where padded.
 
     Raises:
-      ValueError: batch_size or size below 1, or `source` was decoded for another size.
+      ValueError: batch_size or size below 1, seed or epoch negative, or `source` was decoded for
+        another size.
     """
+    if seed < 0 or epoch < 0:
+        raise ValueError(f"seed and epoch must not be negative, got {seed} and {epoch}")
     if batch_size < 1 or size < 1:
         raise ValueError(f"batch_size and size must be at least 1, got {batch_size} and {size}")
     side = resized(size)
@@ -143,36 +208,53 @@ def batches(
         raise ValueError(
             f"this source was decoded to {source.images.shape[1]} px; size {size} needs {side}"
         )
-    order, top, left, flip = _plan(len(source), side - size, train, mirror, seed, epoch)
+    assemble = _Assemble(source, batch_size, size, train, mirror, seed, epoch, num_classes)
+    numbers = grain.MapDataset.range(epochs * -(-len(source) // batch_size))
+    return _ahead(numbers.map(assemble), threads, workers)
 
-    def assemble(start: int) -> Batch:
-        rows = order[start : start + batch_size]
-        image = np.zeros((batch_size, size, size, 3), np.uint8)
-        label = np.zeros(
-            batch_size if num_classes is None else (batch_size, num_classes),
-            np.int32 if num_classes is None else np.float32,
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Assemble:
+    """Makes a batch of its number; an object, and no closure, so that it can go to processes."""
+
+    source: Source
+    batch_size: int
+    size: int
+    train: bool
+    mirror: bool
+    seed: int
+    first_epoch: int
+    num_classes: int | None
+
+    def __call__(self, number: int) -> Batch:
+        source, b, size, c = self.source, self.batch_size, self.size, self.num_classes
+        n, side = len(source), resized(size)
+        epoch, part = divmod(number, -(-n // b))
+        order, top, left, flip = _plan(
+            n, side - size, self.train, self.mirror, self.seed, self.first_epoch + epoch
         )
-        for j, i in enumerate(rows.tolist()):
+        rows = order[part * b : (part + 1) * b]
+        image = np.zeros((b, size, size, 3), np.uint8)
+        label = np.zeros(b, np.int32) if c is None else np.zeros((b, c), np.float32)
+        # Lists, because indexing them one by one is several times faster than indexing arrays.
+        chosen = (array[rows].tolist() for array in (top, left, flip))
+        for j, (i, y, x, mirrored) in enumerate(zip(rows.tolist(), *chosen, strict=True)):
             if isinstance(source, Decoded):
                 square, label_of_row = source.images[i], source.labels[i]
             else:
-                record = source[i]
-                square, label_of_row = _square(record["image"], side), record["label"]
-            crop = square[top[i] : top[i] + size, left[i] : left[i] + size]
-            image[j] = crop[:, ::-1] if flip[i] else crop
-            if num_classes is None:
+                square, label_of_row = _read(source, i, side)
+            crop = square[y : y + size, x : x + size]
+            image[j] = crop[:, ::-1] if mirrored else crop
+            if c is None:
                 label[j] = label_of_row
             else:
                 label[j, list(label_of_row)] = 1
-        padding = batch_size - len(rows)
         return {
             "image": image,
             "label": label,
-            "mask": np.arange(batch_size) < len(rows),
-            "index": np.pad(rows, (0, padding), constant_values=-1),
+            "mask": np.arange(b) < len(rows),
+            "index": np.pad(rows, (0, b - len(rows)), constant_values=-1),
         }
-
-    return _threaded(range(0, len(source), batch_size), assemble, threads)
 
 
 def prefetch(iterator: Iterable[B], place: Callable[[B], P], size: int = 2) -> Iterator[P]:
@@ -197,18 +279,27 @@ def prefetch(iterator: Iterable[B], place: Callable[[B], P], size: int = 2) -> I
     yield from ahead
 
 
+@functools.lru_cache(maxsize=4)
 def _plan(
     n: int, margin: int, train: bool, mirror: bool, seed: int, epoch: int
-) -> tuple[np.ndarray, list[int], list[int], list[bool]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draws an epoch at once: the order of examples; and, by example, crop corner and flip."""
     if not train:
-        return np.arange(n, dtype=np.int32), [margin // 2] * n, [margin // 2] * n, [False] * n
+        corner = np.full(n, margin // 2, np.int32)
+        return np.arange(n, dtype=np.int32), corner, corner, np.zeros(n, bool)
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(n).astype(np.int32)
-    top, left = rng.integers(0, margin + 1, (2, n))
-    flip = (rng.random(n) < 0.5) & mirror
-    # Lists, because indexing them one by one is several times faster than indexing arrays.
-    return order, top.tolist(), left.tolist(), flip.tolist()
+    top, left = rng.integers(0, margin + 1, (2, n)).astype(np.int32)
+    return order, top, left, (rng.random(n) < 0.5) & mirror
+
+
+def _read(source: Source, index: int, side: int) -> tuple[np.ndarray, Any]:
+    """The image of a record, decoded and resized, and its label."""
+    record = source[index]
+    try:
+        return _square(record["image"], side), record["label"]
+    except OSError as error:
+        raise ValueError(f"image {index} of the source cannot be decoded: {error}") from error
 
 
 def _square(image: np.ndarray | bytes, side: int) -> np.ndarray:
@@ -222,7 +313,13 @@ def _square(image: np.ndarray | bytes, side: int) -> np.ndarray:
     return np.asarray(opened.resize((side, side), Image.Resampling.BILINEAR))
 
 
-def _threaded(items: Iterable[int], work: Callable[[int], B], threads: int) -> Iterator[B]:
-    """Maps `work` over items in order, several at a time, a few ahead of the caller."""
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(grain.MapDataset.source(list(items)).map(work).to_iter_dataset(ahead))
+def _ahead(dataset: Any, threads: int, workers: int = 0) -> Iterator[Any]:
+    """The items of a grain dataset in order, several made at a time, a few ahead of the caller."""
+    ahead = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain reads some, and nobody parses them here
+            flags.FLAGS.mark_as_parsed()
+        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=4))
+    return iter(ahead)

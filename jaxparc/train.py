@@ -6,7 +6,6 @@ undecorated and see one device's share of a batch; `parallel` runs them on all d
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -196,6 +195,7 @@ def fit(
     size: int,
     mirror: bool = False,
     seed: int = 0,
+    workers: int = 0,
     on_images: Callable[[int], None] | None = None,
 ) -> tuple[Variables, np.ndarray]:
     """Train all weights of a network.
@@ -210,6 +210,7 @@ def fit(
         size: side of the images, in pixels.
         mirror: whether a mirror image keeps its meaning.
         seed: of order, augmentation and dropout.
+        workers: processes that decode the images, as `input.batches` takes it.
         on_images: called with the number of images after each step.
 
     Returns:
@@ -224,11 +225,13 @@ def fit(
         TrainState(jnp.zeros((), jnp.int32), variables, optimizer(task).init(params))
     )
     key = parallel.replicate(jax.random.key(seed))
-    batches = _endless(
+    batches = placed(
         source,
         recipe.batch_size,
         size=size,
         train=True,
+        epochs=-(-recipe.steps * recipe.batch_size // len(source)),
+        workers=workers,
         mirror=mirror,
         seed=seed,
         num_classes=task.module.num_classes if task.multi_label else None,
@@ -243,11 +246,6 @@ def fit(
     if not np.isfinite(lost).all():
         raise DivergedError(f"the loss of step {np.argmin(np.isfinite(lost))} is not finite")
     return state.variables, lost
-
-
-def _endless(source: input_.Source, batch_size: int, **options: Any) -> Iterator[dict[str, Array]]:
-    for epoch in itertools.count():
-        yield from _placed(source, batch_size, epoch=epoch, **options)
 
 
 def accuracy(
@@ -265,7 +263,7 @@ def accuracy(
     step = compiled_eval_step(task)
     sums = [
         step(variables, batch)
-        for batch in _placed(
+        for batch in placed(
             source,
             batch_size,
             size=size,
@@ -277,8 +275,17 @@ def accuracy(
     return 100.0 * right / count
 
 
-def _placed(source: input_.Source, batch_size: int, **options: Any) -> Iterator[dict[str, Array]]:
-    """Batches on the devices, one ahead; what the steps do not read stays on the host."""
+def placed(source: input_.Source, batch_size: int, **options: Any) -> Iterator[dict[str, Array]]:
+    """Batches on the devices, ahead of their use; what the steps do not read stays on the host.
+
+    Args:
+        source: images with labels.
+        batch_size: of all devices together.
+        options: of `input.batches`.
+
+    Returns:
+        An iterator of what `train_step` takes.
+    """
     host = input_.batches(source, batch_size=batch_size, **options)
     read = ({k: batch[k] for k in ("image", "label", "mask")} for batch in host)
     return input_.prefetch(read, parallel.shard)

@@ -288,3 +288,100 @@ def test_import_needs_no_tfds():
     code = "import sys, jaxparc.input; print('tensorflow_datasets' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+# On disk, in other processes
+
+
+def same(one, other):
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_epochs_follow_one_another():
+    source = square_source(20)
+    options = {"batch_size": 8, "size": SIZE, "train": True, "mirror": True, "seed": 3}
+    apart = [batch for epoch in (2, 3, 4) for batch in batches(source, epoch=epoch, **options)]
+    same(batches(source, epoch=2, epochs=3, **options), apart)
+
+
+@pytest.mark.parametrize("labels", ["one", "several"])
+def test_on_disk_as_in_memory_and_found_again(labels, tmp_path):
+    source = odd_source()
+    if labels == "several":
+        source = [record | {"label": (i % 3, 3)} for i, record in enumerate(source)]
+    options = {"batch_size": 4, "size": SIZE, "train": True}
+    options["num_classes"] = 4 if labels == "several" else None
+    expected = list(batches(decode(source, size=SIZE), **options))
+    file = tmp_path / "cache" / "set-1.0-train"
+    for given in (source, [None] * len(source)):  # the second time, no record is read
+        kept = decode(given, size=SIZE, limit=0, file=file)
+        assert isinstance(kept.images, np.memmap)
+        same(batches(kept, **options), expected)
+    other = decode(source, size=28, limit=0, file=file)
+    assert other.images.shape[1] == 32
+    assert len(list(file.parent.glob("*.npy"))) == 2
+
+
+@pytest.mark.parametrize("damage", ["labels", "cut", "missing", "shape"])
+def test_a_damaged_cache_is_made_again(damage, tmp_path):
+    source = odd_source()
+    file = tmp_path / "set"
+    before = np.array(decode(source, size=SIZE, limit=0, file=file).images)
+    (images,) = tmp_path.glob("*.npy")
+    if damage == "labels":
+        (path,) = tmp_path.glob("*.json")
+        path.write_text(path.read_text()[:-20])
+    elif damage == "cut":
+        images.write_bytes(images.read_bytes()[:-100])
+    elif damage == "missing":
+        images.unlink()
+    else:
+        np.save(images, np.zeros((3, 16, 16, 3), np.uint8))
+    again = decode(source, size=SIZE, limit=0, file=file)
+    np.testing.assert_array_equal(again.images, before)
+    assert again.labels == [record["label"] for record in source]
+
+
+def test_a_source_is_left_as_it_is_without_room_for_it(tmp_path, monkeypatch):
+    source = odd_source()
+    monkeypatch.setattr(input_lib.shutil, "disk_usage", lambda path: shutil_usage(free=1000))
+    assert decode(source, size=SIZE, limit=0, file=tmp_path / "set") is source
+    assert decode(source, size=SIZE, limit=0) is source
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def shutil_usage(free):
+    import types
+
+    return types.SimpleNamespace(total=1, used=1, free=free)
+
+
+def test_a_failure_while_decoding_leaves_nothing(tmp_path):
+    source = [*odd_source(), {"image": b"no image", "label": 0}]
+    with pytest.raises(ValueError, match="image 11 of the source cannot be decoded: cannot ident"):
+        decode(source, size=SIZE, limit=0, file=tmp_path / "set")
+    assert not [path for path in tmp_path.iterdir() if path.name != ".lock"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["list", "own", "prepared"])
+def test_workers_give_the_same_batches(kind, tmp_path):
+    from jaxparc import datasets
+
+    if kind == "list":
+        source = odd_source(30)
+    elif kind == "own":
+        images = np.random.default_rng(0).integers(0, 256, (50, 20, 24, 3), np.uint8)
+        for i, image in enumerate(images):
+            path = tmp_path / "set" / f"class{i % 3}" / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        name = f"folder:{tmp_path}/set"
+        source = datasets.load(name, "train", data_dir=tmp_path / "tfds", decode=False)
+    else:
+        source = datasets.load("digits", "test[:50]", data_dir=tmp_path, decode=False)
+    options = {"batch_size": 8, "size": SIZE, "train": True, "mirror": True, "epochs": 2}
+    same(batches(source, workers=2, **options), batches(source, **options))

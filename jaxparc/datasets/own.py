@@ -23,7 +23,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -149,7 +149,7 @@ def open_set(name: str, root: Path) -> Own:
     groups = {
         split: list(items) for split, items in layouts.READERS[address.kind](address.path).items()
     }
-    readable = _readable(name, address, groups, root)
+    readable, content = _readable(name, address, groups, root)
     if "test" not in readable:
         readable = _split(address, readable["train"])
     classes = sorted(
@@ -169,7 +169,7 @@ def open_set(name: str, root: Path) -> Own:
         splits[split] = OwnRows([items[i] for i in order], codes)
     spec = DatasetSpec(
         name=short_name(name),
-        version=_version(address, readable),
+        version=_version(address, readable, content),
         num_classes=len(classes),
         sizes=MappingProxyType({split: len(rows) for split, rows in splits.items()}),
         multi_label=any(isinstance(item.label, tuple) for item in readable["train"]),
@@ -231,12 +231,16 @@ def _split(address: Address, items: list[Item]) -> Groups:
     return {"train": train, "test": test}
 
 
-def _readable(name: str, address: Address, groups: Groups, root: Path) -> Groups:
-    """What of a set can be read; says what cannot."""
+def _readable(name: str, address: Address, groups: Groups, root: Path) -> tuple[Groups, str]:
+    """What of a set can be read, and a hash of its pixels or files; says what cannot."""
     paths = [i.image for items in groups.values() for i in items if isinstance(i.image, Path)]
     if not paths:  # arrays have been read
-        return groups
-    flaws = _flaws(name, address, paths, root)
+        pixels = hashlib.sha256()
+        for items in groups.values():
+            for item in items:
+                pixels.update(f"{item.image.shape}".encode() + item.image.tobytes())
+        return groups, pixels.hexdigest()
+    flaws, content = _looked_at(name, address, paths, root)
     if len(flaws) == len(paths):
         raise DatasetError(f"{name}: none of {len(paths)} images can be read: {_some(flaws)}")
     if len(flaws) > address.skip:
@@ -255,7 +259,7 @@ def _readable(name: str, address: Address, groups: Groups, root: Path) -> Groups
     for split, items in kept.items():
         if not items:
             raise DatasetError(f"{name}: no image of the {split} split can be read: {_some(flaws)}")
-    return kept
+    return kept, content
 
 
 def _some(flaws: Mapping[str, str]) -> str:
@@ -263,8 +267,10 @@ def _some(flaws: Mapping[str, str]) -> str:
     return "; ".join(named) + (f"; and {len(flaws) - SHOWN} more" if len(flaws) > SHOWN else "")
 
 
-def _flaws(name: str, address: Address, paths: Sequence[Path], root: Path) -> dict[str, str]:
-    """Path and reason of every image that cannot be read."""
+def _looked_at(
+    name: str, address: Address, paths: Sequence[Path], root: Path
+) -> tuple[dict[str, str], str]:
+    """Path and reason of every image that cannot be read, and a hash of all files."""
     stamp = hashlib.sha256()
     for path in paths:
         try:
@@ -277,17 +283,26 @@ def _flaws(name: str, address: Address, paths: Sequence[Path], root: Path) -> di
     try:
         known = files.read_sealed(memory)
         if known["stamp"] == stamp.hexdigest():
-            return dict(known["unreadable"])
+            return dict(known["unreadable"]), known["content"]
     except (OSError, files.DamagedFileError):
         pass  # not looked at yet
-    reasons = _checked(name, paths)
-    flaws = {str(p): reason for p, reason in zip(paths, reasons, strict=True) if reason}
+    looks = list(_looks(name, paths))
+    flaws = {str(path): look.flaw for path, look in zip(paths, looks, strict=True) if look.flaw}
+    content = hashlib.sha256("".join(look.digest for look in looks).encode()).hexdigest()
+    known = {"stamp": stamp.hexdigest(), "unreadable": flaws, "content": content}
     with contextlib.suppress(OSError):  # if it cannot be kept, they are looked at again next time
-        files.write_sealed(memory, {"stamp": stamp.hexdigest(), "unreadable": flaws})
-    return flaws
+        files.write_sealed(memory, known)
+    return flaws, content
 
 
-def _checked(name: str, paths: Sequence[Path]) -> Iterator[str]:
+class _Look(NamedTuple):
+    """What is found in a file: why it cannot be read, "" if it can, and a hash of it."""
+
+    flaw: str
+    digest: str
+
+
+def _looks(name: str, paths: Sequence[Path]) -> Iterator[_Look]:
     """Decodes every image, with a bar on a terminal."""
     from rich.console import Console
     from rich.progress import track
@@ -295,7 +310,7 @@ def _checked(name: str, paths: Sequence[Path]) -> Iterator[str]:
     console = Console(stderr=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from track(
-            pool.map(_flaw, paths, chunksize=1),
+            pool.map(_look, paths),
             description=f"Reading {short_name(name)}",
             total=len(paths),
             console=console,
@@ -304,25 +319,24 @@ def _checked(name: str, paths: Sequence[Path]) -> Iterator[str]:
         )
 
 
-def _flaw(path: Path) -> str:
-    """Why an image cannot be read, "" if it can."""
+def _look(path: Path) -> _Look:
+    content = b""
     try:
-        images.open_rgb(path, side=1)
+        content = path.read_bytes()
+        images.open_rgb(content, side=1)
     except Exception as error:  # whatever broken bytes make PIL raise
-        return str(getattr(error, "strerror", None) or error).replace(f" {str(path)!r}", "")
-    return ""
+        # PIL names the object that it was given, which says nothing here.
+        flaw = re.sub(r" <_io\.BytesIO.*?>", "", str(getattr(error, "strerror", None) or error))
+        return _Look(flaw or type(error).__name__, hashlib.sha256(content).hexdigest())
+    return _Look("", hashlib.sha256(content).hexdigest())
 
 
-def _version(address: Address, groups: Mapping[str, Iterable[Item]]) -> str:
-    """A hash of names, sizes and labels of the images, or of the pixels of arrays."""
-    found = hashlib.sha256(json.dumps([address.seed, address.mirror]).encode())
+def _version(address: Address, groups: Groups, content: str) -> str:
+    """A hash of all that decides what is read: the files, their names, labels, splits and order."""
+    found = hashlib.sha256(json.dumps([address.seed, address.mirror, content]).encode())
     base = address.path if address.kind == "folder" else address.path.parent
     for split, items in groups.items():
         for image, label in items:
-            if isinstance(image, Path):
-                what: Any = [os.path.relpath(image, base), image.stat().st_size]
-            else:
-                found.update(image.tobytes())
-                what = image.shape
-            found.update(json.dumps([split, what, label]).encode())
+            name = os.path.relpath(image, base) if isinstance(image, Path) else ""
+            found.update(json.dumps([split, name, label]).encode())
     return found.hexdigest()[:12]

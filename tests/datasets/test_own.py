@@ -203,14 +203,22 @@ def test_seed_test_share_and_mirror_are_options(tmp_path, data_dir):
 
 
 def test_the_version_follows_the_content(tmp_path, data_dir):
-    root = class_folders(tmp_path / "f", {"a": 5, "b": 5})
-    before = datasets.spec_of(f"folder:{root}", data_dir=data_dir).version
-    os.rename(root, tmp_path / "moved")
-    own.open_set.cache_clear()
-    assert datasets.spec_of(f"folder:{tmp_path}/moved", data_dir=data_dir).version == before
-    os.rename(tmp_path / "moved/a/0.png", tmp_path / "moved/b/new.png")
-    own.open_set.cache_clear()
-    assert datasets.spec_of(f"folder:{tmp_path}/moved", data_dir=data_dir).version != before
+    class_folders(tmp_path / "f", {"a": 5, "b": 5}, ".bmp")
+
+    def version():
+        own.open_set.cache_clear()
+        return datasets.spec_of(f"folder:{tmp_path}/f", data_dir=data_dir).version
+
+    before = version()
+    os.rename(tmp_path / "f", tmp_path / "moved")
+    os.rename(tmp_path / "moved", tmp_path / "f")
+    assert version() == before
+    size = (tmp_path / "f/a/0.bmp").stat().st_size
+    picture(999).save(tmp_path / "f/a/0.bmp")
+    assert (tmp_path / "f/a/0.bmp").stat().st_size == size
+    changed = version()
+    os.rename(tmp_path / "f/a/1.bmp", tmp_path / "f/b/new.bmp")
+    assert len({before, changed, version()}) == 3
 
 
 def test_every_class_keeps_an_image_to_train_on(tmp_path, data_dir):
@@ -310,8 +318,8 @@ def test_what_was_read_is_not_read_again_until_it_changes(tmp_path, data_dir, mo
     root = broken(tmp_path / "f")
     name = f"folder:{root}:skip=4"
     looked = []
-    flaw = own._flaw
-    monkeypatch.setattr(own, "_flaw", lambda path: (looked.append(path), flaw(path))[1])
+    look = own._look
+    monkeypatch.setattr(own, "_look", lambda path: (looked.append(path), look(path))[1])
     datasets.spec_of(name, data_dir=data_dir)
     assert len(looked) == 14
     own.open_set.cache_clear()
