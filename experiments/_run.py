@@ -155,18 +155,19 @@ def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
             not allowed.
     """
     todo = [unit for unit in units if not is_done(unit)]
+    total = len(units)
     if left_out := [unit for unit in todo if unit.lacks]:
         if not run.allow_missing:
             raise StageError(f"{stage}: {_missing(left_out)}")
         todo = [unit for unit in todo if not unit.lacks]
-        units = [unit for unit in units if unit not in left_out]
+        total -= len(left_out)
         say(f"{stage}: {len(left_out)} left out, for want of what is missing")
-    kept = len(units) - len(todo)
+    kept = total - len(todo)
     failures: list[dict[str, str]] = []
     started = time.monotonic()
     record = run.out / "failures" / f"{stage}.json"
     record.unlink(missing_ok=True)
-    with Progress(stage, len(units), kept) as progress:
+    with Progress(stage, total, kept) as progress:
         for unit in todo:
             progress.start(unit.name)
             try:
@@ -178,7 +179,7 @@ def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
                 if isinstance(error, OSError) and error.errno in FATAL:
                     raise StageError(
                         f"{stage}: cannot write {error.filename or unit.path}: {error.strerror}; "
-                        f"{kept} of {len(units)} units are done and kept"
+                        f"{kept} of {total} units are done and kept"
                     ) from error
                 text = f"{type(error).__name__}: {error}"
                 trace = "".join(traceback.format_exception(error))
@@ -186,7 +187,7 @@ def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
                 files.write_text(record, json.dumps(failures, indent=1) + "\n")
                 progress.finish(text)
     if failures:
-        say(f"{stage}: {len(failures)} of {len(units)} units failed; see {record}")
+        say(f"{stage}: {len(failures)} of {total} units failed; see {record}")
     made = len(todo) - len(failures)
     seconds = time.monotonic() - started
     say(f"{stage}: {made} made in {seconds:.1f} s, {kept - made} were there")

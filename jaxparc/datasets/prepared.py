@@ -18,6 +18,7 @@ from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 
 # The last Python that a release of TensorFlow (2.21) is known to be there for.
 LAST_PYTHON = (3, 13)
+CHUNK = 256  # records read at once for their labels: their images are in memory with them
 
 
 def folder_of(spec: DatasetSpec, root: Path) -> Path:
@@ -84,8 +85,11 @@ class PreparedRows:
             return [self._class(label) for label in self._stored_labels()]
 
     def _stored_labels(self) -> list[Any]:
-        rows = self._rows.__getitems__(list(self._kept))
-        return [self._label.deserialize_example_np(row)[self.spec.label] for row in rows]
+        found = []
+        for start in range(0, len(self._kept), CHUNK):
+            for row in self._rows.__getitems__(list(self._kept[start : start + CHUNK])):
+                found.append(self._label.deserialize_example_np(row)[self.spec.label])
+        return found
 
     def _class(self, label: Any) -> Any:
         if self.spec.multi_label:
