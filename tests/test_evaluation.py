@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from experiments import benchmarks
 from jaxparc import Probe, capacity, evaluation
 from jaxparc.evaluation import VARYING, Transfer
 
@@ -123,17 +124,7 @@ def test_missing_accuracy_names_the_transfer():
 # ------------------------------------------------------- the paper's heuristic, without features
 
 LAYERS = {"resnet50": 50, "resnet18": 18, "googlenet": 22, "alexnet": 8}
-# as the authors counted: several are sizes of test splits
-IMAGES = {
-    "nabird": 24633,
-    "oxford_pets": 3669,
-    "cub200": 5794,
-    "caltech101": 2630,
-    "stanford_dogs": 8580,
-    "voc2007": 2501,
-    "cifar10": 50000,
-    "imagenet": 150000,
-}
+IMAGES = benchmarks.CONTROLLED.published_images
 
 
 @pytest.fixture(scope="module")
