@@ -8,7 +8,7 @@ import io
 import pickle
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,10 @@ import numpy as np
 
 class RefusedError(ValueError):
     """A pickle asks for more than arrays; the message says for what. Nothing of it was run."""
+
+
+Names = Mapping[str, Callable[..., Any]]
+"""What a pickle may name besides NumPy's arrays -> what is called in its place."""
 
 
 def load(data: bytes) -> Any:
@@ -32,8 +36,26 @@ def load(data: bytes) -> Any:
         RefusedError: it asks for anything else, or for arrays of objects.
         ValueError: it is no pickle, or is cut off.
     """
+    return resolved(load_next(io.BytesIO(data)))
+
+
+def load_next(
+    file: io.BytesIO, names: Names | None = None, outside: Callable[[Any], Any] | None = None
+) -> Any:
+    """Reads one of several pickles, and leaves the file behind it.
+
+    Args:
+        file: where the pickle begins.
+        names: admitted besides NumPy's.
+        outside: finds what is not in the pickle, by what the pickle calls it.
+
+    Returns:
+        What was pickled, with a `Later` for each array: `resolved` puts the arrays in their places.
+
+    Raises: as `load`.
+    """
     try:
-        return _arrays(_Unpickler(data).load())
+        return _Unpickler(file, names or {}, outside).load()
     except RefusedError:
         raise
     except Exception as error:  # broken bytes make an unpickler raise anything
@@ -48,8 +70,13 @@ class _StandIn:
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
 
-    def __call__(self, *args: Any) -> Any:
-        return self._make(*args)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._make(*args, **kwargs)
+
+    @property
+    def stands_for(self) -> Callable[..., Any]:
+        """What it calls, for who is handed it as an argument."""
+        return self._make
 
     def __setstate__(self, state: Any) -> None:
         raise RefusedError("it sets the state of a function")
@@ -68,17 +95,28 @@ class _Dtype:
             self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _Array:
+class Later:
+    """Stands for an array until everything is read."""
+
+    def array(self) -> np.ndarray:
+        """What it stands for."""
+        raise NotImplementedError
+
+
+class _Array(Later):
     """An array while it is read."""
 
-    array: np.ndarray | None = None
-
     def __init__(self, *_: Any) -> None:
-        pass
+        self._array: np.ndarray | None = None
+
+    def array(self) -> np.ndarray:
+        if self._array is None:
+            raise ValueError("an array is not filled")
+        return self._array
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, raw = state
-        self.array = _of_bytes(raw, dtype, shape, "F" if fortran else "C")
+        self._array = _of_bytes(raw, dtype, shape, "F" if fortran else "C")
 
 
 def _of_bytes(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
@@ -120,21 +158,27 @@ for _core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
 class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[Any] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
-        self._unencoded = len(data)
+    def __init__(
+        self, file: io.BytesIO, names: Names, outside: Callable[[Any], Any] | None
+    ) -> None:
+        super().__init__(file)
+        self._names, self._outside = names, outside
+        self._unencoded = len(file.getbuffer())
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for what the file names."""
         full = f"{module}.{name}"
         if full == "_codecs.encode":
             return _StandIn(self._encode)
-        if full not in _STAND_INS:
+        make = _STAND_INS.get(full) or self._names.get(full)
+        if make is None:
             raise RefusedError(f"it asks for {full}")
-        return _StandIn(_STAND_INS[full])
+        return _StandIn(make)
 
     def persistent_load(self, pid: Any) -> Any:
-        raise RefusedError("it asks for something outside the file")
+        if self._outside is None:
+            raise RefusedError("it asks for something outside the file")
+        return self._outside(pid)
 
     def get_extension(self, code: int) -> None:
         raise RefusedError(f"it asks for the extension {code}")
@@ -158,12 +202,27 @@ def _load_bytearray8(unpickler: Any) -> None:
 _Unpickler.dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray8
 
 
-def _arrays(value: Any, depth: int = 2) -> Any:
-    """The value with arrays in place of what stood for them, down to a depth."""
-    if isinstance(value, _Array):
-        return value.array
-    if depth and type(value) is dict:
-        return {key: _arrays(item, depth - 1) for key, item in value.items()}
-    if depth and type(value) in (list, tuple):
-        return type(value)(_arrays(item, depth - 1) for item in value)
-    return value
+def resolved(value: Any) -> Any:
+    """The value with arrays in place of what stood for them.
+
+    Raises:
+        ValueError: an array is not what was announced.
+    """
+    return _resolved(value, {})
+
+
+def _resolved(value: Any, seen: dict[int, Any]) -> Any:
+    if not isinstance(value, Later | dict | list | tuple):
+        return value
+    if id(value) not in seen:
+        # With the value itself, so that nothing else comes to have its id; a container is looked
+        # at once, however often it is in others.
+        seen[id(value)] = value, value
+        if isinstance(value, Later):
+            seen[id(value)] = value, value.array()
+        elif isinstance(value, tuple):
+            seen[id(value)] = value, tuple(_resolved(item, seen) for item in value)
+        else:
+            for key in value if isinstance(value, dict) else range(len(value)):
+                value[key] = _resolved(value[key], seen)
+    return seen[id(value)][1]

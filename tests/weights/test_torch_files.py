@@ -1,0 +1,229 @@
+import contextlib
+import io
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxparc.weights import WeightsError, torch_files
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = ("torch_zip.pth", "torch_legacy.pth")
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with np.load(GOLDEN / "torch_expected.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_tensors_are_those_that_torch_saved(name, expected):
+    content = torch_files.read(GOLDEN / name)
+    tensors = content.pop("state_dict")
+    assert content == {"epoch": 90, "arch": "resnet", "best": 76.1, "none": None}
+    assert list(tensors) == list(expected)
+    for key, array in tensors.items():
+        # the golden file has these two, which NumPy lacks or torch rounds, in float32
+        found = array.astype(np.float32) if "float16" in key else array
+        assert found.dtype == expected[key].dtype
+        np.testing.assert_array_equal(found, expected[key])
+        assert not array.flags.writeable
+
+
+def test_torch_is_not_imported():
+    code = (
+        "import sys; from jaxparc.weights import torch_files; "
+        f"torch_files.read({str(GOLDEN / FILES[0])!r}); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+# What is no such file
+
+
+def archive(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+def members():
+    with zipfile.ZipFile(GOLDEN / FILES[0]) as file:
+        return {info.filename: file.read(info) for info in file.infolist()}
+
+
+def without(*left_out):
+    return {k: v for k, v in members().items() if k.split("/", 1)[1] not in left_out}
+
+
+class Runs:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+def test_programs_are_refused_by_name_and_not_run(tmp_path):
+    program = pickle.dumps({"weight": Runs(tmp_path / "made")}, protocol=2)
+    in_zip = archive(tmp_path / "a.pth", members() | {"torch_zip/data.pkl": program})
+    legacy = (GOLDEN / FILES[1]).read_bytes()
+    start = 0
+    for _ in range(3):  # magic number, protocol, system
+        start += pickle_length(legacy[start:])
+    (tmp_path / "b.pth").write_bytes(legacy[:start] + program)
+    (tmp_path / "c.pth").write_bytes(program)
+    for path in (in_zip, tmp_path / "b.pth", tmp_path / "c.pth"):
+        with pytest.raises(WeightsError) as error:
+            torch_files.read(path)
+        asked = f"{path} is refused, and nothing of it was run: it asks for {os.name}.system"
+        assert str(error.value) == asked
+    assert not (tmp_path / "made").exists()
+
+
+def pickle_length(data):
+    file = io.BytesIO(data)
+    pickle.Unpickler(file).load()
+    return file.tell()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it begins with b''"),
+        (b"<!DOCTYPE html><html>not found</html>", "it begins with b'<!DOCTYPE html><'"),
+        (b"weights of a network", "it begins with b'weights of a net'"),
+        (b"\x80\x02.", "no whole pickle"),
+        (pickle.dumps(3), "it does not begin as one"),
+        (pickle.dumps({"a": np.ones(3)}), "it does not begin as one"),
+        (b"PK\x03\x04", "not a zip file"),
+    ],
+)
+def test_other_files_are_said_to_be_none(content, reason, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError) as error:
+        torch_files.read(path)
+    assert str(error.value).startswith(f"{path} is no whole file of torch.save: ")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_other_archives_are_said_to_be_none(tmp_path):
+    path = tmp_path / "a.pth"
+    np.savez(tmp_path / "x.npz", a=np.ones(3))
+    cases = {
+        "the archive has 0 data.pkl": without("data.pkl"),
+        "the archive has 2 data.pkl": members() | {"other/data.pkl": b""},
+        "it is a TorchScript archive": members() | {"torch_zip/constants.pkl": b""},
+        "has a member '/etc/passwd'": members() | {"/etc/passwd": b""},
+        "has a member '../x'": members() | {"../x": b""},
+        "its numbers are big-endian": members() | {"torch_zip/byteorder": b"big"},
+        "There is no item named 'torch_zip/data/3'": without("data/3"),
+        "the storage 0 is cut off": members() | {"torch_zip/data/0": bytes(100)},
+    }
+    for reason, content in cases.items():
+        with pytest.raises(WeightsError) as error:
+            torch_files.read(archive(path, content))
+        assert reason in str(error.value)
+    with pytest.raises(WeightsError, match="is compressed, which torch.save does not do"):
+        torch_files.read(archive(path, members(), zipfile.ZIP_DEFLATED))
+    (tmp_path / "x.npz").rename(path)
+    with pytest.raises(WeightsError, match=r"the archive has 0 data\.pkl"):
+        torch_files.read(path)
+
+
+def tensor_program(size, stride, offset=0, count=4):
+    """A pickle of one tensor over a storage of four numbers."""
+
+    def integers(values):
+        return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
+
+    storage = (
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    )
+    return (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K" + bytes([count]) + b"tQ"
+        b"K" + bytes([offset]) + integers(size) + integers(stride) + b"\x89N" + b"tR."
+    )
+
+
+def test_tensors_lie_in_their_storage(tmp_path):
+    numbers = np.arange(4, dtype="<f4")
+
+    def read(*arguments, **options):
+        content = {
+            "a/data.pkl": tensor_program(*arguments, **options),
+            "a/data/0": numbers.tobytes(),
+        }
+        return torch_files.read(archive(tmp_path / "a.pth", content))
+
+    np.testing.assert_array_equal(read([2, 2], [1, 2]), numbers.reshape(2, 2).T)
+    for size, stride, offset in (
+        ([5], [1], 0),
+        ([2, 2], [2, 2], 0),
+        ([4], [1], 1),
+        ([1 << 30], [0], 0),  # the same number a thousand million times
+        ([1 << 20, 1 << 20], [0, 0], 0),
+    ):
+        with pytest.raises(WeightsError, match="does not lie in its storage"):
+            read(size, stride, offset)
+    with pytest.raises(WeightsError, match="of a negative size"):
+        read([-1], [1])
+    with pytest.raises(WeightsError, match="of a negative size"):
+        read([4], [-1])
+    with pytest.raises(WeightsError, match="is cut off"):
+        read([5], [1], count=5)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_cut_is_noticed(name, tmp_path):
+    whole = (GOLDEN / name).read_bytes()
+    path = tmp_path / "cut.pth"
+    for end in range(0, len(whole), 37):
+        path.write_bytes(whole[:end])
+        with pytest.raises(WeightsError):
+            torch_files.read(path)
+
+
+def damaged(name, tmp_path_factory, examples):
+    """Flips bytes of a file; whatever comes of it is an error of ours or a content."""
+    whole = (GOLDEN / name).read_bytes()
+    path = tmp_path_factory.mktemp("fuzz") / "damaged.pth"
+    flips = st.lists(
+        st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), min_size=1, max_size=8
+    )
+
+    @settings(max_examples=examples, deadline=None)
+    @given(flips)
+    def reads(changes):
+        content = bytearray(whole)
+        for at, byte in changes:
+            content[at] = byte
+        path.write_bytes(content)
+        with contextlib.suppress(WeightsError):
+            torch_files.read(path)
+
+    reads()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damage_is_an_error_of_ours(name, tmp_path_factory):
+    damaged(name, tmp_path_factory, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_much_damage_is_an_error_of_ours(name, tmp_path_factory):
+    damaged(name, tmp_path_factory, 5000)
