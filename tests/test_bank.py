@@ -360,6 +360,7 @@ def test_a_class_that_is_not_trained_on_is_warned_of():
 # ------------------------------------------------------------------------------------ accelerators
 
 
+@pytest.mark.slow
 def test_models_side_by_side_score_as_one_by_one(monkeypatch):
     """What an accelerator does: chunks of models, the last one filled up."""
     methods = ("parc_f3", "parc", "rsa", "dds", "hscore_f3", "knn", "logistic", "nce", "leep")

@@ -48,7 +48,7 @@ def without_index(batch):
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("resnet18", {}),
+        pytest.param("resnet18", {}, marks=pytest.mark.slow),
         ("alexnet", {"dropout_rate": 0.0}),
         pytest.param("googlenet", {"dropout_rate": 0.0}, marks=pytest.mark.slow),
     ],
@@ -191,6 +191,7 @@ def test_multi_label_loss_is_the_sum_of_binary_cross_entropies():
     np.testing.assert_allclose(train.losses(logits, labels, multi_label=True), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_multi_label_networks_train():
     task = task_of(num_classes=4)._replace(multi_label=True)
     source = source_of(64, num_classes=4)

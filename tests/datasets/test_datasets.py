@@ -86,6 +86,7 @@ def test_train_and_test_share_no_image(name, data_dir):
     assert not seen[0] & seen[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_preparing_again_gives_the_same_bytes(name, data_dir, tmp_path):
     again = datasets.prepare(name, data_dir=tmp_path)

@@ -146,13 +146,16 @@ def test_a_bad_file_is_named_and_does_not_stop_the_others(tmp_path):
     assert "3 of 5 files went into" in done.stdout
 
 
-def test_nothing_to_import_exits_2(tmp_path):
+def test_nothing_to_import_exits_2(tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "nothing.pkl"):
-        done = command(path, "--out", tmp_path / "out")
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1
-        assert str(path) in done.stderr
+        monkeypatch.setattr(sys, "argv", ["import_probes", str(path), "--out", f"{tmp_path}/out"])
+        with pytest.raises(SystemExit) as stop:
+            import_probes.main()
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert str(path) in said
     assert not (tmp_path / "out").exists()
 
 

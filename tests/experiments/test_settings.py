@@ -1,7 +1,6 @@
 """People's own images in a benchmark, and settings from the command line."""
 
 import dataclasses
-import subprocess
 import sys
 
 import numpy as np
@@ -88,20 +87,22 @@ def test_own_images_that_cannot_be_told_apart_are_refused(own_images, tmp_path):
         dataclasses.replace(tiny.TINY, targets=(f"folder:{tmp_path}/other/several", several))
 
 
-def test_flags_are_made_from_the_settings(tmp_path):
-    code = (
-        "from experiments import _run; "
-        "_run.main(None, _run.Stage(lambda run: print(run.benchmark) or 0))"
-    )
+def test_flags_are_made_from_the_settings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_run, "_cache_compilations", lambda: None)
+    seen = []
 
     def words(*flags):
-        command = [sys.executable, "-c", code, "--benchmark", "smoke", *flags]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        monkeypatch.setattr(sys, "argv", ["stage", "--benchmark", "smoke", *flags])
+        with pytest.raises(SystemExit) as stop:
+            _run.main(None, _run.Stage(lambda run: seen.append(run.benchmark) or 0))
+        return stop.value.code, capsys.readouterr().err
 
     done = words("--name", "mine", "--probe_images", "50", "--no-scratch", "--targets", "digits")
-    assert done.returncode == 0, done.stderr
-    for setting in ("name='mine'", "probe_images=50", "scratch=False", "targets=('digits',)"):
-        assert setting in done.stdout
+    assert done == (0, "")
+    (benchmark,) = seen
+    assert (benchmark.name, benchmark.probe_images, benchmark.scratch) == ("mine", 50, False)
+    assert benchmark.targets == ("digits",)
     assert (tmp_path / "results" / "mine" / "settings.json").exists()
     for flags, reason in {
         ("--targets", "folder:nothing"): f"folder:nothing: {tmp_path}/nothing is no folder",
@@ -109,7 +110,7 @@ def test_flags_are_made_from_the_settings(tmp_path):
         ("--architectures", "resnet50"): "widths has no value for resnet50",
         ("--probe_images", "many"): "invalid int value: 'many'",
     }.items():
-        wrong = words("--name", "wrong", *flags)
-        assert wrong.returncode == 2
-        assert reason in wrong.stderr
+        code, said = words("--name", "wrong", *flags)
+        assert code == 2
+        assert reason in said
     assert not (tmp_path / "results" / "wrong").exists()

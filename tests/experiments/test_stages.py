@@ -433,6 +433,7 @@ def test_a_bank_with_its_reference_alone_fails_in_words(copy, capsys):
     assert "no model's probe file of digits, probe set 0 is there" in said
 
 
+@pytest.mark.slow
 def test_a_method_that_does_not_take_a_kind_of_label_stays_empty(copy):
     for source in ("digits", "glyph_digits", "glyph_letters"):
         path = extract_probes.path_of(copy, Transfer("resnet18", source, "digits"), 0)

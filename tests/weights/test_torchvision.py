@@ -29,7 +29,13 @@ def resnet18():
     return drawn.weights({entry.key: entry.torch_shape for entry in entries})
 
 
-@every_model
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("googlenet", "resnet101") else name
+        for name in models.MODELS
+    ],
+)
 def test_outputs_are_those_of_torchvision(name):
     shapes, outputs = golden(name)
     variables = torchvision.from_torchvision(name, drawn.weights(shapes))
