@@ -115,7 +115,7 @@ def _of_pickle(path: Path) -> dict[str, Any]:
 
 def _of_npz(path: Path, out: Path, number: int) -> dict[str, Any]:
     try:
-        with path.open("rb") as file, np.load(file) as archive:
+        with path.open("rb") as file, files.load_arrays(file) as archive:
             content: dict[str, Any] = {key: archive[key] for key in archive if key in FIELDS}
     except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
         raise PublishedFileError(f"{path} cannot be read: {error}") from error

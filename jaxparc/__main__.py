@@ -188,11 +188,10 @@ def _data_list(args: argparse.Namespace) -> None:
     table.add_column("name", no_wrap=True)
     for column in ("classes", "train", "test"):
         table.add_column(column, justify="right")
-    for column in ("mirror", "prepared"):
-        table.add_column(column)
-    table.add_column("images, their licence, and what they need", overflow="fold")
+    table.add_column("here")
+    table.add_column("images, licence, needs", overflow="fold")
     for name, spec in datasets.DATASETS.items():
-        means = [spec.description, spec.licence]
+        means = [spec.description, f"licence: {spec.licence}"]
         if spec.needs_tensorflow:
             means.append("to prepare it (not to read it): jaxparc[prepare]")
         if spec.manual:
@@ -202,7 +201,6 @@ def _data_list(args: argparse.Namespace) -> None:
             f"{spec.num_classes:,}",
             f"{spec.sizes['train']:,}",
             f"{spec.sizes['test']:,}",
-            "yes" if spec.mirror else "no",
             "yes" if datasets.is_prepared(name, data_dir=args.data_dir) else "no",
             escape("\n".join(means)),
         )

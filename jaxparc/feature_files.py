@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxparc import files
+
 LABELS_FILE = "labels.npy"
 LABELS = ("labels", "y")  # members of an .npz, the first that is there
 _HEADERS = {
@@ -43,7 +45,7 @@ class ArrayFile:
         del copy  # it is always a new array
         try:
             with self.path.open("rb") as file:
-                loaded = np.load(file)
+                loaded = files.load_arrays(file)
                 array = loaded if self.member is None else loaded[self.member]
         except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
             raise ValueError(f"{self.path} cannot be read: {error}") from error

@@ -10,7 +10,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 
 class DamagedFileError(RuntimeError):
@@ -41,6 +43,19 @@ def locked(folder: Path, *, wait: bool) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
+
+
+def load_arrays(file: BinaryIO) -> Any:
+    """What `np.load` gives of a .npy or .npz file; of any other file it speaks of pickles.
+
+    Raises:
+        ValueError: it is neither, and others, of a dozen kinds, if it is broken.
+    """
+    start = file.read(6)
+    file.seek(0)
+    if not start.startswith((b"PK", b"\x93NUMPY")):
+        raise ValueError(f"it begins with {start!r}, as no .npy or .npz file does")
+    return np.load(file)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,12 +18,11 @@ def test_data_list_shows_every_set_and_whether_it_is_there(tmp_path, capsys, mon
     for name, spec in datasets.DATASETS.items():
         (line,) = [line for line in out.splitlines() if f" {name} " in line]
         cells = [cell.strip() for cell in line.strip("│").split("│")]
-        assert cells[:6] == [
+        assert cells[:5] == [
             name,
             f"{spec.num_classes:,}",
             f"{spec.sizes['train']:,}",
             f"{spec.sizes['test']:,}",
-            "yes" if spec.mirror else "no",
             "yes" if name == "mnist5k" else "no",
         ]
 

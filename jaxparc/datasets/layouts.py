@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxparc import files
 from jaxparc.datasets.specs import DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -111,7 +112,7 @@ def _read_npz(root: Path) -> Groups:
     where = f"npz:{root}"
     try:
         with root.open("rb") as file:
-            archive = np.load(file)
+            archive = files.load_arrays(file)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DatasetError(f"{where} is one array; expected images and labels in an .npz")
             members = archive.files
