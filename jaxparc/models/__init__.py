@@ -21,6 +21,8 @@ import functools
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
@@ -90,6 +92,45 @@ MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
         "resnet101": _resnet("resnet101", feature_width=2048, layers=101),
     }
 )
+
+
+class Loaded(NamedTuple):
+    """A network with weights from a file.
+
+    Attributes:
+      spec: the architecture, with the preprocessing and the variant that the weights want.
+      module: for as many classes as the weights have, 0 if they have no head.
+      variables: "params" and, but for AlexNet, "batch_stats", float32.
+      scheme: how the file names its weights.
+      left_out: names in the file that are none of the network's, on purpose.
+    """
+
+    spec: ModelSpec
+    module: nn.Module
+    variables: Mapping[str, Any]
+    scheme: str
+    left_out: tuple[str, ...]
+
+
+def load(name: str, path: str | Path, *, num_classes: int | None = None) -> Loaded:
+    """Loads published weights, whatever wrote them; nothing of the file is run.
+
+    Args:
+      name: architecture, a key of `MODELS`.
+      path: a file of `weights.reading.read`: PyTorch's, safetensors, npz, a pickle of NumPy arrays,
+        HDF5, or model.json of TensorFlow.js.
+      num_classes: for a fresh head of as many classes, drawn from a fixed seed, where the weights
+        have none; by default they get one of 0 classes. Of weights with a head, their number.
+
+    Raises:
+      ValueError: an unknown architecture.
+      WeightsError: the file is damaged or of no known format or scheme, or a key is missing,
+        unexplained or mis-shaped (all are listed), or the classes are another number.
+      OSError: the file cannot be read.
+    """
+    from jaxparc.weights import loading  # which imports this package
+
+    return loading.load(get(name), path, num_classes)
 
 
 def get(name: str) -> ModelSpec:

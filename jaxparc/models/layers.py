@@ -18,8 +18,12 @@ from jax.typing import DTypeLike
 
 he_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# torch.nn.Linear's default: uniform within 1 / sqrt(fan_in)
-head_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+_linear = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def head_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """torch.nn.Linear's default, uniform within 1 / sqrt(fan_in); also of a head of no class."""
+    return _linear(key, shape, dtype) if 0 not in shape else jnp.zeros(shape, dtype)
 
 
 def scaled(channels: int, width: float) -> int:

@@ -1,7 +1,7 @@
 """ResNet-18, -50 and -101 (He et al. 2016, "Deep residual learning for image recognition").
 
-The variant is torchvision's: in a bottleneck the 3x3 convolution has the stride ("v1.5"), where
-the paper's first 1x1 has it.
+In a bottleneck the 3x3 convolution has the stride, as torchvision's ("v1.5"); with `stride_in_1x1`
+the first 1x1, as the paper's and Caffe's.
 """
 
 import functools
@@ -53,6 +53,7 @@ class Bottleneck(nn.Module):
     stride: int
     conv: Any
     norm: Any
+    stride_in_1x1: bool = False
 
     expansion = 4
 
@@ -62,9 +63,10 @@ class Bottleneck(nn.Module):
         norm = functools.partial(_normalise, self.norm, train=train, mask=mask)
         inner = layers.scaled(self.features, self.width)
         outer = layers.scaled(self.features * self.expansion, self.width)
-        y = self.conv(inner, (1, 1), padding=0, name="conv1")(x)
+        strides = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+        y = self.conv(inner, (1, 1), strides[0], padding=0, name="conv1")(x)
         y = nn.relu(norm("bn1", y))
-        y = self.conv(inner, (3, 3), self.stride, padding=1, name="conv2")(y)
+        y = self.conv(inner, (3, 3), strides[1], padding=1, name="conv2")(y)
         y = nn.relu(norm("bn2", y))
         y = self.conv(outer, (1, 1), padding=0, name="conv3")(y)
         y = norm("bn3", y)
@@ -94,6 +96,7 @@ class ResNet(nn.Module):
     Attributes:
       architecture: a key of `STAGES`.
       stem: "imagenet" (7x7, stride 2, and a max pool) or "small" (3x3, stride 1, no pool).
+      stride_in_1x1: of bottlenecks, whether their first convolution has the stride.
     """
 
     architecture: str
@@ -102,6 +105,7 @@ class ResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     stem: str = "imagenet"
     axis_name: str | None = None
+    stride_in_1x1: bool = False
 
     @nn.compact
     def __call__(
@@ -109,7 +113,10 @@ class ResNet(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Logits (b, num_classes) and activations: "stem", "layer1" to "layer4", "features"."""
         layers.check_images(images, self.architecture, self.stem, MIN_SIZE)
-        block, stage_sizes = STAGES[self.architecture]
+        kind, stage_sizes = STAGES[self.architecture]
+        block: Any = kind
+        if kind is Bottleneck:
+            block = functools.partial(Bottleneck, stride_in_1x1=self.stride_in_1x1)
         conv = functools.partial(
             layers.Conv, use_bias=False, dtype=self.dtype, kernel_init=layers.he_normal_fan_out
         )

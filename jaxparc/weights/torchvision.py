@@ -100,6 +100,14 @@ class Entry:
         return np.array(theirs, np.float32, order="C")
 
 
+def head_keys(name: str) -> tuple[str, str]:
+    """Torchvision's keys of the last linear layer's weight and bias."""
+    return (
+        _entry(name, ("params", "head", "kernel"), (1, 1)).key,
+        _entry(name, ("params", "head", "bias"), (1,)).key,
+    )
+
+
 def scheme(name: str, variables: Mapping[str, Any]) -> tuple[Entry, ...]:
     """Both names and layouts of every array of a network.
 
@@ -160,7 +168,7 @@ def from_torchvision(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[st
         match `LEFT_OUT` are left out on purpose and may be absent.
     """
     spec = models.get(name)
-    head = state_dict.get(_entry(name, ("params", "head", "kernel"), (1, 1)).key)
+    head = state_dict.get(head_keys(name)[0])
     num_classes, width = 1000, 1.0
     if head is not None and head.ndim == 2:  # otherwise it is reported below, with the rest
         num_classes, width = head.shape[0], head.shape[1] / spec.feature_width
