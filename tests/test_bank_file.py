@@ -1,0 +1,176 @@
+import re
+
+import numpy as np
+import pytest
+from golden import drawn
+from PIL import Image
+from safetensors.numpy import save_file
+
+from jaxparc import bank_file, datasets, feature_files, models, sampling
+from jaxparc import input as input_
+from jaxparc.__main__ import main
+from jaxparc.datasets import own
+from jaxparc.weights import loading, torchvision
+
+MODEL = '[[model]]\nname = "a"\narchitecture = "resnet18"\nweights = "a.safetensors"\n'
+
+
+def weights(name, num_classes):
+    shapes = torchvision.variable_shapes(name, num_classes=num_classes, width=0.0625)
+    entries = torchvision.scheme(name, shapes)
+    return drawn.weights({entry.key: entry.torch_shape for entry in entries})
+
+
+@pytest.fixture
+def bank(tmp_path, monkeypatch):
+    """A bank of three narrow networks, one of them without a head, and a folder of images."""
+    load = loading.load
+
+    def thin(spec, path, num_classes):
+        loaded = load(spec, path, num_classes)
+        return loaded._replace(module=loaded.module.clone(width=0.0625))
+
+    monkeypatch.setattr(loading, "load", thin)
+    save_file(weights("resnet18", 7), tmp_path / "a.safetensors")
+    save_file(weights("resnet50", 5), tmp_path / "b.safetensors")
+    headless = {k: v for k, v in weights("resnet18", 7).items() if not k.startswith("fc.")}
+    save_file(headless, tmp_path / "c.safetensors")
+    tables = [
+        MODEL + "source_images = 1000\nsize = 32\n",
+        MODEL.replace('"a"', '"b"').replace("a.safe", "b.safe").replace("18", "50")
+        + "source_images = 2000\nsize = 32\nmean = [0.5, 0.5, 0.5]\nlayers = 53\n",
+        MODEL.replace('"a"', '"c"').replace("a.safe", "c.safe")
+        + "source_images = 3000\nsize = 32\n",
+    ]
+    (tmp_path / "bank.toml").write_text("\n".join(tables))
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        file = tmp_path / "hues" / f"class{i % 3}" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(80 * (i % 3) + rng.normal(0, 40, (20, 24, 3)), 0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(file)
+    own.open_set.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    return tmp_path
+
+
+def test_a_bank_file_is_read_whole(tmp_path):
+    text = MODEL + 'source = "x"\nmean = [0, 0.5, 1]\nstd = [1, 1, 1]\nlicence = "MIT"\n'
+    (tmp_path / "bank.toml").write_text(text)
+    (entry,) = bank_file.read(tmp_path / "bank.toml")
+    assert entry.weights == tmp_path / "a.safetensors"
+    assert (entry.source, entry.mean, entry.licence) == ("x", (0, 0.5, 1), "MIT")
+    assert entry.size is entry.layers is entry.source_images is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "holds nothing; expected [[model]] tables"),
+        ('title = "x"\n' + MODEL, "holds title, model; expected [[model]] tables"),
+        ("[[model]", "cannot be read"),
+        ('[[model]]\narchitecture = "alexnet"\n', "model 1 has no name"),
+        ('[[model]]\nname = "a"\n', "model 'a' has no architecture and no weights"),
+        (MODEL + MODEL, "model 'a' is there twice"),
+        (MODEL.replace("resnet18", "vit"), "model 'a': unknown architecture 'vit'; known: alexnet"),
+        (MODEL + "wights = 1\n", "model 'a': unknown key 'wights'; known: name, architecture"),
+        (MODEL + 'size = "big"\n', "model 'a': size is 'big'; expected a whole number"),
+        (MODEL + "layers = 0\n", "model 'a': layers is 0; expected a whole number, at least 1"),
+        (MODEL + "layers = true\n", "model 'a': layers is True; expected a whole number"),
+        (MODEL + "mean = [1, 2]\n", "model 'a': mean is [1, 2]; expected three numbers"),
+        (MODEL + "std = [1, 0, 1]\n", "model 'a': std is [1, 0, 1]; expected three numbers"),
+        (MODEL.replace('"a"', '"../a"'), "model '../a': a name is also that of a file"),
+    ],
+)
+def test_a_wrong_bank_file_is_named(text, reason, tmp_path, capsys):
+    path = tmp_path / "bank.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(f"{path}") + ".*" + re.escape(reason)):
+        bank_file.read(path)
+    assert main(["rank", str(path), "digits"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
+    words = ["rank", "bank.toml", "folder:hues", "--images", "30"]
+    assert main([*words, "--methods", "parc_f32", "knn", "parc+l", "heuristic"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == ["1/3 a", "2/3 b", "3/3 c"]
+    assert "written to features/bank-hues/scores.csv" in out
+    folder = bank / "features" / "bank-hues"
+    read = feature_files.read_bank(folder)
+    assert list(read.features) == ["a", "b", "c"]
+    assert list(read.probs) == ["a", "b"]  # the third has no head
+    shapes = {name: array.shape for name, array in read.features.items()}
+    assert shapes == {"a": (30, 32), "b": (30, 128), "c": (30, 32)}
+    np.testing.assert_array_equal(read.features["a"], read.features["c"])
+    assert np.bincount(read.labels).tolist() == [10, 10, 10]
+    facts = (folder / "models.csv").read_text().splitlines()
+    assert facts == ["model,layers,source_images", "a,18,1000", "b,53,2000", "c,18,3000"]
+    # again: nothing is run
+    assert main(words) == 0
+    again = capsys.readouterr().out
+    assert again.count("was there") == 3
+    # other images, or other weights, are looked at again
+    assert main([*words[:-1], "27"]) == 0
+    assert "was there" not in capsys.readouterr().out
+    changed = {k: v * 2 if k == "fc.bias" else v for k, v in weights("resnet18", 7).items()}
+    save_file(changed, bank / "a.safetensors")
+    assert main([*words[:-1], "27"]) == 0
+    assert capsys.readouterr().out.count("was there") == 2
+
+
+def test_features_are_those_of_the_network(bank, capsys):
+    assert main(["extract", "bank.toml", "folder:hues", "--images", "6", "--out", "f"]) == 0
+    assert "features are in f: python -m jaxparc score f" in capsys.readouterr().out
+    labels = datasets.labels("folder:hues", "train")
+    chosen = sampling.probe_indices(labels, 6, 0)
+    source = datasets.load("folder:hues", "train")
+    squares = [
+        Image.fromarray(source[int(i)]["image"]).resize([input_.resized(32)] * 2, 2) for i in chosen
+    ]
+    margin = (input_.resized(32) - 32) // 2
+    images = np.stack([np.asarray(s)[margin:-margin, margin:-margin] for s in squares])
+    loaded = models.load("resnet50", bank / "b.safetensors")
+    given = (images / np.float32(255) - np.float32(0.5)) / np.float32(loaded.spec.std)
+    logits, activations = loaded.module.apply(loaded.variables, given)
+    with np.load(bank / "f" / "b.npz") as found:
+        np.testing.assert_allclose(found["features"], activations["features"], rtol=1e-4, atol=1e-5)
+        exp = np.exp(logits - np.max(logits, axis=1, keepdims=True))
+        probs = exp / exp.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(found["probs"], probs, rtol=1e-3, atol=1e-6)
+        np.testing.assert_array_equal(found["labels"], labels[chosen])
+
+
+def test_one_bad_model_does_not_stop_the_others(bank, capsys):
+    (bank / "b.safetensors").write_text("<html>")
+    (bank / "features" / "bank-hues").mkdir(parents=True)
+    stale = bank / "features" / "bank-hues" / "b.npz"
+    np.savez(stale, features=np.ones((30, 4)), labels=np.zeros(30))
+    assert main(["rank", "bank.toml", "folder:hues", "--images", "30"]) == 1
+    out, err = capsys.readouterr()
+    assert "2/3 b: FAILED: b.safetensors begins with b'<html>'" in out
+    assert "1 models failed: b" in err
+    assert not stale.exists()
+    assert "│ a " in out
+    assert "│ c " in out
+    (bank / "b.safetensors").unlink()
+    assert main(["extract", "bank.toml", "folder:hues", "--images", "30"]) == 1
+    assert "b.safetensors: No such file or directory" in capsys.readouterr().out
+
+
+def test_features_of_others_are_refused(bank, capsys):
+    folder = bank / "features" / "bank-hues"
+    folder.mkdir(parents=True)
+    np.savez(folder / "stranger.npz", features=np.ones((30, 4)))
+    assert main(["rank", "bank.toml", "folder:hues", "--images", "30"]) == 2
+    assert "holds features of others: stranger" in capsys.readouterr().err
+
+
+def test_an_unknown_target_exits_2_before_any_work(bank, capsys):
+    assert main(["rank", "bank.toml", "mnist"]) == 2
+    assert "unknown data set 'mnist'" in capsys.readouterr().err
+    assert not (bank / "features").exists()
