@@ -1,7 +1,6 @@
 """Images of a benchmark's data sets, decoded once and kept."""
 
 import functools
-import re
 
 import numpy as np
 
@@ -33,6 +32,11 @@ def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
     }
 
 
+def part_name(split: str) -> str:
+    """A slice as part of a file's name: another one for every slice."""
+    return split.translate(str.maketrans({"[": "_", "]": "", ":": "to", "%": "pct"}))
+
+
 MEMORY = 1 << 28
 """Bytes of decoded images of one split that are kept in memory; larger ones go onto disk."""
 
@@ -42,8 +46,7 @@ def images(benchmark: Benchmark, name: str, split: str) -> input_.Source:
     """A split, or a TFDS slice of one, at the benchmark's image size."""
     address = benchmark.address(name)
     source = datasets.load(address, split, decode=False)
-    part = re.sub(r"\W+", "_", split)
-    file = datasets.root_of() / "decoded" / f"{name}-{source.spec.version}-{part}"
+    file = datasets.root_of() / "decoded" / f"{name}-{source.spec.version}-{part_name(split)}"
     try:
         return input_.decode(source, size=benchmark.image_size, limit=MEMORY, file=file)
     except OSError as error:
@@ -59,8 +62,10 @@ def labels(benchmark: Benchmark, name: str, split: str) -> np.ndarray:
     address = benchmark.address(name)
     if benchmark.annotations == "labels":
         return datasets.labels(address, split)
-    records = list(datasets.load(address, split, decode=False))
-    boxes, classes = ([record[key] for record in records] for key in ("boxes", "box_labels"))
+    boxes, classes = [], []
+    for record in datasets.load(address, split, decode=False):
+        boxes.append(record["boxes"])
+        classes.append(record["box_labels"])
     return labels_.from_boxes(boxes, classes, benchmark.data(name).num_classes)
 
 

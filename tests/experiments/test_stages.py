@@ -260,6 +260,12 @@ def test_splits_do_not_overlap():
         _data.transfer_splits(dataclasses.replace(benchmarks.DEMO, transfer_images=1200), "digits")
 
 
+def test_every_slice_is_kept_under_its_own_name():
+    slices = ("train", "train[:400]", "train[400:]", "train[-400:]", "train[:-400]", "train[:40%]")
+    assert len({_data.part_name(split) for split in (*slices, "test", "train[:40]")}) == 8
+    assert all(set(_data.part_name(split)) <= set("trainestopc_-0123456789") for split in slices)
+
+
 @pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
 def test_registered_benchmarks_hold_together(name):
     benchmark = benchmarks.get(name)
