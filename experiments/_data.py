@@ -34,7 +34,9 @@ def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
 
 def part_name(split: str) -> str:
     """A slice as part of a file's name: another one for every slice."""
-    return split.translate(str.maketrans({"[": "_", "]": "", ":": "to", "%": "pct"}))
+    for mark, word in (("[", "_"), ("]", ""), (":", "to"), ("%", "pct")):
+        split = split.replace(mark, word)
+    return split
 
 
 MEMORY = 1 << 28
