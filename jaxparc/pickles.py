@@ -102,6 +102,10 @@ class Later:
         """What it stands for."""
         raise NotImplementedError
 
+    def __setstate__(self, state: Any) -> None:
+        # Without this, a pickle could set attributes after they were checked.
+        raise RefusedError("it sets the state of an array")
+
 
 class _Array(Later):
     """An array while it is read."""

@@ -88,6 +88,7 @@ class _Tensor(pickles.Later):
             isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)
         ):
             raise ValueError("a tensor is of no storage, or of a negative size")
+        # `Later` lets no pickle change these after they were looked at.
         self._found, self._storage = found, storage
         self._offset, self._size, self._stride = offset, tuple(size), tuple(stride)
 

@@ -187,6 +187,15 @@ def test_tensors_lie_in_their_storage(tmp_path):
         read([5], [1], count=5)
 
 
+@pytest.mark.parametrize("state", [b"}X\x07\x00\x00\x00_strideK\x00\x85s", b"N}\x86", b"}"])
+def test_a_tensor_cannot_be_changed_after_it_was_checked(state, tmp_path):
+    """BUILD would set its attributes: another stride reads outside of the storage."""
+    program = tensor_program([4], [1])[:-1] + state + b"b."
+    content = {"a/data.pkl": program, "a/data/0": bytes(16)}
+    with pytest.raises(WeightsError, match="it sets the state of an array"):
+        torch_files.read(archive(tmp_path / "a.pth", content))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_cut_is_noticed(name, tmp_path):
     whole = (GOLDEN / name).read_bytes()
