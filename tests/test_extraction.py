@@ -1,0 +1,100 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxparc
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(21, 6, 5, 3)).astype(np.float32)
+WEIGHTS = {
+    "features": RNG.normal(size=(90, 8)).astype(np.float32),
+    "logits": RNG.normal(size=(8, 4)).astype(np.float32),
+}
+
+
+def model(weights, images):
+    features = jnp.tanh(images.reshape(len(images), -1) @ weights["features"])
+    return features, features @ weights["logits"]
+
+
+def expected():
+    features = np.tanh(IMAGES.reshape(21, -1).astype(np.float64) @ WEIGHTS["features"])
+    exp = np.exp(features @ WEIGHTS["logits"])
+    return features, exp / exp.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 21, 64])
+def test_every_image_once_whatever_the_batch(batch_size):
+    features, probs = expected()
+    found = jaxparc.extract(model, IMAGES, WEIGHTS, batch_size=batch_size)
+    assert found.features.dtype == found.probs.dtype == np.float32
+    np.testing.assert_allclose(found.features, features, atol=1e-5)
+    np.testing.assert_allclose(found.probs, probs, atol=1e-5)
+
+
+def test_a_closure_and_features_alone():
+    found = jaxparc.extract(lambda images: model(WEIGHTS, images)[0], IMAGES)
+    np.testing.assert_allclose(found.features, expected()[0], atol=1e-5)
+    assert found.probs is None
+
+
+def test_other_frameworks_get_numpy():
+    seen = []
+
+    def theirs(images):
+        assert type(images) is np.ndarray
+        seen.append(len(images))
+        return np.tanh(images.reshape(len(images), -1) @ WEIGHTS["features"])
+
+    found = jaxparc.extract(theirs, IMAGES, batch_size=8, jit=False)
+    np.testing.assert_allclose(found.features, expected()[0], atol=1e-5)
+    assert seen == [8, 8, 8]
+
+
+def test_all_devices_work():
+    assert jax.local_device_count() == 4
+    shares = []
+
+    def watched(images):
+        shares.append(images.shape[0])
+        return images.reshape(len(images), -1)
+
+    jaxparc.extract(watched, IMAGES, batch_size=8)
+    assert set(shares) == {2}
+
+
+def test_what_it_gives_goes_into_a_bank():
+    found = jaxparc.extract(model, IMAGES, WEIGHTS)
+    scores = jaxparc.score_bank(
+        {"own": found.features},
+        np.arange(21) % 3,
+        methods=("parc", "nce"),
+        probs={"own": found.probs},
+    )
+    assert np.isfinite(scores.values).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda images: images, "apply_fn returns (8, 6, 5, 3); expected features (8, d)"),
+        (lambda images: images.sum(), "apply_fn returns (); expected"),
+        (lambda images: (images[:, 0, 0],) * 3, "(8, 3), (8, 3), (8, 3); expected"),
+        (lambda images: images[:1, 0, 0], "apply_fn returns (1, 3); expected"),
+        (lambda images: {"x": images}, "apply_fn returns (); expected"),
+    ],
+)
+def test_other_outputs_are_refused(function, reason):
+    for jit in (True, False):
+        with pytest.raises(ValueError, match=re.escape(reason) if not jit else "apply_fn returns"):
+            jaxparc.extract(function, IMAGES, batch_size=8, jit=jit)
+
+
+def test_no_image_and_no_batch_are_refused():
+    with pytest.raises(ValueError, match="there is no image"):
+        jaxparc.extract(model, IMAGES[:0], WEIGHTS)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        jaxparc.extract(model, IMAGES, WEIGHTS, batch_size=0)
