@@ -226,23 +226,31 @@ def prepare(run: Run) -> None:
     Raises:
         StageError: a folder was made with other settings.
     """
-    claims = {run.out: run.benchmark.settings(), run.weights: run.benchmark.source_settings()}
-    for folder, claim in claims.items():
-        settings = json.loads(json.dumps(claim))
-        file = folder / "settings.json"
-        try:
-            found = files.read_sealed(file) if file.exists() else None
-            if found is None:
-                files.write_sealed(file, settings)
-        except files.DamagedFileError as error:
-            raise StageError(f"{error}; move {folder} away to start anew") from error
-        if found is not None and found != settings:
-            keys = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
-            lines = [f"  {k}: {found.get(k)} there, {settings.get(k)} now" for k in keys]
-            raise StageError(
-                f"{folder} was made with other settings; move it away to start anew, or give "
-                "these another --name:\n" + "\n".join(lines)
-            )
+    claim(run.out, run.benchmark.settings())
+    claim(run.weights, run.benchmark.source_settings())
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Claim one folder.
+
+    Raises:
+        StageError: it was made with other settings.
+    """
+    settings = json.loads(json.dumps(settings))
+    file = folder / "settings.json"
+    try:
+        found = files.read_sealed(file) if file.exists() else None
+        if found is None:
+            files.write_sealed(file, settings)
+    except files.DamagedFileError as error:
+        raise StageError(f"{error}; move {folder} away to start anew") from error
+    if found is not None and found != settings:
+        keys = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+        lines = [f"  {k}: {found.get(k)} there, {settings.get(k)} now" for k in keys]
+        raise StageError(
+            f"{folder} was made with other settings; move it away to start anew, or give "
+            "these another --name:\n" + "\n".join(lines)
+        )
 
 
 def main(description: str | None, *stages: Stage) -> None:

@@ -165,6 +165,8 @@ def _write_times(run: _run.Run) -> None:
             path = train_sources.weights_path(run, architecture, source)
             if path.exists():
                 seconds = checkpoints.metadata(path)["seconds"]
+                if math.isnan(seconds):
+                    continue  # published weights
                 unit = train_sources.unit_name(architecture, source)
                 rows.append(("train_sources", unit, "", 1, seconds))
     for unit, seconds in finetune_all.seconds(run):

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from golden import drawn
 from PIL import Image
+from safetensors.numpy import save_file
 
 from experiments import (
     _data,
@@ -18,15 +21,17 @@ from experiments import (
     extract_probes,
     finetune_all,
     import_probes,
+    import_weights,
     oracle,
     probe_images,
     report,
     score_probes,
     train_sources,
 )
-from jaxparc import datasets, evaluation, labels
+from jaxparc import datasets, evaluation, labels, models
 from jaxparc.datasets import own, prepared, specs
 from jaxparc.evaluation import Transfer
+from jaxparc.weights import torchvision
 
 CONTROLLED, CROWD_SOURCED = benchmarks.CONTROLLED, benchmarks.CROWD_SOURCED
 SIX = {"cifar10", "oxford_pets", "cub200", "caltech101", "stanford_dogs", "nabird"}
@@ -173,6 +178,76 @@ def test_published_accuracies_and_probe_files_go_to_the_papers_heuristic_rows(pu
     assert again.returncode == 0, again.stderr + again.stdout
     table = (tmp_path / "results/controlled/oracle.csv").read_text()
     assert table == (published / "controlled.csv").read_text()
+
+
+# Published weights as source models
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory):
+    """torchvision's state dict of a ResNet-18 for 1,000 classes, with random weights."""
+    shapes = torchvision.variable_shapes("resnet18", num_classes=1000)
+    state = drawn.weights(
+        {entry.key: entry.torch_shape for entry in torchvision.scheme("resnet18", shapes)}
+    )
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    save_file(state, path)
+    return path, state
+
+
+@pytest.mark.slow
+def test_published_weights_take_the_place_of_training(resnet18, tmp_path):
+    path, state = resnet18
+    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
+    folder = import_weights.import_weights(run, "resnet18", "imagenet", path)
+    assert folder == tmp_path / "checkpoints/resnet18/imagenet"
+    found = train_sources.source_model(run, "resnet18", "imagenet")
+    expected = torchvision.from_torchvision("resnet18", state)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    # no longer missing, and what starts from it needs its own data alone
+    of_source = {unit.name: set(unit.lacks) for unit in train_sources.units(run)}
+    assert of_source["resnet18 on imagenet"] == set()
+    assert of_source["resnet18 on cub200"] <= {"cub200"}
+    assert "imagenet" in of_source["alexnet on cub200"]
+    unit = next(u for u in train_sources.units(run) if u.name == "resnet18 on imagenet")
+    assert _run.is_done(unit)
+    assert import_weights.import_weights(run, "resnet18", "imagenet", "not read") == folder
+
+
+@pytest.mark.parametrize(
+    ("architecture", "source", "reason"),
+    [
+        ("resnet101", "imagenet", "has no architecture 'resnet101'; it has resnet50"),
+        ("resnet18", "digits", "has no source 'digits'; it has imagenet"),
+        ("resnet18", "cub200", "is for 1000 classes; cub200 has 200"),
+        ("resnet50", "imagenet", "it looks like resnet18"),
+    ],
+)
+def test_weights_of_another_network_are_refused(architecture, source, reason, resnet18, tmp_path):
+    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match=reason):
+        import_weights.import_weights(run, architecture, source, resnet18[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_for_other_images_are_refused(resnet18, tmp_path, monkeypatch):
+    """And those without a head, or of less width."""
+    path, state = resnet18
+    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
+    headless = tmp_path / "headless.safetensors"
+    save_file({k: v for k, v in state.items() if not k.startswith("fc.")}, headless)
+    with pytest.raises(ValueError, match="has no head; the probabilities of 1000 classes need"):
+        import_weights.import_weights(run, "resnet18", "imagenet", headless)
+    thin = dataclasses.replace(CONTROLLED, widths=CONTROLLED.widths | {"resnet18": 0.5})
+    with pytest.raises(ValueError, match=r"full width; those of controlled are of width 0\.5"):
+        import_weights.import_weights(
+            dataclasses.replace(run, benchmark=thin), "resnet18", "imagenet", path
+        )
+    loaded = models.load("resnet18", path)
+    caffe = loaded._replace(spec=dataclasses.replace(loaded.spec, std=(1 / 255,) * 3))
+    monkeypatch.setattr(models, "load", lambda *_: caffe)
+    with pytest.raises(ValueError, match="wants images less .* or strides in other places"):
+        import_weights.import_weights(run, "resnet18", "imagenet", path)
 
 
 # Detection
