@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_score(commands)
     _add_rank(commands)
+    _add_convert(commands)
     _add_data(commands)
     return parser
 
@@ -252,6 +253,38 @@ def _rank(args: argparse.Namespace) -> None:
         args.target_images = spec.sizes["train"]
         _score(args)
     _say_failed(args)
+
+
+def _add_convert(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="weights of any format to a safetensors file of this library's own names",
+        description="Read weights as they were published, and write them for jaxparc.models.load.",
+    )
+    convert.add_argument("source", metavar="SRC", help="PyTorch's, safetensors, npz, Keras's, ...")
+    convert.add_argument("destination", type=Path, metavar="DST", help="a .safetensors file")
+    convert.add_argument("--architecture", metavar="NAME", help="told by the names if not given")
+    convert.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from jaxparc import models
+    from jaxparc.weights import loading, native
+
+    if args.destination.suffix != ".safetensors":
+        raise ValueError(f"{args.destination} does not end in .safetensors")
+    try:
+        name = args.architecture or loading.guess(args.source)
+        loaded = models.load(name, args.source)
+        native.save(loaded, args.destination)
+    except OSError as error:
+        where = error.filename or args.destination
+        raise RuntimeError(f"{where}: {error.strerror}") from error
+    classes = loaded.module.num_classes
+    print(f"{args.source}: {name}, {loaded.scheme}'s names, {classes} classes")
+    for left_out in loaded.left_out:
+        print(f"  left out: {left_out}")
+    print(f"written to {args.destination}")
 
 
 def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:

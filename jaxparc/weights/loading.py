@@ -10,13 +10,18 @@ import jax
 import numpy as np
 
 from jaxparc.models import Loaded, ModelSpec, new_head
-from jaxparc.weights import WeightsError, reading, resnets, torchvision
+from jaxparc.weights import WeightsError, native, reading, resnets, torchvision
 
 
 def load(spec: ModelSpec, path: str | Path, num_classes: int | None) -> Loaded:
     """As `models.load`."""
     state = reading.read(path)
     try:
+        if not Path(path).is_dir() and (about := native.told(Path(path))) is not None:
+            spec, variables, found = native.load(spec, about, state)
+            if num_classes not in (None, found):
+                raise WeightsError(f"its head is of {found} classes, not of {num_classes}")
+            return Loaded(spec, spec.module(num_classes=found), variables, "jaxparc", ())
         if spec.name.startswith("resnet"):
             translated = resnets.translate(state)
             spec = _variant(spec, translated)
@@ -64,6 +69,25 @@ def _with_head(
     if classes:
         kernel = np.asarray(new_head(jax.random.key(0), features, classes)["kernel"])
     return {**state, weight: kernel.T, bias: np.zeros(classes, np.float32)}, classes
+
+
+def guess(path: str | Path) -> str:
+    """The architecture of a file's weights, by their names.
+
+    Raises:
+        WeightsError: it cannot be told, or the file cannot be read.
+    """
+    state = reading.read(path)
+    if not Path(path).is_dir() and (about := native.told(Path(path))) is not None:
+        return str(about.get("architecture"))
+    names = "\n".join(state)
+    for mark, name in (("inception3a.", "googlenet"), ("features.10.weight", "alexnet")):
+        if mark in names:
+            return name
+    try:
+        return resnets.looks_like(resnets.translate(state).state)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
 
 
 def _hint(spec: ModelSpec, state: Mapping[str, np.ndarray]) -> str:

@@ -71,12 +71,14 @@ def _reader(path: Path, start: bytes) -> Callable[[Path], Any]:
             except zipfile.BadZipFile as error:
                 raise WeightsError(f"{path} is damaged: {error}") from error
         return _npz if any(name.endswith(".npy") for name in names) else torch_files.read
+    # Before pickles: the first byte of the header's length may be theirs.
+    length = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and length < path.stat().st_size:
+        return _safetensors
     if start.startswith(b"\x80"):
         return _pickle
     if start.startswith(b"\x89HDF"):
         return _hdf5
-    if start[8:9] == b"{":
-        return _safetensors
     if start.lstrip().startswith(b"{"):
         return _tfjs
     raise WeightsError(

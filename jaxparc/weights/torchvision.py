@@ -173,16 +173,16 @@ def from_torchvision(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[st
     if head is not None and head.ndim == 2:  # otherwise it is reported below, with the rest
         num_classes, width = head.shape[0], head.shape[1] / spec.feature_width
     entries = scheme(name, variable_shapes(name, num_classes=num_classes, width=width))
-    _account(name, {entry.key: entry.torch_shape for entry in entries}, state_dict)
+    account(name, {entry.key: entry.torch_shape for entry in entries}, state_dict)
     return traverse_util.unflatten_dict(
         {entry.path: entry.to_flax(np.asarray(state_dict[entry.key])) for entry in entries}
     )
 
 
-def _account(
+def account(
     name: str, expected: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, np.ndarray]
 ) -> None:
-    """Raise a `WeightsError` unless keys and shapes are the expected ones."""
+    """Raises a `WeightsError` that lists them all unless keys and shapes are the expected ones."""
     found = {
         key: tuple(np.shape(array))
         for key, array in state_dict.items()

@@ -12,7 +12,8 @@ from golden import drawn
 from safetensors.numpy import save_file
 
 from jaxparc import models
-from jaxparc.weights import WeightsError, reading, resnets, torchvision
+from jaxparc.__main__ import main
+from jaxparc.weights import WeightsError, loading, native, reading, resnets, torchvision
 
 
 def torchvision_state(name, num_classes=5):
@@ -228,6 +229,61 @@ def test_keras(age, form, state, tmp_path):
     assert loaded.spec.mean == pytest.approx((123.68 / 255, 116.779 / 255, 103.939 / 255))
 
 
+# Our own
+
+
+@pytest.mark.parametrize("scheme", ["pytorch", "keras", "detectron2"])
+def test_converted_weights_are_the_same_network(scheme, state, tmp_path, capsys):
+    made = {"pytorch": lambda s: s, "keras": lambda s: keras(s, "new"), "detectron2": detectron}
+    given = made[scheme](state)
+    path = saved(tmp_path / "w.safetensors", given)
+    assert main(["convert", str(path), str(tmp_path / "own.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert f"resnet50, {scheme}'s names, {0 if scheme == 'detectron2' else 5} classes" in out
+    before, after = (
+        models.load("resnet50", path),
+        models.load("resnet50", tmp_path / "own.safetensors"),
+    )
+    jax.tree.map(np.testing.assert_array_equal, after.variables, before.variables)
+    assert after.scheme == "jaxparc"
+    assert (after.spec.mean, after.spec.std) == (before.spec.mean, before.spec.std)
+    assert after.module == before.module
+    with pytest.raises(WeightsError, match="it is of resnet50, not of resnet18"):
+        models.load("resnet18", tmp_path / "own.safetensors")
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_the_architecture_is_told_by_the_names(name, tmp_path):
+    given = {f"module.{key}": array for key, array in torchvision_state(name).items()}
+    assert loading.guess(saved(tmp_path / "w.safetensors", given)) == name
+
+
+def test_converting_what_cannot_be_is_one_line(state, tmp_path, capsys):
+    (tmp_path / "page.pth").write_text("<html>")
+    own = str(tmp_path / "own.safetensors")
+    changed = {**state, "surprise": np.zeros(2, np.float32)}
+    path = saved(tmp_path / "w.safetensors", changed)
+    for words, code, reason in (
+        ([str(tmp_path / "page.pth"), own], 2, "begins with b'<html>'"),
+        ([str(tmp_path / "nothing.pth"), own], 1, "nothing.pth: No such file"),
+        ([str(path), str(tmp_path / "own.pth")], 2, "does not end in .safetensors"),
+        ([str(path), own], 2, "unexplained: surprise (2,)"),
+        ([str(path), own, "--architecture", "vit"], 2, "unknown architecture 'vit'"),
+    ):
+        assert main(["convert", *words]) == code
+        assert reason in capsys.readouterr().err
+    assert not (tmp_path / "own.safetensors").exists()
+
+
+def test_a_damaged_file_of_our_own_is_named(state, tmp_path):
+    path = saved(tmp_path / "w.safetensors", state)
+    native.save(models.load("resnet50", path), tmp_path / "own.safetensors")
+    whole = (tmp_path / "own.safetensors").read_bytes()
+    path.write_bytes(whole[:-1000])
+    with pytest.raises(WeightsError, match=r"w\.safetensors cannot be read"):
+        models.load("resnet50", path)
+
+
 # What does not fit
 
 
@@ -305,7 +361,7 @@ def test_the_other_architectures_load_too(name, tmp_path):
         (b"PK\x03\x04cut", "is damaged"),
         (b"\x89HDF\r\n\x1a\ncut", "cannot be read"),
         (b"\x08\0\0\0\0\0\0\0{}      ", "holds no arrays"),
-        (b"\xff\xff\xff\xff\0\0\0\0{}", "cannot be read"),
+        (b"\xff\xff\xff\xff\0\0\0\0{}", "begins with"),
         (b"{}", "has no weightsManifest"),
         (b"{", "cannot be read"),
         (pickle.dumps([1, 2]), "holds a list, no weights by name"),
@@ -347,6 +403,15 @@ def test_bfloat16_of_safetensors(tmp_path):
     (tmp_path / "w").write_bytes(content)
     found = reading.read(tmp_path / "w")
     np.testing.assert_array_equal(found["a"].astype(np.float32), [1.5, -2])
+
+
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    header = header.ljust(0x80)
+    content = len(header).to_bytes(8, "little") + header + np.float32(2).tobytes()
+    assert content.startswith(b"\x80")
+    (tmp_path / "w").write_bytes(content)
+    assert reading.read(tmp_path / "w")["a"].tolist() == [2]
 
 
 @pytest.mark.real
