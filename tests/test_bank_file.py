@@ -174,3 +174,45 @@ def test_an_unknown_target_exits_2_before_any_work(bank, capsys):
     assert main(["rank", "bank.toml", "mnist"]) == 2
     assert "unknown data set 'mnist'" in capsys.readouterr().err
     assert not (bank / "features").exists()
+
+
+def test_the_advice_can_be_followed(bank, capsys):
+    words = ["finetune", "bank.toml", "a", "folder:hues", "--steps", "30", "--batch_size", "16"]
+    assert main([*words, "--learning_rate", "0.05"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    accuracy = float(re.match(r"a on hues: (\d+\.\d+) % of the test images", out)[1])
+    assert accuracy > 60  # three hues, chance is 33
+    path = bank / "finetuned" / "a-hues.safetensors"
+    assert f"written to {path.relative_to(bank)}" in out
+    loaded = models.load("resnet18", path)
+    assert (loaded.scheme, loaded.module.num_classes) == ("jaxparc", 3)
+    # what was written is what was measured
+    test = datasets.load("folder:hues", "test")
+    margin = (input_.resized(32) - 32) // 2
+    squares = [
+        np.asarray(Image.fromarray(r["image"]).resize([input_.resized(32)] * 2, 2)) for r in test
+    ]
+    images = np.stack(squares)[:, margin:-margin, margin:-margin] / np.float32(255)
+    given = (images - np.float32(loaded.spec.mean)) / np.float32(loaded.spec.std)
+    logits, _ = loaded.module.apply(loaded.variables, given)
+    right = 100 * np.mean(np.argmax(logits, axis=1) == test.labels())
+    assert right == pytest.approx(accuracy, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        (["nobody", "folder:hues"], 2, "bank.toml has no model 'nobody'; it has a, b, c"),
+        (["a", "nothing"], 2, "unknown data set 'nothing'"),
+        (["a", "folder:hues", "--steps", "0"], 2, "--steps is 0; expected a number above 0"),
+        (["a", "folder:hues", "--batch_size", "6"], 2, "does not divide over 4 devices"),
+        (["a", "folder:hues", "--learning_rate", "1e9", "--steps", "4"], 1, "is not finite"),
+    ],
+)
+def test_wrong_advice_is_one_line(words, code, reason, bank, capsys):
+    assert main(["finetune", "bank.toml", *words]) == code
+    said = capsys.readouterr().err
+    assert reason in said
+    assert said.count("\n") == 1
+    assert not (bank / "finetuned").exists()
