@@ -176,6 +176,7 @@ def test_an_unknown_target_exits_2_before_any_work(bank, capsys):
     assert not (bank / "features").exists()
 
 
+@pytest.mark.slow
 def test_the_advice_can_be_followed(bank, capsys):
     words = ["finetune", "bank.toml", "a", "folder:hues", "--steps", "30", "--batch_size", "16"]
     assert main([*words, "--learning_rate", "0.05"]) == 0
@@ -207,7 +208,12 @@ def test_the_advice_can_be_followed(bank, capsys):
         (["a", "nothing"], 2, "unknown data set 'nothing'"),
         (["a", "folder:hues", "--steps", "0"], 2, "--steps is 0; expected a number above 0"),
         (["a", "folder:hues", "--batch_size", "6"], 2, "does not divide over 4 devices"),
-        (["a", "folder:hues", "--learning_rate", "1e9", "--steps", "4"], 1, "is not finite"),
+        pytest.param(
+            ["a", "folder:hues", "--learning_rate", "1e9", "--steps", "4"],
+            1,
+            "is not finite",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_wrong_advice_is_one_line(words, code, reason, bank, capsys):

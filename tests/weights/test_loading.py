@@ -49,10 +49,17 @@ def assert_backbone(loaded, state):
     assert loaded.variables["params"]["head"]["kernel"].shape == (128, 0)
     headless = {**without_head(state), "fc.weight": np.zeros((0, 128)), "fc.bias": np.zeros(0)}
     assert_same(loaded.variables, headless)
-    images = drawn.images(64, 64)
-    module = loaded.spec.module(num_classes=0, width=0.0625)
-    logits, activations = jax.jit(module.apply)(loaded.variables, images)
+
+
+@pytest.mark.parametrize("stride_in_1x1", [False, True])
+def test_a_network_without_a_head_has_features(stride_in_1x1, state):
+    headless = {**without_head(state), "fc.weight": np.zeros((0, 128)), "fc.bias": np.zeros(0)}
+    variables = torchvision.from_torchvision("resnet50", headless)
+    options = {"num_classes": 0, "width": 0.0625, "stride_in_1x1": stride_in_1x1}
+    module = models.get("resnet50").module(**options)
+    logits, activations = jax.jit(module.apply)(variables, drawn.images(64, 64))
     assert logits.shape == (2, 0)
+    assert activations["features"].shape == (2, 128)
     assert np.isfinite(activations["features"]).all()
 
 
