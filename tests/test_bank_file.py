@@ -92,6 +92,7 @@ def test_a_wrong_bank_file_is_named(text, reason, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     words = ["rank", "bank.toml", "folder:hues", "--images", "30"]
     assert main([*words, "--methods", "parc_f32", "knn", "parc+l", "heuristic"]) == 0
@@ -123,6 +124,7 @@ def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     assert capsys.readouterr().out.count("was there") == 2
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_network(bank, capsys):
     assert main(["extract", "bank.toml", "folder:hues", "--images", "6", "--out", "f"]) == 0
     assert "features are in f: python -m jaxparc score f" in capsys.readouterr().out

@@ -83,6 +83,7 @@ def test_four_devices_give_the_losses_of_one(name, fields):
     assert int(of_four.step) == 5
 
 
+@pytest.mark.slow
 def test_every_device_holds_the_same_weights():
     """out_axes=None takes one device's result for all: a forgotten reduction shows here alone."""
     task = task_of()
