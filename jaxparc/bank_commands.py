@@ -193,6 +193,7 @@ def _add_convert(commands: "argparse._SubParsersAction[Any]") -> None:
     convert.add_argument("source", metavar="SRC", help="PyTorch's, safetensors, npz, Keras's, ...")
     convert.add_argument("destination", type=Path, metavar="DST", help="a .safetensors file")
     convert.add_argument("--architecture", metavar="NAME", help="told by the names if not given")
+    convert.add_argument("--scheme", metavar="NAME", help="whose names they are; found by default")
     convert.set_defaults(run=_convert)
 
 
@@ -204,7 +205,7 @@ def _convert(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.destination} does not end in .safetensors")
     try:
         name = args.architecture or loading.guess(args.source)
-        loaded = models.load(name, args.source)
+        loaded = models.load(name, args.source, scheme=args.scheme)
         native.save(loaded, args.destination)
     except OSError as error:
         where = error.filename or args.destination

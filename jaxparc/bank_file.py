@@ -4,7 +4,8 @@
 name = "resnet50-imagenet"            # of its file of features, and in the ranking
 architecture = "resnet50"             # a key of jaxparc.models.MODELS
 weights = "weights/resnet50.pth"      # from this file's folder; what models.load reads
-source = "imagenet2012"               # what it was trained on; optional, as all that follows
+scheme = "pytorch"                    # whose names the weights have; found by default
+source = "imagenet2012"               # what it was trained on; optional, as all but the first three
 source_images = 1281167               # for the heuristic
 layers = 50                           # for "+ layers"; the architecture's by default
 size = 224                            # side of its images, in pixels
@@ -37,6 +38,7 @@ class Entry:
     name: str
     architecture: str
     weights: Path
+    scheme: str | None = None
     source: str | None = None
     source_images: int | None = None
     layers: int | None = None
@@ -50,6 +52,7 @@ _KINDS: Mapping[str, type] = {
     "name": str,
     "architecture": str,
     "weights": str,
+    "scheme": str,
     "source": str,
     "source_images": int,
     "layers": int,
@@ -89,6 +92,7 @@ def read(path: str | Path) -> list[Entry]:
 
 def _entry(path: Path, number: int, table: Any) -> Entry:
     from jaxparc import models
+    from jaxparc.weights import schemes
 
     where = f"{path}: model {number}"
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
@@ -105,6 +109,7 @@ def _entry(path: Path, number: int, table: Any) -> Entry:
         raise ValueError(f"{where}: a name is also that of a file")
     try:
         models.get(table["architecture"])
+        schemes.check(table["architecture"], table.get("scheme"))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     colours = {key: tuple(table[key]) for key in ("mean", "std") if key in table}
@@ -251,7 +256,7 @@ def finetune(
     from jaxparc import input as input_
 
     data = datasets.spec_of(target, data_dir=data_dir)
-    loaded = models.load(entry.architecture, entry.weights)
+    loaded = models.load(entry.architecture, entry.weights, scheme=entry.scheme)
     spec = dataclasses.replace(
         loaded.spec, mean=entry.mean or loaded.spec.mean, std=entry.std or loaded.spec.std
     )
@@ -290,7 +295,7 @@ def _look(entry: Entry, probe: Any, batch_size: int) -> dict[str, Any]:
 
     from jaxparc import features, models, parallel, train
 
-    loaded = models.load(entry.architecture, entry.weights)
+    loaded = models.load(entry.architecture, entry.weights, scheme=entry.scheme)
     mean, std = entry.mean or loaded.spec.mean, entry.std or loaded.spec.std
     module = loaded.module.clone(axis_name=parallel.AXIS)
     devices = jax.local_device_count()

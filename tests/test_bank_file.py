@@ -10,7 +10,7 @@ from jaxparc import bank_file, datasets, feature_files, models, sampling
 from jaxparc import input as input_
 from jaxparc.__main__ import main
 from jaxparc.datasets import own
-from jaxparc.weights import loading, torchvision
+from jaxparc.weights import torchvision
 
 MODEL = '[[model]]\nname = "a"\narchitecture = "resnet18"\nweights = "a.safetensors"\n'
 
@@ -24,13 +24,6 @@ def weights(name, num_classes):
 @pytest.fixture
 def bank(tmp_path, monkeypatch):
     """A bank of three narrow networks, one of them without a head, and a folder of images."""
-    load = loading.load
-
-    def thin(spec, path, num_classes):
-        loaded = load(spec, path, num_classes)
-        return loaded._replace(module=loaded.module.clone(width=0.0625))
-
-    monkeypatch.setattr(loading, "load", thin)
     save_file(weights("resnet18", 7), tmp_path / "a.safetensors")
     save_file(weights("resnet50", 5), tmp_path / "b.safetensors")
     headless = {k: v for k, v in weights("resnet18", 7).items() if not k.startswith("fc.")}
@@ -80,6 +73,10 @@ def test_a_bank_file_is_read_whole(tmp_path):
         (MODEL + "layers = true\n", "model 'a': layers is True; expected a whole number"),
         (MODEL + "mean = [1, 2]\n", "model 'a': mean is [1, 2]; expected three numbers"),
         (MODEL + "std = [1, 0, 1]\n", "model 'a': std is [1, 0, 1]; expected three numbers"),
+        (
+            MODEL + 'scheme = "keras2"\n',
+            "model 'a': unknown scheme 'keras2' of resnet18; known",
+        ),
         (MODEL.replace('"a"', '"../a"'), "model '../a': a name is also that of a file"),
     ],
 )

@@ -1,20 +1,22 @@
 """The networks, each with what one needs to know to feed it.
 
-Every network is a Flax Linen module that is torchvision's network of the same name at width 1:
+Every network is a Flax Linen module that is, at width 1, torchvision's network of the same name
+(EfficientNet-Lite: the published one):
 
     model = models.get("resnet18").module(num_classes=10)
     logits, activations = model.apply(variables, images, train=False, mask=None)
 
 `images` are (b, h, w, 3), float, already normalised by the spec's mean and std. `logits` are
 (b, num_classes), float32. `activations` are the named stages; "features" is the same in all:
-the input of the last linear layer, (b, d), float32. That layer is called "head" in all.
+the input of the last linear layer, (b, d), float32 (of SqueezeNet, which has one at every place of
+a map, its average). That layer is called "head" in all.
 In training, `mask` (b,) bool is True for real rows, and batch norm ignores the others; the
 "batch_stats" collection must be mutable, and dropout wants an rng of the name "dropout".
 
 Fields on all: `num_classes`; `width`, which multiplies every number of channels; `dtype` of the
 computation (parameters and batch statistics are float32); `stem`, "imagenet" or "small" (3x3,
 stride 1, no early pooling: for images of about 32 pixels); `axis_name`, the mapped axis over which
-batch statistics are synchronised in training. AlexNet and GoogLeNet have `dropout_rate` as well.
+batch statistics are synchronised in training. All but ResNets have `dropout_rate` as well.
 """
 
 import functools
@@ -26,12 +28,14 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from jaxparc.models import alexnet, googlenet, resnet
+from jaxparc.models import alexnet, googlenet, mobilenet, resnet, squeezenet
 from jaxparc.models.alexnet import AlexNet as AlexNet
 from jaxparc.models.googlenet import GoogLeNet as GoogLeNet
 from jaxparc.models.layers import BatchNorm as BatchNorm
 from jaxparc.models.layers import new_head as new_head
+from jaxparc.models.mobilenet import MobileNet as MobileNet
 from jaxparc.models.resnet import ResNet as ResNet
+from jaxparc.models.squeezenet import SqueezeNet as SqueezeNet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,20 @@ def _resnet(name: str, *, feature_width: int, layers: int) -> ModelSpec:
     )
 
 
+def _efficientnet_lite(name: str, *, layers: int, input_size: int, dropout: float) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        module=functools.partial(MobileNet, name, dropout_rate=dropout),
+        feature_width=1280,
+        layers=layers,
+        min_size=mobilenet.MIN_SIZE,
+        input_size=input_size,
+        mean=(127 / 255, 127 / 255, 127 / 255),
+        std=(128 / 255, 128 / 255, 128 / 255),
+        interpolation="bicubic",
+    )
+
+
 MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
     {
         "alexnet": ModelSpec(
@@ -90,6 +108,29 @@ MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
         "resnet18": _resnet("resnet18", feature_width=512, layers=18),
         "resnet50": _resnet("resnet50", feature_width=2048, layers=50),
         "resnet101": _resnet("resnet101", feature_width=2048, layers=101),
+        "squeezenet1_1": ModelSpec(
+            name="squeezenet1_1",
+            module=SqueezeNet,
+            feature_width=512,
+            layers=18,
+            min_size=squeezenet.MIN_SIZE,
+        ),
+        "mobilenet_v2": ModelSpec(
+            name="mobilenet_v2",
+            module=functools.partial(MobileNet, "mobilenet_v2"),
+            feature_width=1280,
+            layers=53,
+            min_size=mobilenet.MIN_SIZE,
+        ),
+        "efficientnet_lite0": _efficientnet_lite(
+            "efficientnet_lite0", layers=50, input_size=224, dropout=0.2
+        ),
+        "efficientnet_lite1": _efficientnet_lite(
+            "efficientnet_lite1", layers=65, input_size=240, dropout=0.2
+        ),
+        "efficientnet_lite2": _efficientnet_lite(
+            "efficientnet_lite2", layers=65, input_size=260, dropout=0.3
+        ),
     }
 )
 
@@ -112,7 +153,9 @@ class Loaded(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def load(name: str, path: str | Path, *, num_classes: int | None = None) -> Loaded:
+def load(
+    name: str, path: str | Path, *, num_classes: int | None = None, scheme: str | None = None
+) -> Loaded:
     """Loads published weights, whatever wrote them; nothing of the file is run.
 
     Args:
@@ -121,6 +164,7 @@ def load(name: str, path: str | Path, *, num_classes: int | None = None) -> Load
         HDF5, or model.json of TensorFlow.js.
       num_classes: for a fresh head of as many classes, drawn from a fixed seed, where the weights
         have none; by default they get one of 0 classes. Of weights with a head, their number.
+      scheme: whose names the file has, a key of `weights.schemes.of(name)`; by default, found.
 
     Raises:
       ValueError: an unknown architecture.
@@ -130,7 +174,7 @@ def load(name: str, path: str | Path, *, num_classes: int | None = None) -> Load
     """
     from jaxparc.weights import loading  # which imports this package
 
-    return loading.load(get(name), path, num_classes)
+    return loading.load(get(name), path, num_classes, scheme)
 
 
 def get(name: str) -> ModelSpec:

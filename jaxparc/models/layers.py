@@ -61,7 +61,7 @@ def _convolve(
     x: jax.Array,
     kernel: jax.Array,
     strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
+    padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
     """Convolution, (b, h, w, c) by (h, w, c, c'), as `nn.Conv` asks for it."""

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from jaxparc.models import Loaded, ModelSpec, new_head
-from jaxparc.weights import WeightsError, native, reading, resnets, torchvision
+from jaxparc.weights import WeightsError, native, reading, schemes, torchvision
 
 
-def load(spec: ModelSpec, path: str | Path, num_classes: int | None) -> Loaded:
+def load(spec: ModelSpec, path: str | Path, num_classes: int | None, scheme: str | None) -> Loaded:
     """As `models.load`."""
     state = reading.read(path)
     try:
@@ -21,21 +22,24 @@ def load(spec: ModelSpec, path: str | Path, num_classes: int | None) -> Loaded:
             spec, variables, found = native.load(spec, about, state)
             if num_classes not in (None, found):
                 raise WeightsError(f"its head is of {found} classes, not of {num_classes}")
-            return Loaded(spec, spec.module(num_classes=found), variables, "jaxparc", ())
-        if spec.name.startswith("resnet"):
-            translated = resnets.translate(state)
-            spec = _variant(spec, translated)
-        else:
-            translated = resnets.Translated("pytorch", _bare(state), ())
-        headed, found = _with_head(spec, translated.state, num_classes)
+            return Loaded(spec, _module(spec, variables), variables, "jaxparc", ())
+        translated = schemes.translate(spec.name, state, scheme)
+        spec = _variant(spec, translated)
+        headed = _with_head(spec, translated.state, num_classes)
         variables = torchvision.from_torchvision(spec.name, headed)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}{_hint(spec, state)}") from None
-    module = spec.module(num_classes=found)
+    module = _module(spec, variables)
     return Loaded(spec, module, variables, translated.scheme, translated.left_out)
 
 
-def _variant(spec: ModelSpec, translated: resnets.Translated) -> ModelSpec:
+def _module(spec: ModelSpec, variables: Mapping[str, Any]) -> nn.Module:
+    """The network of as many classes, and as wide, as its weights are."""
+    features, num_classes = variables["params"]["head"]["kernel"].shape
+    return spec.module(num_classes=num_classes, width=features / spec.feature_width)
+
+
+def _variant(spec: ModelSpec, translated: torchvision.Translated) -> ModelSpec:
     """The architecture with what its weights want."""
     module: Any = spec.module
     if translated.stride_in_1x1:
@@ -44,31 +48,26 @@ def _variant(spec: ModelSpec, translated: resnets.Translated) -> ModelSpec:
     return dataclasses.replace(spec, module=module, mean=mean, std=std)
 
 
-def _bare(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the prefix that DataParallel puts before every name."""
-    if all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): array for key, array in state.items()}
-    return dict(state)
-
-
 def _with_head(
     spec: ModelSpec, state: Mapping[str, np.ndarray], num_classes: int | None
-) -> tuple[dict[str, np.ndarray], int]:
-    """The state dict with a head, and its number of classes."""
-    weight, bias = torchvision.head_keys(spec.name)
-    if weight in state:
-        found = len(np.atleast_1d(state[weight]))
+) -> dict[str, np.ndarray]:
+    """The state dict with a head."""
+    weight, _ = torchvision.head(spec.name, 1, 1)
+    if weight.key in state:
+        found = len(np.atleast_1d(state[weight.key]))
         if num_classes not in (None, found):
             raise WeightsError(f"its head is of {found} classes, not of {num_classes}")
-        return dict(state), found
+        return dict(state)
     classes = num_classes or 0
     # At another width than 1, the stem tells it.
     width = len(state["conv1.weight"]) / 64 if "conv1.weight" in state else 1
     features = round(spec.feature_width * width)
-    kernel = np.zeros((features, 0), np.float32)
-    if classes:
-        kernel = np.asarray(new_head(jax.random.key(0), features, classes)["kernel"])
-    return {**state, weight: kernel.T, bias: np.zeros(classes, np.float32)}, classes
+    drawn = new_head(jax.random.key(0), features, classes)
+    head = {
+        entry.key: entry.to_torch(np.asarray(drawn[entry.path[-1]]))
+        for entry in torchvision.head(spec.name, features, classes)
+    }
+    return {**state, **head}
 
 
 def guess(path: str | Path) -> str:
@@ -80,20 +79,14 @@ def guess(path: str | Path) -> str:
     state = reading.read(path)
     if not Path(path).is_dir() and (about := native.told(Path(path))) is not None:
         return str(about.get("architecture"))
-    names = "\n".join(state)
-    for mark, name in (("inception3a.", "googlenet"), ("features.10.weight", "alexnet")):
-        if mark in names:
-            return name
-    try:
-        return resnets.looks_like(resnets.translate(state).state)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+    if (found := schemes.looks_like(state)) is None:
+        raise WeightsError(
+            f"{path}: no known architecture has its names: {', '.join([*state][:6])}"
+        )
+    return found
 
 
 def _hint(spec: ModelSpec, state: Mapping[str, np.ndarray]) -> str:
     """Which other architecture the weights look like, if one."""
-    try:
-        found = resnets.looks_like(resnets.translate(state).state)
-    except WeightsError:
-        return ""
-    return f"\n  it looks like {found}" if found != spec.name else ""
+    found = schemes.looks_like(state)
+    return "" if found in (None, spec.name) else f"\n  it looks like {found}"

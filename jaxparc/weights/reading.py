@@ -24,6 +24,7 @@ NESTS = (
     "base_model",
     "model",
     "trunk",
+    "blobs",
     "teacher",
     "student",
     "net",
@@ -152,10 +153,22 @@ def _tfjs(path: Path) -> dict[str, Any]:
     return found
 
 
+def _flat(key: str, item: Any) -> list[tuple[str, Any]]:
+    """An item and its name, or those of a list (a kernel and a bias) with their numbers."""
+    if not isinstance(item, list | tuple):
+        return [(key, item)]
+    return [(f"{key}/{i}", value) for i, value in enumerate(item)]
+
+
 def _weights(path: Path, content: Any) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint, out of whatever they are nested in."""
     while isinstance(content, Mapping):
-        arrays = {str(k): np.asarray(v) for k, v in content.items() if isinstance(v, np.ndarray)}
+        arrays = {
+            name: np.asarray(value)
+            for key, item in content.items()
+            for name, value in _flat(str(key), item)
+            if isinstance(value, np.ndarray)
+        }
         nest = next((n for n in NESTS if isinstance(content.get(n), Mapping)), None)
         if nest is None or len(arrays) > 1:
             break

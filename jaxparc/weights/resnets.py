@@ -8,53 +8,15 @@ out on purpose (momentum encoders, projection heads, detection heads, counters),
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
-from jaxparc.weights import WeightsError
-
-State = Mapping[str, np.ndarray]
+from jaxparc.weights.torchvision import Renames, State, Translated, renamed
 
 # Caffe's images: BGR less their mean, not divided. The order goes into the first convolution.
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 DETECTRON_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
-
-
-class Translated(NamedTuple):
-    """A state dict in torchvision's names and layouts, and what the network must know.
-
-    Attributes:
-        scheme: a key of `SCHEMES`.
-        state: arrays by torchvision's names.
-        left_out: names in the file of what is none of the network's.
-        stride_in_1x1: whether a bottleneck's first convolution has its stride.
-        mean: of the images in [0, 1], RGB; None for the architecture's.
-        std: likewise.
-    """
-
-    scheme: str
-    state: dict[str, np.ndarray]
-    left_out: tuple[str, ...]
-    stride_in_1x1: bool = False
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-
-
-def translate(state: State) -> Translated:
-    """Finds the scheme of a ResNet's weights and applies it.
-
-    Raises:
-        WeightsError: no scheme has these names; the message shows some of them.
-    """
-    for translation in SCHEMES.values():
-        if (found := translation(state)) is not None:
-            return found
-    shown = ", ".join(list(state)[:6])
-    raise WeightsError(
-        f"the names of these weights are of no known scheme: {shown}; known: {', '.join(SCHEMES)}"
-    )
 
 
 def looks_like(state: State) -> str:
@@ -113,7 +75,7 @@ _DETECTOR = re.compile(
     rf"{_COUNTER}|^(proposal_generator|roi_heads|anchor_generator|sem_seg_head|head|panoptic_head)\."
     r"|^backbone\.(fpn_|top_block\.)|^pixel_(mean|std)$"
 )
-_DETECTRON = (
+_DETECTRON: Renames = (
     (r"^stem\.conv1\.norm\.", "bn1."),
     (r"^stem\.conv1\.", "conv1."),
     (r"^res(\d)\.(\d+)\.", lambda m: f"layer{int(m[1]) - 1}.{m[2]}."),
@@ -134,7 +96,7 @@ def _detectron2(state: State) -> Translated | None:
         inside = key.removeprefix(prefix) if key.startswith(prefix) else key
         inside = re.sub(r"^roi_heads\.(res5\.)", r"\1", inside)
         if re.match(r"(stem|res\d)\.", inside) and not re.search(_COUNTER, inside):
-            kept[_renamed(inside, _DETECTRON)] = array
+            kept[renamed(inside, _DETECTRON)] = array
         elif _DETECTOR.search(key):
             left_out.append(key)
         else:
@@ -143,9 +105,46 @@ def _detectron2(state: State) -> Translated | None:
     return Translated("detectron2", kept, tuple(left_out), True, DETECTRON_MEAN, CAFFE_STD)
 
 
+# Caffe2
+
+_CAFFE2: Renames = (
+    (r"^res_conv1_bn", "bn1"),
+    (
+        r"^res(\d)_(\d+)_branch(1|2[abc])(_bn)?",
+        lambda m: _block(int(m[1]) - 1, int(m[2]), "1abc".index(m[3][-1]), bool(m[4])),
+    ),
+    (r"^(fc1000|pred)_", "fc_"),
+)
+_CAFFE2_LEAVES = {"w": "weight", "s": "weight", "b": "bias"}
+
+
+def _caffe2(state: State) -> Translated | None:
+    """Caffe2's and MSRA's names: batch norm is a frozen scale and shift."""
+    if "res2_0_branch2a_w" not in state:
+        return None
+    kept: dict[str, np.ndarray] = {}
+    left_out = []
+    for key, array in state.items():
+        if key.endswith("_momentum") or key in ("lr", "model_iter"):
+            left_out.append(key)
+            continue
+        place, _, leaf = renamed(key, _CAFFE2).rpartition("_")
+        if leaf not in _CAFFE2_LEAVES:
+            kept[key] = array
+            continue
+        kept[f"{place}.{_CAFFE2_LEAVES[leaf]}"] = array
+        if leaf == "s":
+            kept[f"{place}.running_mean"] = np.zeros_like(array)
+            kept[f"{place}.running_var"] = np.full_like(array, 1 - 1e-5)  # 1 with our eps
+    if not np.any(kept.get("conv1.bias", 1)):
+        del kept["conv1.bias"]  # MSRA's files have one of zeros
+    kept["conv1.weight"] = kept["conv1.weight"][:, ::-1]
+    return Translated("caffe2", kept, tuple(left_out), True, DETECTRON_MEAN, CAFFE_STD)
+
+
 # Keras
 
-_KERAS = {
+_KERAS: Mapping[str, Renames] = {
     "old": (
         (r"^bn_conv1$", "bn1"),
         (r"^(res|bn)(\d)([a-z])_branch(\w+)$", lambda m: _keras_block(*m.groups())),
@@ -194,14 +193,14 @@ def _keras(state: State) -> Translated | None:
     kept: dict[str, np.ndarray] = {}
     for name, key in short.items():
         layer, _, leaf = name.rpartition("/")
-        renamed = _renamed(layer, _KERAS[age])
-        if leaf not in _LEAVES or (renamed == layer and layer != "conv1"):
+        place = renamed(layer, _KERAS[age])
+        if leaf not in _LEAVES or (place == layer and layer != "conv1"):
             kept[key] = state[key]
             continue
         array = state[key]
         if leaf == "kernel":
             array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        kept[f"{renamed}.{_LEAVES[leaf]}"] = array
+        kept[f"{place}.{_LEAVES[leaf]}"] = array
     for key in [k for k in kept if k.endswith("running_var")]:
         kept[key] = kept[key] + np.float32(_EPSILON[age] - 1e-5)
         norm = key.removesuffix(".running_var")
@@ -212,13 +211,8 @@ def _keras(state: State) -> Translated | None:
     return Translated("keras", kept, (), True, CAFFE_MEAN, CAFFE_STD)
 
 
-def _renamed(name: str, rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
 SCHEMES: Mapping[str, Callable[[State], Translated | None]] = {
+    "caffe2": _caffe2,
     "detectron2": _detectron2,
     "keras": _keras,
     "pytorch": _pytorch,

@@ -1,5 +1,7 @@
 """torchvision's names and layouts for the networks of `jaxparc.models`.
 
+EfficientNet-Lite, which torchvision lacks, has those of efficientnet_lite_pytorch.
+
 The scheme is generated from our own network: each variable's path is rewritten to the key of
 torchvision's state dict by a short table of regular expressions, so that a key is explained if
 and only if some variable wants it. No torch is needed; tensors come in as NumPy arrays:
@@ -12,9 +14,9 @@ would shift), so those weights want mean = std = 0.5 in place of the `ModelSpec`
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +26,35 @@ from flax import traverse_util
 from jaxparc import models
 from jaxparc.weights import WeightsError
 
-_RESNET = (
+State = Mapping[str, np.ndarray]
+# Patterns and what takes their place
+Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+
+_RESNET: Renames = (
     (r"^head$", "fc"),
     (r"^(layer\d)_(\d+)", r"\1.\2"),
     (r"downsample_conv$", "downsample.0"),
     (r"downsample_bn$", "downsample.1"),
 )
 
+# Where torchvision's list of layers has each fire module; pools are in between.
+_FIRES = {2: 3, 3: 4, 4: 6, 5: 7, 6: 9, 7: 10, 8: 11, 9: 12}
+
+_EFFICIENTNET: Renames = (
+    (r"^stem_conv$", "_conv_stem"),
+    (r"^stem_bn$", "_bn0"),
+    (r"^last_conv$", "_conv_head"),
+    (r"^last_bn$", "_bn1"),
+    (r"^head$", "_fc"),
+    (r"^block(\d+)", r"_blocks.\1"),
+    (r"\.(\w+)_conv$", r"._\1_conv"),
+    (r"\.expand_bn$", "._bn0"),
+    (r"\.depthwise_bn$", "._bn1"),
+    (r"\.project_bn$", "._bn2"),
+)
+
 # The path of a module, joined by dots, becomes torchvision's by these substitutions in turn.
-_RENAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
+_RENAMES: Mapping[str, Renames] = {
     "alexnet": (
         (r"^conv1$", "features.0"),
         (r"^conv2$", "features.3"),
@@ -47,6 +69,32 @@ _RENAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "resnet18": _RESNET,
     "resnet50": _RESNET,
     "resnet101": _RESNET,
+    "squeezenet1_1": (
+        (r"^conv1$", "features.0"),
+        (r"^fire(\d)_", lambda m: f"features.{_FIRES[int(m[1])]}."),
+        (r"^head$", "classifier.1"),
+    ),
+    "mobilenet_v2": (
+        (r"^stem_conv$", "features.0.0"),
+        (r"^stem_bn$", "features.0.1"),
+        (r"^last_conv$", "features.18.0"),
+        (r"^last_bn$", "features.18.1"),
+        (r"^head$", "classifier.1"),
+        # the first block has no expansion, and counts on without
+        (r"^block0\.depthwise", "block0.expand"),
+        (r"^block0\.project_conv$", "features.1.conv.1"),
+        (r"^block0\.project_bn$", "features.1.conv.2"),
+        (r"^block(\d+)", lambda m: f"features.{int(m[1]) + 1}.conv"),
+        (r"\.expand_conv$", ".0.0"),
+        (r"\.expand_bn$", ".0.1"),
+        (r"\.depthwise_conv$", ".1.0"),
+        (r"\.depthwise_bn$", ".1.1"),
+        (r"\.project_conv$", ".2"),
+        (r"\.project_bn$", ".3"),
+    ),
+    "efficientnet_lite0": _EFFICIENTNET,
+    "efficientnet_lite1": _EFFICIENTNET,
+    "efficientnet_lite2": _EFFICIENTNET,
 }
 
 _LEAVES: Mapping[tuple[str, str], str] = {
@@ -59,13 +107,29 @@ _LEAVES: Mapping[tuple[str, str], str] = {
 
 # Left out on purpose: a counter that the fixed momentum never reads, and the auxiliary classifiers.
 _COUNTER = r".*\.num_batches_tracked"
-LEFT_OUT: Mapping[str, tuple[str, ...]] = {
-    "alexnet": (),
+LEFT_OUT: Mapping[str, tuple[str, ...]] = dict.fromkeys(_RENAMES, (_COUNTER,)) | {
     "googlenet": (_COUNTER, r"aux[12]\..*"),
-    "resnet18": (_COUNTER,),
-    "resnet50": (_COUNTER,),
-    "resnet101": (_COUNTER,),
 }
+
+
+class Translated(NamedTuple):
+    """A state dict in torchvision's names and layouts, and what the network must know.
+
+    Attributes:
+        scheme: whose names the file has.
+        state: arrays by torchvision's names.
+        left_out: names in the file of what is none of the network's.
+        stride_in_1x1: of ResNets, whether a bottleneck's first convolution has its stride.
+        mean: of the images in [0, 1], RGB; None for the architecture's.
+        std: likewise.
+    """
+
+    scheme: str
+    state: dict[str, np.ndarray]
+    left_out: tuple[str, ...]
+    stride_in_1x1: bool = False
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,11 +164,11 @@ class Entry:
         return np.array(theirs, np.float32, order="C")
 
 
-def head_keys(name: str) -> tuple[str, str]:
-    """Torchvision's keys of the last linear layer's weight and bias."""
+def head(name: str, features: int, num_classes: int) -> tuple[Entry, Entry]:
+    """Both names and layouts of the last linear layer's weight and bias."""
     return (
-        _entry(name, ("params", "head", "kernel"), (1, 1)).key,
-        _entry(name, ("params", "head", "bias"), (1,)).key,
+        _entry(name, ("params", "head", "kernel"), (features, num_classes)),
+        _entry(name, ("params", "head", "bias"), (num_classes,)),
     )
 
 
@@ -124,10 +188,7 @@ def scheme(name: str, variables: Mapping[str, Any]) -> tuple[Entry, ...]:
 
 def _entry(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
     collection, *modules, leaf = path
-    key = ".".join(modules)
-    for pattern, replacement in _RENAMES[name]:
-        key = re.sub(pattern, replacement, key)
-    key = f"{key}.{_LEAVES[collection, leaf]}"
+    key = f"{module_key(name, '.'.join(modules))}.{_LEAVES[collection, leaf]}"
 
     axes: tuple[int, ...] = tuple(range(len(shape)))
     view = shape
@@ -135,11 +196,25 @@ def _entry(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
         # torch flattens the 6x6 map in the order (c, h, w), we in the order (h, w, c)
         view, axes = (shape[1], shape[0] // 36, 6, 6), (2, 3, 1, 0)
         return Entry(path, key, shape, shape[::-1], view, axes)
+    if leaf == "kernel" and name == "squeezenet1_1" and modules == ["head"]:
+        return Entry(path, key, shape, (*shape[::-1], 1, 1), shape[::-1], (1, 0))  # a convolution
     if leaf == "kernel":
         # (out, in, h, w) to (h, w, in, out), and (out, in) to (in, out)
         axes = (2, 3, 1, 0) if len(shape) == 4 else (1, 0)
         view = tuple(shape[i] for i in np.argsort(axes))
     return Entry(path, key, shape, view, view, axes)
+
+
+def module_key(name: str, module: str) -> str:
+    """Torchvision's name of a module of ours, whose path is joined by dots."""
+    return renamed(module, _RENAMES[name])
+
+
+def renamed(name: str, rules: Renames) -> str:
+    """A name after substitutions in turn."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def variable_shapes(name: str, *, num_classes: int, width: float = 1.0) -> dict[str, Any]:
@@ -168,10 +243,12 @@ def from_torchvision(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[st
         match `LEFT_OUT` are left out on purpose and may be absent.
     """
     spec = models.get(name)
-    head = state_dict.get(head_keys(name)[0])
+    kernel, _ = head(name, 1, 1)
+    weight = state_dict.get(kernel.key)
     num_classes, width = 1000, 1.0
-    if head is not None and head.ndim == 2:  # otherwise it is reported below, with the rest
-        num_classes, width = head.shape[0], head.shape[1] / spec.feature_width
+    # otherwise it is reported below, with the rest
+    if weight is not None and weight.ndim == len(kernel.torch_shape):
+        num_classes, width = weight.shape[0], weight.shape[1] / spec.feature_width
     entries = scheme(name, variable_shapes(name, num_classes=num_classes, width=width))
     account(name, {entry.key: entry.torch_shape for entry in entries}, state_dict)
     return traverse_util.unflatten_dict(

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import extract_probes, import_probes, oracle
 from experiments.import_probes import PublishedFileError, import_file
+from jaxparc import models
 from jaxparc.evaluation import Transfer
 
 N = 12
@@ -141,7 +142,7 @@ def test_a_bad_file_is_named_and_does_not_stop_the_others(tmp_path):
         f"python -m experiments.import_probes: {bad} is refused, and nothing of it was run: "
         f"it asks for {os.name}.system\n"
         f"python -m experiments.import_probes: {folder}/oracle.csv line 2: unknown architecture "
-        "'vit'; known: alexnet, googlenet, resnet18, resnet50, resnet101\n"
+        f"'vit'; known: {', '.join(models.MODELS)}\n"
     )
     assert "3 of 5 files went into" in done.stdout
 

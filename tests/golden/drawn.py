@@ -18,6 +18,11 @@ SIZES = {
     "resnet18": ((96, 96),),
     "resnet50": ((96, 96),),
     "resnet101": ((96, 96),),
+    "squeezenet1_1": ((96, 96), (97, 75)),
+    "mobilenet_v2": ((96, 96),),
+    "efficientnet_lite0": ((96, 96), (97, 75)),
+    "efficientnet_lite1": ((96, 96),),
+    "efficientnet_lite2": ((96, 96),),
 }
 
 
@@ -28,7 +33,7 @@ def images(height: int, width: int) -> np.ndarray:
 
 
 def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """An array for every key of a torchvision state dict."""
+    """An array for every key of a original's state dict."""
     return {key: _weight(key, shape) for key, shape in shapes.items()}
 
 

@@ -1,17 +1,20 @@
-"""Make models_<name>.npz: what torchvision's own networks say, for tests that have no torch.
+"""Make models_<name>.npz: what the original networks say, for tests that have no torch.
+
+The originals are torchvision's, and of EfficientNet-Lite those of efficientnet_lite_pytorch.
 
 Run once, from the top of the repository, in an environment of its own:
 
     pip install numpy pillow torch==2.13.0
-    pip install --no-deps torchvision==0.26.0
-    python tests/golden/make_models.py
+    pip install --no-deps torchvision==0.26.0 efficientnet_lite_pytorch==0.1.0
+    python tests/golden/make_models.py [NAME ...]
 
-Each file has `state`, torchvision's keys and shapes ("key 64,3,7,7"), and for each height and
+Each file has `state`, the original's keys and shapes ("key 64,3,7,7"), and for each height and
 width of `drawn.SIZES`, in evaluation mode and float32, `logits_<h>x<w>` (2, 7) and, of the last
-linear layer's input (2, d), `features_<h>x<w>` (2, 512), every (d / 512)th column, and
-`norms_<h>x<w>` (2,), the Euclidean norm of each whole row.
+linear layer's input (2, d), averaged over SqueezeNet's map, `features_<h>x<w>`, every (d // 512)th
+column, and `norms_<h>x<w>` (2,), the Euclidean norm of each whole row.
 """
 
+import sys
 from pathlib import Path
 
 import drawn
@@ -25,28 +28,41 @@ for operator in ("nms", "qnms"):
     library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import torchvision  # noqa: E402
+from efficientnet_lite_pytorch import EfficientNet  # noqa: E402
+
+
+def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """A network for images of a size, and its last linear layer."""
+    if name.startswith("efficientnet_lite"):  # its padding is of the size that it is made for
+        given = name.replace("_", "-")
+        size = (height, width)
+        model = EfficientNet.from_name(given, num_classes=drawn.CLASSES, image_size=size)
+        return model.eval(), model._fc
+    options = {"init_weights": False} if name == "googlenet" else {}
+    model = getattr(torchvision.models, name)(num_classes=drawn.CLASSES, **options).eval()
+    if name == "squeezenet1_1":
+        return model, model.classifier[1]
+    return model, model.fc if hasattr(model, "fc") else model.classifier[-1]
 
 
 def make(name: str) -> dict[str, np.ndarray]:
     """The arrays of one file."""
-    options = {"init_weights": False} if name == "googlenet" else {}
-    model = getattr(torchvision.models, name)(num_classes=drawn.CLASSES, **options).eval()
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    drawn_weights = drawn.weights(shapes)
-    model.load_state_dict({key: torch.from_numpy(np.array(w)) for key, w in drawn_weights.items()})
-
-    seen = []
-    head = model.classifier[-1] if name == "alexnet" else model.fc
-    head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
-
-    arrays = {
-        "state": np.array([f"{k} {','.join(map(str, shape))}" for k, shape in shapes.items()])
-    }
+    arrays: dict[str, np.ndarray] = {}
     for height, width in drawn.SIZES[name]:
+        model, head = original(name, height, width)
+        shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        weights = drawn.weights(shapes)
+        model.load_state_dict({key: torch.from_numpy(np.array(w)) for key, w in weights.items()})
+        lines = [f"{key} {','.join(map(str, shape))}" for key, shape in shapes.items()]
+        arrays["state"] = np.array(lines)
+
+        seen = []
+        head.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].numpy()))
         images = torch.from_numpy(drawn.images(height, width)).permute(0, 3, 1, 2)
         with torch.no_grad():
             arrays[f"logits_{height}x{width}"] = model(images).numpy()
         features = seen.pop()
+        features = features.mean((2, 3)) if features.ndim == 4 else features
         arrays[f"features_{height}x{width}"] = features[:, :: features.shape[1] // 512]
         arrays[f"norms_{height}x{width}"] = np.linalg.norm(features, axis=1)
     return arrays
@@ -54,7 +70,7 @@ def make(name: str) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    for name in drawn.SIZES:
+    for name in sys.argv[1:] or drawn.SIZES:
         arrays = make(name)
         path = Path(__file__).with_name(f"models_{name}.npz")
         np.savez_compressed(path, **arrays)

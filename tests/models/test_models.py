@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxparc import models
-from jaxparc.models import layers, resnet
+from jaxparc.models import layers, mobilenet, resnet
 
 CLASSES = 7
 every_model = pytest.mark.parametrize("name", models.MODELS)
@@ -43,8 +43,9 @@ def drawn(shapes, seed=0):
 
 def test_nothing_is_missing_from_the_registry():
     files = {m.name for m in pkgutil.iter_modules(models.__path__)} - {"layers"}
-    assert files == {"alexnet", "googlenet", "resnet"}
-    assert set(models.MODELS) == {"alexnet", "googlenet", *resnet.STAGES}
+    assert files == {"alexnet", "googlenet", "mobilenet", "resnet", "squeezenet"}
+    several = {*resnet.STAGES, *mobilenet.ARCHITECTURES}
+    assert set(models.MODELS) == {"alexnet", "googlenet", "squeezenet1_1", *several}
     for name, spec in models.MODELS.items():
         assert spec.name == name
         assert models.get(name) is spec
@@ -79,9 +80,10 @@ def test_feature_width_and_depth_at_width_one(name):
     assert activations["features"].shape == (2, spec.feature_width)
     paths = flax.traverse_util.flatten_dict(variables["params"])
     kernels = [p for p in paths if p[-1] == "kernel" and p[-2] != "downsample_conv"]
-    # GoogLeNet's paper counts two layers in each of its nine modules of six convolutions
-    expected = spec.layers + 9 * 4 if name == "googlenet" else spec.layers
-    assert len(kernels) == expected
+    # the papers count two layers in each of GoogLeNet's nine modules of six convolutions, and in
+    # each of SqueezeNet's eight of three
+    beside = {"googlenet": 9 * 4, "squeezenet1_1": 8}.get(name, 0)
+    assert len(kernels) == spec.layers + beside
 
 
 @every_model
@@ -146,7 +148,7 @@ def test_padded_rows_change_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), stats, expected_stats)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "googlenet"])
+@pytest.mark.parametrize("name", [n for n in models.MODELS if not n.startswith("resnet")])
 def test_dropout(name):
     spec = models.get(name)
     options = {"train": True, "mutable": ["batch_stats"]}

