@@ -2,6 +2,7 @@
 
     python -m experiments.speed bank --out docs/measured/bank_cpu
     python -m experiments.speed input --out docs/measured/input_cpu
+    python -m experiments.speed extract --out docs/measured/extract_cpu
 
 Both sides alternate, warmed up; times are medians, with the spread from the fastest to the slowest
 repeat. OpenBLAS's threads keep spinning for a while after each of its calls, so there is a pause
@@ -28,7 +29,7 @@ import numpy as np
 from rich.table import Table
 
 import jaxparc
-from experiments import _measured, plain, speed_input
+from experiments import _measured, plain, speed_extract, speed_input
 from jaxparc import selectors
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
@@ -414,6 +415,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     )
     speed_input.add(commands)
+    speed_extract.add(commands)
     args = parser.parse_args(argv)
     args.run(args)
 

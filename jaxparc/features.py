@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxparc import input as input_
 from jaxparc import parallel, train
+from jaxparc.models import inference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ def extract(
     *,
     size: int,
     batch_size: int,
+    dtype: DTypeLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features and class probabilities of every image, in inference mode.
 
@@ -56,21 +60,44 @@ def extract(
         source: n images.
         size: side of the images, in pixels.
         batch_size: of all devices together.
+        dtype: as `ready` takes it.
 
     Returns:
         (n, d) float32, the input of the last linear layer, and (n, z) float32, the softmax of its
         output (also for multi-label networks).
     """
-    step = _compiled_look(task)
+    see = ready(task, variables, dtype)
     unlabelled = _Unlabelled(source)
     batches = input_.batches(unlabelled, batch_size=batch_size, size=size, train=False)
     rows: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for batch in batches:
-        shares = parallel.shard({"image": batch["image"]})
-        for kept, output in zip(rows, jax.device_get(step(variables, shares)), strict=True):
+        for kept, output in zip(rows, jax.device_get(see(batch["image"])), strict=True):
             # Every device's rows come back whole, in order; the padding of the last batch goes.
             kept.append(output.reshape(batch_size, -1)[batch["mask"]])
     return np.concatenate(rows[0]), np.concatenate(rows[1])
+
+
+def ready(
+    task: train.Task, variables: train.Variables, dtype: DTypeLike | None = None
+) -> Callable[[np.ndarray], tuple[Array, Array]]:
+    """A network on all devices, prepared for inference.
+
+    Args:
+        task: the network.
+        variables: its weights.
+        dtype: of the computation; by default the network's on a CPU and bfloat16 elsewhere.
+
+    Returns:
+        A function of (b, h, w, 3) uint8, b a multiple of the number of devices, that gives features
+        (devices, b / devices, d) and probabilities (devices, b / devices, z), float32.
+    """
+    if dtype is None and jax.default_backend() != "cpu":
+        dtype = jnp.bfloat16
+    if dtype is not None:
+        task = task._replace(module=task.module.clone(dtype=dtype))
+    prepared = parallel.replicate(inference.prepare(task.module, variables))
+    step = _compiled_look(task)
+    return lambda images: step(prepared, parallel.shard({"image": images}))
 
 
 def look(
@@ -78,9 +105,8 @@ def look(
 ) -> tuple[Array, Array]:
     """Features (devices, b, d) and probabilities (devices, b, z) of all devices' shares."""
     images = train.normalise(batch["image"], task)
-    logits, activations = task.module.apply(variables, images)
-    seen = activations["features"], jax.nn.softmax(logits)
-    return jax.lax.all_gather(seen, parallel.AXIS)
+    features, logits = inference.look(task.module, variables, images)
+    return jax.lax.all_gather((features, jax.nn.softmax(logits)), parallel.AXIS)
 
 
 @functools.lru_cache(maxsize=32)

@@ -69,7 +69,36 @@ def _convolve(
         # a matrix product: XLA on a CPU does not see that, and trains ResNet-50 at half the speed
         x = x[:, :: strides[0], :: strides[1]]
         return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0], precision=options["precision"])
+    if kernel.shape[2] == 1 < x.shape[-1] == kernel.shape[3]:
+        return _depthwise(x, kernel[:, :, 0], strides, padding)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def _depthwise(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+) -> jax.Array:
+    """Every channel by its own kernel, (b, h, w, c) by (h, w, c), as a sum of shifted maps.
+
+    On a CPU, XLA's own takes ten times as long.
+    """
+    height, width, _ = kernel.shape
+    pads: Any = padding
+    if isinstance(padding, str):
+        pads = lax.padtype_to_pads(x.shape[1:3], (height, width), strides, padding)
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    down, across = strides
+    rows = (padded.shape[1] - height) // down + 1
+    columns = (padded.shape[2] - width) // across + 1
+    terms = [
+        padded[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across]
+        * kernel[i, j]
+        for i in range(height)
+        for j in range(width)
+    ]
+    return functools.reduce(jnp.add, terms)
 
 
 # Flax's layer, with the same parameters

@@ -58,7 +58,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     except WeightsError:
         raise
     except Exception as error:  # each library raises its own kinds on broken bytes
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.filename is not None:
             raise
         raise WeightsError(f"{path} cannot be read: {error}") from error
     return _weights(path, content)
@@ -69,7 +69,7 @@ def _reader(path: Path, start: bytes) -> Callable[[Path], Any]:
         with path.open("rb") as file:
             try:
                 names = zipfile.ZipFile(file).namelist()
-            except zipfile.BadZipFile as error:
+            except Exception as error:  # not BadZipFile alone: versions, sizes, names
                 raise WeightsError(f"{path} is damaged: {error}") from error
         return _npz if any(name.endswith(".npy") for name in names) else torch_files.read
     # Before pickles: the first byte of the header's length may be theirs.

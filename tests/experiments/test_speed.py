@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import plain, speed
+from experiments import plain, speed, speed_extract
 from jaxparc import selectors
 
 TINY = speed.Sizes(
@@ -90,3 +90,45 @@ def test_what_methods_share_is_counted_once():
     assert speed.least_work(["parc", "rsa", "dds"], *sizes) == alone
     assert speed.least_work(["heuristic"], *sizes) == (0, 0)
     assert speed.least_work(["knn", "nce"], *sizes) > alone
+
+
+@pytest.mark.slow
+def test_extraction_has_a_row_for_every_network_and_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed_extract, "_PAUSE", 0)
+    monkeypatch.setattr(speed_extract, "original", lambda name, variables: {})
+    sizes = speed_extract.Sizes(("squeezenet1_1", "resnet18"), (4, 8), images=8, repeats=2)
+    rows = speed_extract.run(sizes, tmp_path / "table")
+    assert [(r.architecture, r.batch_size) for r in rows] == [
+        ("squeezenet1_1", 4),
+        ("squeezenet1_1", 8),
+        ("resnet18", 4),
+        ("resnet18", 8),
+    ]
+    for row in rows:
+        assert set(row.images_per_second) == {"jaxparc", "Flax as it is"}
+        assert all(len(r) == 2 and min(r) > 0 for r in row.images_per_second.values())
+    assert speed_extract.cells(rows[0])[-3:] == ("–", "–", "–")
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + len(rows)
+
+
+def test_a_side_that_sees_something_else_is_no_comparison(monkeypatch):
+    monkeypatch.setattr(speed_extract.train, "initial", lambda *_: {})
+    monkeypatch.setattr(
+        speed_extract,
+        "ours",
+        lambda *_: {"jaxparc": lambda x: x[:, 0, 0] * 2.0, "Flax as it is": lambda x: x[:, 0, 0]},
+    )
+    monkeypatch.setattr(speed_extract, "original", lambda name, variables: {})
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        next(speed_extract.measure(speed_extract.Sizes(("resnet18",), (1,))))
+
+
+def test_the_ratio_is_to_the_faster_layout():
+    rates = {
+        "jaxparc": [30, 10, 20],
+        "Flax as it is": [5],
+        "torch": [8],
+        "torch, channels last": [10],
+    }
+    assert speed_extract.cells(speed_extract.Row("x", 1, rates))[-1] == "2.00"

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import json
 import os
 import pickle
 import struct
@@ -8,12 +9,14 @@ import sys
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
-from jaxparc.weights import WeightsError, torch_files
+from jaxparc.weights import WeightsError, reading, torch_files
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = ("torch_zip.pth", "torch_legacy.pth")
@@ -206,10 +209,8 @@ def test_every_cut_is_noticed(name, tmp_path):
             torch_files.read(path)
 
 
-def damaged(name, tmp_path_factory, examples):
+def damaged(whole, read, path, examples):
     """Flips bytes of a file; whatever comes of it is an error of ours or a content."""
-    whole = (GOLDEN / name).read_bytes()
-    path = tmp_path_factory.mktemp("fuzz") / "damaged.pth"
     flips = st.lists(
         st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), min_size=1, max_size=8
     )
@@ -221,18 +222,50 @@ def damaged(name, tmp_path_factory, examples):
         for at, byte in changes:
             content[at] = byte
         path.write_bytes(content)
-        with contextlib.suppress(WeightsError):
-            torch_files.read(path)
+        with contextlib.suppress(WeightsError, FileNotFoundError):  # of a shard by another name
+            read(path)
 
     reads()
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_damage_is_an_error_of_ours(name, tmp_path_factory):
-    damaged(name, tmp_path_factory, 200)
+    path = tmp_path_factory.mktemp("fuzz") / "damaged.pth"
+    damaged((GOLDEN / name).read_bytes(), torch_files.read, path, 200)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_much_damage_is_an_error_of_ours(name, tmp_path_factory):
-    damaged(name, tmp_path_factory, 5000)
+    path = tmp_path_factory.mktemp("fuzz") / "damaged.pth"
+    damaged((GOLDEN / name).read_bytes(), torch_files.read, path, 5000)
+
+
+def other_files(folder):
+    """A small file of every other format, with a name that says which."""
+    arrays = {
+        "a.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+        "a.bias": np.ones(2, np.float32),
+    }
+    save_file(arrays, folder / "w.safetensors")
+    np.savez(folder / "w.npz", **arrays)
+    (folder / "w.pkl").write_bytes(pickle.dumps({"model": arrays, "list": [np.ones(3)]}))
+    with h5py.File(folder / "w.h5", "w") as file:
+        for name, array in arrays.items():
+            file[f"a/{name}:0"] = array
+    weights = [{"name": k, "shape": a.shape, "dtype": "float32"} for k, a in arrays.items()]
+    manifest = {"weightsManifest": [{"paths": ["shard.bin"], "weights": weights}]}
+    (folder / "model.json").write_text(json.dumps(manifest))
+    (folder / "shard.bin").write_bytes(b"".join(a.tobytes() for a in arrays.values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["w.safetensors", "w.npz", "w.pkl", "w.h5", "model.json"])
+def test_much_damage_of_other_formats_is_an_error_of_ours(name, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    other_files(folder)
+    assert set(reading.read(folder / name)) in (
+        {"a.weight", "a.bias"},
+        {"a/a.weight:0", "a/a.bias:0"},
+    )
+    damaged((folder / name).read_bytes(), reading.read, folder / name, 2000)

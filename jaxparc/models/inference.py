@@ -1,0 +1,183 @@
+"""A network that only looks: the same function of images, prepared once to be faster.
+
+Batch norm goes into the convolution before it (Jacob et al. 2018, section 3.2, eq. 14). On a CPU,
+3x3 convolutions of stride 1 take Winograd's form F(2x2, 3x3), of 16 products where the direct one
+has 36 (Lavin and Gray 2016, section 4.1), and a batch passes in chunks that stay in the cache.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax import Array, lax
+
+from jaxparc.models.layers import BatchNorm
+
+Variables = Mapping[str, Any]
+Path = tuple[str, ...]
+
+CHUNK = 8  # images
+_MIN_CHANNELS = 32  # with fewer, the direct form is as fast
+_SIDE = 64  # pixels of the image that is followed: enough for every network
+
+
+class _Plan(NamedTuple):
+    """What can be prepared in a network.
+
+    Attributes:
+      folds: of each batch norm, the convolution before it, its own path, and its eps.
+      winograd: convolutions that have such a form.
+    """
+
+    folds: tuple[tuple[Path, Path, float], ...]
+    winograd: tuple[Path, ...]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def prepare(module: nn.Module, variables: Variables, winograd: bool | None = None) -> Variables:
+    """The variables that `look` takes.
+
+    Args:
+      module: one of the networks.
+      variables: what its `apply` takes.
+      winograd: whether convolutions take Winograd's form; by default, on a CPU in float32.
+
+    Returns:
+      "params" with folded convolutions and without batch norm; "folded", its shifts; and
+      "winograd", transformed kernels (4, 4, c, c') in place of the others.
+    """
+    if winograd is None:
+        winograd = jax.default_backend() == "cpu" and jnp.dtype(module.dtype) == jnp.float32
+    plan = _plan(module, variables)
+    params = traverse_util.flatten_dict(variables["params"])
+    statistics = traverse_util.flatten_dict(variables.get("batch_stats", {}))
+    folded, transformed = {}, {}
+    for conv, norm, eps in plan.folds:
+        scale = params.pop((*norm, "scale")) * lax.rsqrt(statistics[(*norm, "var")] + eps)
+        shift = params.pop((*norm, "bias")) - statistics[(*norm, "mean")] * scale
+        params[(*conv, "kernel")] *= scale
+        folded[(*norm, "bias")] = shift
+    for conv in plan.winograd if winograd else ():
+        transformed[(*conv, "kernel")] = _transformed(params.pop((*conv, "kernel")))
+    collections = {"params": params, "folded": folded, "winograd": transformed}
+    return {name: traverse_util.unflatten_dict(flat) for name, flat in collections.items()}
+
+
+def look(module: nn.Module, variables: Variables, images: Array) -> tuple[Array, Array]:
+    """What a network sees.
+
+    Args:
+      module: one of the networks.
+      variables: what `prepare` made of its own.
+      images: (b, h, w, 3) float, normalised.
+
+    Returns:
+      "features" (b, d) and logits (b, c), float32, as of the network itself but for rounding.
+    """
+
+    def whole(images: Array) -> tuple[Array, Array]:
+        with nn.intercept_methods(_prepared):
+            logits, activations = module.apply(variables, images)
+        return activations["features"], logits
+
+    b = len(images)
+    if jax.default_backend() != "cpu" or b % CHUNK or b == CHUNK:
+        return whole(images)
+    seen = lax.map(whole, images.reshape(-1, CHUNK, *images.shape[1:]))
+    return jax.tree.map(lambda rows: rows.reshape(b, -1), seen)
+
+
+def _plan(module: nn.Module, variables: Variables) -> _Plan:
+    """Follows an image through the network, and notes which batch norm takes which map."""
+    maps: dict[int, tuple[Path, Array]] = {}  # by identity, which the array must outlive
+    folds: list[tuple[Path, Path, float]] = []
+    winograd: list[Path] = []
+
+    def follow(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        found = call(*args, **kwargs)
+        layer = context.module
+        if isinstance(layer, nn.Conv):
+            maps[id(found)] = layer.path, found
+            if _has_winograd(layer, args[0].shape[-1]):
+                winograd.append(layer.path)
+        elif isinstance(layer, BatchNorm):
+            folds.append((maps[id(args[0])][0], layer.path, layer.eps))
+        return found
+
+    with nn.intercept_methods(follow):
+        image = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
+        jax.eval_shape(module.apply, variables, image)
+    return _Plan(tuple(folds), tuple(winograd))
+
+
+def _has_winograd(layer: nn.Conv, channels: int) -> bool:
+    return (
+        (layer.kernel_size, layer.strides, layer.padding) == ((3, 3), 1, 1)
+        and layer.feature_group_count == 1
+        and min(channels, layer.features) >= _MIN_CHANNELS
+    )
+
+
+def _prepared(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """What prepared variables make of a layer's call."""
+    layer = context.module
+    if isinstance(layer, BatchNorm):
+        shift: Array = layer.get_variable("folded", "bias")
+        return (args[0].astype(jnp.float32) + shift).astype(layer.dtype)
+    if isinstance(layer, nn.Conv) and layer.has_variable("winograd", "kernel"):
+        y = _winograd(args[0], layer.get_variable("winograd", "kernel"))
+        return y + layer.get_variable("params", "bias") if layer.use_bias else y
+    return call(*args, **kwargs)
+
+
+# Lavin and Gray's B, G and A of F(2x2, 3x3), section 4.1.
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+
+
+def _transformed(kernel: Array) -> Array:
+    """G g G^T of kernels (3, 3, c, c'), (4, 4, c, c')."""
+    return jnp.einsum("ai,ijcd,bj->abcd", _G, kernel, _G, precision=lax.Precision.HIGHEST)
+
+
+def _winograd(x: Array, kernel: Array) -> Array:
+    """A 3x3 convolution of stride 1, padded by 1, as products of transformed tiles.
+
+    Args:
+      x: (b, h, w, c).
+      kernel: what `_transformed` made of it, (4, 4, c, c').
+
+    Returns:
+      (b, h, w, c').
+    """
+    b, h, w, c = x.shape
+    rows, columns = -(-h // 2), -(-w // 2)  # of tiles of 2x2 results, which overlap by 2 in x
+    padded = jnp.pad(x, ((0, 0), (1, 1 + 2 * rows - h), (1, 1 + 2 * columns - w), (0, 0)))
+    down = _into_tiles([padded[:, i : i + 2 * rows - 1 : 2] for i in range(4)])
+    both = [_into_tiles([d[:, :, j : j + 2 * columns - 1 : 2] for j in range(4)]) for d in down]
+    tiles = jnp.stack([tile for row in both for tile in row]).reshape(16, -1, c)
+    products = jnp.einsum("kic,kcd->kid", tiles, kernel.reshape(16, c, -1))
+    products = products.reshape(4, 4, b, rows, columns, -1)
+    across = [
+        jnp.stack(_out_of_tiles([line[j] for j in range(4)]), axis=3).reshape(
+            b, rows, 2 * columns, -1
+        )
+        for line in _out_of_tiles([products[i] for i in range(4)])
+    ]
+    return jnp.stack(across, axis=2).reshape(b, 2 * rows, 2 * columns, -1)[:, :h, :w]
+
+
+def _into_tiles(lines: Sequence[Array]) -> tuple[Array, ...]:
+    """B^T d, along one axis."""
+    a, b, c, d = lines
+    return a - c, b + c, c - b, b - d
+
+
+def _out_of_tiles(lines: Sequence[Array]) -> tuple[Array, ...]:
+    """A^T m, along one axis."""
+    a, b, c, d = lines
+    return a + b + c, b - c - d
