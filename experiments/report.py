@@ -1,6 +1,7 @@
 """Stage 5: how well the scores predict the accuracies; prints tables, writes report/index.html.
 
-Reads oracle.csv, scratch.csv, scores.csv and times.csv of the results folder alone.
+Reads oracle.csv, scratch.csv, scores.csv and times.csv of the results folder alone. With --oracle
+FILE it reports any table of accuracies and scores instead: see `experiments.report_files`.
 """
 
 import csv
@@ -8,6 +9,7 @@ import importlib.metadata
 import math
 import platform
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +18,10 @@ import jax
 from rich.console import Console
 
 import jaxparc
-from experiments import _run, oracle
+from experiments import _run, oracle, report_files
 from jaxparc import datasets, report
 from jaxparc.evaluation import Transfer
+from jaxparc.report import sheets
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 
@@ -34,6 +37,8 @@ def stage(run: _run.Run) -> int:
     console = console if console.is_terminal else Console(width=200)
     console.print(report.accuracy_table(results))
     console.print(report.selector_table(results))
+    if results.summary is not None:
+        console.print(sheets.intervals(results.summary, "pearson", results.title).rich())
     page = run.out / "report" / "index.html"
     report.write_page(results, page)
     _run.say(f"report: {page}")
@@ -71,7 +76,14 @@ def read_results(run: _run.Run) -> report.Results:
         stage_seconds[row["Stage"]] += float(row["Seconds"])
         if row["Method"]:
             per_transfer[row["Method"]].append(1e3 * float(row["Seconds"]) / int(row["Items"]))
+    summary, titles = report_files.trusted(
+        accuracies,
+        {method: list(scores[method].values()) for method in run.benchmark.methods},
+        tuple(map(datasets.short_name, run.benchmark.targets)),
+    )
     return report.Results(
+        titles=titles,
+        summary=summary,
         name=run.benchmark.name,
         accuracies=accuracies,
         scratch={
@@ -141,4 +153,7 @@ def _number(cell: str) -> float:
 STAGE = _run.Stage(stage)
 
 if __name__ == "__main__":
-    _run.main(__doc__, STAGE)
+    if any(word.partition("=")[0] == "--oracle" for word in sys.argv[1:]):
+        report_files.main()
+    else:
+        _run.main(__doc__, STAGE)

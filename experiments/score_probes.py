@@ -10,9 +10,11 @@ import io
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 import jaxparc
 from experiments import _run, extract_probes, finetune_all, train_sources
@@ -65,18 +67,52 @@ def _check(run: _run.Run, looks: list[Transfer], path: Path, name: str) -> None:
         raise FileNotFoundError(f"{path} is of other models")
 
 
-def _score(
+class Given(NamedTuple):
+    """What a target's probe files hold.
+
+    Attributes:
+        labels: of the probe set.
+        reference: whether there is a model that was trained on the target.
+        probs: whether all models have class probabilities.
+    """
+
+    labels: np.ndarray
+    reference: bool
+    probs: bool
+
+    def has_all_of(self, label: str) -> bool:
+        """Whether a method can be applied: to these labels, and with what the models have."""
+        method = selectors.method(label)
+        there = {"reference": self.reference, "probs": self.probs}
+        kind = labels_.encode(self.labels).kind
+        return kind in method.kinds and all(there.get(need, True) for need in method.needs)
+
+
+def scorer(
     run: _run.Run,
     target: str,
     probe_set: int,
-    looks: list[Transfer],
-    on_images: Callable[[int], None],
-) -> None:
+    looks: Sequence[Transfer],
+    images: int | None = None,
+) -> tuple[Callable[..., jaxparc.BankScores], Given]:
+    """`score_bank` of the probe files of a target and a probe set, for any `methods`.
+
+    Args:
+        run: the benchmark.
+        target: short name.
+        probe_set: which.
+        looks: the transfers whose files are read, and the reference's.
+        images: how many of the probe set, from its start; None for all.
+    """
     benchmark = run.benchmark
     probes = {
-        t: extract_probes.read(
-            extract_probes.path_of(run, t, probe_set), extract_probes.unit_name(t, probe_set)
-        )
+        t: {
+            name: array[:images]
+            for name, array in extract_probes.read(
+                extract_probes.path_of(run, t, probe_set), extract_probes.unit_name(t, probe_set)
+            ).items()
+            if name in ("features", "probs", "y")
+        }
         for t in looks
     }
     bank = [t for t in looks if t.source != target]
@@ -96,19 +132,23 @@ def _score(
         target_images=benchmark.images(target),
         ell_max=benchmark.ell_max,
     )
-    kind = labels_.encode(labels).kind
-    absent = {"reference"} if reference is None else set()
-    if not all("probs" in probes[t] for t in bank):
-        absent.add("probs")
+    return score, Given(labels, reference is not None, all("probs" in probes[t] for t in bank))
+
+
+def _score(
+    run: _run.Run,
+    target: str,
+    probe_set: int,
+    looks: list[Transfer],
+    on_images: Callable[[int], None],
+) -> None:
+    benchmark = run.benchmark
+    bank = [t for t in looks if t.source != target]
+    score, given = scorer(run, target, probe_set, looks)
     scores: dict[str, list[float | None]] = {}
     seconds: dict[str, float] = {}
     for methods in _together(benchmark.methods):
-        method = selectors.method(methods[0])
-        there = {
-            "reference": reference is not None,
-            "probs": all("probs" in probes[t] for t in bank),
-        }
-        if kind not in method.kinds or not all(there.get(need, True) for need in method.needs):
+        if not given.has_all_of(methods[0]):
             scores |= {label: [None] * len(bank) for label in methods}
             continue
         with warnings.catch_warnings(record=True) as caught:
@@ -123,7 +163,7 @@ def _score(
         for label, column in zip(methods, scored.values.T, strict=True):
             scores[label] = [None if math.isnan(s) else float(s) for s in column]
             seconds[label] = elapsed
-    on_images(sum(len(probe["y"]) for probe in probes.values()))
+    on_images(len(looks) * len(given.labels))
     content = {"looks": looks, "transfers": bank, "scores": scores, "seconds": seconds}
     _run.write_result(_path(run, target, probe_set), _unit_name(target, probe_set), content)
 

@@ -44,10 +44,10 @@ class Sizes:
     architectures: tuple[str, ...] = tuple(models.MODELS)
     batch_sizes: tuple[int, ...] = (1, 32, 128)
     images: int = 16
-    repeats: int = 5
+    repeats: int = 3
 
 
-QUICK = Sizes(architectures=("resnet18", "resnet50"), batch_sizes=(1, 32), repeats=3)
+QUICK = Sizes(architectures=("resnet18", "resnet50"), batch_sizes=(1, 32))
 
 
 @dataclasses.dataclass

@@ -316,7 +316,7 @@ def test_a_score_without_accuracy_leaves_the_earlier_page(tmp_path):
     ],
 )
 def test_axes_have_round_numbers_around_the_values(values, texts):
-    place, ticks = report._axis(values, 10, 110)
+    place, ticks = report.plots.axis(values, 10, 110)
     assert [text for _, text in ticks] == texts
     assert (ticks[0][0], ticks[-1][0]) == (10, 110)
     for value in values:
@@ -325,7 +325,7 @@ def test_axes_have_round_numbers_around_the_values(values, texts):
 
 @pytest.mark.parametrize("values", [[], [0.0], [5.0, 5.0], [-3.0, -3.0, -3.0]])
 def test_axes_without_extent_place_values_inside(values):
-    place, ticks = report._axis(values, 0, 100)
+    place, ticks = report.plots.axis(values, 0, 100)
     assert len(ticks) > 2
     assert all(10 < place(value) < 90 for value in values)
 

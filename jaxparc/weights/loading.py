@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -33,7 +32,7 @@ def load(spec: ModelSpec, path: str | Path, num_classes: int | None, scheme: str
     return Loaded(spec, module, variables, translated.scheme, translated.left_out)
 
 
-def _module(spec: ModelSpec, variables: Mapping[str, Any]) -> nn.Module:
+def _module(spec: ModelSpec, variables: Mapping[str, Any]) -> Any:
     """The network of as many classes, and as wide, as its weights are."""
     features, num_classes = variables["params"]["head"]["kernel"].shape
     return spec.module(num_classes=num_classes, width=features / spec.feature_width)

@@ -1,10 +1,17 @@
-"""How well scores predict accuracy after fine-tuning."""
+"""How well scores predict accuracy after fine-tuning.
+
+Here, Mean PC as the paper has it. `measures` are further numbers, `outcomes` the arrays that they
+are taken of, `resampling` their intervals and tests, `baselines` what a selector has to beat,
+`controls` what it knows beyond that, and `summary` all of it for every method.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+
+from jaxparc.evaluation.measures import MEASURES as MEASURES
 
 
 class Transfer(NamedTuple):

@@ -1,0 +1,39 @@
+"""What the paper prints, and can be computed from tables of accuracies and scores.
+
+From the paper's tables 1 and 2 and the README of the authors' repository, which says that its two
+numbers are those of table 4. The other cells of the paper's tables are not at hand.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+# (table, method label, column) -> number
+PRINTED: Mapping[tuple[int, str, str], float] = MappingProxyType(
+    {
+        (1, "heuristic", "Mean PC"): 51.05,
+        (1, "hscore", "Mean PC"): -5.4,
+        (2, "heuristic", "architecture"): 61.27,
+        (2, "heuristic", "source"): 7.13,
+        (2, "heuristic", "target"): 13.63,
+        (4, "parc_f32", "+ layers, pooled"): 70.28,
+        (4, "knn", "+ layers, pooled"): 68.01,
+    }
+)
+
+# What contradicts itself there, or cannot be reproduced by its definition.
+FOOTNOTES: Mapping[int, tuple[str, ...]] = MappingProxyType(
+    {
+        1: (
+            "The paper prints 51.0 and 51.05 for the heuristic; eq. 4 gives 51.06, and 51.05 with "
+            "+ layers.",
+            "The paper's tables 1 and 3 have RSA and DDS (56.1 and 57.3) the other way round.",
+            "Its H-Score of -5.4 is rounding noise: with more features than images the definition "
+            "gives the number of classes less one, whatever the features are.",
+        ),
+        4: (
+            "Eq. 6 standardises the scores of each target; the published numbers come out of one "
+            "mean and deviation over all targets and probe sets (pooled).",
+        ),
+        5: ("The paper says 423 transfers; its table has 424 with an accuracy.",),
+    }
+)

@@ -1,0 +1,273 @@
+"""The report of any table of accuracies and scores: intervals, baselines, the paper's tables.
+
+python -m experiments.report --oracle controlled.csv [--scores scores.csv] --out DIR
+"""
+
+import argparse
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+import jaxparc
+from experiments import benchmarks, outcome_files, published
+from experiments._settings import Benchmark
+from experiments.oracle import OracleError
+from jaxparc import evaluation, files, models, report, selectors
+from jaxparc.evaluation import Transfer, baselines, controls, outcomes, summary
+from jaxparc.evaluation.outcomes import Outcomes
+from jaxparc.report import sheets
+from jaxparc.report.sheets import Sheet
+
+TITLES: Mapping[str, str] = {
+    "layers": "layers alone",
+    "heuristic": "heuristic (eq. 4)",
+    "others_mean": "mean z-score on the other targets",
+    "best_source": "best source on the other targets",
+}
+_LAYERS = {name: float(spec.layers) for name, spec in models.MODELS.items()}
+
+
+def title(label: str) -> str:
+    """What a method is called: a baseline, one of this library's, or whatever the table says."""
+    if label in TITLES:
+        return TITLES[label]
+    try:
+        return selectors.method(label).title
+    except ValueError:
+        return label
+
+
+def benchmark_of(transfers: Sequence[Transfer]) -> Benchmark | None:
+    """The published benchmark that has these models, if one has."""
+    there = {t[:2] for t in transfers}
+    controlled, crowd = benchmarks.CONTROLLED, set(benchmarks.CROWD_SOURCED.external)
+    own = {(a, s) for a in controlled.architectures for s in controlled.source_names}
+    if there <= own:
+        return controlled
+    # the published table has models that its authors left out of their evaluation
+    return benchmarks.CROWD_SOURCED if crowd <= there else None
+
+
+def collect(read: outcome_files.Read) -> tuple[Outcomes, Benchmark | None]:
+    """The transfers that count, with the scores of every method and every baseline."""
+    accuracies, scores = read.accuracies, read.scores
+    benchmark = benchmark_of(list(accuracies))
+    if benchmark is not None:
+        left_out = set(benchmark.extra_targets)
+        known = {*benchmark.external}
+        known |= {(a, s) for a in benchmark.architectures for s in benchmark.source_names}
+
+        def counts(t: Transfer) -> bool:
+            return t[:2] in known and t.target not in left_out
+
+        accuracies = {t: x for t, x in accuracies.items() if counts(t)}
+        scores = {
+            method: [{t: x for t, x in run.items() if counts(t)} for run in runs]
+            for method, runs in scores.items()
+        }
+    found = outcomes.collect(accuracies, scores)
+    return found.beside(blind(found, benchmark)), benchmark
+
+
+def trusted(
+    accuracies: Mapping[Transfer, float],
+    scores: Mapping[str, Sequence[Mapping[Transfer, float]]],
+    targets: Sequence[str],
+) -> tuple[summary.Summary | None, dict[str, str]]:
+    """What a benchmark's numbers over some targets are worth, and what the methods are called.
+
+    Methods stand without "+ layers", if they are there without, beside the baselines; None if there
+    is no score.
+    """
+    plain = {m: runs for m, runs in scores.items() if runs and m.removesuffix("+l") == m}
+    counted = {t: x for t, x in accuracies.items() if t.target in targets}
+    if not plain or not counted:
+        return None, {}
+    runs = {
+        method: [{t: x for t, x in run.items() if t in counted} for run in of_runs]
+        for method, of_runs in plain.items()
+    }
+    found = outcomes.collect(counted, runs)
+    found = found.beside({m: s for m, s in blind(found, None).items() if m not in found.scores})
+    return summary.summarise(found), {method: title(method) for method in found.scores}
+
+
+def blind(found: Outcomes, benchmark: Benchmark | None) -> dict[str, np.ndarray]:
+    """The baselines, which look at no image, that these outcomes allow."""
+    scores = {}
+    if len(found.targets) > 1:
+        scores["others_mean"] = baselines.others_mean(found)
+        if any(source for _, source in found.models):
+            scores["best_source"] = baselines.best_source(found)
+    if all(architecture in _LAYERS for architecture, _ in found.models):
+        scores["layers"] = baselines.depth(found, _LAYERS)
+        if benchmark is not None and benchmark.published_images and not benchmark.external:
+            images = benchmark.published_images
+            scores["heuristic"] = baselines.capacity(found, _LAYERS, images)
+    return scores
+
+
+def paper_tables(found: Outcomes, benchmark: Benchmark) -> list[Sheet]:
+    """The paper's tables that these outcomes can fill, its own number beside ours."""
+    if benchmark.name == "controlled":
+        return [_by_target(1, found), _by_varying(found), _with_layers(found)]
+    number = {"crowd_sourced": 5, "detection": 6}[benchmark.name]
+    return [_by_target(number, found)]
+
+
+def _cells(
+    table: int, found: Outcomes, columns: Mapping[str, Callable[[str], str]], name: str
+) -> Sheet:
+    """A row for each method, with the printed number where there is one."""
+    rows = []
+    for method in found.scores:
+        cells = []
+        for column, compute in columns.items():
+            printed = published.PRINTED.get((table, method, column))
+            cells.append(compute(method) + ("" if printed is None else f" [{printed:g}]"))
+        rows.append((title(method), *cells))
+    notes = ("In brackets: what the paper prints.", *published.FOOTNOTES.get(table, ()))
+    return Sheet(f"Table {table}: {name}", ("method", *columns), tuple(rows), notes)
+
+
+def _spread(values: np.ndarray) -> str:
+    """Mean and sample deviation, times 100, of one number for each probe set."""
+    if not np.isfinite(values).all():
+        return report.UNDEFINED
+    return f"{100 * values.mean():.2f}" + (
+        f" ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    )
+
+
+def _by_target(table: int, found: Outcomes) -> Sheet:
+    pearson = evaluation.MEASURES["pearson"]
+
+    def of(j: int | None) -> Callable[[str], str]:
+        def compute(method: str) -> str:
+            values = outcomes.by_target(found, method, pearson)
+            return _spread(values.mean(1) if j is None else values[:, j])
+
+        return compute
+
+    columns = {"Mean PC": of(None)} | {name: of(j) for j, name in enumerate(found.targets)}
+    names = {1: "source and architecture vary", 5: "crowd-sourced models", 6: "detectors"}
+    return _cells(table, found, columns, names[table])
+
+
+def _runs(found: Outcomes, scores: np.ndarray) -> list[dict[Transfer, float]]:
+    """Scores as `evaluation.mean_pc` takes them, of each probe set."""
+    places = [
+        (Transfer(found.models[i][0], found.models[i][1], found.targets[j]), i, j)
+        for i, j in zip(*np.nonzero(found.where), strict=True)
+    ]
+    return [{t: float(run[i, j]) for t, i, j in places} for run in scores]
+
+
+def _by_varying(found: Outcomes) -> Sheet:
+    (accuracies,) = _runs(found, found.accuracies[None])
+
+    def of(varying: str) -> Callable[[str], str]:
+        def compute(method: str) -> str:
+            runs = _runs(found, found.scores[method])
+            pcs = [evaluation.mean_pc(run, accuracies, varying) for run in runs]
+            return _spread(np.array(pcs) / 100)
+
+        return compute
+
+    return _cells(2, found, {v: of(v) for v in evaluation.VARYING}, "what varies")
+
+
+def _with_layers(found: Outcomes) -> Sheet:
+    pearson = evaluation.MEASURES["pearson"]
+
+    def of(pooled: bool | None) -> Callable[[str], str]:
+        def compute(method: str) -> str:
+            if pooled is None:
+                return _spread(outcomes.by_target(found, method, pearson).mean(1))
+            if method == "layers":
+                return "–"
+            layered = controls.plus_layers(found, method, _LAYERS, pooled=pooled)
+            both = found.beside({"layered": layered})
+            return _spread(outcomes.by_target(both, "layered", pearson).mean(1))
+
+        return compute
+
+    columns = {"Mean PC": of(None), "+ layers": of(False), "+ layers, pooled": of(True)}
+    return _cells(4, found, columns, "with + layers (eq. 6)")
+
+
+def run(oracle: Path, scores: Path | None, out: Path, resamples: int = 2000) -> None:
+    """Reads, prints, and writes OUT/index.html, OUT/tables and OUT/summary.csv.
+
+    Raises:
+        OracleError: a table cannot be taken.
+        OSError: a file cannot be read or written.
+    """
+    read = outcome_files.read(oracle, scores)
+    found, benchmark = collect(read)
+    if not found.scores:
+        raise OracleError(f"{oracle} has no scores and no baseline: give --scores")
+    result = summary.summarise(found, resamples=resamples)
+    tables = {
+        "mean_pc": sheets.intervals(result, "pearson", title),
+        "measures": sheets.measures(result, title),
+        "beyond": sheets.beyond(result, title, baselines.OF_OTHERS),
+    }
+    if benchmark is not None:
+        tables |= {f"table_{t.title[6]}": t for t in paper_tables(found, benchmark)}
+    console = Console()
+    console = console if console.is_terminal else Console(width=200)
+    for sheet in tables.values():
+        console.print(sheet.rich())
+    for name, sheet in tables.items():
+        files.write_text(out / "tables" / f"{name}.md", sheet.markdown())
+        files.write_text(out / "tables" / f"{name}.csv", sheet.csv())
+    files.write_text(out / "summary.csv", sheets.long_csv(result))
+    (accuracies,) = _runs(found, found.accuracies[None])
+    report.write_page(
+        report.Results(
+            name=oracle.stem,
+            accuracies=accuracies,
+            scratch={},
+            scores={method: _runs(found, s) for method, s in found.scores.items()},
+            milliseconds={},
+            stage_seconds={},
+            settings={
+                "accuracies": oracle.name,
+                "scores": scores.name if scores else "none but baselines",
+                "resamples": resamples,
+            },
+            versions={
+                "jaxparc": jaxparc.__version__,
+                "numpy": importlib.metadata.version("numpy"),
+                "Python": platform.python_version(),
+            },
+            titles={method: title(method) for method in found.scores},
+            summary=result,
+        ),
+        out / "index.html",
+    )
+    console.print(f"report: {out / 'index.html'}", highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exits with 2 and one line if a file cannot be taken."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--oracle", type=Path, required=True, metavar="FILE", help="accuracies")
+    parser.add_argument("--scores", type=Path, metavar="FILE", help="of any methods")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the report")
+    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="[2000]")
+    args = parser.parse_args(argv)
+    if args.resamples < 1:
+        parser.exit(2, f"{parser.prog}: --resamples is {args.resamples}; expected at least 1\n")
+    try:
+        run(args.oracle, args.scores, args.out, args.resamples)
+    except OracleError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except OSError as error:
+        parser.exit(2, f"{parser.prog}: {error.filename}: {error.strerror}\n")

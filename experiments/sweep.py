@@ -1,0 +1,180 @@
+"""What the size of a probe set and the PCA dimension do to scores (the paper, figures 1 and 2).
+
+    python -m experiments.sweep probe-size [--benchmark NAME]
+    python -m experiments.sweep pca [--benchmark NAME]
+
+Reads the probe files and oracle.csv of the results folder, makes what is missing first, and writes
+sweeps/probe-size.csv or pca.csv, and the figures as SVG and PNG beside it. A smaller probe set is
+the first images of a whole one: they are in the order of one image of each class in turn.
+"""
+
+import csv
+import io
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import _run, extract_probes, finetune_all, oracle, score_probes, train_sources
+from jaxparc import datasets, evaluation, files, selectors
+from jaxparc.evaluation import Transfer
+
+SIZES = (50, 100, 200, 300, 400, 500)
+DIMENSIONS = (2, 4, 8, 16, 32, 64, 128)
+_HEAD = ("What", "Value", "Method", "Run", "Mean PC", "Milliseconds")
+
+
+class Point(NamedTuple):
+    """One method at one value of what is swept, of one probe set.
+
+    Attributes:
+        value: images or dimensions; 0 for no PCA.
+        method: label without the dimension.
+        run: probe set.
+        mean_pc: over the targets; NaN if it is undefined.
+        milliseconds: of a transfer, features apart; the second of two calls.
+    """
+
+    value: int
+    method: str
+    run: int
+    mean_pc: float
+    milliseconds: float
+
+
+def probe_size(run: _run.Run) -> int:
+    """Every method of the benchmark, without "+ layers", at every size; returns 0."""
+    methods = [m for m in run.benchmark.methods if not m.endswith("+l") and m != "heuristic"]
+    whole = run.benchmark.probe_images
+    sizes = [*(n for n in SIZES if n < whole), whole]
+    points = list(_points(run, [(n, n, {m: m for m in methods}) for n in sizes]))
+    _write(run, "probe-size", points)
+    _figures(run, "probe-size", points)
+    return 0
+
+
+def pca(run: _run.Run) -> int:
+    """Every method that looks at features, without PCA and at every dimension; returns 0."""
+    whole = [m for m in selectors.SELECTORS if "features" in selectors.method(m).needs]
+    steps = [(0, None, {m: m for m in whole})]
+    steps += [(f, None, {m: f"{m}_f{f}" for m in whole}) for f in DIMENSIONS]
+    points = list(_points(run, steps))
+    _write(run, "pca", points)
+    _figures(run, "pca", points)
+    return 0
+
+
+def _points(
+    run: _run.Run, steps: Sequence[tuple[int, int | None, dict[str, str]]]
+) -> Iterator[Point]:
+    """Points of (value, images of the probe set, method -> label) in turn."""
+    benchmark = run.benchmark
+    accuracies = {t: x for t, x in oracle.read(run.out / "oracle.csv").items() if np.isfinite(x)}
+    targets = list(map(datasets.short_name, benchmark.targets))
+    for value, images, labels in steps:
+        for probe_set in range(benchmark.probe_sets):
+            scores: dict[str, dict[Transfer, float]] = defaultdict(dict)
+            spent: dict[str, list[float]] = defaultdict(list)
+            for target in targets:
+                looks = [
+                    t
+                    for t in extract_probes.looks(benchmark)
+                    if t.target == target and extract_probes.path_of(run, t, probe_set).exists()
+                ]
+                score, given = score_probes.scorer(run, target, probe_set, looks, images)
+                for method, label in labels.items():
+                    if not given.has_all_of(label):
+                        continue
+                    found, seconds = _timed(score, label)
+                    spent[method].append(1e3 * seconds / len(found.names))
+                    for name, number in zip(found.names, found.values[:, 0], strict=True):
+                        transfer = Transfer(*name.split("/"))
+                        if transfer in accuracies:
+                            scores[method][transfer] = float(number)
+            for method, of_method in scores.items():
+                mean_pc = evaluation.mean_pc(of_method, accuracies)
+                yield Point(value, method, probe_set, mean_pc, float(np.mean(spent[method])))
+        _run.say(f"sweep: {value}")
+
+
+def _timed(score: Any, label: str) -> tuple[Any, float]:
+    with warnings.catch_warnings(action="ignore"):
+        found = score(methods=[label])  # compiles
+        started = time.monotonic()
+        score(methods=[label])
+        return found, time.monotonic() - started
+
+
+def _write(run: _run.Run, what: str, points: Sequence[Point]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_HEAD)
+    for p in points:
+        pc = "" if np.isnan(p.mean_pc) else f"{p.mean_pc:.4f}"
+        writer.writerow([what, p.value, p.method, p.run, pc, f"{p.milliseconds:.4f}"])
+    path = run.out / "sweeps" / f"{what}.csv"
+    files.write_text(path, text.getvalue())
+    _run.say(f"sweep: {path}")
+
+
+def _figures(run: _run.Run, what: str, points: Sequence[Point]) -> None:
+    """Figure 1, or 2a and 2b."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    values = sorted({p.value for p in points})
+    methods = list(dict.fromkeys(p.method for p in points))
+    mean = {
+        (m, v): [
+            np.mean([getattr(p, part) for p in points if (p.method, p.value) == (m, v)])
+            for part in ("mean_pc", "milliseconds")
+        ]
+        for m in methods
+        for v in values
+    }
+    for i, m in enumerate(methods):
+        style = {"marker": "osD^vP*X"[i % 8], "label": selectors.method(m).title, "color": f"C{i}"}
+        if what == "probe-size":
+            pcs = np.array([mean[m, v][0] for v in values])
+            left.plot(values, 100 * pcs / pcs[-1], **style)
+            right.plot(values, [mean[m, v][1] for v in values], **style)
+        else:
+            left.plot(values[1:], [mean[m, v][0] for v in values[1:]], **style)
+    if what == "probe-size":
+        left.set(xlabel="probe images", ylabel="Mean PC, % of that of the largest probe set")
+        right.set(xlabel="probe images", ylabel="ms per transfer", yscale="log")
+    else:
+        left.set(xlabel="PCA dimension", ylabel="Mean PC", xscale="log")
+        left.set_xticks(values[1:], map(str, values[1:]))
+        places = np.arange(len(methods))
+        for j, (v, label) in enumerate(((0, "without PCA"), (32, "f = 32"))):
+            right.bar(places + 0.4 * j - 0.2, [mean[m, v][0] for m in methods], 0.4, label=label)
+        right.set(ylabel="Mean PC")
+        right.set_xticks(places, [selectors.method(m).title for m in methods], rotation=30)
+        right.legend()
+    left.legend(fontsize="small")
+    for suffix in ("svg", "png"):
+        path = run.out / "sweeps" / f"{what}.{suffix}"
+        with files.replacing(path) as temporary:
+            figure.savefig(temporary, format=suffix)
+
+
+SWEEPS = {"probe-size": probe_size, "pca": pca}
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in SWEEPS:
+        sys.exit(f"python -m experiments.sweep: expected one of {', '.join(SWEEPS)} first")
+    _run.main(
+        __doc__,
+        train_sources.STAGE,
+        finetune_all.STAGE,
+        extract_probes.STAGE,
+        _run.Stage(SWEEPS[sys.argv.pop(1)]),
+    )

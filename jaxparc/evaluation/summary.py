@@ -1,0 +1,104 @@
+"""Every method by every measure, with what is needed to trust or doubt each number."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxparc.evaluation import resampling
+from jaxparc.evaluation.measures import MEASURES, Measure
+from jaxparc.evaluation.outcomes import Outcomes, by_target
+from jaxparc.evaluation.resampling import Interval
+
+
+class Cell(NamedTuple):
+    """A method's number.
+
+    Attributes:
+      interval: the mean over targets and probe sets, and its 95 % interval.
+      targets: (t,) the mean over probe sets of each target.
+      std: the sample standard deviation, over probe sets, of the mean over targets; NaN of one.
+      worse: the next method below, by this measure, and the p-value of their paired difference;
+        None of the last one and of undefined numbers.
+    """
+
+    interval: Interval
+    targets: np.ndarray
+    std: float
+    worse: tuple[str, float] | None
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the next method below is surely worse, at 5 %."""
+        return self.worse is None or self.worse[1] < 0.05
+
+
+class Summary(NamedTuple):
+    """What `summarise` found.
+
+    Attributes:
+      outcomes: of which.
+      cells: measure -> method -> its number, from the best method down; undefined ones last.
+      chance: measure -> what one random order of the models, the same for all targets, comes to.
+      undefined: method -> how many of its scores are undefined, if any.
+      resamples: behind every interval.
+    """
+
+    outcomes: Outcomes
+    cells: dict[str, dict[str, Cell]]
+    chance: dict[str, Interval]
+    undefined: dict[str, int]
+    resamples: int
+
+
+def summarise(
+    outcomes: Outcomes,
+    measures: Sequence[str] = tuple(MEASURES),
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Summary:
+    """Measures all methods on the same resamples of models, targets and probe sets.
+
+    Args:
+      outcomes: with the scores of every method, baselines included.
+      measures: keys of `MEASURES`.
+      resamples: of the bootstrap, and random orders.
+      seed: of both.
+
+    Raises:
+      ValueError: a measure is unknown.
+    """
+    if unknown := [name for name in measures if name not in MEASURES]:
+        raise ValueError(f"unknown measure {unknown[0]!r}; known: {', '.join(MEASURES)}")
+    draws = resampling.draw(outcomes, resamples, seed)
+    cells, chance = {}, {}
+    for name in measures:
+        measure = MEASURES[name]
+        cells[name] = _ranked(outcomes, measure, draws)
+        chance[name] = resampling.chance(outcomes, measure, resamples, seed)
+    undefined = {method: outcomes.undefined(method) for method in outcomes.scores}
+    return Summary(
+        outcomes, cells, chance, {method: n for method, n in undefined.items() if n}, resamples
+    )
+
+
+def _ranked(outcomes: Outcomes, measure: Measure, draws: resampling.Draws) -> dict[str, Cell]:
+    intervals, samples = resampling.compare(outcomes, measure, draws)
+    sign = 1 if measure.larger_is_better else -1
+
+    def place(method: str) -> tuple[bool, float]:
+        value = intervals[method].value
+        return bool(np.isnan(value)), -sign * value
+
+    order = sorted(intervals, key=place)
+    cells = {}
+    for method, below in zip(order, [*order[1:], None], strict=True):
+        values = by_target(outcomes, method, measure)
+        worse = None
+        if below is not None and not np.isnan(intervals[below].value):
+            worse = below, resampling.p_value(samples[method], samples[below])
+        of_runs = values.mean(1)
+        std = float(np.std(of_runs, ddof=1)) if len(of_runs) > 1 else float("nan")
+        cells[method] = Cell(intervals[method], values.mean(0), std, worse)
+    return cells

@@ -1,0 +1,9 @@
+"""What a benchmark found: tables for the terminal, and one HTML page that needs nothing else."""
+
+from jaxparc.report.page import write_page as write_page
+from jaxparc.report.results import UNDEFINED as UNDEFINED
+from jaxparc.report.results import Results as Results
+from jaxparc.report.results import Spread as Spread
+from jaxparc.report.results import correlations as correlations
+from jaxparc.report.terminal import accuracy_table as accuracy_table
+from jaxparc.report.terminal import selector_table as selector_table

@@ -1,0 +1,112 @@
+"""Drawings for the page: SVG, with the names that they are given escaped."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from jaxparc.evaluation import Transfer
+from jaxparc.evaluation.measures import MEASURES
+from jaxparc.evaluation.summary import Summary
+from jaxparc.report.results import Results, Spread, every, model_name
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; the last is that of text.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor")
+# Marks of about one area, centred on the origin.
+SHAPES = (
+    "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",  # circle
+    "M-4.5-4.5h9v9h-9z",  # square
+    "M0-6L5.6 4H-5.6z",  # triangle
+    "M0-6.5L6.5 0 0 6.5-6.5 0z",  # diamond
+    "M-2-6h4v4h4v4h-4v4h-4v-4h-4v-4h4z",  # plus
+    "M0 6L5.6-4H-5.6z",  # triangle, upside down
+    "M0-2.8L3.2-6 6-3.2 2.8 0 6 3.2 3.2 6 0 2.8-3.2 6-6 3.2-2.8 0-6-3.2-3.2-6z",  # cross
+    "M-5.5-6h11L1.5 0 5.5 6h-11L-1.5 0z",  # hourglass
+)
+
+
+def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_name: str) -> str:
+    """Scores against accuracies, a mark for each model with its name to point at."""
+    left, right, top, bottom = 48, 348, 10, 246
+    bars = {t: 0.0 if math.isnan(score.std) else score.std for t, score in scores.items()}
+    ends = [score.mean + sign * bars[t] for t, score in scores.items() for sign in (-1, 1)]
+    place_x, x_ticks = axis(ends, left, right)
+    place_y, y_ticks = axis([results.accuracies[t] for t in scores], bottom, top)
+    parts = [
+        f'<path class="grid" d="M{x:.1f} {top}V{bottom}"/>'
+        f'<text x="{x:.1f}" y="{bottom + 16}">{text}</text>'
+        for x, text in x_ticks
+    ] + [
+        f'<path class="grid" d="M{left} {y:.1f}H{right}"/>'
+        f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+        for y, text in y_ticks
+    ]
+    for t, score in scores.items():
+        colour = COLOURS[every("architecture", results).index(t.architecture) % len(COLOURS)]
+        shape = SHAPES[every("source", results).index(t.source) % len(SHAPES)]
+        x, y = place_x(score.mean), place_y(results.accuracies[t])
+        low, high = place_x(score.mean - bars[t]), place_x(score.mean + bars[t])
+        name = f"{model_name(t)}: score {score.text('.4g', '.2g')}"
+        parts.append(
+            f"<g><title>{escape(name)}, accuracy {results.accuracies[t]:.1f}%</title>"
+            f'<path stroke="{colour}" d="M{low:.1f} {y:.1f}H{high:.1f}"/><path class="mark" '
+            f'fill="{colour}" d="{shape}" transform="translate({x:.1f} {y:.1f})"/></g>'
+        )
+    x_name, y_name = escape(x_name), escape(y_name)
+    return f"""<svg role="img" viewBox="0 0 360 286" text-anchor="middle"
+aria-label="Scatter plot of {len(scores)} models: {y_name} against {x_name}">
+{"".join(parts)}
+<text x="{(left + right) / 2}" y="{bottom + 34}">{x_name}</text>
+<text transform="translate(12 {(top + bottom) / 2}) rotate(-90)">{y_name}</text></svg>"""
+
+
+def axis(
+    values: Sequence[float], start: float, stop: float
+) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
+    """Where values go between two pixels, and the pixels and texts of round numbers around them."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if high - low <= 1e-9 * abs(high):
+        low, high = low - (0.1 * abs(low) or 1.0), high + (0.1 * abs(high) or 1.0)
+    power = 10.0 ** math.floor(math.log10((high - low) / 5))
+    step = power * next(m for m in (1, 2, 5, 10) if m * power >= (high - low) / 5.001)
+    ticks = step * np.arange(math.floor(low / step), math.ceil(high / step) + 1)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+
+    def place(value: float) -> float:
+        return float(start + (stop - start) * (value - ticks[0]) / (ticks[-1] - ticks[0]))
+
+    return place, [(place(tick), f"{tick:z,.{decimals}f}") for tick in ticks]
+
+
+def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> str:
+    """Every method's number and its 95 % interval, and what a random order comes to."""
+    known = MEASURES[measure]
+    cells = {m: c for m, c in summary.cells[measure].items() if not math.isnan(c.interval.value)}
+    band = summary.chance[measure]
+    ends = [known.scale * x for c in (*(c.interval for c in cells.values()), band) for x in c[1:3]]
+    left, right, row = 20, 340, 34
+    place, ticks = axis([x for x in ends if not math.isnan(x)], left, right)
+    bottom = row * len(cells) + 8
+    low, high = (place(known.scale * x) for x in band[1:3])
+    shade = f'x="{low:.1f}" y="0" width="{high - low:.1f}" height="{bottom}"'
+    parts = [f'<rect class="chance" {shade}/>']
+    for x, text in ticks:
+        parts.append(f'<path class="grid" d="M{x:.1f} 0V{bottom}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}">{text}</text>')
+    for i, (method, cell) in enumerate(cells.items()):
+        y = row * i + 24
+        value, start, stop = (known.scale * x for x in cell.interval[:3])
+        name = escape(title(method))
+        line = f"M{place(start):.1f} {y}H{place(stop):.1f}"
+        parts.append(
+            f"<g><title>{name}: {value:z.1f}, {start:z.1f} to {stop:z.1f}</title>"
+            f'<text x="0" y="{y - 9}" text-anchor="start">{name}</text>'
+            f'<path stroke="{COLOURS[0]}" stroke-width="2" d="{line}"/>'
+            f'<circle fill="{COLOURS[0]}" r="4.5" cx="{place(value):.1f}" cy="{y}"/></g>'
+        )
+    about = f"{escape(known.title)}, mean over targets"
+    return f"""<svg role="img" viewBox="0 0 360 {bottom + 38}" text-anchor="middle"
+aria-label="{about}, of {len(cells)} methods with 95 % intervals">
+{"".join(parts)}
+<text x="{(left + right) / 2}" y="{bottom + 34}">{about}</text></svg>"""

@@ -1,0 +1,36 @@
+"""The tables for the terminal."""
+
+from rich.table import Table
+from rich.text import Text
+
+from jaxparc.report.results import Results, accuracy_rows, every, number, over, selector_rows
+
+
+def accuracy_table(results: Results) -> Table:
+    """Accuracy of each transfer: a row for each pretrained model, a column for each target."""
+    title = Text(f"{results.name}: accuracy after fine-tuning (%)", style="italic")
+    table = Table("architecture", "source", title=title)
+    table.caption = "– own source; bold: best of its target"
+    for target in every("target", results):
+        table.add_column(Text(target), justify="right")
+    for architecture, rows in accuracy_rows(results).items():
+        table.add_section()
+        for index, (source, cells) in enumerate(rows.items()):
+            texts = [Text(text, style="bold" if shade == 1 else "") for text, shade in cells]
+            table.add_row(Text("" if index else architecture), Text(source), *texts)
+    return table
+
+
+def selector_table(results: Results) -> Table:
+    """Mean PC, without and with "+ layers", PC of each target, and time, in the order given.
+
+    The spread of the targets' PC is on the page alone, so that the table fits 100 columns.
+    """
+    head, rows = selector_rows(results, lambda pc: number(pc.mean))
+    table = Table(title=Text(f"{results.name}: selectors", style="italic"))
+    table.caption = f"Pearson correlation x 100, {over(results)}"
+    for index, name in enumerate(head):
+        table.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table

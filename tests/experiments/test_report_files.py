@@ -1,0 +1,221 @@
+"""Reports of any table: the two forms, the published ones, and what is refused."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import benchmarks, outcome_files, published, report_files
+from experiments.oracle import OracleError
+from jaxparc.evaluation import MEASURES, Transfer, baselines, outcomes, summary
+
+LONG = "model,target,accuracy,ours,theirs\n"
+SHORT = "Architecture,Source Dataset,Target Dataset,Oracle\n"
+
+
+def long_table(path, models=6, targets=3):
+    rng = np.random.default_rng(0)
+    lines = [
+        f"m{i},t{j},{a:.2f},{a + rng.normal(0, 3):.3f},{rng.normal():.3f}"
+        for i in range(models)
+        for j in range(targets)
+        for a in [rng.normal(70 + i, 5)]
+    ]
+    path.write_text(LONG + "\n".join(lines) + "\n")
+    return path
+
+
+# Reading
+
+
+def test_the_long_form_has_scores_in_further_columns(tmp_path):
+    read = outcome_files.read(long_table(tmp_path / "a.csv"))
+    assert len(read.accuracies) == 18
+    assert list(read.scores) == ["ours", "theirs"]
+    assert [len(runs) for runs in read.scores.values()] == [1, 1]
+    assert set(read.scores["ours"][0]) == set(read.accuracies)
+    assert Transfer("m0", "", "t0") in read.accuracies
+
+
+def test_scores_of_several_runs_in_a_second_table(tmp_path):
+    (tmp_path / "o.csv").write_text(SHORT + "resnet18,x,y,50\nresnet50,x,y,-1\n")
+    head = "Run,Architecture,Source Dataset,Target Dataset,parc,knn\n"
+    (tmp_path / "s.csv").write_text(
+        head + "0,resnet18,x,y,1,2\n0,resnet50,x,y,3,\n1,resnet18,x,y,5,6\n1,resnet50,x,y,7,8\n"
+    )
+    read = outcome_files.read(tmp_path / "o.csv", tmp_path / "s.csv")
+    first, second = Transfer("resnet18", "x", "y"), Transfer("resnet50", "x", "y")
+    assert np.isnan(read.accuracies[second])
+    assert read.scores["parc"] == [{first: 1, second: 3}, {first: 5, second: 7}]
+    assert np.isnan(read.scores["knn"][0][second])
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "scores", "reason"),
+    [
+        ("a,b\n1,2\n", None, "o.csv has the columns a, b; expected Architecture, "),
+        ("", None, "o.csv has the columns none"),
+        (LONG, None, "o.csv has no row"),
+        (LONG + "m,t,x,1,1\n", None, "o.csv line 2: accuracy is 'x'; expected a number"),
+        (LONG + "m,t,1,1,?\n", None, "o.csv line 2: theirs is '?'; expected a number"),
+        (LONG + "m,t,1,1,1\nm,t,2,1,1\n", None, "o.csv line 3: m  t is there twice"),
+        (LONG + ",t,1,1,1\n", None, "o.csv line 2: a cell is empty"),
+        (LONG + "m,t,1\n", None, "o.csv line 2: ours is None; expected a number"),
+        (LONG + "m,t,1,1,1\n", "model,target,s\nn,t,1\n", "s.csv line 2: n  t has no accuracy"),
+        (LONG + "m,t,1,1,1\n", "model,s\nm,1\n", "s.csv has no column target"),
+        (LONG + "m,t,1,1,1\n", "model,target\nm,t\n", "s.csv has no column of scores"),
+        (LONG + "m,t,1,1,1\n", "model,target,s\n", "s.csv has no row"),
+        (
+            LONG + "m,t,1,1,1\n",
+            "model,target,s\nm,t,1\nm,t,2\n",
+            "s.csv line 3: m  t is there twice",
+        ),
+    ],
+)
+def test_what_cannot_be_taken_is_one_line(accuracies, scores, reason, tmp_path, capsys):
+    (tmp_path / "o.csv").write_text(accuracies)
+    words = ["--oracle", str(tmp_path / "o.csv"), "--out", str(tmp_path / "out")]
+    if scores is not None:
+        (tmp_path / "s.csv").write_text(scores)
+        words += ["--scores", str(tmp_path / "s.csv")]
+    with pytest.raises(SystemExit) as stopped:
+        report_files.main(words)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+# The report
+
+
+def test_the_report_of_a_long_table(tmp_path):
+    table = long_table(tmp_path / "peers.csv")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.report", "--oracle", table, "--out", tmp_path / "out"]
+        + ["--resamples", "200"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mean z-score on the other targets" in done.stdout
+    assert "a random order" in done.stdout
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<h2>What the numbers are worth</h2>" in page
+    assert "m0: score" in page
+    assert "http" not in page.replace("http-equiv", "")
+    with (tmp_path / "out" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    methods = {"ours", "theirs", "others_mean"}
+    assert {row["method"] for row in rows} == {*methods, "random order"}
+    assert {row["measure"] for row in rows} == set(MEASURES)
+    for row in rows:
+        assert float(row["low"]) <= float(row["high"])
+        if row["method"] not in methods:
+            continue
+        values = [float(row[f"t{j}"]) for j in range(3)]
+        np.testing.assert_allclose(np.mean(values), float(row["mean"]), atol=1e-4)
+    assert {p.name for p in (tmp_path / "out" / "tables").iterdir()} == {
+        f"{name}.{suffix}" for name in ("mean_pc", "measures", "beyond") for suffix in ("md", "csv")
+    }
+    markdown = (tmp_path / "out" / "tables" / "mean_pc.md").read_text()
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_one_target_and_no_scores_is_nothing_to_report(tmp_path):
+    (tmp_path / "o.csv").write_text("model,target,accuracy\nm,t,1\nn,t,2\n")
+    with pytest.raises(OracleError, match="no scores and no baseline"):
+        report_files.run(tmp_path / "o.csv", None, tmp_path / "out")
+
+
+def test_every_printed_number_belongs_to_a_table_and_every_measure_has_a_scale():
+    assert {table for table, *_ in published.PRINTED} <= {1, 2, 3, 4, 5, 6}
+
+
+# The published tables
+
+
+@pytest.fixture
+def oracles():
+    folder = os.environ.get("JAXPARC_ORACLES")
+    if not folder:
+        pytest.skip("JAXPARC_ORACLES names no folder of the published tables")
+    return Path(folder)
+
+
+def test_the_controlled_benchmark(oracles):
+    found, benchmark = report_files.collect(outcome_files.read(oracles / "controlled.csv"))
+    assert benchmark is benchmarks.CONTROLLED
+    assert found.where.sum() == 168
+    first, varying, layered = report_files.paper_tables(found, benchmark)
+    heuristic = {row[0]: row[1:] for row in first.rows}["heuristic (eq. 4)"]
+    assert heuristic[0] == "51.06 [51.05]"
+    heuristic = {row[0]: row[1:] for row in varying.rows}["heuristic (eq. 4)"]
+    assert heuristic == ("51.06", "61.27 [61.27]", "7.13 [7.13]", "13.63 [13.63]")
+    assert layered.head[-1] == "+ layers, pooled"
+    pearson = MEASURES["pearson"]
+    static = 100 * outcomes.by_target(found, "others_mean", pearson).mean()
+    assert static == pytest.approx(65, abs=0.5)
+
+
+def test_the_static_baseline_with_voc_among_the_others(oracles):
+    read = outcome_files.read(oracles / "controlled.csv")
+    seven = outcomes.collect(read.accuracies, {})
+    scores = baselines.others_mean(seven)
+    six = seven.beside({"others": scores}).only([t for t in seven.targets if t != "voc2007"])
+    value = 100 * outcomes.by_target(six, "others", MEASURES["pearson"]).mean()
+    assert value == pytest.approx(67.5, abs=0.1)
+
+
+def test_the_crowd_sourced_benchmark_has_424_transfers(oracles):
+    found, benchmark = report_files.collect(outcome_files.read(oracles / "crowd_sourced.csv"))
+    assert benchmark is benchmarks.CROWD_SOURCED
+    assert found.where.sum() == 424
+    (table,) = report_files.paper_tables(found, benchmark)
+    assert "424" in table.notes[-1]
+
+
+def test_published_scores_of_others(oracles):
+    read = outcome_files.read(oracles / "peers" / "tllib_cnn10_full.csv")
+    found = outcomes.collect(read.accuracies, read.scores)
+    tau = MEASURES["weighted_tau"]
+    values = {m: outcomes.by_target(found, m, tau).mean() for m in found.scores}
+    expected = {"hscore": 0.65, "logme": 0.67, "nce": 0.69, "leep": 0.42}
+    for method, value in expected.items():
+        assert values[method] == pytest.approx(value, abs=0.006)
+    z = np.mean(
+        [outcomes.standardised(found.scores[m][0], found.where) for m in found.scores], axis=0
+    )
+    mean = outcomes.by_target(found.beside({"mean": z[None]}), "mean", tau).mean()
+    assert mean == pytest.approx(0.71, abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["cnn11_full", "cnn11_head", "ssl12_full", "vit13_full"])
+def test_tables_of_peers_without_scores_have_the_static_baseline(oracles, name):
+    found, benchmark = report_files.collect(outcome_files.read(oracles / "peers" / f"{name}.csv"))
+    assert benchmark is None
+    assert "others_mean" in found.scores
+    result = summary.summarise(found, ["pearson"], resamples=100)
+    cell = result.cells["pearson"]["others_mean"]
+    assert np.isfinite(cell.interval.value)
+
+
+def test_scipy_agrees_on_a_target_of_the_controlled_benchmark(oracles):
+    found, _ = report_files.collect(outcome_files.read(oracles / "controlled.csv"))
+    j = found.targets.index("cub200")
+    there = found.where[:, j]
+    for name, reference in (
+        ("kendall", scipy.stats.kendalltau),
+        ("spearman", scipy.stats.spearmanr),
+    ):
+        value = outcomes.by_target(found, "heuristic", MEASURES[name])[0, j]
+        expected = reference(found.scores["heuristic"][0, there, j], found.accuracies[there, j])
+        np.testing.assert_allclose(value, expected.statistic, rtol=1e-12)
