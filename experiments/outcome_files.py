@@ -11,6 +11,8 @@ model,target,<method>,... (with or without Run), or in further columns of the se
 
 import csv
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from jaxparc.evaluation import Transfer
 
 LONG = ("model", "target", "accuracy")
 RUN = "Run"
+TIMES = ("Stage", "Method", "Items", "Seconds")
 Scores = dict[str, list[dict[Transfer, float]]]
 
 
@@ -125,3 +128,23 @@ def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
         return float(cell) if cell != "" else math.nan
     except (ValueError, TypeError):  # None where a row is short
         raise OracleError(f"{path} line {line}: {column} is {cell!r}; expected a number") from None
+
+
+def read_times(path: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of each stage, and per method the median milliseconds of a transfer, of times.csv.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OracleError: it is no such table.
+    """
+    head, rows = _rows(path)
+    if lacking := [name for name in TIMES if name not in head]:
+        raise OracleError(f"{path} has no column {', '.join(lacking)}")
+    stages: dict[str, float] = defaultdict(float)
+    transfers: dict[str, list[float]] = defaultdict(list)
+    for line, row in rows:
+        seconds, items = (_number(path, line, row, name) for name in ("Seconds", "Items"))
+        stages[row["Stage"]] += seconds
+        if row["Method"]:
+            transfers[row["Method"]].append(1e3 * seconds / items)
+    return dict(stages), {method: statistics.median(ms) for method, ms in transfers.items()}

@@ -8,7 +8,6 @@ import csv
 import importlib.metadata
 import math
 import platform
-import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import jax
 from rich.console import Console
 
 import jaxparc
-from experiments import _run, oracle, report_files
+from experiments import _run, oracle, outcome_files, report_files
 from jaxparc import datasets, report
 from jaxparc.evaluation import Transfer
 from jaxparc.report import sheets
@@ -26,7 +25,7 @@ from jaxparc.report import sheets
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 
 _TRANSFER = ("Architecture", "Source Dataset", "Target Dataset")
-_NUMBERS = ("Oracle", "Items", "Seconds")
+_NUMBERS = ("Oracle",)
 
 
 def stage(run: _run.Run) -> int:
@@ -39,6 +38,7 @@ def stage(run: _run.Run) -> int:
     console.print(report.selector_table(results))
     if results.summary is not None:
         console.print(sheets.intervals(results.summary, "pearson", results.title).rich())
+        report_files.write(results.summary, run.out / "report", {})
     page = run.out / "report" / "index.html"
     report.write_page(results, page)
     _run.say(f"report: {page}")
@@ -69,13 +69,7 @@ def read_results(run: _run.Run) -> report.Results:
             for method in run.benchmark.methods:
                 of_run = scores[method].setdefault(row["Run"], {})
                 of_run[transfer] = _number(row[method])
-    times = _read(run.out / "times.csv", "score_probes", ("Stage", "Method", "Items", "Seconds"))
-    stage_seconds: dict[str, float] = defaultdict(float)
-    per_transfer: dict[str, list[float]] = defaultdict(list)
-    for row in times:
-        stage_seconds[row["Stage"]] += float(row["Seconds"])
-        if row["Method"]:
-            per_transfer[row["Method"]].append(1e3 * float(row["Seconds"]) / int(row["Items"]))
+    stage_seconds, milliseconds = _times(run.out / "times.csv")
     summary, titles = report_files.trusted(
         accuracies,
         {method: list(scores[method].values()) for method in run.benchmark.methods},
@@ -91,7 +85,7 @@ def read_results(run: _run.Run) -> report.Results:
             for row in _scratch(run)
         },
         scores={method: list(scores[method].values()) for method in run.benchmark.methods},
-        milliseconds={method: statistics.median(ms) for method, ms in per_transfer.items()},
+        milliseconds=milliseconds,
         stage_seconds=stage_seconds,
         settings=run.benchmark.settings(),
         extra=tuple(map(datasets.short_name, run.benchmark.extra_targets)),
@@ -108,6 +102,17 @@ def read_results(run: _run.Run) -> report.Results:
             "machine": platform.platform(),
         },
     )
+
+
+def _times(path: Path) -> tuple[dict[str, float], dict[str, float]]:
+    try:
+        return outcome_files.read_times(path)
+    except FileNotFoundError:
+        raise _run.StageError(
+            f"{path} is missing; python -m experiments.score_probes writes it"
+        ) from None
+    except oracle.OracleError as error:
+        raise _run.StageError(f"{error}; python -m experiments.score_probes writes it") from error
 
 
 def _scratch(run: _run.Run) -> list[dict[str, str]]:

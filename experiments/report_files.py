@@ -4,6 +4,7 @@ python -m experiments.report --oracle controlled.csv [--scores scores.csv] --out
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 import jaxparc
-from experiments import benchmarks, outcome_files, published
+from experiments import benchmarks, figures, outcome_files, published
 from experiments._settings import Benchmark
 from experiments.oracle import OracleError
 from jaxparc import evaluation, files, models, report, selectors
@@ -111,12 +112,13 @@ def blind(found: Outcomes, benchmark: Benchmark | None) -> dict[str, np.ndarray]
     return scores
 
 
-def paper_tables(found: Outcomes, benchmark: Benchmark) -> list[Sheet]:
-    """The paper's tables that these outcomes can fill, its own number beside ours."""
+def paper_tables(found: Outcomes, benchmark: Benchmark) -> dict[str, Sheet]:
+    """The paper's tables that these outcomes can fill, its own number beside ours, by name."""
     if benchmark.name == "controlled":
-        return [_by_target(1, found), _by_varying(found), _with_layers(found)]
+        tables = (_by_target(1, found), _by_varying(found), _with_layers(found))
+        return dict(zip(("table_1", "table_2", "table_4"), tables, strict=True))
     number = {"crowd_sourced": 5, "detection": 6}[benchmark.name]
-    return [_by_target(number, found)]
+    return {f"table_{number}": _by_target(number, found)}
 
 
 def _cells(
@@ -200,33 +202,60 @@ def _with_layers(found: Outcomes) -> Sheet:
     return _cells(4, found, columns, "with + layers (eq. 6)")
 
 
-def run(oracle: Path, scores: Path | None, out: Path, resamples: int = 2000) -> None:
-    """Reads, prints, and writes OUT/index.html, OUT/tables and OUT/summary.csv.
+def write(result: summary.Summary, out: Path, more: Mapping[str, Sheet]) -> dict[str, Sheet]:
+    """Writes OUT/summary.csv, OUT/tables, and OUT/figures if there is matplotlib.
+
+    Args:
+        result: of all methods.
+        out: folder.
+        more: further tables, by the name of their files.
+
+    Returns:
+        All tables.
+    """
+    tables = {
+        "mean_pc": sheets.intervals(result, "pearson", title),
+        "measures": sheets.measures(result, title),
+        "beyond": sheets.beyond(result, title, baselines.OF_OTHERS),
+        **more,
+    }
+    for name, sheet in tables.items():
+        files.write_text(out / "tables" / f"{name}.md", sheet.markdown())
+        files.write_text(out / "tables" / f"{name}.csv", sheet.csv())
+    files.write_text(out / "summary.csv", sheets.long_csv(result))
+    with contextlib.suppress(ImportError):  # of matplotlib, which the page does without
+        figures.intervals(result, title, out / "figures" / "mean_pc")
+        figures.accuracies(result, out / "figures" / "accuracies")
+        best = next(iter(result.cells["pearson"]))
+        figures.scatter(result, best, title, out / "figures" / "scores")
+    return tables
+
+
+def run(
+    oracle: Path,
+    scores: Path | None,
+    out: Path,
+    *,
+    times: Path | None = None,
+    resamples: int = 2000,
+) -> None:
+    """Reads, prints, and writes OUT/index.html, OUT/summary.csv, OUT/tables and OUT/figures.
 
     Raises:
         OracleError: a table cannot be taken.
         OSError: a file cannot be read or written.
     """
     read = outcome_files.read(oracle, scores)
+    stage_seconds, milliseconds = outcome_files.read_times(times) if times else ({}, {})
     found, benchmark = collect(read)
     if not found.scores:
         raise OracleError(f"{oracle} has no scores and no baseline: give --scores")
     result = summary.summarise(found, resamples=resamples)
-    tables = {
-        "mean_pc": sheets.intervals(result, "pearson", title),
-        "measures": sheets.measures(result, title),
-        "beyond": sheets.beyond(result, title, baselines.OF_OTHERS),
-    }
-    if benchmark is not None:
-        tables |= {f"table_{t.title[6]}": t for t in paper_tables(found, benchmark)}
     console = Console()
     console = console if console.is_terminal else Console(width=200)
-    for sheet in tables.values():
+    more = {} if benchmark is None else paper_tables(found, benchmark)
+    for sheet in write(result, out, more).values():
         console.print(sheet.rich())
-    for name, sheet in tables.items():
-        files.write_text(out / "tables" / f"{name}.md", sheet.markdown())
-        files.write_text(out / "tables" / f"{name}.csv", sheet.csv())
-    files.write_text(out / "summary.csv", sheets.long_csv(result))
     (accuracies,) = _runs(found, found.accuracies[None])
     report.write_page(
         report.Results(
@@ -234,8 +263,8 @@ def run(oracle: Path, scores: Path | None, out: Path, resamples: int = 2000) -> 
             accuracies=accuracies,
             scratch={},
             scores={method: _runs(found, s) for method, s in found.scores.items()},
-            milliseconds={},
-            stage_seconds={},
+            milliseconds=milliseconds,
+            stage_seconds=stage_seconds,
             settings={
                 "accuracies": oracle.name,
                 "scores": scores.name if scores else "none but baselines",
@@ -261,12 +290,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--oracle", type=Path, required=True, metavar="FILE", help="accuracies")
     parser.add_argument("--scores", type=Path, metavar="FILE", help="of any methods")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the report")
+    parser.add_argument("--times", type=Path, metavar="FILE", help="times.csv of a benchmark")
     parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="[2000]")
     args = parser.parse_args(argv)
     if args.resamples < 1:
         parser.exit(2, f"{parser.prog}: --resamples is {args.resamples}; expected at least 1\n")
     try:
-        run(args.oracle, args.scores, args.out, args.resamples)
+        run(args.oracle, args.scores, args.out, times=args.times, resamples=args.resamples)
     except OracleError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except OSError as error:

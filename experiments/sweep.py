@@ -15,35 +15,26 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from experiments import _run, extract_probes, finetune_all, oracle, score_probes, train_sources
+from experiments import (
+    _run,
+    extract_probes,
+    figures,
+    finetune_all,
+    oracle,
+    score_probes,
+    train_sources,
+)
+from experiments.figures import Point
 from jaxparc import datasets, evaluation, files, selectors
 from jaxparc.evaluation import Transfer
 
 SIZES = (50, 100, 200, 300, 400, 500)
 DIMENSIONS = (2, 4, 8, 16, 32, 64, 128)
 _HEAD = ("What", "Value", "Method", "Run", "Mean PC", "Milliseconds")
-
-
-class Point(NamedTuple):
-    """One method at one value of what is swept, of one probe set.
-
-    Attributes:
-        value: images or dimensions; 0 for no PCA.
-        method: label without the dimension.
-        run: probe set.
-        mean_pc: over the targets; NaN if it is undefined.
-        milliseconds: of a transfer, features apart; the second of two calls.
-    """
-
-    value: int
-    method: str
-    run: int
-    mean_pc: float
-    milliseconds: float
 
 
 def probe_size(run: _run.Run) -> int:
@@ -53,18 +44,18 @@ def probe_size(run: _run.Run) -> int:
     sizes = [*(n for n in SIZES if n < whole), whole]
     points = list(_points(run, [(n, n, {m: m for m in methods}) for n in sizes]))
     _write(run, "probe-size", points)
-    _figures(run, "probe-size", points)
+    figures.probe_size(points, run.out / "sweeps" / "probe-size")
     return 0
 
 
 def pca(run: _run.Run) -> int:
     """Every method that looks at features, without PCA and at every dimension; returns 0."""
-    whole = [m for m in selectors.SELECTORS if "features" in selectors.method(m).needs]
+    whole = [name for name, selector in selectors.SELECTORS.items() if selector.reducible]
     steps = [(0, None, {m: m for m in whole})]
     steps += [(f, None, {m: f"{m}_f{f}" for m in whole}) for f in DIMENSIONS]
     points = list(_points(run, steps))
     _write(run, "pca", points)
-    _figures(run, "pca", points)
+    figures.pca(points, run.out / "sweeps" / "pca")
     return 0
 
 
@@ -119,51 +110,6 @@ def _write(run: _run.Run, what: str, points: Sequence[Point]) -> None:
     path = run.out / "sweeps" / f"{what}.csv"
     files.write_text(path, text.getvalue())
     _run.say(f"sweep: {path}")
-
-
-def _figures(run: _run.Run, what: str, points: Sequence[Point]) -> None:
-    """Figure 1, or 2a and 2b."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    values = sorted({p.value for p in points})
-    methods = list(dict.fromkeys(p.method for p in points))
-    mean = {
-        (m, v): [
-            np.mean([getattr(p, part) for p in points if (p.method, p.value) == (m, v)])
-            for part in ("mean_pc", "milliseconds")
-        ]
-        for m in methods
-        for v in values
-    }
-    for i, m in enumerate(methods):
-        style = {"marker": "osD^vP*X"[i % 8], "label": selectors.method(m).title, "color": f"C{i}"}
-        if what == "probe-size":
-            pcs = np.array([mean[m, v][0] for v in values])
-            left.plot(values, 100 * pcs / pcs[-1], **style)
-            right.plot(values, [mean[m, v][1] for v in values], **style)
-        else:
-            left.plot(values[1:], [mean[m, v][0] for v in values[1:]], **style)
-    if what == "probe-size":
-        left.set(xlabel="probe images", ylabel="Mean PC, % of that of the largest probe set")
-        right.set(xlabel="probe images", ylabel="ms per transfer", yscale="log")
-    else:
-        left.set(xlabel="PCA dimension", ylabel="Mean PC", xscale="log")
-        left.set_xticks(values[1:], map(str, values[1:]))
-        places = np.arange(len(methods))
-        for j, (v, label) in enumerate(((0, "without PCA"), (32, "f = 32"))):
-            right.bar(places + 0.4 * j - 0.2, [mean[m, v][0] for m in methods], 0.4, label=label)
-        right.set(ylabel="Mean PC")
-        right.set_xticks(places, [selectors.method(m).title for m in methods], rotation=30)
-        right.legend()
-    left.legend(fontsize="small")
-    for suffix in ("svg", "png"):
-        path = run.out / "sweeps" / f"{what}.{suffix}"
-        with files.replacing(path) as temporary:
-            figure.savefig(temporary, format=suffix)
 
 
 SWEEPS = {"probe-size": probe_size, "pca": pca}

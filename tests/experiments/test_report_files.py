@@ -92,6 +92,23 @@ def test_what_cannot_be_taken_is_one_line(accuracies, scores, reason, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_times_are_read_and_checked(tmp_path):
+    table = tmp_path / "times.csv"
+    table.write_text(
+        "Stage,Unit,Method,Items,Seconds\ntrain,a,,1,2.5\ntrain,b,,1,1.5\n"
+        "score,x,parc,4,0.4\nscore,y,parc,4,0.8\n"
+    )
+    stages, milliseconds = outcome_files.read_times(table)
+    assert stages == {"train": 4.0, "score": pytest.approx(1.2)}
+    assert milliseconds == {"parc": pytest.approx(150)}
+    table.write_text("Stage,Method,Items,Seconds\ntrain,,1,soon\n")
+    with pytest.raises(OracleError, match="line 2: Seconds is 'soon'; expected a number"):
+        outcome_files.read_times(table)
+    table.write_text("Stage,Items\n")
+    with pytest.raises(OracleError, match="has no column Method, Seconds"):
+        outcome_files.read_times(table)
+
+
 # The report
 
 
@@ -125,6 +142,11 @@ def test_the_report_of_a_long_table(tmp_path):
     assert {p.name for p in (tmp_path / "out" / "tables").iterdir()} == {
         f"{name}.{suffix}" for name in ("mean_pc", "measures", "beyond") for suffix in ("md", "csv")
     }
+    assert {p.name for p in (tmp_path / "out" / "figures").iterdir()} == {
+        f"{name}.{suffix}"
+        for name in ("mean_pc", "accuracies", "scores")
+        for suffix in ("svg", "png")
+    }
     markdown = (tmp_path / "out" / "tables" / "mean_pc.md").read_text()
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
@@ -155,7 +177,8 @@ def test_the_controlled_benchmark(oracles):
     found, benchmark = report_files.collect(outcome_files.read(oracles / "controlled.csv"))
     assert benchmark is benchmarks.CONTROLLED
     assert found.where.sum() == 168
-    first, varying, layered = report_files.paper_tables(found, benchmark)
+    tables = report_files.paper_tables(found, benchmark)
+    first, varying, layered = (tables[f"table_{n}"] for n in (1, 2, 4))
     heuristic = {row[0]: row[1:] for row in first.rows}["heuristic (eq. 4)"]
     assert heuristic[0] == "51.06 [51.05]"
     heuristic = {row[0]: row[1:] for row in varying.rows}["heuristic (eq. 4)"]
@@ -179,8 +202,8 @@ def test_the_crowd_sourced_benchmark_has_424_transfers(oracles):
     found, benchmark = report_files.collect(outcome_files.read(oracles / "crowd_sourced.csv"))
     assert benchmark is benchmarks.CROWD_SOURCED
     assert found.where.sum() == 424
-    (table,) = report_files.paper_tables(found, benchmark)
-    assert "424" in table.notes[-1]
+    tables = report_files.paper_tables(found, benchmark)
+    assert "424" in tables["table_5"].notes[-1]
 
 
 def test_published_scores_of_others(oracles):

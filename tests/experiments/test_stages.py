@@ -334,6 +334,53 @@ def test_the_reports_mean_pc_is_that_of_the_files(finished):
     np.testing.assert_allclose(found, np.mean(expected))
 
 
+def test_the_report_has_intervals_and_baselines(finished):
+    from experiments import report
+
+    found = report.read_results(finished)
+    methods = {m for m in tiny.TINY.methods if not m.endswith("+l")}
+    assert set(found.summary.cells["pearson"]) == {*methods, "layers"}
+    assert found.title("layers") == "layers alone"
+    assert "What the numbers are worth" in (finished.out / "report" / "index.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["probe-size", "pca"])
+def test_sweeps_score_parts_of_the_probe_files(what, copy, monkeypatch):
+    from experiments import sweep
+
+    monkeypatch.setattr(sweep, "SIZES", (20, 500))
+    monkeypatch.setattr(sweep, "DIMENSIONS", (4,))
+    reducible = {"parc": SELECTORS["parc"], "rsa": SELECTORS["rsa"]}
+    monkeypatch.setattr("jaxparc.selectors.SELECTORS", reducible | {"knn": SELECTORS["knn"]})
+    benchmark = dataclasses.replace(copy.benchmark, methods=("parc", "knn", "parc+l"))
+    run = dataclasses.replace(copy, benchmark=benchmark)
+    assert sweep.SWEEPS[what](run) == 0
+    found = rows(run.out / "sweeps" / f"{what}.csv")
+    if what == "probe-size":
+        points = {("20", "parc"), ("20", "knn"), ("40", "parc"), ("40", "knn")}
+    else:
+        points = {(v, m) for v in "04" for m in ("parc", "rsa", "knn")}
+    assert {(row["Value"], row["Method"]) for row in found} == points
+    assert len(found) == 2 * len(points)
+    # the whole probe set is that of scores.csv
+    whole = {"probe-size": "40", "pca": "0"}[what]
+    oracle = {
+        Transfer(*list(r.values())[:3]): float(r["Oracle"]) for r in rows(run.out / "oracle.csv")
+    }
+    for row in found:
+        if (row["Value"], row["Method"]) != (whole, "parc"):
+            continue
+        scores = {
+            Transfer(*list(r.values())[1:4]): float(r["parc"])
+            for r in rows(run.out / "scores.csv")
+            if r["Run"] == row["Run"]
+        }
+        np.testing.assert_allclose(float(row["Mean PC"]), evaluation.mean_pc(scores, oracle))
+    for suffix in ("svg", "png"):
+        assert (run.out / "sweeps" / f"{what}.{suffix}").stat().st_size > 1000
+
+
 @pytest.mark.parametrize("kind", ["weights", "transfers", "probes", "scores"])
 def test_another_units_file_is_not_taken_for_its_own(copy, kind):
     """Same shapes, right checksums, wrong content: it must be made again."""

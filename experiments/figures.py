@@ -1,0 +1,171 @@
+"""Figures as files, SVG and PNG, drawn by matplotlib."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jaxparc import files, selectors
+from jaxparc.evaluation.measures import MEASURES
+from jaxparc.evaluation.summary import Summary
+from jaxparc.report.plots import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MARKS = "osD^vP*X"
+_GREY = "0.4"  # of what the page draws in the colour of its text
+
+
+class Point(NamedTuple):
+    """One method at one value of what is swept, of one probe set.
+
+    Attributes:
+        value: images or dimensions; 0 for no PCA.
+        method: label without the dimension.
+        run: probe set.
+        mean_pc: over the targets; NaN if it is undefined.
+        milliseconds: of a transfer, features apart; the second of two calls.
+    """
+
+    value: int
+    method: str
+    run: int
+    mean_pc: float
+    milliseconds: float
+
+
+def probe_size(points: Sequence[Point], path: Path) -> None:
+    """Figure 1: probe images against Mean PC, relative to the whole probe set's, and time."""
+    figure, (left, right) = _panels(2)
+    values = sorted({p.value for p in points})
+    for method, style in _styles(points).items():
+        means = np.array([_mean(points, method, v) for v in values])
+        left.plot(values, 100 * means[:, 0] / means[-1, 0], **style)
+        right.plot(values, means[:, 1], **style)
+    left.set(xlabel="probe images", ylabel=f"Mean PC, % of that with {values[-1]}")
+    right.set(xlabel="probe images", ylabel="ms per transfer", yscale="log")
+    left.legend(fontsize="small")
+    save(figure, path)
+
+
+def pca(points: Sequence[Point], path: Path) -> None:
+    """Figure 2: PCA dimensions against Mean PC (a); with 32 and without PCA (b)."""
+    figure, (left, right) = _panels(2)
+    values = sorted({p.value for p in points} - {0})
+    styles = _styles(points)
+    for method, style in styles.items():
+        left.plot(values, [_mean(points, method, v)[0] for v in values], **style)
+    left.set(xlabel="PCA dimensions", ylabel="Mean PC", xscale="log")
+    left.set_xticks(values, list(map(str, values)))
+    left.minorticks_off()
+    left.legend(fontsize="small")
+    places = np.arange(len(styles))
+    for j, (value, label) in enumerate(((0, "without PCA"), (32, "f = 32"))):
+        heights = [_mean(points, method, value)[0] for method in styles]
+        right.bar(places + 0.4 * j - 0.2, heights, 0.4, label=label, color=COLOURS[j])
+    right.set(ylabel="Mean PC")
+    right.set_xticks(places, [style["label"] for style in styles.values()], rotation=30)
+    right.legend(fontsize="small")
+    save(figure, path)
+
+
+def intervals(summary: Summary, title: Callable[[str], str], path: Path) -> None:
+    """Every method's Mean PC with its 95 % interval, and what a random order comes to."""
+    figure, (panel,) = _panels(1)
+    cells = summary.cells["pearson"]
+    band = summary.chance["pearson"]
+    panel.axvspan(100 * band.low, 100 * band.high, color="0.9", label="95 % of random orders")
+    for i, cell in enumerate(cells.values()):
+        value, low, high = (100 * x for x in cell.interval[:3])
+        if not math.isnan(value):
+            panel.plot([low, high], [-i, -i], color=COLOURS[0])
+            panel.plot([value], [-i], "o", color=COLOURS[0])
+    panel.set(xlabel="Mean PC and its 95 % interval")
+    panel.set_yticks(-np.arange(len(cells)), list(map(title, cells)))
+    panel.legend(fontsize="small")
+    save(figure, path)
+
+
+def scatter(summary: Summary, method: str, title: Callable[[str], str], path: Path) -> None:
+    """A method's scores, their mean over probe sets, against accuracies, for every target."""
+    outcomes = summary.outcomes
+    figure, panels = _panels(len(outcomes.targets), height=3.2)
+    scores = outcomes.scores[method].mean(0)
+    names = list(dict.fromkeys(architecture for architecture, _ in outcomes.models))
+    for j, (target, panel) in enumerate(zip(outcomes.targets, panels, strict=True)):
+        for i, name in enumerate(names):
+            rows = [k for k, (a, _) in enumerate(outcomes.models) if a == name]
+            rows = [k for k in rows if outcomes.where[k, j]]
+            colour = (*COLOURS[:-1], _GREY)[i % len(COLOURS)]
+            style = {"marker": _MARKS[i % len(_MARKS)], "color": colour, "label": name}
+            panel.scatter(scores[rows, j], outcomes.accuracies[rows, j], s=20, **style)
+        pc = MEASURES["pearson"].scale * summary.cells["pearson"][method].targets[j]
+        panel.set(title=f"{target}: PC {pc:.1f}", xlabel=title(method), ylabel="accuracy (%)")
+    if len(names) <= 12:
+        panels[0].legend(fontsize="small")
+    save(figure, path)
+
+
+def accuracies(summary: Summary, path: Path) -> None:
+    """Accuracies of models by targets; the darker, the better within its target."""
+    outcomes = summary.outcomes
+    m, t = outcomes.accuracies.shape
+    figure, (panel,) = _panels(1, height=1.5 + 0.2 * m)
+    values = np.where(outcomes.where, outcomes.accuracies, np.nan)
+    low, high = (f(values, axis=0) for f in (np.nanmin, np.nanmax))
+    shades = (values - low) / np.where(high > low, high - low, 1)
+    panel.imshow(shades, aspect="auto", cmap="Blues", vmin=0, vmax=1.6)  # text stays readable
+    for i, j in np.argwhere(outcomes.where):
+        panel.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize="x-small")
+    names = [", ".join(filter(None, model)) for model in outcomes.models]
+    panel.set_yticks(np.arange(m), names, fontsize="x-small")
+    panel.set_xticks(np.arange(t), outcomes.targets, rotation=30)
+    panel.set(title="accuracy (%)")
+    save(figure, path)
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Writes PATH.svg and PATH.png, each whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in ("svg", "png"):
+        with files.replacing(path.with_name(f"{path.name}.{suffix}")) as temporary:
+            figure.savefig(temporary, format=suffix)
+
+
+def _panels(count: int, height: float = 4.0) -> tuple["Figure", list[Any]]:
+    """A figure of panels, three in a row at most."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    size = (5 * columns if count > 1 else 7, height * rows)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    return figure, panels[:count]
+
+
+def _styles(points: Sequence[Point]) -> Mapping[str, dict[str, Any]]:
+    return {
+        method: {
+            "marker": _MARKS[i % len(_MARKS)],
+            "label": selectors.method(method).title,
+            "color": f"C{i}",
+        }
+        for i, method in enumerate(dict.fromkeys(p.method for p in points))
+    }
+
+
+def _mean(points: Sequence[Point], method: str, value: int) -> tuple[float, float]:
+    """Mean PC and milliseconds over probe sets; NaN where there is no point."""
+    chosen = [p for p in points if (p.method, p.value) == (method, value)]
+    if not chosen:
+        return math.nan, math.nan
+    mean_pc, milliseconds = np.mean([[p.mean_pc, p.milliseconds] for p in chosen], axis=0)
+    return float(mean_pc), float(milliseconds)
