@@ -1,18 +1,23 @@
 """Where and with what a speed table was measured, and how it is written."""
 
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
 import statistics
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 from rich.console import Console
+from rich.table import Table
+
+R = TypeVar("R")
 
 
 def console() -> Console:
@@ -31,7 +36,7 @@ def settings(packages: Sequence[str]) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "packages": {package: importlib.metadata.version(package) for package in packages},
+        "packages": _versions(packages),
         "blas": sorted(
             {
                 f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads"
@@ -39,6 +44,59 @@ def settings(packages: Sequence[str]) -> dict[str, Any]:
             }
         ),
     }
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def run(
+    command: str,
+    packages: Sequence[str],
+    sizes: Any,
+    rows: Iterable[R],
+    header: Sequence[str],
+    cells: Callable[[R], tuple[str, ...]],
+    title: str,
+    out: Path | None,
+) -> list[R]:
+    """Prints rows as they are measured, then their table, and writes OUT.md and OUT.json.
+
+    Args:
+        command: of `experiments.speed`.
+        packages: whose versions matter.
+        sizes: a dataclass, what is measured.
+        rows: dataclasses, each measured as it is asked for.
+        header: of the table.
+        cells: of a row.
+        title: of the table.
+        out: without a suffix; None to write nothing.
+    """
+    terminal = console()
+    about = settings(packages)
+    started = time.monotonic()
+    terminal.print(f"{about['device']}, {about['processor']}, {about['cores']} cores")
+    done, lines = [], []
+    for row in rows:
+        done.append(row)
+        lines.append(cells(row))
+        terminal.print("  ".join(lines[-1]), highlight=False)
+    printed = Table(*header, title=title)
+    for line in lines:
+        printed.add_row(*line)
+    terminal.print(printed)
+    about |= {"sizes": dataclasses.asdict(sizes), "seconds": time.monotonic() - started}
+    terminal.print(f"measured in {about['seconds']:.0f} s")
+    if out is not None:
+        text = "\n".join([ran(command, about), "", *table(header, lines)])
+        kept = [dataclasses.asdict(cast(Any, row)) for row in done]
+        terminal.print(write(out, about, kept, text + "\n"))
+    return done
 
 
 def _processor() -> str:

@@ -10,7 +10,6 @@ starts after a pause with a batch that is not counted.
 
 import argparse
 import dataclasses
-import importlib.metadata
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.table import Table
 
 from experiments import _measured
 from jaxparc import features, models, parallel, train
@@ -186,34 +184,8 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
     """Measure, print as it goes, and write OUT.md and OUT.json."""
-    console = _measured.console()
-    about = _measured.settings([package for package in PACKAGES if _installed(package)])
-    started = time.monotonic()
-    console.print(f"{about['device']}, {about['processor']}, {about['cores']} cores")
-    done, lines = [], []
-    for row in measure(sizes):
-        done.append(row)
-        lines.append(cells(row))
-        console.print("  ".join(lines[-1]), highlight=False)
-    table = Table(*HEADER, title="images per second, median (lowest–highest)")
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
-    about |= {"sizes": dataclasses.asdict(sizes), "seconds": time.monotonic() - started}
-    console.print(f"measured in {about['seconds']:.0f} s")
-    if out is not None:
-        text = "\n".join([_measured.ran("extract", about), "", *_measured.table(HEADER, lines)])
-        rows = [dataclasses.asdict(row) for row in done]
-        console.print(_measured.write(out, about, rows, text + "\n"))
-    return done
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    title = "images per second, median (lowest–highest)"
+    return _measured.run("extract", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

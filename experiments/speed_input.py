@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from rich.table import Table
 
 from experiments import _measured
 from jaxparc import input as input_
@@ -217,29 +216,15 @@ def cells(row: Row, plain_rate: float | None) -> tuple[str, ...]:
 
 def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
     """Measure, print as it goes, and write OUT.md and OUT.json."""
-    console = _measured.console()
-    about = _measured.settings(PACKAGES)
-    started = time.monotonic()
-    console.print(f"{about['device']}, {about['processor']}, {about['cores']} cores")
-    done, lines = [], []
-    rate = None
-    for row in measure(sizes):
+    rates: list[float] = []
+
+    def line(row: Row) -> tuple[str, ...]:
         if row.what == "plain PIL loop":
-            rate = statistics.median(row.images_per_second)
-        done.append(row)
-        lines.append(cells(row, rate))
-        console.print("  ".join(lines[-1]), highlight=False)
-    table = Table(*HEADER, title=f"{SIZE} px, median (lowest–highest)")
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
-    about |= {"sizes": dataclasses.asdict(sizes), "seconds": time.monotonic() - started}
-    console.print(f"measured in {about['seconds']:.0f} s")
-    if out is not None:
-        text = "\n".join([_measured.ran("input", about), "", *_measured.table(HEADER, lines)])
-        rows = [dataclasses.asdict(row) for row in done]
-        console.print(_measured.write(out, about, rows, text + "\n"))
-    return done
+            rates.append(statistics.median(row.images_per_second))
+        return cells(row, rates[-1] if rates else None)
+
+    title = f"{SIZE} px, median (lowest–highest)"
+    return _measured.run("input", PACKAGES, sizes, measure(sizes), HEADER, line, title, out)
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
