@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -129,6 +130,11 @@ def is_done(unit: Unit) -> bool:
         say(f"{error}; moved to {aside.name}, made again")
         return False
     return True
+
+
+def partial(run: Run, stage: str, name: str) -> Path:
+    """Where a training run of a stage keeps what it needs to go on after an interruption."""
+    return run.out / "partial" / stage / name
 
 
 def _free(path: Path) -> Path:
@@ -305,6 +311,7 @@ def main(description: str | None, *stages: Stage) -> None:
         _cache_compilations()
         _preflight(run, stages)
         with _alone_in(run.out), _alone_in(run.weights):
+            signal.signal(signal.SIGTERM, _interrupt)
             prepare(run)
             failures = [stage.run(run) for stage in stages]
     except (StageError, datasets.DatasetError, *Damage) as error:
@@ -314,9 +321,13 @@ def main(description: str | None, *stages: Stage) -> None:
             raise
         where = error.filename or out
         parser.exit(2, f"{parser.prog}: {where}: {error.strerror}; what is done is kept\n")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # or SIGTERM, as before a machine is taken away
         parser.exit(130, "interrupted; what is done is kept, and the same command goes on\n")
     sys.exit(1 if any(failures) else 0)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _with_external(benchmark: Benchmark, table: Path) -> Benchmark:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import _data, _run, train_sources
-from jaxparc import files, train
+from jaxparc import checkpoints, files, train
 from jaxparc.evaluation import SCRATCH, Transfer
 
 
@@ -134,6 +134,7 @@ def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], No
         for split in _data.transfer_splits(benchmark, transfer.target)
     )
     result: dict[str, Any] = {"validation": None, "test": None}
+    partial = _run.partial(run, "finetune_all", _path(run, candidate).stem)
     try:
         variables, losses = train.fit(
             task,
@@ -145,6 +146,7 @@ def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], No
             seed=run.seed("finetune", *transfer),
             workers=run.workers,
             on_images=on_images,
+            partial=partial,
         )
     except train.DivergedError as error:
         result["diverged"] = str(error)
@@ -160,6 +162,7 @@ def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], No
             )
     result["seconds"] = time.monotonic() - started
     _run.write_result(_path(run, candidate), _unit_name(candidate), result)
+    checkpoints.remove(partial)
 
 
 def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:

@@ -126,6 +126,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
     started = time.monotonic()
     benchmark = run.benchmark
     task = task_of(benchmark, architecture, source)
+    partial = _run.partial(run, "train_sources", f"{architecture}_{source}")
     variables, losses = train.fit(
         task,
         _first(run, architecture, source),
@@ -140,6 +141,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
         seed=run.seed("train", architecture, source),
         workers=run.workers,
         on_images=on_images,
+        partial=partial,
     )
     accuracy = train.accuracy(
         task,
@@ -155,6 +157,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
         "seconds": time.monotonic() - started,
     }
     checkpoints.save(weights_path(run, architecture, source), variables, metadata)
+    checkpoints.remove(partial)
 
 
 STAGE = _run.Stage(stage, units)

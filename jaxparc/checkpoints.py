@@ -101,6 +101,11 @@ def restore(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return restored, manifest["metadata"]
 
 
+def remove(path: Path) -> None:
+    """Removes a checkpoint, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def metadata(path: Path) -> dict[str, Any]:
     """The metadata of a checkpoint, without reading its weights.
 

@@ -162,6 +162,7 @@ def batches(
     seed: int = 0,
     epoch: int = 0,
     epochs: int = 1,
+    start: int = 0,
     num_classes: int | None = None,
     threads: int = THREADS,
     workers: int = 0,
@@ -182,6 +183,7 @@ def batches(
       seed: not negative.
       epoch: the first one, not negative.
       epochs: how many follow one another.
+      start: how many of their batches to leave out, at the beginning.
       num_classes: None where a record has one class; else the number of classes, of which a
         record may have several.
       threads: that assemble batches ahead of the caller, in each process.
@@ -209,7 +211,7 @@ def batches(
             f"this source was decoded to {source.images.shape[1]} px; size {size} needs {side}"
         )
     assemble = _Assemble(source, batch_size, size, train, mirror, seed, epoch, num_classes)
-    numbers = grain.MapDataset.range(epochs * -(-len(source) // batch_size))
+    numbers = grain.MapDataset.range(start, epochs * -(-len(source) // batch_size))
     return _ahead(numbers.map(assemble), threads, workers)
 
 

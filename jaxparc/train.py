@@ -6,7 +6,10 @@ undecorated and see one device's share of a batch; `parallel` runs them on all d
 
 import dataclasses
 import functools
+import json
+import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +18,8 @@ import numpy as np
 import optax
 from jax import Array
 
+from jaxparc import checkpoints, models, parallel
 from jaxparc import input as input_
-from jaxparc import models, parallel
 
 Variables = dict[str, Any]  # "params" and, in networks with batch norm, "batch_stats"
 
@@ -197,10 +200,13 @@ def fit(
     seed: int = 0,
     workers: int = 0,
     on_images: Callable[[int], None] | None = None,
+    partial: Path | None = None,
+    every: float = 600.0,
 ) -> tuple[Variables, np.ndarray]:
     """Train all weights of a network.
 
-    Deterministic: the same arguments give the same weights on one machine.
+    Deterministic: the same arguments give the same weights on one machine, also if the training was
+    stopped in between and goes on from `partial`.
 
     Args:
         task: the network.
@@ -212,18 +218,26 @@ def fit(
         seed: of order, augmentation and dropout.
         workers: processes that decode the images, as `input.batches` takes it.
         on_images: called with the number of images after each step.
+        partial: where the state is saved on the way, and found again; it is left there at the end.
+            A state of another network, recipe, seed or number of images, or a damaged one, is not
+            taken.
+        every: seconds from one save to the next. KeyboardInterrupt, as of SIGTERM, saves at once.
 
     Returns:
         The trained variables, on the devices, and (steps,) float32 losses.
 
     Raises:
         DivergedError: the loss is no longer finite.
+        OSError: the state cannot be saved.
     """
     step = compiled_train_step(task)
     params = variables["params"]
-    state = parallel.replicate(
-        TrainState(jnp.zeros((), jnp.int32), variables, optimizer(task).init(params))
-    )
+    state = TrainState(jnp.zeros((), jnp.int32), variables, optimizer(task).init(params))
+    told = _told(task, recipe, size, mirror, seed, len(source))
+    history: list[Any] = []
+    if partial is not None:
+        state, history = _resumed(partial, told, state)
+    state = parallel.replicate(state)
     key = parallel.replicate(jax.random.key(seed))
     batches = placed(
         source,
@@ -235,17 +249,75 @@ def fit(
         mirror=mirror,
         seed=seed,
         num_classes=task.module.num_classes if task.multi_label else None,
+        start=len(history),
     )
-    history = []
-    for rate, batch in zip(recipe.learning_rates(), batches, strict=False):
-        state, loss = step(state, batch, rate, key)
-        history.append(loss)
-        if on_images is not None:
-            on_images(recipe.batch_size)
+    # One assignment: whenever the loop is interrupted, state and number are of the same step.
+    done = state, len(history)
+    saved = time.monotonic()
+    try:
+        for rate, batch in zip(recipe.learning_rates()[len(history) :], batches, strict=False):
+            state, loss = step(state, batch, rate, key)
+            history.append(loss)
+            done = state, len(history)
+            if on_images is not None:
+                on_images(recipe.batch_size)
+            if partial is not None and time.monotonic() - saved > every:
+                _save(partial, told, done[0], history[: done[1]])
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        if partial is not None:
+            _save(partial, told, done[0], history[: done[1]])
+        raise
     lost = np.asarray(jax.device_get(history), np.float32)
     if not np.isfinite(lost).all():
         raise DivergedError(f"the loss of step {np.argmin(np.isfinite(lost))} is not finite")
     return state.variables, lost
+
+
+def _told(
+    task: Task, recipe: Recipe, size: int, mirror: bool, seed: int, images: int
+) -> dict[str, Any]:
+    """What a saved state belongs to, as JSON holds it."""
+    told = {
+        "task": repr(task),
+        "recipe": dataclasses.asdict(recipe),
+        "size": size,
+        "mirror": mirror,
+        "seed": seed,
+        "images": images,
+    }
+    return dict(json.loads(json.dumps(told)))
+
+
+def _save(partial: Path, told: dict[str, Any], state: TrainState, history: list[Any]) -> None:
+    losses = [float(loss) for loss in jax.device_get(history)]
+    momentum = dict(enumerate(jax.tree.leaves(state.momentum)))
+    arrays = {
+        "variables": state.variables,
+        "momentum": {str(i): leaf for i, leaf in momentum.items()},
+    }
+    checkpoints.save(partial, jax.device_get(arrays), {"told": told, "losses": losses})
+
+
+def _resumed(
+    partial: Path, told: dict[str, Any], fresh: TrainState
+) -> tuple[TrainState, list[Any]]:
+    """The saved state and its losses, or the fresh one and none."""
+    try:
+        arrays, metadata = checkpoints.restore(partial)
+    except checkpoints.CheckpointError:  # not there, or damaged
+        return fresh, []
+    if metadata.get("told") != told:
+        return fresh, []
+    leaves, structure = jax.tree.flatten(fresh.momentum)
+    momentum = [arrays["momentum"][str(i)] for i in range(len(leaves))]
+    losses = [np.float32(loss) for loss in metadata["losses"]]
+    state = TrainState(
+        jnp.asarray(len(losses), jnp.int32),
+        arrays["variables"],
+        jax.tree.unflatten(structure, momentum),
+    )
+    return state, losses
 
 
 def accuracy(

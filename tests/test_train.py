@@ -231,6 +231,96 @@ def test_optax_trace_and_a_scalar_rate_are_sgd_with_momentum():
     np.testing.assert_allclose(p["a"]["kernel"], q["a"]["kernel"], rtol=1e-6)
 
 
+# Interrupted
+
+
+RECIPE = train.Recipe(steps=6, batch_size=32, learning_rate=0.02)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """AlexNet, with dropout: weights and losses of six steps, two epochs of three batches."""
+    task = task_of("alexnet")
+    start = train.initial(task.module, SIZE, 0)
+    weights, losses = train.fit(task, start, source_of(), RECIPE, size=SIZE, seed=1)
+    return task, start, weights, losses
+
+
+def interrupted(task, start, partial, steps, recipe=RECIPE, **options):
+    """Trains until Ctrl-C, or SIGTERM, comes after some steps."""
+    seen = []
+
+    def count(images):
+        seen.append(images)
+        if len(seen) == steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(
+            task,
+            start,
+            source_of(),
+            recipe,
+            size=SIZE,
+            seed=1,
+            partial=partial,
+            on_images=count,
+            **options,
+        )
+
+
+def assert_equal(found, expected):
+    weights, losses = found
+    jax.tree.map(np.testing.assert_array_equal, weights, expected[2])
+    np.testing.assert_array_equal(losses, expected[3])
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(steps, uninterrupted, tmp_path):
+    task, start, *_ = uninterrupted
+    interrupted(task, start, tmp_path / "partial", steps)
+    made = []
+    found = train.fit(
+        task,
+        start,
+        source_of(),
+        RECIPE,
+        size=SIZE,
+        seed=1,
+        partial=tmp_path / "partial",
+        on_images=made.append,
+    )
+    assert len(made) == 6 - steps
+    assert_equal(found, uninterrupted)
+
+
+def test_interrupted_twice_and_saved_on_the_way(uninterrupted, tmp_path):
+    task, start, *_ = uninterrupted
+    interrupted(task, start, tmp_path / "p", 2, every=0)
+    interrupted(task, start, tmp_path / "p", 2, every=0)
+    made = []
+    options = {"size": SIZE, "seed": 1, "partial": tmp_path / "p", "on_images": made.append}
+    assert_equal(train.fit(task, start, source_of(), RECIPE, **options), uninterrupted)
+    assert len(made) == 2
+
+
+def test_a_state_of_another_run_or_a_damaged_one_is_not_taken(uninterrupted, tmp_path):
+    task, start, *_ = uninterrupted
+    other = train.Recipe(steps=6, batch_size=32, learning_rate=0.03)
+    for recipe, spoil in ((other, False), (RECIPE, True)):
+        partial = tmp_path / f"{spoil}"
+        interrupted(task, start, partial, 2, recipe)
+        if spoil:
+            victim = max(
+                (f for f in partial.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size
+            )
+            victim.write_bytes(victim.read_bytes()[:-7])
+        made = []
+        options = {"size": SIZE, "seed": 1, "partial": partial, "on_images": made.append}
+        assert_equal(train.fit(task, start, source_of(), RECIPE, **options), uninterrupted)
+        assert len(made) == 6
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="6 rows does not divide over 4 devices"):
         parallel.shard({"image": np.zeros((6, 2, 2, 3), np.uint8)})

@@ -670,3 +670,32 @@ def test_scores_of_undefined_features_stay_empty(copy, capsys):
     row = next(r for r in rows(copy.out / "scores.csv") if r["Source Dataset"] == "glyph_digits")
     assert row["parc"] == ""
     assert row["heuristic"] != ""
+
+
+@pytest.mark.slow
+def test_sigterm_within_a_training_run_saves_it_and_the_next_call_goes_on(data_dir, tmp_path):
+    """As a cluster does before it takes a machine away."""
+
+    def start(name, *options):
+        (tmp_path / name).mkdir(exist_ok=True)
+        return subprocess.Popen(
+            [sys.executable, tiny.__file__, *options, str(tmp_path / name)],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    assert start("whole").wait() == 0
+    results = tmp_path / "broken" / "results" / "tiny"
+    process = start("broken", "--slowly")
+    while not (results / "slow").exists():  # within the first training run
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=30) == 130
+    assert "interrupted; what is done is kept" in process.stderr.read()
+    (manifest,) = (results / "partial").rglob("manifest.json")
+    assert 1 <= len(json.loads(manifest.read_text())["content"]["metadata"]["losses"]) < 6
+    assert start("broken").wait() == 0
+    assert outcome(results) == outcome(tmp_path / "whole" / "results" / "tiny")
+    assert list((results / "partial").rglob("manifest.json")) == []

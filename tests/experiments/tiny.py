@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import sys
+import time
+from pathlib import Path
 
 from experiments import (
     _run,
@@ -48,8 +50,30 @@ def run_in(folder):
     return run
 
 
+def slowly():
+    """Lets every training step take a second, and says when the second one is there."""
+    fit = train.fit
+
+    def slow_fit(*args, on_images, **options):
+        steps = []
+
+        def wait(images):
+            steps.append(images)
+            if len(steps) == 2:
+                Path("results/tiny/slow").touch()
+            time.sleep(1)
+            on_images(images)
+
+        return fit(*args, on_images=wait, **options)
+
+    train.fit = slow_fit
+
+
 if __name__ == "__main__":
     os.chdir(sys.argv.pop())
+    if "--slowly" in sys.argv:
+        sys.argv.remove("--slowly")
+        slowly()
     benchmarks.BENCHMARKS = {"tiny": TINY}
     sys.argv += ["--benchmark", "tiny"]
     _run.main("the tiny benchmark", *map(_run.Stage, STAGES))
