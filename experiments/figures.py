@@ -43,7 +43,8 @@ def probe_size(points: Sequence[Point], path: Path) -> None:
     values = sorted({p.value for p in points})
     for method, style in _styles(points).items():
         means = np.array([_mean(points, method, v) for v in values])
-        left.plot(values, 100 * means[:, 0] / means[-1, 0], **style)
+        with np.errstate(invalid="ignore", divide="ignore"):  # of a whole that is 0 or undefined
+            left.plot(values, 100 * means[:, 0] / means[-1, 0], **style)
         right.plot(values, means[:, 1], **style)
     left.set(xlabel="probe images", ylabel=f"Mean PC, % of that with {values[-1]}")
     right.set(xlabel="probe images", ylabel="ms per transfer", yscale="log")

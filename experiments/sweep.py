@@ -34,6 +34,7 @@ from jaxparc.evaluation import Transfer
 
 SIZES = (50, 100, 200, 300, 400, 500)
 DIMENSIONS = (2, 4, 8, 16, 32, 64, 128)
+REDUCIBLE = tuple(name for name, selector in selectors.SELECTORS.items() if selector.reducible)
 _HEAD = ("What", "Value", "Method", "Run", "Mean PC", "Milliseconds")
 
 
@@ -50,9 +51,8 @@ def probe_size(run: _run.Run) -> int:
 
 def pca(run: _run.Run) -> int:
     """Every method that looks at features, without PCA and at every dimension; returns 0."""
-    whole = [name for name, selector in selectors.SELECTORS.items() if selector.reducible]
-    steps = [(0, None, {m: m for m in whole})]
-    steps += [(f, None, {m: f"{m}_f{f}" for m in whole}) for f in DIMENSIONS]
+    steps = [(0, None, {m: m for m in REDUCIBLE})]
+    steps += [(f, None, {m: f"{m}_f{f}" for m in REDUCIBLE}) for f in DIMENSIONS]
     points = list(_points(run, steps))
     _write(run, "pca", points)
     figures.pca(points, run.out / "sweeps" / "pca")

@@ -152,7 +152,8 @@ def chance(
         part = slice(start, start + _AT_ONCE)
         values = measure.function(orders[part], outcomes.accuracies.T, outcomes.where.T)
         found[part] = values.mean(-1)
-    return interval(float(np.nanmean(found)), found)
+    defined = found[~np.isnan(found)]
+    return interval(float(defined.mean()) if len(defined) else float("nan"), found)
 
 
 def compare(

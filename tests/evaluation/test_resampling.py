@@ -212,6 +212,12 @@ def test_chance_is_centred_on_no_correlation():
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
 
 
+def test_chance_of_what_is_undefined_is_undefined():
+    found = collected()
+    found.where[:] = False
+    assert np.isnan(resampling.chance(found, PEARSON, 10)[:3]).all()
+
+
 def test_chance_of_regret_is_the_mean_over_models():
     found = collected()
     expected = [

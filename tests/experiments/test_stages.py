@@ -351,14 +351,14 @@ def test_sweeps_score_parts_of_the_probe_files(what, copy, monkeypatch):
 
     monkeypatch.setattr(sweep, "SIZES", (20, 500))
     monkeypatch.setattr(sweep, "DIMENSIONS", (4,))
-    reducible = {"parc": SELECTORS["parc"], "rsa": SELECTORS["rsa"]}
-    monkeypatch.setattr("jaxparc.selectors.SELECTORS", reducible | {"knn": SELECTORS["knn"]})
-    benchmark = dataclasses.replace(copy.benchmark, methods=("parc", "knn", "parc+l"))
+    assert set(sweep.REDUCIBLE) == {name for name, s in SELECTORS.items() if s.reducible}
+    monkeypatch.setattr(sweep, "REDUCIBLE", ("parc", "rsa", "knn"))
+    benchmark = dataclasses.replace(copy.benchmark, methods=("parc", "knn", "rsa", "parc+l"))
     run = dataclasses.replace(copy, benchmark=benchmark)
     assert sweep.SWEEPS[what](run) == 0
     found = rows(run.out / "sweeps" / f"{what}.csv")
     if what == "probe-size":
-        points = {("20", "parc"), ("20", "knn"), ("40", "parc"), ("40", "knn")}
+        points = {(v, m) for v in ("20", "40") for m in ("parc", "rsa", "knn")}
     else:
         points = {(v, m) for v in "04" for m in ("parc", "rsa", "knn")}
     assert {(row["Value"], row["Method"]) for row in found} == points
@@ -685,17 +685,22 @@ def test_sigterm_within_a_training_run_saves_it_and_the_next_call_goes_on(data_d
             text=True,
         )
 
-    assert start("whole").wait() == 0
+    whole = start("whole")
+    whole.communicate()
+    assert whole.returncode == 0
     results = tmp_path / "broken" / "results" / "tiny"
     process = start("broken", "--slowly")
     while not (results / "slow").exists():  # within the first training run
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
-    assert process.wait(timeout=30) == 130
-    assert "interrupted; what is done is kept" in process.stderr.read()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; what is done is kept" in said
     (manifest,) = (results / "partial").rglob("manifest.json")
     assert 1 <= len(json.loads(manifest.read_text())["content"]["metadata"]["losses"]) < 6
-    assert start("broken").wait() == 0
+    again = start("broken")
+    again.communicate()
+    assert again.returncode == 0
     assert outcome(results) == outcome(tmp_path / "whole" / "results" / "tiny")
     assert list((results / "partial").rglob("manifest.json")) == []
