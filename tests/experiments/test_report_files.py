@@ -158,6 +158,28 @@ def test_one_target_and_no_scores_is_nothing_to_report(tmp_path):
         report_files.run(tmp_path / "o.csv", None, tmp_path / "out")
 
 
+def test_names_of_the_paper_with_other_targets_are_no_published_benchmark(tmp_path):
+    table = tmp_path / "o.csv"
+    rows = [
+        f"resnet{n},{s},{t},{n + len(s)}"
+        for n in (18, 50)
+        for s in ("cub200", "voc2007")
+        for t in "ab"
+    ]
+    table.write_text(SHORT + "\n".join(rows) + "\n")
+    found, benchmark = report_files.collect(outcome_files.read(table))
+    assert benchmark is None
+    assert set(found.scores) == {"others_mean", "best_source", "layers"}
+
+
+def test_scores_that_are_given_are_not_replaced_by_a_baseline(tmp_path):
+    (tmp_path / "o.csv").write_text(
+        "model,target,accuracy,others_mean\nm,t,1,5\nn,t,2,6\nm,u,3,7\nn,u,4,8\n"
+    )
+    found, _ = report_files.collect(outcome_files.read(tmp_path / "o.csv"))
+    np.testing.assert_array_equal(found.scores["others_mean"], [[[5, 7], [6, 8]]])
+
+
 def test_every_printed_number_belongs_to_a_table_and_every_measure_has_a_scale():
     assert {table for table, *_ in published.PRINTED} <= {1, 2, 3, 4, 5, 6}
 
