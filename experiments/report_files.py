@@ -29,6 +29,8 @@ TITLES: Mapping[str, str] = {
     "others_mean": "mean z-score on the other targets",
     "best_source": "best source on the other targets",
 }
+# The benchmarks of which the paper has tables.
+PUBLISHED = ("controlled", "crowd_sourced", "detection")
 _LAYERS = {name: float(spec.layers) for name, spec in models.MODELS.items()}
 
 
@@ -53,11 +55,18 @@ def benchmark_of(transfers: Sequence[Transfer]) -> Benchmark | None:
     return benchmarks.CROWD_SOURCED if crowd <= there else None
 
 
-def collect(read: outcome_files.Read) -> tuple[Outcomes, Benchmark | None]:
-    """The transfers that count, with the scores of every method and every baseline."""
+def collect(
+    read: outcome_files.Read, benchmark: Benchmark | None = None
+) -> tuple[Outcomes, Benchmark | None]:
+    """The transfers that count, with the scores of every method and every baseline.
+
+    Args:
+        read: the tables.
+        benchmark: of which they are; found by the models if not given.
+    """
     accuracies, scores = read.accuracies, read.scores
-    benchmark = benchmark_of(list(accuracies))
-    if benchmark is not None:
+    benchmark = benchmark or benchmark_of(list(accuracies))
+    if benchmark is not None and not benchmark.external_from_oracle:
         left_out = set(benchmark.extra_targets)
         known = {*benchmark.external}
         known |= {(a, s) for a in benchmark.architectures for s in benchmark.source_names}
@@ -239,17 +248,21 @@ def run(
     out: Path,
     *,
     times: Path | None = None,
+    benchmark: Benchmark | None = None,
     resamples: int = 2000,
 ) -> None:
     """Reads, prints, and writes OUT/index.html, OUT/summary.csv, OUT/tables and OUT/figures.
 
     Raises:
-        OracleError: a table cannot be taken.
+        OracleError: a table cannot be taken, or has no transfer of the benchmark.
         OSError: a file cannot be read or written.
     """
     read = outcome_files.read(oracle, scores)
     stage_seconds, milliseconds = outcome_files.read_times(times) if times else ({}, {})
-    found, benchmark = collect(read)
+    found, benchmark = collect(read, benchmark)
+    if not found.where.any():
+        name = "" if benchmark is None else f" of the benchmark {benchmark.name}"
+        raise OracleError(f"{oracle} has no transfer{name} with an accuracy and a score")
     if not found.scores:
         raise OracleError(f"{oracle} has no scores and no baseline: give --scores")
     result = summary.summarise(found, resamples=resamples)
@@ -293,12 +306,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scores", type=Path, metavar="FILE", help="of any methods")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the report")
     parser.add_argument("--times", type=Path, metavar="FILE", help="times.csv of a benchmark")
+    parser.add_argument(
+        "--benchmark",
+        choices=PUBLISHED,
+        help="whose tables they are; the first two are known by their models",
+    )
     parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="[2000]")
     args = parser.parse_args(argv)
     if args.resamples < 1:
         parser.exit(2, f"{parser.prog}: --resamples is {args.resamples}; expected at least 1\n")
     try:
-        run(args.oracle, args.scores, args.out, times=args.times, resamples=args.resamples)
+        run(
+            args.oracle,
+            args.scores,
+            args.out,
+            times=args.times,
+            benchmark=benchmarks.get(args.benchmark) if args.benchmark else None,
+            resamples=args.resamples,
+        )
     except OracleError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except OSError as error:

@@ -180,6 +180,21 @@ def test_scores_that_are_given_are_not_replaced_by_a_baseline(tmp_path):
     np.testing.assert_array_equal(found.scores["others_mean"], [[[5, 7], [6, 8]]])
 
 
+def test_detectors_fill_table_6(tmp_path):
+    """mAP of models of any name, on one target; annotations stay with whoever scored."""
+    rng = np.random.default_rng(0)
+    lines = [f"d{i},voc2007,{m:.1f},{m + rng.normal():.2f}" for i, m in enumerate(range(40, 46))]
+    (tmp_path / "map.csv").write_text("model,target,accuracy,parc\n" + "\n".join(lines) + "\n")
+    words = ["--oracle", str(tmp_path / "map.csv"), "--out", str(tmp_path / "out")]
+    report_files.main([*words, "--benchmark", "detection", "--resamples", "50"])
+    table = (tmp_path / "out" / "tables" / "table_6.md").read_text()
+    assert table.startswith("### Table 6: detectors\n")
+    assert "| PARC |" in table
+    with pytest.raises(SystemExit) as stopped:
+        report_files.main([*words, "--benchmark", "controlled"])
+    assert stopped.value.code == 2
+
+
 def test_every_printed_number_belongs_to_a_table_and_every_measure_has_a_scale():
     assert {table for table, *_ in published.PRINTED} <= {1, 2, 3, 4, 5, 6}
 
