@@ -25,7 +25,6 @@ from jaxparc.report.sheets import Sheet
 
 TITLES: Mapping[str, str] = {
     "layers": "layers alone",
-    "heuristic": "heuristic (eq. 4)",
     "others_mean": "mean z-score on the other targets",
     "best_source": "best source on the other targets",
 }
