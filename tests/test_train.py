@@ -275,7 +275,7 @@ def assert_equal(found, expected):
     np.testing.assert_array_equal(losses, expected[3])
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_an_interrupted_training_ends_as_if_it_had_not_been(steps, uninterrupted, tmp_path):
     task, start, *_ = uninterrupted
     interrupted(task, start, tmp_path / "partial", steps)
@@ -294,6 +294,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(steps, uninterrupted
     assert_equal(found, uninterrupted)
 
 
+@pytest.mark.slow
 def test_interrupted_twice_and_saved_on_the_way(uninterrupted, tmp_path):
     task, start, *_ = uninterrupted
     interrupted(task, start, tmp_path / "p", 2, every=0)
@@ -304,6 +305,7 @@ def test_interrupted_twice_and_saved_on_the_way(uninterrupted, tmp_path):
     assert len(made) == 2
 
 
+@pytest.mark.slow
 def test_a_state_of_another_run_or_a_damaged_one_is_not_taken(uninterrupted, tmp_path):
     task, start, *_ = uninterrupted
     other = train.Recipe(steps=6, batch_size=32, learning_rate=0.03)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import every
 from jax import lax
 
 from jaxparc import models
@@ -39,13 +40,7 @@ def paths(tree):
     return {"/".join(path) for path in flax.traverse_util.flatten_dict(tree)}
 
 
-QUICK = ("alexnet", "resnet18", "squeezenet1_1", "mobilenet_v2")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in models.MODELS],
-)
+@every.model([name for name in models.MODELS if name != "resnet18"])
 def test_a_prepared_network_is_the_same_function(name, monkeypatch):
     monkeypatch.setattr(inference, "_MIN_CHANNELS", 4)
     module, variables = network(name)
@@ -63,11 +58,12 @@ def test_a_prepared_network_is_the_same_function(name, monkeypatch):
         assert ours.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_chunks_are_the_whole_batch(monkeypatch):
     module, variables = network("resnet18", stem="small")
     prepared = inference.prepare(module, variables)
     look = functools.partial(inference.look, module, prepared)
-    for b in (1, inference.CHUNK, inference.CHUNK + 1, 2 * inference.CHUNK):
+    for b in (inference.CHUNK + 1, 2 * inference.CHUNK):
         x = images(b, 16)
         chunked = jax.jit(look)(x)
         monkeypatch.setattr(inference, "CHUNK", b)

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from golden import drawn, photographs
+from golden import drawn, every, photographs
 from safetensors.numpy import save_file
 
 from jaxparc import models
@@ -265,7 +265,7 @@ def caffe2(state):
     return given
 
 
-@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("nested", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_caffe2(nested, state, tmp_path):
     given = caffe2(state)
     path = tmp_path / "R-50.pkl"
@@ -275,8 +275,9 @@ def test_caffe2(nested, state, tmp_path):
     assert set(loaded.left_out) == {"lr", "conv1_w_momentum"}
     # the same function, written differently: torchvision's weights with the same stride
     images = drawn.images(64, 64)
-    expected = loaded.module.apply(torchvision.from_torchvision("resnet50", state), images)[0]
-    found = loaded.module.apply(loaded.variables, images)[0]
+    apply = jax.jit(loaded.module.apply)
+    expected = apply(torchvision.from_torchvision("resnet50", state), images)[0]
+    found = apply(loaded.variables, images)[0]
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -303,7 +304,7 @@ def test_converted_weights_are_the_same_network(scheme, state, tmp_path, capsys)
         models.load("resnet18", tmp_path / "own.safetensors")
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@every.model()
 def test_the_architecture_is_told_by_the_names(name, tmp_path):
     given = {f"module.{key}": array for key, array in torchvision_state(name).items()}
     assert loading.guess(saved(tmp_path / "w.safetensors", given)) == name

@@ -8,14 +8,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from golden import drawn, photographs
+from golden import drawn, every, photographs
 
 from jaxparc import models
 from jaxparc.models.mobilenet import ARCHITECTURES
 from jaxparc.weights import WeightsError, loading, schemes, torchvision
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-every_mobilenet = pytest.mark.parametrize("name", ARCHITECTURES)
+every_mobilenet = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in every.SLOW else n for n in ARCHITECTURES],
+)
 
 
 def lines(array):
@@ -146,7 +149,7 @@ def test_a_given_scheme(tmp_path):
         models.load("mobilenet_v2", path, scheme="keras")
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@every.model([name for name in models.MODELS if name != "squeezenet1_1"])
 def test_backbones_without_a_head_and_fresh_heads(name, tmp_path):
     full = golden(name)
     heads = {entry.key for entry in torchvision.head(name, 1, 1)}

@@ -4,14 +4,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from golden import drawn
+from golden import drawn, every
 
 from jaxparc import models, weights
 from jaxparc.weights import torchvision
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-QUICK = ("alexnet", "resnet18", "resnet50", "squeezenet1_1", "efficientnet_lite0")
-every_model = pytest.mark.parametrize("name", models.MODELS)
+every_model = every.model()
 
 
 def golden(name):
@@ -30,13 +29,7 @@ def resnet18():
     return drawn.weights({entry.key: entry.torch_shape for entry in entries})
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in models.MODELS
-    ],
-)
+@every.model((*every.SLOW, "googlenet"))
 def test_outputs_are_those_of_the_original(name):
     shapes, outputs = golden(name)
     variables = torchvision.from_torchvision(name, drawn.weights(shapes))
