@@ -85,6 +85,8 @@ class Given(NamedTuple):
         method = selectors.method(label)
         there = {"reference": self.reference, "probs": self.probs}
         kind = labels_.encode(self.labels).kind
+        if kind == "classes" and method.selector.needs_two:
+            there["labels"] = np.unique(self.labels, return_counts=True)[1].min() > 1
         return kind in method.kinds and all(there.get(need, True) for need in method.needs)
 
 

@@ -153,9 +153,10 @@ def beyond(summary: Summary, title: Callable[[str], str], circular: Collection[s
         ("method", "Mean PC", *columns),
         tuple(rows),
         (
-            "Within one architecture: over its sources alone. Without each model's mean: after "
-            "each model's mean over the targets is taken from its scores and accuracies, which "
-            "leaves whether a method knows which model suits which target.",
+            ("Within one architecture: over its sources alone. " if len(columns) > 1 else "")
+            + "Without each model's mean: after each model's mean over the targets is taken from "
+            "its scores and accuracies, which leaves whether a method knows which model suits "
+            "which target.",
         ),
     )
 
