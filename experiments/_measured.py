@@ -1,5 +1,6 @@
 """Where and with what a speed table was measured, and how it is written."""
 
+import argparse
 import contextlib
 import dataclasses
 import datetime
@@ -11,13 +12,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
 from rich.console import Console
 from rich.table import Table
 
 R = TypeVar("R")
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def console() -> Console:
@@ -53,6 +55,21 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def command(commands: "Commands", name: str, about: str, fewer: str) -> argparse.ArgumentParser:
+    """A command of `experiments.speed` with the flags that all have.
+
+    Args:
+        commands: where it is added.
+        name: of it.
+        about: for --help.
+        fewer: what there are fewer of with --quick.
+    """
+    parser = commands.add_parser(name, help=about)
+    parser.add_argument("--quick", action="store_true", help=f"fewer {fewer} and repeats")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write FILE.md and FILE.json")
+    return parser
 
 
 def run(

@@ -70,16 +70,24 @@ def collect(
         known = {*benchmark.external}
         known |= {(a, s) for a in benchmark.architectures for s in benchmark.source_names}
 
-        def counts(t: Transfer) -> bool:
-            return t[:2] in known and t.target not in left_out
-
-        accuracies = {t: x for t, x in accuracies.items() if counts(t)}
-        scores = {
-            method: [{t: x for t, x in run.items() if counts(t)} for run in runs]
-            for method, runs in scores.items()
+        accuracies = {
+            t: x for t, x in accuracies.items() if t[:2] in known and t.target not in left_out
         }
-    found = outcomes.collect(accuracies, scores)
-    return found.beside(blind(found, benchmark)), benchmark
+    return _beside_baselines(accuracies, scores, benchmark), benchmark
+
+
+def _beside_baselines(
+    accuracies: Mapping[Transfer, float],
+    scores: Mapping[str, Sequence[Mapping[Transfer, float]]],
+    benchmark: Benchmark | None,
+) -> Outcomes:
+    """The outcomes of the transfers that have an accuracy, with every baseline."""
+    of_these = {
+        method: [{t: x for t, x in run.items() if t in accuracies} for run in runs]
+        for method, runs in scores.items()
+    }
+    found = outcomes.collect(accuracies, of_these)
+    return found.beside(blind(found, benchmark))
 
 
 def trusted(
@@ -96,12 +104,7 @@ def trusted(
     counted = {t: x for t, x in accuracies.items() if t.target in targets}
     if not plain or not counted:
         return None, {}
-    runs = {
-        method: [{t: x for t, x in run.items() if t in counted} for run in of_runs]
-        for method, of_runs in plain.items()
-    }
-    found = outcomes.collect(counted, runs)
-    found = found.beside(blind(found, None))
+    found = _beside_baselines(counted, plain, None)
     return summary.summarise(found), {method: title(method) for method in found.scores}
 
 

@@ -10,7 +10,7 @@ import io
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,11 +72,13 @@ class Given(NamedTuple):
 
     Attributes:
         labels: of the probe set.
+        kind: of the labels, one of `jaxparc.labels.KINDS`.
         reference: whether there is a model that was trained on the target.
         probs: whether all models have class probabilities.
     """
 
     labels: np.ndarray
+    kind: str
     reference: bool
     probs: bool
 
@@ -84,43 +86,49 @@ class Given(NamedTuple):
         """Whether a method can be applied: to these labels, and with what the models have."""
         method = selectors.method(label)
         there = {"reference": self.reference, "probs": self.probs}
-        kind = labels_.encode(self.labels).kind
-        if kind == "classes" and method.selector.needs_two:
-            there["labels"] = np.unique(self.labels, return_counts=True)[1].min() > 1
-        return kind in method.kinds and all(there.get(need, True) for need in method.needs)
+        return self.kind in method.kinds and all(there.get(need, True) for need in method.needs)
+
+
+Probes = Mapping[Transfer, Mapping[str, np.ndarray]]
+
+
+def read(run: _run.Run, looks: Sequence[Transfer], probe_set: int) -> Probes:
+    """The probe files of transfers, and the reference's among them.
+
+    Raises:
+        ValueError: there is none but the reference's.
+        FileNotFoundError: one is not there.
+        DamagedFileError: one is not whole, or another unit's.
+    """
+    if all(t.source == t.target for t in looks):
+        targets = ", ".join(dict.fromkeys(t.target for t in looks))
+        raise ValueError(f"no model's probe file of {targets}, probe set {probe_set} is there")
+    return {
+        t: extract_probes.read(
+            extract_probes.path_of(run, t, probe_set), extract_probes.unit_name(t, probe_set)
+        )
+        for t in looks
+    }
 
 
 def scorer(
-    run: _run.Run,
-    target: str,
-    probe_set: int,
-    looks: Sequence[Transfer],
-    images: int | None = None,
+    run: _run.Run, target: str, whole: Probes, images: int | None = None
 ) -> tuple[Callable[..., jaxparc.BankScores], Given]:
     """`score_bank` of the probe files of a target and a probe set, for any `methods`.
 
     Args:
         run: the benchmark.
         target: short name.
-        probe_set: which.
-        looks: the transfers whose files are read, and the reference's.
+        whole: what `read` gave.
         images: how many of the probe set, from its start; None for all.
     """
     benchmark = run.benchmark
     probes = {
-        t: {
-            name: array[:images]
-            for name, array in extract_probes.read(
-                extract_probes.path_of(run, t, probe_set), extract_probes.unit_name(t, probe_set)
-            ).items()
-            if name in ("features", "probs", "y")
-        }
-        for t in looks
+        t: {name: probe[name][:images] for name in ("features", "probs", "y") if name in probe}
+        for t, probe in whole.items()
     }
-    bank = [t for t in looks if t.source != target]
-    if not bank:
-        raise ValueError(f"no model's probe file of {_unit_name(target, probe_set)} is there")
-    reference = next((probes[t]["features"] for t in looks if t.source == target), None)
+    bank = [t for t in probes if t.source != target]
+    reference = next((probes[t]["features"] for t in probes if t.source == target), None)
     labels = probes[bank[0]]["y"]
     score = functools.partial(
         jaxparc.score_bank,
@@ -134,7 +142,20 @@ def scorer(
         target_images=benchmark.images(target),
         ell_max=benchmark.ell_max,
     )
-    return score, Given(labels, reference is not None, all("probs" in probes[t] for t in bank))
+    kind = labels_.encode(labels).kind
+    with_probs = all("probs" in probes[t] for t in bank)
+    return score, Given(labels, kind, reference is not None, with_probs)
+
+
+def timed(
+    score: Callable[..., jaxparc.BankScores], methods: Sequence[str]
+) -> tuple[jaxparc.BankScores, float]:
+    """Scores, and the seconds of a second call: the first one, which may warn, compiles too."""
+    scored = score(methods=methods)
+    started = time.monotonic()
+    with warnings.catch_warnings(action="ignore"):
+        score(methods=methods)
+    return scored, time.monotonic() - started
 
 
 def _score(
@@ -146,7 +167,7 @@ def _score(
 ) -> None:
     benchmark = run.benchmark
     bank = [t for t in looks if t.source != target]
-    score, given = scorer(run, target, probe_set, looks)
+    score, given = scorer(run, target, read(run, looks, probe_set))
     scores: dict[str, list[float | None]] = {}
     seconds: dict[str, float] = {}
     for methods in _together(benchmark.methods):
@@ -155,13 +176,9 @@ def _score(
             continue
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            scored = score(methods=methods)  # compiles too, so it is the second one that is timed
+            scored, elapsed = timed(score, methods)
         for warning in caught:
             _run.say(f"{_unit_name(target, probe_set)}: {warning.message}")
-        started = time.monotonic()
-        with warnings.catch_warnings(action="ignore"):
-            score(methods=methods)
-        elapsed = time.monotonic() - started
         for label, column in zip(methods, scored.values.T, strict=True):
             scores[label] = [None if math.isnan(s) else float(s) for s in column]
             seconds[label] = elapsed

@@ -403,12 +403,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m experiments.speed", description=__doc__.splitlines()[0]
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    command = commands.add_parser("bank", help="score_bank against plain implementations")
-    command.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
+    about = "score_bank against plain implementations"
+    command = _measured.command(commands, "bank", about, "sizes")
     command.add_argument(
         "--skip-slow", action="store_true", help="no plain H-Score, which takes seconds to a minute"
     )
-    command.add_argument("--out", type=Path, metavar="FILE", help="write FILE.md and FILE.json")
     command.set_defaults(
         run=lambda args: bank(
             QUICK if args.quick else Sizes(), slow=not args.skip_slow, out=args.out

@@ -8,7 +8,6 @@ agree is checked first. They alternate; each
 starts after a pause with a batch that is not counted.
 """
 
-import argparse
 import dataclasses
 import statistics
 import time
@@ -188,9 +187,9 @@ def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
     return _measured.run("extract", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add(commands: _measured.Commands) -> None:
     """The command's flags."""
-    command = commands.add_parser("extract", help="images per second that the networks look at")
-    command.add_argument("--quick", action="store_true", help="fewer networks and repeats")
-    command.add_argument("--out", type=Path, metavar="FILE", help="write FILE.md and FILE.json")
+    command = _measured.command(
+        commands, "extract", "images per second that the networks look at", "networks"
+    )
     command.set_defaults(run=lambda args: run(QUICK if args.quick else Sizes(), args.out))

@@ -7,7 +7,6 @@ trains at 224 px: on images that lie on the device already, which says what it c
 the pipeline, where the time that it waits for batches is taken.
 """
 
-import argparse
 import dataclasses
 import functools
 import io
@@ -227,9 +226,9 @@ def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
     return _measured.run("input", PACKAGES, sizes, measure(sizes), HEADER, line, title, out)
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add(commands: _measured.Commands) -> None:
     """The command's flags."""
-    command = commands.add_parser("input", help="images per second from JPEGs to batches")
-    command.add_argument("--quick", action="store_true", help="fewer images and repeats")
-    command.add_argument("--out", type=Path, metavar="FILE", help="write FILE.md and FILE.json")
+    command = _measured.command(
+        commands, "input", "images per second from JPEGs to batches", "images"
+    )
     command.set_defaults(run=lambda args: run(QUICK if args.quick else Sizes(), args.out))

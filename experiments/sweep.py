@@ -10,12 +10,11 @@ the first images of a whole one: they are in the order of one image of each clas
 
 import csv
 import io
+import itertools
 import sys
-import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -66,38 +65,42 @@ def _points(
     benchmark = run.benchmark
     accuracies = {t: x for t, x in oracle.read(run.out / "oracle.csv").items() if np.isfinite(x)}
     targets = list(map(datasets.short_name, benchmark.targets))
-    for value, images, labels in steps:
-        for probe_set in range(benchmark.probe_sets):
-            scores: dict[str, dict[Transfer, float]] = defaultdict(dict)
-            spent: dict[str, list[float]] = defaultdict(list)
-            for target in targets:
-                looks = [
-                    t
-                    for t in extract_probes.looks(benchmark)
-                    if t.target == target and extract_probes.path_of(run, t, probe_set).exists()
-                ]
-                score, given = score_probes.scorer(run, target, probe_set, looks, images)
-                for method, label in labels.items():
-                    if not given.has_all_of(label):
-                        continue
-                    found, seconds = _timed(score, label)
-                    spent[method].append(1e3 * seconds / len(found.names))
-                    for name, number in zip(found.names, found.values[:, 0], strict=True):
-                        transfer = Transfer(*name.split("/"))
-                        if transfer in accuracies:
-                            scores[method][transfer] = float(number)
-            for method, of_method in scores.items():
+    scores: dict[tuple[int, int, str], dict[Transfer, float]] = defaultdict(dict)
+    spent: dict[tuple[int, int, str], list[float]] = defaultdict(list)
+    for probe_set, target in itertools.product(range(benchmark.probe_sets), targets):
+        looks = [
+            t
+            for t in extract_probes.looks(benchmark)
+            if t.target == target and extract_probes.path_of(run, t, probe_set).exists()
+        ]
+        probes = score_probes.read(run, looks, probe_set)
+        for value, images, labels in steps:
+            score, given = score_probes.scorer(run, target, probes, images)
+            for method, label in labels.items():
+                if not _allows(given, label):
+                    continue
+                with warnings.catch_warnings(action="ignore"):
+                    found, seconds = score_probes.timed(score, [label])
+                spent[value, probe_set, method].append(1e3 * seconds / len(found.names))
+                for name, number in zip(found.names, found.values[:, 0], strict=True):
+                    transfer = Transfer(*name.split("/"))
+                    if transfer in accuracies:
+                        scores[value, probe_set, method][transfer] = float(number)
+        _run.say(f"sweep: {target}, probe set {probe_set}")
+    for value, _, labels in steps:
+        for probe_set, method in itertools.product(range(benchmark.probe_sets), labels):
+            if of_method := scores.get((value, probe_set, method)):
                 mean_pc = evaluation.mean_pc(of_method, accuracies)
-                yield Point(value, method, probe_set, mean_pc, float(np.mean(spent[method])))
-        _run.say(f"sweep: {value}")
+                milliseconds = float(np.mean(spent[value, probe_set, method]))
+                yield Point(value, method, probe_set, mean_pc, milliseconds)
 
 
-def _timed(score: Any, label: str) -> tuple[Any, float]:
-    with warnings.catch_warnings(action="ignore"):
-        found = score(methods=[label])  # compiles
-        started = time.monotonic()
-        score(methods=[label])
-        return found, time.monotonic() - started
+def _allows(given: score_probes.Given, label: str) -> bool:
+    """Whether a method can be applied to what may be a small part of a probe set."""
+    if given.kind == "classes" and selectors.method(label).selector.needs_two:
+        lone = np.unique(given.labels, return_counts=True)[1].min() < 2
+        return given.has_all_of(label) and not lone
+    return given.has_all_of(label)
 
 
 def _write(run: _run.Run, what: str, points: Sequence[Point]) -> None:

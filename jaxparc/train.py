@@ -6,7 +6,6 @@ undecorated and see one device's share of a batch; `parallel` runs them on all d
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -277,8 +276,8 @@ def fit(
 def _told(
     task: Task, recipe: Recipe, size: int, mirror: bool, seed: int, images: int
 ) -> dict[str, Any]:
-    """What a saved state belongs to, as JSON holds it."""
-    told = {
+    """What a saved state belongs to; JSON gives it back as it is."""
+    return {
         "task": repr(task),
         "recipe": dataclasses.asdict(recipe),
         "size": size,
@@ -286,16 +285,12 @@ def _told(
         "seed": seed,
         "images": images,
     }
-    return dict(json.loads(json.dumps(told)))
 
 
 def _save(partial: Path, told: dict[str, Any], state: TrainState, history: list[Any]) -> None:
     losses = [float(loss) for loss in jax.device_get(history)]
-    momentum = dict(enumerate(jax.tree.leaves(state.momentum)))
-    arrays = {
-        "variables": state.variables,
-        "momentum": {str(i): leaf for i, leaf in momentum.items()},
-    }
+    momentum = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state.momentum))}
+    arrays = {"variables": state.variables, "momentum": momentum}
     checkpoints.save(partial, jax.device_get(arrays), {"told": told, "losses": losses})
 
 

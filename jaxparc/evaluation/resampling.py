@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxparc.evaluation.measures import Measure
-from jaxparc.evaluation.outcomes import Outcomes
+from jaxparc.evaluation.outcomes import Outcomes, by_target
 
 OVER = ("models", "targets", "probe sets")
 _AT_ONCE = 250  # resamples, which bounds the memory
@@ -164,9 +164,5 @@ def compare(
         method: resampled(outcomes, scores, measure, draws)
         for method, scores in outcomes.scores.items()
     }
-    whole = draw(outcomes, 1, over=())
-    values = {
-        method: float(resampled(outcomes, scores, measure, whole)[0])
-        for method, scores in outcomes.scores.items()
-    }
+    values = {method: float(by_target(outcomes, method, measure).mean()) for method in samples}
     return {method: interval(values[method], s) for method, s in samples.items()}, samples

@@ -35,7 +35,8 @@ class Results:
         versions: package, Python or device -> version.
         extra: targets that are shown and left out of Mean PC.
         order: names of architectures, sources and targets, as they are to be listed.
-      titles: method label -> what it is called, of methods that are not this library's.
+        titles: method label -> what it is called, of methods that are not this library's.
+        summary: intervals, baselines and further measures; None if there are none.
     """
 
     name: str
