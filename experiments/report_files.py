@@ -149,22 +149,13 @@ def _cells(
     return Sheet(f"Table {table}: {name}", ("method", *columns), tuple(rows), notes)
 
 
-def _spread(values: np.ndarray) -> str:
-    """Mean and sample deviation, times 100, of one number for each probe set."""
-    if not np.isfinite(values).all():
-        return report.UNDEFINED
-    return f"{100 * values.mean():.2f}" + (
-        f" ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    )
-
-
 def _by_target(table: int, found: Outcomes) -> Sheet:
     pearson = evaluation.MEASURES["pearson"]
 
     def of(j: int | None) -> Callable[[str], str]:
         def compute(method: str) -> str:
             values = outcomes.by_target(found, method, pearson)
-            return _spread(values.mean(1) if j is None else values[:, j])
+            return sheets.spread(100 * (values.mean(1) if j is None else values[:, j]))
 
         return compute
 
@@ -189,7 +180,7 @@ def _by_varying(found: Outcomes) -> Sheet:
         def compute(method: str) -> str:
             runs = _runs(found, found.scores[method])
             pcs = [evaluation.mean_pc(run, accuracies, varying) for run in runs]
-            return _spread(np.array(pcs) / 100)
+            return sheets.spread(np.array(pcs))
 
         return compute
 
@@ -202,12 +193,12 @@ def _with_layers(found: Outcomes) -> Sheet:
     def of(pooled: bool | None) -> Callable[[str], str]:
         def compute(method: str) -> str:
             if pooled is None:
-                return _spread(outcomes.by_target(found, method, pearson).mean(1))
+                return sheets.spread(100 * outcomes.by_target(found, method, pearson).mean(1))
             if method == "layers":
                 return "–"
             layered = controls.plus_layers(found, method, _LAYERS, pooled=pooled)
             both = found.beside({"layered": layered})
-            return _spread(outcomes.by_target(both, "layered", pearson).mean(1))
+            return sheets.spread(100 * outcomes.by_target(both, "layered", pearson).mean(1))
 
         return compute
 

@@ -1,14 +1,17 @@
-"""What the size of a probe set and the PCA dimension do to scores (the paper, figures 1 and 2).
+"""What probe set size, PCA and the reference do to scores (the paper, figures 1 and 2, table 3).
 
     python -m experiments.sweep probe-size [--benchmark NAME]
     python -m experiments.sweep pca [--benchmark NAME]
+    python -m experiments.sweep reference [--benchmark NAME]
 
 Reads the probe files and oracle.csv of the results folder, makes what is missing first, and writes
-sweeps/probe-size.csv or pca.csv, and the figures as SVG and PNG beside it. A smaller probe set is
-the first images of a whole one: they are in the order of one image of each class in turn.
+sweeps/probe-size.csv, pca.csv or reference.csv, and beside it the figures as SVG and PNG, or the
+table as Markdown. A smaller probe set is the first images of a whole one: they are in the order of
+one image of each class in turn.
 """
 
 import csv
+import dataclasses
 import io
 import itertools
 import sys
@@ -24,16 +27,19 @@ from experiments import (
     figures,
     finetune_all,
     oracle,
+    published,
     score_probes,
     train_sources,
 )
 from experiments.figures import Point
 from jaxparc import datasets, evaluation, files, selectors
 from jaxparc.evaluation import Transfer
+from jaxparc.report import sheets
 
 SIZES = (50, 100, 200, 300, 400, 500)
 DIMENSIONS = (2, 4, 8, 16, 32, 64, 128)
 REDUCIBLE = tuple(name for name, selector in selectors.SELECTORS.items() if selector.reducible)
+COMPARING = ("rsa", "rsa_f32", "dds", "dds_f32")
 _HEAD = ("What", "Value", "Method", "Run", "Mean PC", "Milliseconds")
 
 
@@ -43,7 +49,7 @@ def probe_size(run: _run.Run) -> int:
     whole = run.benchmark.probe_images
     sizes = [*(n for n in SIZES if n < whole), whole]
     points = list(_points(run, [(n, n, {m: m for m in methods}) for n in sizes]))
-    _write(run, "probe-size", points)
+    _write(run, "probe-size", [(p.value, p) for p in points])
     figures.probe_size(points, run.out / "sweeps" / "probe-size")
     return 0
 
@@ -53,9 +59,54 @@ def pca(run: _run.Run) -> int:
     steps = [(0, None, {m: m for m in REDUCIBLE})]
     steps += [(f, None, {m: f"{m}_f{f}" for m in REDUCIBLE}) for f in DIMENSIONS]
     points = list(_points(run, steps))
-    _write(run, "pca", points)
+    _write(run, "pca", [(p.value, p) for p in points])
     figures.pca(points, run.out / "sweeps" / "pca")
     return 0
+
+
+def reference(run: _run.Run) -> int:
+    """RSA and DDS with a reference of every architecture; returns the number of failures.
+
+    Raises:
+        StageError: a target is no source, so that no model was trained on it.
+    """
+    failures = 0
+    points: dict[str, list[Point]] = {}
+    for architecture in run.benchmark.architectures:
+        try:
+            compared = dataclasses.replace(run.benchmark, methods=COMPARING, reference=architecture)
+        except ValueError as error:
+            raise _run.StageError(str(error)) from error
+        of_one = dataclasses.replace(run, benchmark=compared)
+        units = [
+            extract_probes.unit_of(of_one, look, probe_set)
+            for look in compared.references()
+            for probe_set in range(compared.probe_sets)
+        ]
+        failures += _run.run_units(of_one, f"references of {architecture}", units)
+        points[architecture] = list(_points(of_one, [(0, None, {m: m for m in COMPARING})]))
+    _write(run, "reference", [(a, p) for a, of_one in points.items() for p in of_one])
+    table = _by_reference(points)
+    files.write_text(run.out / "sweeps" / "reference.md", table.markdown())
+    _run.say(table.markdown())
+    return failures
+
+
+def _by_reference(points: dict[str, list[Point]]) -> sheets.Sheet:
+    """The paper's table 3."""
+    rows = []
+    for method in COMPARING:
+        of_method = ([p.mean_pc for p in found if p.method == method] for found in points.values())
+        cells = (sheets.spread(np.array(found)) for found in of_method)
+        rows.append((selectors.method(method).title, *cells))
+    notes = ("Mean PC, ± over probe sets. The reference is trained on the target.",)
+    head = ("method", *points)
+    return sheets.Sheet(
+        "Table 3: by the architecture of the reference",
+        head,
+        tuple(rows),
+        (*notes, *published.FOOTNOTES[3]),
+    )
 
 
 def _points(
@@ -103,19 +154,19 @@ def _allows(given: score_probes.Given, label: str) -> bool:
     return given.has_all_of(label)
 
 
-def _write(run: _run.Run, what: str, points: Sequence[Point]) -> None:
+def _write(run: _run.Run, what: str, points: Sequence[tuple[int | str, Point]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_HEAD)
-    for p in points:
+    for value, p in points:
         pc = "" if np.isnan(p.mean_pc) else f"{p.mean_pc:.4f}"
-        writer.writerow([what, p.value, p.method, p.run, pc, f"{p.milliseconds:.4f}"])
+        writer.writerow([what, value, p.method, p.run, pc, f"{p.milliseconds:.4f}"])
     path = run.out / "sweeps" / f"{what}.csv"
     files.write_text(path, text.getvalue())
     _run.say(f"sweep: {path}")
 
 
-SWEEPS = {"probe-size": probe_size, "pca": pca}
+SWEEPS = {"probe-size": probe_size, "pca": pca, "reference": reference}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in SWEEPS:

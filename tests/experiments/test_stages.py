@@ -381,6 +381,35 @@ def test_sweeps_score_parts_of_the_probe_files(what, copy, monkeypatch):
         assert (run.out / "sweeps" / f"{what}.{suffix}").stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_the_sweep_of_references_has_the_benchmarks_own_and_makes_the_others(copy, capsys):
+    """Table 3: with the benchmark's reference the scores are those of scores.csv."""
+    from experiments import sweep
+
+    assert copy.benchmark.reference == "resnet18"
+    assert sweep.reference(copy) == 0
+    found = {
+        (r["Value"], r["Method"], r["Run"]): r for r in rows(copy.out / "sweeps/reference.csv")
+    }
+    assert set(found) == {("resnet18", m, run) for m in sweep.COMPARING for run in "01"}
+    oracle = {
+        Transfer(*list(r.values())[:3]): float(r["Oracle"]) for r in rows(copy.out / "oracle.csv")
+    }
+    for run in "01":
+        scores = {
+            Transfer(*list(r.values())[1:4]): float(r["rsa"])
+            for r in rows(copy.out / "scores.csv")
+            if r["Run"] == run
+        }
+        expected = evaluation.mean_pc(scores, oracle)
+        assert float(found["resnet18", "rsa", run]["Mean PC"]) == pytest.approx(expected)
+    assert "Table 3" in (copy.out / "sweeps" / "reference.md").read_text()
+
+    apart = dataclasses.replace(copy.benchmark, sources=("glyph_digits",), methods=("parc",))
+    with pytest.raises(_run.StageError, match="RSA and DDS need a model trained on each target"):
+        sweep.reference(dataclasses.replace(copy, benchmark=apart))
+
+
 @pytest.mark.parametrize("kind", ["weights", "transfers", "probes", "scores"])
 def test_another_units_file_is_not_taken_for_its_own(copy, kind):
     """Same shapes, right checksums, wrong content: it must be made again."""
