@@ -39,7 +39,7 @@ body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-
 main{max-width:70rem;margin:auto;padding:1rem} p{max-width:46rem}
 h1,h2,h3{line-height:1.2;overflow-wrap:anywhere;break-after:avoid} h2{margin-top:2.5rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums} strong{font-weight:800}
-.scroll{overflow-x:auto;margin:.5rem 0} caption{text-align:left;color:var(--dim)}
+.scroll{overflow-x:auto;margin:.5rem 0} caption{text-align:left;color:var(--dim);break-after:avoid}
 th,td{padding:.25em .6em;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 .n{text-align:right;white-space:nowrap} th.n:first-child{text-align:left;min-width:9rem}
 tbody th:first-child{min-width:8rem}
@@ -50,7 +50,9 @@ figure svg{width:100%;height:auto} .grid{stroke:var(--line)} text{fill:var(--dim
 .legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;margin:.4rem 0;list-style:none}
 .legend svg{width:1em;height:1em;vertical-align:-.1em;margin-right:.3em} summary{cursor:pointer}
 details{margin:.4rem 0} .mark{stroke:var(--bg);stroke-width:.8}
-.chance{fill:var(--line);opacity:.6} @media print{body{font-size:11px}}
+.chance{fill:var(--line);opacity:.6}
+@media print{body{font-size:11px} .scroll,.plots{overflow:visible}
+table{font-size:8.5px} th,td{padding:.2em .4em;white-space:normal} tr{break-inside:avoid}}
 @media (max-width:40rem){table{font-size:.75rem} th,td{padding:.2em}} figure table{font-size:.75rem}
 """
 
