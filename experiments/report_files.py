@@ -132,9 +132,11 @@ def paper_tables(found: Outcomes, benchmark: Benchmark) -> dict[str, Sheet]:
     return {f"table_{number}": _by_target(number, found)}
 
 
-def _cells(
-    table: int, found: Outcomes, columns: Mapping[str, Callable[[str], str]], name: str
-) -> Sheet:
+# A method's numbers times 100, one for each probe set; None where a column has none.
+_Compute = Callable[[str], Sequence[float] | None]
+
+
+def _cells(table: int, found: Outcomes, columns: Mapping[str, _Compute], name: str) -> Sheet:
     """A row for each method, with the printed number where there is one."""
     rows = []
     for method in found.scores:
@@ -142,8 +144,10 @@ def _cells(
             continue
         cells = []
         for column, compute in columns.items():
+            values = compute(method)
+            cell = "–" if values is None else report.spread_of(values).text(".2f", ".2f")
             printed = published.PRINTED.get((table, method, column))
-            cells.append(compute(method) + ("" if printed is None else f" [{printed:g}]"))
+            cells.append(cell + ("" if printed is None else f" [{printed:g}]"))
         rows.append((title(method), *cells))
     notes = ("In brackets: what the paper prints.", *published.FOOTNOTES.get(table, ()))
     return Sheet(f"Table {table}: {name}", ("method", *columns), tuple(rows), notes)
@@ -152,10 +156,10 @@ def _cells(
 def _by_target(table: int, found: Outcomes) -> Sheet:
     pearson = evaluation.MEASURES["pearson"]
 
-    def of(j: int | None) -> Callable[[str], str]:
-        def compute(method: str) -> str:
-            values = outcomes.by_target(found, method, pearson)
-            return sheets.spread(100 * (values.mean(1) if j is None else values[:, j]))
+    def of(j: int | None) -> _Compute:
+        def compute(method: str) -> Sequence[float]:
+            values = 100 * outcomes.by_target(found, method, pearson)
+            return list(values.mean(1) if j is None else values[:, j])
 
         return compute
 
@@ -176,11 +180,10 @@ def _runs(found: Outcomes, scores: np.ndarray) -> list[dict[Transfer, float]]:
 def _by_varying(found: Outcomes) -> Sheet:
     (accuracies,) = _runs(found, found.accuracies[None])
 
-    def of(varying: str) -> Callable[[str], str]:
-        def compute(method: str) -> str:
+    def of(varying: str) -> _Compute:
+        def compute(method: str) -> Sequence[float]:
             runs = _runs(found, found.scores[method])
-            pcs = [evaluation.mean_pc(run, accuracies, varying) for run in runs]
-            return sheets.spread(np.array(pcs))
+            return [evaluation.mean_pc(run, accuracies, varying) for run in runs]
 
         return compute
 
@@ -190,15 +193,17 @@ def _by_varying(found: Outcomes) -> Sheet:
 def _with_layers(found: Outcomes) -> Sheet:
     pearson = evaluation.MEASURES["pearson"]
 
-    def of(pooled: bool | None) -> Callable[[str], str]:
-        def compute(method: str) -> str:
+    def mean_pcs(of: Outcomes, method: str) -> Sequence[float]:
+        return list(100 * outcomes.by_target(of, method, pearson).mean(1))
+
+    def of(pooled: bool | None) -> _Compute:
+        def compute(method: str) -> Sequence[float] | None:
             if pooled is None:
-                return sheets.spread(100 * outcomes.by_target(found, method, pearson).mean(1))
+                return mean_pcs(found, method)
             if method == "layers":
-                return "–"
+                return None
             layered = controls.plus_layers(found, method, _LAYERS, pooled=pooled)
-            both = found.beside({"layered": layered})
-            return sheets.spread(100 * outcomes.by_target(both, "layered", pearson).mean(1))
+            return mean_pcs(found.beside({"layered": layered}), "layered")
 
         return compute
 

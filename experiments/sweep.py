@@ -32,7 +32,7 @@ from experiments import (
     train_sources,
 )
 from experiments.figures import Point
-from jaxparc import datasets, evaluation, files, selectors
+from jaxparc import datasets, evaluation, files, report, selectors
 from jaxparc.evaluation import Transfer
 from jaxparc.report import sheets
 
@@ -77,14 +77,14 @@ def reference(run: _run.Run) -> int:
             compared = dataclasses.replace(run.benchmark, methods=COMPARING, reference=architecture)
         except ValueError as error:
             raise _run.StageError(str(error)) from error
-        of_one = dataclasses.replace(run, benchmark=compared)
+        comparing = dataclasses.replace(run, benchmark=compared)
         units = [
-            extract_probes.unit_of(of_one, look, probe_set)
+            extract_probes.unit_of(comparing, look, probe_set)
             for look in compared.references()
             for probe_set in range(compared.probe_sets)
         ]
-        failures += _run.run_units(of_one, f"references of {architecture}", units)
-        points[architecture] = list(_points(of_one, [(0, None, {m: m for m in COMPARING})]))
+        failures += _run.run_units(comparing, f"references of {architecture}", units)
+        points[architecture] = list(_points(comparing, [(0, None, {m: m for m in COMPARING})]))
     _write(run, "reference", [(a, p) for a, of_one in points.items() for p in of_one])
     table = _by_reference(points)
     files.write_text(run.out / "sweeps" / "reference.md", table.markdown())
@@ -97,16 +97,12 @@ def _by_reference(points: dict[str, list[Point]]) -> sheets.Sheet:
     rows = []
     for method in COMPARING:
         of_method = ([p.mean_pc for p in found if p.method == method] for found in points.values())
-        cells = (sheets.spread(np.array(found)) for found in of_method)
+        cells = (report.spread_of(mean_pcs).text(".2f", ".2f") for mean_pcs in of_method)
         rows.append((selectors.method(method).title, *cells))
-    notes = ("Mean PC, ± over probe sets. The reference is trained on the target.",)
-    head = ("method", *points)
-    return sheets.Sheet(
-        "Table 3: by the architecture of the reference",
-        head,
-        tuple(rows),
-        (*notes, *published.FOOTNOTES[3]),
-    )
+    note = "Mean PC, ± over probe sets. The reference is trained on the target."
+    title = "Table 3: by the architecture of the reference"
+    notes = (note, *published.FOOTNOTES[3])
+    return sheets.Sheet(title, ("method", *points), tuple(rows), notes)
 
 
 def _points(

@@ -51,8 +51,8 @@ figure svg{width:100%;height:auto} .grid{stroke:var(--line)} text{fill:var(--dim
 .legend svg{width:1em;height:1em;vertical-align:-.1em;margin-right:.3em} summary{cursor:pointer}
 details{margin:.4rem 0} .mark{stroke:var(--bg);stroke-width:.8}
 .chance{fill:var(--line);opacity:.6}
-@media print{body{font-size:11px} .scroll,.plots{overflow:visible}
-table{font-size:8.5px} th,td{padding:.2em .4em;white-space:normal} tr{break-inside:avoid}}
+@media print{body{font-size:11px} .scroll{overflow:visible}
+table{font-size:8.5px} th,td{padding:.2em .4em} tr{break-inside:avoid}}
 @media (max-width:40rem){table{font-size:.75rem} th,td{padding:.2em}} figure table{font-size:.75rem}
 """
 

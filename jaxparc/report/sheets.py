@@ -14,7 +14,7 @@ from jaxparc.evaluation import controls
 from jaxparc.evaluation.measures import MEASURES, Measure
 from jaxparc.evaluation.resampling import Interval
 from jaxparc.evaluation.summary import Summary
-from jaxparc.report.results import UNDEFINED, number
+from jaxparc.report.results import number
 
 APART = "≈"  # behind a number that cannot be told from the one below it
 
@@ -58,13 +58,6 @@ class Sheet(NamedTuple):
         for row in self.rows:
             table.add_row(*map(Text, row))
         return table
-
-
-def spread(values: np.ndarray) -> str:
-    """Mean and sample deviation of one number for each probe set, or that it is undefined."""
-    if not np.isfinite(values).all() or not len(values):
-        return UNDEFINED
-    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
 def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> Sheet:

@@ -51,6 +51,19 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+def mean_pc_of_the_files(run, method, probe_set):
+    """From oracle.csv and scores.csv, by hand."""
+    oracle = {
+        Transfer(*list(r.values())[:3]): float(r["Oracle"]) for r in rows(run.out / "oracle.csv")
+    }
+    scores = {
+        Transfer(*list(r.values())[1:4]): float(r[method])
+        for r in rows(run.out / "scores.csv")
+        if r["Run"] == probe_set
+    }
+    return evaluation.mean_pc(scores, oracle)
+
+
 def read_probe(run, transfer, probe_set):
     name = extract_probes.unit_name(transfer, probe_set)
     return extract_probes.read(extract_probes.path_of(run, transfer, probe_set), name)
@@ -365,43 +378,31 @@ def test_sweeps_score_parts_of_the_probe_files(what, copy, monkeypatch):
     assert len(found) == 2 * len(points)
     # the whole probe set is that of scores.csv
     whole = {"probe-size": "40", "pca": "0"}[what]
-    oracle = {
-        Transfer(*list(r.values())[:3]): float(r["Oracle"]) for r in rows(run.out / "oracle.csv")
-    }
     for row in found:
         if (row["Value"], row["Method"]) != (whole, "parc"):
             continue
-        scores = {
-            Transfer(*list(r.values())[1:4]): float(r["parc"])
-            for r in rows(run.out / "scores.csv")
-            if r["Run"] == row["Run"]
-        }
-        np.testing.assert_allclose(float(row["Mean PC"]), evaluation.mean_pc(scores, oracle))
+        expected = mean_pc_of_the_files(run, "parc", row["Run"])
+        np.testing.assert_allclose(float(row["Mean PC"]), expected)
     for suffix in ("svg", "png"):
         assert (run.out / "sweeps" / f"{what}.{suffix}").stat().st_size > 1000
 
 
 @pytest.mark.slow
-def test_the_sweep_of_references_has_the_benchmarks_own_and_makes_the_others(copy, capsys):
+def test_the_sweep_of_references_agrees_with_the_scores_and_makes_what_is_missing(copy):
     """Table 3: with the benchmark's reference the scores are those of scores.csv."""
     from experiments import sweep
 
     assert copy.benchmark.reference == "resnet18"
+    missing = extract_probes.path_of(copy, Transfer("resnet18", "digits", "digits"), 1)
+    missing.unlink()
     assert sweep.reference(copy) == 0
     found = {
         (r["Value"], r["Method"], r["Run"]): r for r in rows(copy.out / "sweeps/reference.csv")
     }
     assert set(found) == {("resnet18", m, run) for m in sweep.COMPARING for run in "01"}
-    oracle = {
-        Transfer(*list(r.values())[:3]): float(r["Oracle"]) for r in rows(copy.out / "oracle.csv")
-    }
+    assert missing.exists()
     for run in "01":
-        scores = {
-            Transfer(*list(r.values())[1:4]): float(r["rsa"])
-            for r in rows(copy.out / "scores.csv")
-            if r["Run"] == run
-        }
-        expected = evaluation.mean_pc(scores, oracle)
+        expected = mean_pc_of_the_files(copy, "rsa", run)
         assert float(found["resnet18", "rsa", run]["Mean PC"]) == pytest.approx(expected)
     assert "Table 3" in (copy.out / "sweeps" / "reference.md").read_text()
 
