@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import _data, _run, train_sources
-from jaxparc import checkpoints, files, train
+from jaxparc import checkpoints, files, fitting, train
 from jaxparc.evaluation import SCRATCH, Transfer
 
 
@@ -136,24 +136,28 @@ def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], No
     result: dict[str, Any] = {"validation": None, "test": None}
     partial = _run.partial(run, "finetune_all", _path(run, candidate).stem)
     try:
-        variables, losses = train.fit(
+        variables, losses = fitting.fit(
             task,
             variables,
             tuning,
-            dataclasses.replace(benchmark.transfer_recipe, learning_rate=candidate.learning_rate),
+            dataclasses.replace(
+                benchmark.transfer_recipe,
+                learning_rate=candidate.learning_rate,
+                weight_decay=benchmark.weight_decay,
+            ),
             size=benchmark.image_size,
             mirror=benchmark.data(transfer.target).mirror,
             seed=run.seed("finetune", *transfer),
             workers=run.workers,
-            on_images=on_images,
+            watch=lambda steps: on_images(steps.images),
             partial=partial,
         )
-    except train.DivergedError as error:
+    except fitting.DivergedError as error:
         result["diverged"] = str(error)
     else:
         result["losses"] = [round(float(loss), 4) for loss in losses]
         for name, source in (("validation", validation), ("test", test)):
-            result[name] = train.accuracy(
+            result[name] = fitting.accuracy(
                 task,
                 variables,
                 source,

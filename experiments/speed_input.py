@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from experiments import _measured
+from jaxparc import feed, models, parallel, train
 from jaxparc import input as input_
-from jaxparc import models, parallel, train
 
 PACKAGES = ("jax", "jaxlib", "numpy", "pillow", "grain")
 SIZE = 224
@@ -142,20 +141,17 @@ def train_steps(batches: Iterator[Any], sizes: Sizes) -> tuple[list[float], floa
     module = spec.module(num_classes=10, axis_name=parallel.AXIS)
     task = train.Task(module, spec.mean, spec.std)
     variables = train.initial(module, SIZE, 0)
-    step = train.compiled_train_step(task)
-    state = parallel.replicate(
-        train.TrainState(
-            jnp.zeros((), jnp.int32), variables, train.optimizer(task).init(variables["params"])
-        )
-    )
-    key, rate = parallel.replicate(jax.random.key(0)), np.float32(0.01)
+    step = train.compiled_train_steps(task, SIZE)
+    state = parallel.replicate(train.new_state(task, variables))
+    key = parallel.replicate(jax.random.key(0))
+    learning = train.Rates(np.full(1, 0.01, np.float32), np.full(1, 1e-4, np.float32))
     rates, waited, total = [], 0.0, 0.0
     for number in range(1 + sizes.steps):
         started = time.perf_counter()
-        batch = next(batches)
+        (batch,) = next(batches)
         arrived = time.perf_counter()
-        state, loss = step(state, batch, rate, key)
-        jax.block_until_ready(loss)
+        state, told = step(state, None, batch, learning, key)
+        jax.block_until_ready(told)
         seconds = time.perf_counter() - started
         if number:  # the first one compiles
             rates.append(sizes.batch_size / seconds)
@@ -179,17 +175,24 @@ def measure(sizes: Sizes) -> Iterator[Row]:
                 yield Row(what, f"{width}x{height}", cores, found[what])
         width, height = sizes.photographs[0]
         records = photographs(width, height, sizes.images)
-        options = {"size": SIZE, "train": True, "mirror": True}
-        fixed = next(train.placed(records, sizes.batch_size, **options))
+        options = {
+            "batch_size": sizes.batch_size,
+            "size": SIZE,
+            "train": True,
+            "mirror": True,
+            "epochs": ENDLESS,
+            "num_classes": None,
+        }
+
+        def stacks(source: Any) -> Iterator[Any]:
+            return feed.stacks(source, None, [1] * (1 + sizes.steps), [0], **options)
+
+        fixed = next(stacks(records))
         decoded = input_.decode(records, size=SIZE, limit=1 << 40)
         trainings: dict[str, Iterator[Any]] = {
             "ResNet-18 training, images on the device": itertools.repeat(fixed),
-            "ResNet-18 training, from JPEGs": train.placed(
-                records, sizes.batch_size, epochs=ENDLESS, **options
-            ),
-            "ResNet-18 training, from decoded images": train.placed(
-                decoded, sizes.batch_size, epochs=ENDLESS, **options
-            ),
+            "ResNet-18 training, from JPEGs": stacks(records),
+            "ResNet-18 training, from decoded images": stacks(decoded),
         }
         for what, placed in trainings.items():
             rates, waiting = train_steps(placed, sizes)

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments import _data, _run
 from experiments.benchmarks import Benchmark
-from jaxparc import checkpoints, models, parallel, train
+from jaxparc import checkpoints, fitting, models, parallel, train
 
 
 def task_of(benchmark: Benchmark, architecture: str, dataset: str) -> train.Task:
@@ -32,7 +32,6 @@ def task_of(benchmark: Benchmark, architecture: str, dataset: str) -> train.Task
         spec.std,
         data.multi_label,
         benchmark.momentum,
-        benchmark.weight_decay,
     )
 
 
@@ -127,7 +126,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
     benchmark = run.benchmark
     task = task_of(benchmark, architecture, source)
     partial = _run.partial(run, "train_sources", f"{architecture}_{source}")
-    variables, losses = train.fit(
+    variables, losses = fitting.fit(
         task,
         _first(run, architecture, source),
         _data.images(benchmark, source, "train"),
@@ -135,15 +134,16 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
             benchmark.source_recipe,
             learning_rate=benchmark.source_learning_rates[architecture],
             steps=benchmark.source_steps.get(source, benchmark.source_recipe.steps),
+            weight_decay=benchmark.weight_decay,
         ),
         size=benchmark.image_size,
         mirror=benchmark.data(source).mirror,
         seed=run.seed("train", architecture, source),
         workers=run.workers,
-        on_images=on_images,
+        watch=lambda steps: on_images(steps.images),
         partial=partial,
     )
-    accuracy = train.accuracy(
+    accuracy = fitting.accuracy(
         task,
         variables,
         _data.images(benchmark, source, "test"),

@@ -252,7 +252,7 @@ def finetune(
         DivergedError: the loss is no longer finite.
         OSError: the weights cannot be read.
     """
-    from jaxparc import datasets, models, parallel, train
+    from jaxparc import datasets, fitting, models, parallel, train
     from jaxparc import input as input_
 
     data = datasets.spec_of(target, data_dir=data_dir)
@@ -267,7 +267,7 @@ def finetune(
         input_.decode(datasets.load(target, split, data_dir=data_dir, decode=False), size=size)
         for split in ("train", "test")
     )
-    variables, _ = train.fit(
+    variables, _ = fitting.fit(
         task,
         train.with_new_head(dict(loaded.variables), data.num_classes, seed),
         tuning,
@@ -275,9 +275,9 @@ def finetune(
         size=size,
         mirror=data.mirror,
         seed=seed,
-        on_images=on_images,
+        watch=None if on_images is None else lambda done: on_images(done.images),
     )
-    accuracy = train.accuracy(task, variables, test, size=size, batch_size=batch_size)
+    accuracy = fitting.accuracy(task, variables, test, size=size, batch_size=batch_size)
     tuned = loaded._replace(spec=spec, module=module.clone(axis_name=None), variables=variables)
     return Tuned(tuned, accuracy)
 

@@ -163,6 +163,7 @@ def batches(
     epoch: int = 0,
     epochs: int = 1,
     start: int = 0,
+    share: tuple[int, int] = (0, 1),
     num_classes: int | None = None,
     threads: int = THREADS,
     workers: int = 0,
@@ -184,6 +185,7 @@ def batches(
       epoch: the first one, not negative.
       epochs: how many follow one another.
       start: how many of their batches to leave out, at the beginning.
+      share: (i, k) for the i-th of k equal parts of every batch, as process i of k takes them.
       num_classes: None where a record has one class; else the number of classes, of which a
         record may have several.
       threads: that assemble batches ahead of the caller, in each process.
@@ -198,21 +200,88 @@ def batches(
         index: (b,) int32, position in `source`; -1 where padded.
 
     Raises:
-      ValueError: batch_size or size below 1, seed or epoch negative, or `source` was decoded for
-        another size.
+      ValueError: batch_size or size below 1, seed or epoch negative, `source` was decoded for
+        another size, or a batch cannot be shared equally.
     """
-    if seed < 0 or epoch < 0:
-        raise ValueError(f"seed and epoch must not be negative, got {seed} and {epoch}")
-    if batch_size < 1 or size < 1:
-        raise ValueError(f"batch_size and size must be at least 1, got {batch_size} and {size}")
+    order = Order(len(source), batch_size, size, train, mirror, seed, epoch, share)
     side = resized(size)
     if isinstance(source, Decoded) and source.images.shape[1] != side:
         raise ValueError(
             f"this source was decoded to {source.images.shape[1]} px; size {size} needs {side}"
         )
-    assemble = _Assemble(source, batch_size, size, train, mirror, seed, epoch, num_classes)
-    numbers = grain.MapDataset.range(start, epochs * -(-len(source) // batch_size))
-    return _ahead(numbers.map(assemble), threads, workers)
+    numbers = grain.MapDataset.range(start, epochs * order.batches)
+    return _ahead(numbers.map(_Assemble(source, order, num_classes)), threads, workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Which images a batch has, and how they are cropped; the fields are those of `batches`.
+
+    Raises:
+      ValueError: as of `batches`.
+    """
+
+    n: int
+    batch_size: int
+    size: int
+    train: bool
+    mirror: bool = False
+    seed: int = 0
+    epoch: int = 0
+    share: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no batch."""
+        if self.seed < 0 or self.epoch < 0:
+            raise ValueError(
+                f"seed and epoch must not be negative, got {self.seed} and {self.epoch}"
+            )
+        if self.batch_size < 1 or self.size < 1:
+            raise ValueError(
+                f"batch_size and size must be at least 1, got {self.batch_size} and {self.size}"
+            )
+        if self.batch_size % self.share[1]:
+            raise ValueError(
+                f"a batch of {self.batch_size} rows does not divide over {self.share[1]} processes"
+            )
+
+    @property
+    def batches(self) -> int:
+        """How many an epoch has."""
+        return -(-self.n // self.batch_size)
+
+    def __call__(self, number: int) -> Batch:
+        """A batch by its number, counted from the first epoch.
+
+        Returns:
+          Per row of the share, and of 0 where it pads:
+            index: int32, position in the source; -1 where padded.
+            top, left: int32, corner of the crop in the resized square.
+            flip: bool, whether the crop is mirrored.
+        """
+        epoch, part = divmod(number, self.batches)
+        margin = resized(self.size) - self.size
+        order, *crops = _plan(
+            self.n, margin, self.train, self.mirror, self.seed, self.epoch + epoch
+        )
+        i, of = self.share
+        rows = self.batch_size // of
+        start = part * self.batch_size + i * rows
+        index = order[start : start + rows]
+        pad = (0, rows - len(index))
+        top, left, flip = (np.pad(crop[index], pad) for crop in crops)
+        index = np.pad(index, pad, constant_values=-1)
+        return {"index": index, "top": top, "left": left, "flip": flip}
+
+
+def label_array(labels: list[Any], num_classes: int | None) -> np.ndarray:
+    """Labels of records as batches have them: (n,) int32 or (n, num_classes) float32."""
+    if num_classes is None:
+        return np.array(labels, np.int32)
+    array = np.zeros((len(labels), num_classes), np.float32)
+    for row, classes in zip(array, labels, strict=True):
+        row[list(classes)] = 1
+    return array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -220,42 +289,33 @@ class _Assemble:
     """Makes a batch of its number; an object, and no closure, so that it can go to processes."""
 
     source: Source
-    batch_size: int
-    size: int
-    train: bool
-    mirror: bool
-    seed: int
-    first_epoch: int
+    order: Order
     num_classes: int | None
 
     def __call__(self, number: int) -> Batch:
-        source, b, size, c = self.source, self.batch_size, self.size, self.num_classes
-        n, side = len(source), resized(size)
-        epoch, part = divmod(number, -(-n // b))
-        order, top, left, flip = _plan(
-            n, side - size, self.train, self.mirror, self.seed, self.first_epoch + epoch
-        )
-        rows = order[part * b : (part + 1) * b]
-        image = np.zeros((b, size, size, 3), np.uint8)
-        label = np.zeros(b, np.int32) if c is None else np.zeros((b, c), np.float32)
+        source, size = self.source, self.order.size
+        rows = self.order(number)
+        index = rows["index"]
+        image = np.zeros((len(index), size, size, 3), np.uint8)
+        labels: list[Any] = []
         # Lists, because indexing them one by one is several times faster than indexing arrays.
-        chosen = (array[rows].tolist() for array in (top, left, flip))
-        for j, (i, y, x, mirrored) in enumerate(zip(rows.tolist(), *chosen, strict=True)):
+        chosen = (rows[k].tolist() for k in ("index", "top", "left", "flip"))
+        for j, (i, y, x, mirrored) in enumerate(zip(*chosen, strict=True)):
+            if i < 0:
+                labels.append(0 if self.num_classes is None else ())
+                continue
             if isinstance(source, Decoded):
-                square, label_of_row = source.images[i], source.labels[i]
+                square, label = source.images[i], source.labels[i]
             else:
-                square, label_of_row = _read(source, i, side)
+                square, label = _read(source, i, resized(size))
             crop = square[y : y + size, x : x + size]
             image[j] = crop[:, ::-1] if mirrored else crop
-            if c is None:
-                label[j] = label_of_row
-            else:
-                label[j, list(label_of_row)] = 1
+            labels.append(label)
         return {
             "image": image,
-            "label": label,
-            "mask": np.arange(b) < len(rows),
-            "index": np.pad(rows, (0, b - len(rows)), constant_values=-1),
+            "label": label_array(labels, self.num_classes),
+            "mask": index >= 0,
+            "index": index,
         }
 
 

@@ -16,43 +16,61 @@ AXIS = "batch"
 T = TypeVar("T")
 
 
-def data_parallel(step: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
-    """Compile a step that runs on all local devices at once.
+def data_parallel(
+    step: Callable[..., Any], in_axes: tuple[int | None, ...], *, donate: tuple[int, ...] = ()
+) -> Callable[..., Any]:
+    """Compile a step that runs on all devices at once, those of other processes included.
 
     Args:
         step: a pure function whose every result is reduced over `AXIS`: one device's result is
             taken for all, so a forgotten reduction would go unnoticed.
-        in_axes: per argument 0 if it went through `shard`, None if every device gets it whole.
+        in_axes: per argument the axis along which `shard` split it, None if every device gets it
+            whole.
+        donate: numbers of the arguments whose memory the results take: they are gone afterwards.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, out_axes=None)
+    return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate)
 
 
 def replicate(tree: T) -> T:
     """Place a copy of every leaf on each local device, as the step's own results will be.
 
-    Without it the first call compiles for an unplaced state and the second one again.
+    Without it the first call compiles for an unplaced state and the second one again. It is a copy
+    in any case, as a step may overwrite it.
     """
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()), may_alias=False)
 
 
-def shard(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Split a host batch over the local devices and place it there.
+def shard(batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
+    """Split this process's part of a batch over its devices and place it there.
 
     Args:
-        batch: arrays (b, ...), b a multiple of the number of devices.
+        batch: arrays of b rows along `axis`, b a multiple of the number of local devices.
+        axis: of the rows.
 
     Returns:
-        Arrays (devices, b / devices, ...).
+        Arrays with (devices, b / devices) in the place of the rows.
 
     Raises:
         ValueError: the rows do not divide evenly.
     """
     devices = jax.local_device_count()
-    rows = {len(value) for value in batch.values()}
+    rows = {value.shape[axis] for value in batch.values()}
     if any(count % devices for count in rows):
         raise ValueError(f"a batch of {max(rows)} rows does not divide over {devices} devices")
-    split = {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
-    return jax.device_put(split, NamedSharding(_mesh(), PartitionSpec(AXIS)))
+    split = {
+        k: v.reshape(*v.shape[:axis], devices, -1, *v.shape[axis + 1 :]) for k, v in batch.items()
+    }
+    return jax.device_put(split, NamedSharding(_mesh(), PartitionSpec(*[None] * axis, AXIS)))
+
+
+def share() -> tuple[int, int]:
+    """Which part of every batch this process takes, and of how many: `input.batches`' `share`."""
+    return jax.process_index(), jax.process_count()
+
+
+def memory() -> int | None:
+    """Bytes that a local device may hold, where it says so; a CPU does not."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 @functools.cache

@@ -1,14 +1,13 @@
-"""Training and full fine-tuning: pure steps, and the loop that feeds them.
+"""Training and full fine-tuning as pure steps; `fitting` has the loop that feeds them.
 
 SGD with momentum, linear warm-up and cosine decay; all weights are trained. The step functions are
-undecorated and see one device's share of a batch; `parallel` runs them on all devices.
+undecorated and see one device's share of a batch; `parallel` runs them on all devices. Parameters,
+momentum and statistics are float32, whatever the network computes in (its module's `dtype`).
 """
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,14 +16,9 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxparc import checkpoints, models, parallel
-from jaxparc import input as input_
+from jaxparc import models, parallel
 
 Variables = dict[str, Any]  # "params" and, in networks with batch norm, "batch_stats"
-
-
-class DivergedError(RuntimeError):
-    """The loss became infinite or NaN."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,12 +30,14 @@ class Recipe:
         batch_size: of all devices together, so that results do not depend on their number.
         learning_rate: at the end of the warm-up.
         warmup: share of all steps over which the learning rate grows linearly from 0.
+        weight_decay: of convolution and linear weights; batch norm and biases have none.
     """
 
     steps: int
     batch_size: int
     learning_rate: float
     warmup: float = 0.1
+    weight_decay: float = 1e-4
 
     def learning_rates(self) -> np.ndarray:
         """The learning rate of every step, (steps,) float32."""
@@ -63,7 +59,7 @@ class Recipe:
 class TrainState:
     """What a training step reads and writes: one pytree, the same on every device."""
 
-    step: Array
+    step: Array | np.ndarray
     variables: Variables
     momentum: optax.OptState
 
@@ -77,7 +73,6 @@ class Task(NamedTuple):
         std: per channel.
         multi_label: sigmoid instead of softmax.
         momentum: of SGD.
-        weight_decay: of convolution and linear weights; batch norm and biases have none.
     """
 
     module: Any
@@ -85,7 +80,6 @@ class Task(NamedTuple):
     std: tuple[float, float, float]
     multi_label: bool = False
     momentum: float = 0.9
-    weight_decay: float = 1e-4
 
 
 def normalise(images: Array, task: Task) -> Array:
@@ -108,10 +102,22 @@ def losses(logits: Array, labels: Array, *, multi_label: bool) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def optimizer(task: Task) -> optax.GradientTransformation:
+class Rates(NamedTuple):
+    """What the optimiser is told: numbers, so that every grid point runs the same program.
+
+    Attributes:
+        learning: () float32, or (k,) of k steps.
+        decay: likewise, the weight decay.
+    """
+
+    learning: Array | np.ndarray
+    decay: Array | np.ndarray
+
+
+def optimizer(task: Task, weight_decay: Any = 0.0) -> optax.GradientTransformation:
     """SGD with momentum and weight decay, before the learning rate."""
     return optax.chain(
-        optax.add_decayed_weights(task.weight_decay, mask=_decays),
+        optax.add_decayed_weights(weight_decay, mask=_decays),
         optax.trace(decay=task.momentum),
     )
 
@@ -121,20 +127,27 @@ def _decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
+def new_state(task: Task, variables: Variables) -> TrainState:
+    """The state before the first step."""
+    momentum = optimizer(task).init(variables["params"])
+    return TrainState(np.zeros((), np.int32), variables, momentum)
+
+
 def train_step(
-    task: Task, state: TrainState, batch: Mapping[str, Array], rate: Array, key: Array
-) -> tuple[TrainState, Array]:
+    task: Task, state: TrainState, batch: Mapping[str, Array], rates: Rates, key: Array
+) -> tuple[TrainState, dict[str, Array]]:
     """One step of SGD on one device's share of a batch.
 
     Args:
         task: what is trained.
         state: the same on every device.
         batch: `image` (b, h, w, 3) uint8, `label` (b,) or (b, c), `mask` (b,) bool.
-        rate: () float32, the learning rate.
+        rates: of this step.
         key: of the whole run; step and device are folded in.
 
     Returns:
-        The next state and the () float32 mean loss over the real rows of all devices.
+        The next state and, over the real rows of all devices, () float32 each, the mean `loss` and
+        the share that is classified right, `accuracy`.
     """
     key = jax.random.fold_in(key, state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
@@ -150,212 +163,176 @@ def train_step(
             rngs={"dropout": key},
         )
         per_row = losses(logits, batch["label"], multi_label=task.multi_label)
-        return jnp.where(batch["mask"], per_row, 0.0).sum() / count, updated
+        return jnp.where(batch["mask"], per_row, 0.0).sum() / count, (logits, updated)
 
     params = state.variables["params"]
-    (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-    loss, gradients = jax.lax.psum((loss, gradients), parallel.AXIS)
-    updated = jax.lax.pmean(updated, parallel.AXIS)
-    updates, momentum = optimizer(task).update(gradients, state.momentum, params)
-    params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+    (loss, (logits, updated)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+    right = _right(task, logits, batch).sum() / count
+    loss, right, gradients = jax.lax.psum((loss, right, gradients), parallel.AXIS)
+    # With batch norm per device their statistics differ, and count by the rows they are of.
+    share = batch["mask"].sum(dtype=jnp.float32) / count
+    updated = jax.lax.psum(jax.tree.map(lambda x: share * x, updated), parallel.AXIS)
+    updates, momentum = optimizer(task, rates.decay).update(gradients, state.momentum, params)
+    params = jax.tree.map(lambda p, u: p - rates.learning * u, params, updates)
     variables = {**state.variables, **updated, "params": params}
-    return TrainState(state.step + 1, variables, momentum), loss
+    return TrainState(state.step + 1, variables, momentum), {"loss": loss, "accuracy": right}
 
 
-def eval_step(task: Task, variables: Variables, batch: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Sums over the real rows of all devices: right answers and rows, () float32 each.
+def train_steps(
+    task: Task,
+    size: int,
+    state: TrainState,
+    data: Mapping[str, Array] | None,
+    batches: Mapping[str, Array],
+    rates: Rates,
+    key: Array,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Several steps in one program.
+
+    Args:
+        task: what is trained.
+        size: side of the images, in pixels.
+        state: the same on every device.
+        data: as `taken` takes it.
+        batches: (k, b, ...), of k steps.
+        rates: (k,).
+        key: of the whole run.
+
+    Returns:
+        The state after them and, per step, what `train_step` tells, (k,) each.
+    """
+
+    def one(state: TrainState, given: tuple[Any, Rates]) -> tuple[TrainState, dict[str, Array]]:
+        batch, rates = given
+        return train_step(task, state, taken(data, batch, size), rates, key)
+
+    given = batches, rates
+    if len(rates.learning) > 1:
+        return jax.lax.scan(one, state, given)
+    # One step alone is no loop: in loops XLA's convolutions are up to twenty times slower on a CPU.
+    state, metrics = one(state, jax.tree.map(lambda x: x[0], given))
+    return state, jax.tree.map(lambda x: x[None], metrics)
+
+
+def train_grid(
+    task: Task,
+    size: int,
+    states: TrainState,
+    data: Mapping[str, Array] | None,
+    batches: Sequence[Mapping[str, Array]],
+    rates: Rates,
+    keys: Array,
+) -> tuple[TrainState, dict[str, Array]]:
+    """`train_steps` of g runs at once.
+
+    Args:
+        task: what is trained.
+        size: side of the images, in pixels.
+        states: (g, ...).
+        data: as `taken` takes it.
+        batches: g of them, or one for all.
+        rates: (g, k).
+        keys: (g,).
+
+    Returns:
+        As `train_steps`, (g, ...).
+    """
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+    shared = len(batches) == 1
+    if shared:
+        together = batches[0]
+    steps = functools.partial(train_steps, task, size)
+    return jax.vmap(steps, (0, None, None if shared else 0, 0, 0))(
+        states, data, together, rates, keys
+    )
+
+
+def taken(
+    data: Mapping[str, Array] | None, batch: Mapping[str, Array], size: int
+) -> Mapping[str, Array]:
+    """A batch of images, which either came with it or are on the device already.
+
+    Args:
+        data: None, or `images` (n, r, r, 3) uint8 and `labels` (n, ...).
+        batch: `image`, `label` and `mask`; or, with `data`, rows of `input.Order`.
+        size: side of the crop.
+
+    Returns:
+        `image` (b, size, size, 3) uint8, `label` (b, ...) and `mask` (b,). Where a batch is padded,
+        with `data`, its rows are image 0.
+    """
+    if data is None:
+        return batch
+    index = jnp.maximum(batch["index"], 0)
+
+    def crop(i: Array, top: Array, left: Array) -> Array:
+        start = (i, top, left, jnp.zeros_like(i))
+        return jax.lax.dynamic_slice(data["images"], start, (1, size, size, 3))[0]
+
+    image = jax.vmap(crop)(index, batch["top"], batch["left"])
+    image = jnp.where(batch["flip"][:, None, None, None], image[:, :, ::-1], image)
+    return {"image": image, "label": data["labels"][index], "mask": batch["index"] >= 0}
+
+
+def _right(task: Task, logits: Array, batch: Mapping[str, Array]) -> Array:
+    """Per row, (b,) float32, whether it is classified right; 0 where padded.
 
     Multi-label: an image counts by its share of labels that are right (logit > 0 where it is 1).
     """
-    logits, _ = task.module.apply(variables, normalise(batch["image"], task))
     if task.multi_label:
         right = jnp.mean(((logits > 0) == (batch["label"] > 0)).astype(jnp.float32), axis=-1)
     else:
         right = (jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32)
-    sums = jnp.where(batch["mask"], right, 0.0).sum(), batch["mask"].sum(dtype=jnp.float32)
+    return jnp.where(batch["mask"], right, 0.0)
+
+
+def eval_step(
+    task: Task,
+    size: int,
+    variables: Variables,
+    data: Mapping[str, Array] | None,
+    batch: Mapping[str, Array],
+) -> tuple[Array, Array]:
+    """Sums over the real rows of all devices: right answers and rows, () float32 each.
+
+    Args:
+        task: the network.
+        size: side of the images, in pixels.
+        variables: its weights.
+        data: as `taken` takes it.
+        batch: likewise.
+    """
+    batch = taken(data, batch, size)
+    logits, _ = task.module.apply(variables, normalise(batch["image"], task))
+    sums = _right(task, logits, batch).sum(), batch["mask"].sum(dtype=jnp.float32)
     return jax.lax.psum(sums, parallel.AXIS)
 
 
-@functools.lru_cache(maxsize=32)
-def compiled_train_step(task: Task) -> Callable[..., tuple[TrainState, Array]]:
-    """`train_step` over all devices, compiled once per task and batch shape."""
-    return parallel.data_parallel(functools.partial(train_step, task), (None, 0, None, None))
+# Compiled once per task, size and shape of the batches. The state is donated: it is overwritten.
 
 
 @functools.lru_cache(maxsize=32)
-def compiled_eval_step(task: Task) -> Callable[..., tuple[Array, Array]]:
-    """`eval_step` over all devices, compiled once per task and batch shape."""
-    return parallel.data_parallel(functools.partial(eval_step, task), (None, 0))
+def compiled_train_steps(
+    task: Task, size: int
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """`train_steps` over all devices; batches are sharded along axis 1."""
+    steps = functools.partial(train_steps, task, size)
+    return parallel.data_parallel(steps, (None, None, 1, None, None), donate=(0,))
 
 
-def fit(
-    task: Task,
-    variables: Variables,
-    source: input_.Source,
-    recipe: Recipe,
-    *,
-    size: int,
-    mirror: bool = False,
-    seed: int = 0,
-    workers: int = 0,
-    on_images: Callable[[int], None] | None = None,
-    partial: Path | None = None,
-    every: float = 600.0,
-) -> tuple[Variables, np.ndarray]:
-    """Train all weights of a network.
-
-    Deterministic: the same arguments give the same weights on one machine, also if the training was
-    stopped in between and goes on from `partial`.
-
-    Args:
-        task: the network.
-        variables: to start from.
-        source: the training images.
-        recipe: steps, batch size, learning rate.
-        size: side of the images, in pixels.
-        mirror: whether a mirror image keeps its meaning.
-        seed: of order, augmentation and dropout.
-        workers: processes that decode the images, as `input.batches` takes it.
-        on_images: called with the number of images after each step.
-        partial: where the state is saved on the way, and found again; it is left there at the end.
-            A state of another network, recipe, seed or number of images, or a damaged one, is not
-            taken.
-        every: seconds from one save to the next. KeyboardInterrupt, as of SIGTERM, saves at once.
-
-    Returns:
-        The trained variables, on the devices, and (steps,) float32 losses.
-
-    Raises:
-        DivergedError: the loss is no longer finite.
-        OSError: the state cannot be saved.
-    """
-    step = compiled_train_step(task)
-    params = variables["params"]
-    state = TrainState(jnp.zeros((), jnp.int32), variables, optimizer(task).init(params))
-    told = _told(task, recipe, size, mirror, seed, len(source))
-    history: list[Any] = []
-    if partial is not None:
-        state, history = _resumed(partial, told, state)
-    state = parallel.replicate(state)
-    key = parallel.replicate(jax.random.key(seed))
-    batches = placed(
-        source,
-        recipe.batch_size,
-        size=size,
-        train=True,
-        epochs=-(-recipe.steps * recipe.batch_size // len(source)),
-        workers=workers,
-        mirror=mirror,
-        seed=seed,
-        num_classes=task.module.num_classes if task.multi_label else None,
-        start=len(history),
-    )
-    # One assignment: whenever the loop is interrupted, state and number are of the same step.
-    done = state, len(history)
-    saved = time.monotonic()
-    try:
-        for rate, batch in zip(recipe.learning_rates()[len(history) :], batches, strict=False):
-            state, loss = step(state, batch, rate, key)
-            history.append(loss)
-            done = state, len(history)
-            if on_images is not None:
-                on_images(recipe.batch_size)
-            if partial is not None and time.monotonic() - saved > every:
-                _save(partial, told, done[0], history[: done[1]])
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        if partial is not None:
-            _save(partial, told, done[0], history[: done[1]])
-        raise
-    lost = np.asarray(jax.device_get(history), np.float32)
-    if not np.isfinite(lost).all():
-        raise DivergedError(f"the loss of step {np.argmin(np.isfinite(lost))} is not finite")
-    return state.variables, lost
+@functools.lru_cache(maxsize=32)
+def compiled_train_grid(
+    task: Task, size: int
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """`train_grid` over all devices; batches are sharded along axis 1."""
+    steps = functools.partial(train_grid, task, size)
+    return parallel.data_parallel(steps, (None, None, 1, None, None), donate=(0,))
 
 
-def _told(
-    task: Task, recipe: Recipe, size: int, mirror: bool, seed: int, images: int
-) -> dict[str, Any]:
-    """What a saved state belongs to; JSON gives it back as it is."""
-    return {
-        "task": repr(task),
-        "recipe": dataclasses.asdict(recipe),
-        "size": size,
-        "mirror": mirror,
-        "seed": seed,
-        "images": images,
-    }
-
-
-def _save(partial: Path, told: dict[str, Any], state: TrainState, history: list[Any]) -> None:
-    losses = [float(loss) for loss in jax.device_get(history)]
-    momentum = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state.momentum))}
-    arrays = {"variables": state.variables, "momentum": momentum}
-    checkpoints.save(partial, jax.device_get(arrays), {"told": told, "losses": losses})
-
-
-def _resumed(
-    partial: Path, told: dict[str, Any], fresh: TrainState
-) -> tuple[TrainState, list[Any]]:
-    """The saved state and its losses, or the fresh one and none."""
-    try:
-        arrays, metadata = checkpoints.restore(partial)
-    except checkpoints.CheckpointError:  # not there, or damaged
-        return fresh, []
-    if metadata.get("told") != told:
-        return fresh, []
-    leaves, structure = jax.tree.flatten(fresh.momentum)
-    momentum = [arrays["momentum"][str(i)] for i in range(len(leaves))]
-    losses = [np.float32(loss) for loss in metadata["losses"]]
-    state = TrainState(
-        jnp.asarray(len(losses), jnp.int32),
-        arrays["variables"],
-        jax.tree.unflatten(structure, momentum),
-    )
-    return state, losses
-
-
-def accuracy(
-    task: Task, variables: Variables, source: input_.Source, *, size: int, batch_size: int
-) -> float:
-    """Percent of the images that are classified right: over all of them, the last batch included.
-
-    Args:
-        task: the network.
-        variables: its weights.
-        source: images with labels.
-        size: side of the images, in pixels.
-        batch_size: of all devices together.
-    """
-    step = compiled_eval_step(task)
-    sums = [
-        step(variables, batch)
-        for batch in placed(
-            source,
-            batch_size,
-            size=size,
-            train=False,
-            num_classes=task.module.num_classes if task.multi_label else None,
-        )
-    ]
-    right, count = np.array(jax.device_get(sums), np.float64).sum(axis=0).tolist()
-    return 100.0 * right / count
-
-
-def placed(source: input_.Source, batch_size: int, **options: Any) -> Iterator[dict[str, Array]]:
-    """Batches on the devices, ahead of their use; what the steps do not read stays on the host.
-
-    Args:
-        source: images with labels.
-        batch_size: of all devices together.
-        options: of `input.batches`.
-
-    Returns:
-        An iterator of what `train_step` takes.
-    """
-    host = input_.batches(source, batch_size=batch_size, **options)
-    read = ({k: batch[k] for k in ("image", "label", "mask")} for batch in host)
-    return input_.prefetch(read, parallel.shard)
+@functools.lru_cache(maxsize=32)
+def compiled_eval_step(task: Task, size: int) -> Callable[..., tuple[Array, Array]]:
+    """`eval_step` over all devices; batches are sharded along axis 0."""
+    return parallel.data_parallel(functools.partial(eval_step, task, size), (None, None, 0))
 
 
 @functools.lru_cache(maxsize=8)

@@ -55,15 +55,12 @@ def without_index(batch):
 )
 def test_four_devices_give_the_losses_of_one(name, fields):
     task = task_of(name, **fields)
-    variables = train.initial(task.module, SIZE, 0)
-    state = train.TrainState(
-        jnp.zeros((), jnp.int32), variables, train.optimizer(task).init(variables["params"])
-    )
+    state = train.new_state(task, train.initial(task.module, SIZE, 0))
     # 72 = 2 x 32 + 8: in the third batch two devices have padding alone
     batches = [*batches_of(source_of(), 32), *batches_of(source_of(seed=1), 32)][:5]
     assert sum(not batch["mask"].all() for batch in batches) == 1
     key = jax.random.key(0)
-    rates = train.Recipe(steps=100, batch_size=32, learning_rate=0.1).learning_rates()
+    learning = train.Recipe(steps=100, batch_size=32, learning_rate=0.1).learning_rates()
 
     one = jax.jit(
         jax.vmap(
@@ -73,86 +70,17 @@ def test_four_devices_give_the_losses_of_one(name, fields):
             axis_name=parallel.AXIS,
         )
     )
-    four = train.compiled_train_step(task)
+    four = train.compiled_train_steps(task, SIZE)
     assert jax.local_device_count() == 4
     of_one, of_four = state, parallel.replicate(state)
-    for rate, batch in zip(rates, map(without_index, batches), strict=False):
-        of_one, loss = one(of_one, jax.tree.map(lambda x: x[None], batch), rate, key)
-        of_four, loss_of_four = four(of_four, parallel.shard(batch), rate, key)
-        np.testing.assert_allclose(loss_of_four, loss, rtol=0, atol=1e-4)
+    for rate, batch in zip(learning, map(without_index, batches), strict=False):
+        rates = train.Rates(rate, np.float32(1e-4))
+        stack, several = jax.tree.map(lambda x: x[None], (batch, rates))
+        of_one, told = one(of_one, stack, rates, key)
+        of_four, told_by_four = four(of_four, None, parallel.shard(stack, axis=1), several, key)
+        for name in ("loss", "accuracy"):
+            np.testing.assert_allclose(told_by_four[name], [told[name]], rtol=0, atol=1e-4)
     assert int(of_four.step) == 5
-
-
-@pytest.mark.slow
-def test_every_device_holds_the_same_weights():
-    """out_axes=None takes one device's result for all: a forgotten reduction shows here alone."""
-    task = task_of()
-    variables, _ = train.fit(
-        task,
-        train.initial(task.module, SIZE, 0),
-        source_of(),
-        train.Recipe(steps=3, batch_size=32, learning_rate=0.1),
-        size=SIZE,
-    )
-    for leaf in jax.tree.leaves(variables):
-        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-        assert len(shards) == 4
-        assert all(np.array_equal(shards[0], shard) for shard in shards)
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
-    task = task_of("alexnet")  # dropout and all
-    start = train.initial(task.module, SIZE, 0)
-    recipe = train.Recipe(steps=4, batch_size=32, learning_rate=0.02)
-
-    def fit(seed):
-        return train.fit(task, start, source_of(), recipe, size=SIZE, seed=seed)
-
-    (first, losses), (again, same), (other, _) = fit(1), fit(1), fit(2)
-    np.testing.assert_array_equal(losses, same)
-    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, first, again)))
-    assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, first, other)))
-
-
-def test_training_learns_and_reports_its_images():
-    task = task_of()
-    source, seen = source_of(), []
-    recipe = train.Recipe(steps=40, batch_size=32, learning_rate=0.1)
-    start = train.initial(task.module, SIZE, 0)
-    variables, losses = train.fit(task, start, source, recipe, size=SIZE, on_images=seen.append)
-    assert losses.shape == (40,)
-    assert losses[-5:].mean() < 0.5 * losses[:5].mean()
-    assert train.accuracy(task, variables, source, size=SIZE, batch_size=32) > 80
-    assert seen == [32] * 40
-
-
-def test_all_weights_move():
-    """Full fine-tuning: nothing is frozen, neither by a stopped gradient nor by a mask."""
-    task = task_of()
-    start = train.initial(task.module, SIZE, 0)
-    recipe = train.Recipe(steps=3, batch_size=32, learning_rate=0.1)
-    variables, _ = train.fit(task, start, source_of(), recipe, size=SIZE)
-    still = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), start, jax.device_get(variables))
-    assert not any(jax.tree.leaves(still))
-
-
-def test_accuracy_counts_every_image_once():
-    """The tail of a test set counts as much as the rest: 70 images in batches of 32."""
-    task = task_of()
-    variables, source = train.initial(task.module, SIZE, 0), source_of(70)
-    batch = next(input_.batches(source, batch_size=70, size=SIZE, train=False))
-    logits, _ = task.module.apply(variables, train.normalise(jnp.asarray(batch["image"]), task))
-    expected = 100 * np.mean(np.argmax(logits, axis=-1) == batch["label"])
-    assert train.accuracy(task, variables, source, size=SIZE, batch_size=32) == pytest.approx(
-        expected
-    )
-
-
-def test_a_diverging_run_says_so():
-    task = task_of()
-    recipe = train.Recipe(steps=6, batch_size=32, learning_rate=1e20, warmup=0.0)
-    with pytest.raises(train.DivergedError, match="loss of step"):
-        train.fit(task, train.initial(task.module, SIZE, 0), source_of(), recipe, size=SIZE)
 
 
 def test_normalise_is_the_usual_formula():
@@ -174,9 +102,9 @@ def test_learning_rates_warm_up_and_decay_as_a_cosine():
 @pytest.mark.parametrize("name", ["alexnet", "resnet18"])
 def test_weight_decay_is_on_kernels_alone(name):
     """One step on no gradient: what shrinks is what decays."""
-    task = task_of(name)._replace(weight_decay=0.1)
+    task = task_of(name)
     params = train.initial(task.module, SIZE, 0)["params"]
-    optimizer = train.optimizer(task)
+    optimizer = train.optimizer(task, 0.1)
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
@@ -190,18 +118,6 @@ def test_multi_label_loss_is_the_sum_of_binary_cross_entropies():
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     expected = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).sum(axis=1)
     np.testing.assert_allclose(train.losses(logits, labels, multi_label=True), expected, rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_multi_label_networks_train():
-    task = task_of(num_classes=4)._replace(multi_label=True)
-    source = source_of(64, num_classes=4)
-    several = input_.Decoded(source.images, [[label, (label + 1) % 4] for label in source.labels])
-    start = train.initial(task.module, SIZE, 0)
-    recipe = train.Recipe(steps=40, batch_size=32, learning_rate=0.1)
-    variables, losses = train.fit(task, start, several, recipe, size=SIZE)
-    assert losses[-5:].mean() < 0.6 * losses[0]
-    assert train.accuracy(task, variables, several, size=SIZE, batch_size=32) > 80
 
 
 def test_a_new_head_leaves_the_rest_alone():
@@ -220,7 +136,7 @@ def test_optax_trace_and_a_scalar_rate_are_sgd_with_momentum():
     """Two steps against optax's own sgd, which has the rate inside."""
     params = {"a": {"kernel": np.float32([1.0, -2.0])}}
     gradients = {"a": {"kernel": np.float32([0.3, 0.1])}}
-    task = train.Task(None, (0, 0, 0), (1, 1, 1), weight_decay=0.0)
+    task = train.Task(None, (0, 0, 0), (1, 1, 1))
     ours, theirs = train.optimizer(task), optax.sgd(0.1, momentum=0.9)
     state, expected_state, p, q = ours.init(params), theirs.init(params), params, params
     for _ in range(2):
@@ -229,98 +145,6 @@ def test_optax_trace_and_a_scalar_rate_are_sgd_with_momentum():
         updates, expected_state = theirs.update(gradients, expected_state, q)
         q = optax.apply_updates(q, updates)
     np.testing.assert_allclose(p["a"]["kernel"], q["a"]["kernel"], rtol=1e-6)
-
-
-# Interrupted
-
-
-RECIPE = train.Recipe(steps=6, batch_size=32, learning_rate=0.02)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted():
-    """AlexNet, with dropout: weights and losses of six steps, two epochs of three batches."""
-    task = task_of("alexnet")
-    start = train.initial(task.module, SIZE, 0)
-    weights, losses = train.fit(task, start, source_of(), RECIPE, size=SIZE, seed=1)
-    return task, start, weights, losses
-
-
-def interrupted(task, start, partial, steps, recipe=RECIPE, **options):
-    """Trains until Ctrl-C, or SIGTERM, comes after some steps."""
-    seen = []
-
-    def count(images):
-        seen.append(images)
-        if len(seen) == steps:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train.fit(
-            task,
-            start,
-            source_of(),
-            recipe,
-            size=SIZE,
-            seed=1,
-            partial=partial,
-            on_images=count,
-            **options,
-        )
-
-
-def assert_equal(found, expected):
-    weights, losses = found
-    jax.tree.map(np.testing.assert_array_equal, weights, expected[2])
-    np.testing.assert_array_equal(losses, expected[3])
-
-
-@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 4])
-def test_an_interrupted_training_ends_as_if_it_had_not_been(steps, uninterrupted, tmp_path):
-    task, start, *_ = uninterrupted
-    interrupted(task, start, tmp_path / "partial", steps)
-    made = []
-    found = train.fit(
-        task,
-        start,
-        source_of(),
-        RECIPE,
-        size=SIZE,
-        seed=1,
-        partial=tmp_path / "partial",
-        on_images=made.append,
-    )
-    assert len(made) == 6 - steps
-    assert_equal(found, uninterrupted)
-
-
-@pytest.mark.slow
-def test_interrupted_twice_and_saved_on_the_way(uninterrupted, tmp_path):
-    task, start, *_ = uninterrupted
-    interrupted(task, start, tmp_path / "p", 2, every=0)
-    interrupted(task, start, tmp_path / "p", 2, every=0)
-    made = []
-    options = {"size": SIZE, "seed": 1, "partial": tmp_path / "p", "on_images": made.append}
-    assert_equal(train.fit(task, start, source_of(), RECIPE, **options), uninterrupted)
-    assert len(made) == 2
-
-
-@pytest.mark.slow
-def test_a_state_of_another_run_or_a_damaged_one_is_not_taken(uninterrupted, tmp_path):
-    task, start, *_ = uninterrupted
-    other = train.Recipe(steps=6, batch_size=32, learning_rate=0.03)
-    for recipe, spoil in ((other, False), (RECIPE, True)):
-        partial = tmp_path / f"{spoil}"
-        interrupted(task, start, partial, 2, recipe)
-        if spoil:
-            victim = max(
-                (f for f in partial.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size
-            )
-            victim.write_bytes(victim.read_bytes()[:-7])
-        made = []
-        options = {"size": SIZE, "seed": 1, "partial": partial, "on_images": made.append}
-        assert_equal(train.fit(task, start, source_of(), RECIPE, **options), uninterrupted)
-        assert len(made) == 6
 
 
 def test_a_batch_that_does_not_divide_is_refused():

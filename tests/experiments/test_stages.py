@@ -17,7 +17,7 @@ import tiny
 
 from experiments import _data, _run, benchmarks, extract_probes, finetune_all, score_probes
 from experiments.finetune_all import Candidate
-from jaxparc import checkpoints, datasets, evaluation, files, score_bank, train
+from jaxparc import checkpoints, datasets, evaluation, files, fitting, score_bank
 from jaxparc.evaluation import Transfer
 from jaxparc.selectors import SELECTORS
 
@@ -118,7 +118,7 @@ def test_what_is_done_is_not_done_again(finished, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(train, "fit", refuse)
+    monkeypatch.setattr(fitting, "fit", refuse)
     monkeypatch.setattr("jaxparc.features.extract", refuse)
     monkeypatch.setattr("jaxparc.score_bank", refuse)
     before = outcome(finished.out)
@@ -165,14 +165,14 @@ def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, cap
 def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, capsys):
     for path in (copy.out / "transfers").iterdir():
         path.unlink()
-    fit = train.fit
+    fit = fitting.fit
 
     def fail_once(task, variables, source, recipe, **options):
         if recipe.learning_rate == tiny.TINY.learning_rates["resnet18"][0]:
             raise RuntimeError("out of luck")
         return fit(task, variables, source, recipe, **options)
 
-    monkeypatch.setattr(train, "fit", fail_once)
+    monkeypatch.setattr(fitting, "fit", fail_once)
     assert finetune_all.stage(copy) == 3
     record = json.loads((copy.out / "failures" / "finetune_all.json").read_text())
     assert len(record) == 3
@@ -183,7 +183,7 @@ def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, caps
     assert rows(copy.out / "oracle.csv") == []
     assert "3 of 6 units failed" in capsys.readouterr().out
 
-    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(fitting, "fit", fit)
     assert finetune_all.stage(copy) == 0
     assert not (copy.out / "failures" / "finetune_all.json").exists()
     assert len(rows(copy.out / "oracle.csv")) == 2
@@ -192,14 +192,14 @@ def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, caps
 def test_a_diverged_run_is_a_result_and_not_chosen(copy, monkeypatch):
     for path in (copy.out / "transfers").iterdir():
         path.unlink()
-    fit = train.fit
+    fit = fitting.fit
 
     def diverge(task, variables, source, recipe, **options):
         if recipe.learning_rate == tiny.TINY.learning_rates["resnet18"][1]:
-            raise train.DivergedError("the loss of step 1 is not finite")
+            raise fitting.DivergedError("the loss of step 1 is not finite")
         return fit(task, variables, source, recipe, **options)
 
-    monkeypatch.setattr(train, "fit", diverge)
+    monkeypatch.setattr(fitting, "fit", diverge)
     assert finetune_all.stage(copy) == 0
     for row in rows(copy.out / "grid.csv"):
         first = float(row["Learning Rate"]) == tiny.TINY.learning_rates["resnet18"][0]
@@ -547,7 +547,7 @@ def test_a_reference_that_is_not_trained_is_refused():
 def test_a_failed_scratch_run_does_not_withhold_the_transfers(copy, monkeypatch):
     for path in (copy.out / "transfers").glob("*scratch*"):
         path.unlink()
-    monkeypatch.setattr(train, "fit", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(fitting, "fit", lambda *_, **__: 1 / 0)
     assert finetune_all.stage(copy) == 2
     assert len(rows(copy.out / "oracle.csv")) == 2
     assert rows(copy.out / "scratch.csv") == []

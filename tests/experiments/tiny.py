@@ -15,7 +15,7 @@ from experiments import (
     score_probes,
     train_sources,
 )
-from jaxparc import train
+from jaxparc import fitting, train
 
 TINY = dataclasses.replace(
     benchmarks.SMOKE,
@@ -52,21 +52,21 @@ def run_in(folder):
 
 def slowly():
     """Lets every training step take a second, and says when the second one is there."""
-    fit = train.fit
+    fit = fitting.fit
 
-    def slow_fit(*args, on_images, **options):
+    def slow_fit(*args, watch, **options):
         steps = []
 
-        def wait(images):
-            steps.append(images)
+        def wait(done):
+            steps.append(done)
             if len(steps) == 2:
                 Path("results/tiny/slow").touch()
             time.sleep(1)
-            on_images(images)
+            watch(done)
 
-        return fit(*args, on_images=wait, **options)
+        return fit(*args, watch=wait, **options)
 
-    train.fit = slow_fit
+    fitting.fit = slow_fit
 
 
 if __name__ == "__main__":
