@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ from experiments import benchmarks, oracle
 from experiments._terminal import Progress
 from experiments._terminal import say as say
 from experiments.benchmarks import Benchmark
-from jaxparc import checkpoints, datasets, files
+from jaxparc import checkpoints, datasets, files, grid
 
 # What a damaged unit raises when it is looked at.
 Damage = (checkpoints.CheckpointError, files.DamagedFileError)
@@ -75,6 +76,8 @@ class Run:
         weights: the folder of the sources' checkpoints.
         allow_missing: whether to leave out what cannot be made for want of data or weights.
         workers: processes that decode images, as `input.batches` takes it.
+        grid: how the learning rates of a transfer are tried, one of `grid.PLANS`.
+        tensorboard: whether training writes event files, too.
     """
 
     benchmark: Benchmark
@@ -82,6 +85,8 @@ class Run:
     weights: Path
     allow_missing: bool = False
     workers: int = 0
+    grid: str = "auto"
+    tensorboard: bool = False
 
     def seed(self, *parts: object) -> int:
         """A seed for one purpose, the same whatever was done before it."""
@@ -291,10 +296,22 @@ def main(description: str | None, *stages: Stage) -> None:
         metavar="N",
         help="processes that decode images which are not kept decoded; 0 for threads [0]",
     )
+    parser.add_argument(
+        "--grid",
+        choices=grid.PLANS,
+        default="auto",
+        help="learning rates of a transfer in one program or one after the other; auto is the "
+        "faster one [auto]",
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write tensorboard/ beside metrics/; needs jaxparc[tensorboard]",
+    )
     _add_settings(parser)
     args: dict[str, Any] = vars(parser.parse_args())
     chosen, out = args.pop("benchmark"), args.pop("out")
-    options = {name: args.pop(name) for name in ("allow_missing", "workers")}
+    options = {name: args.pop(name) for name in ("allow_missing", "workers", "grid", "tensorboard")}
     try:
         changes: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
@@ -307,6 +324,8 @@ def main(description: str | None, *stages: Stage) -> None:
         if benchmark.external_from_oracle:
             benchmark = _with_external(benchmark, out / "oracle.csv")
         run = Run(benchmark, out, Path("checkpoints") / benchmark.name, **options)
+        if run.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            raise StageError('--tensorboard needs: pip install "jaxparc[tensorboard]"')
         _check_devices(benchmark)
         _cache_compilations()
         _preflight(run, stages)

@@ -47,6 +47,9 @@ class Benchmark:
         published_images: per data set, the number of images that eq. 4 counts, where that is not
             the size of its training split.
         ell_max: the depth that counts 1 in eq. 6.
+        dtype: that networks compute in when they are trained, "float32" or "bfloat16"; parameters
+            and statistics are float32.
+        sync_batch_norm: whether batch norm counts the images of all devices or of each alone.
         momentum: of SGD.
         weight_decay: of convolution and linear weights.
         eval_batch_size: of evaluation and extraction.
@@ -80,6 +83,8 @@ class Benchmark:
     reference: str = "resnet50"
     published_images: Mapping[str, int] = dataclasses.field(hash=False, default_factory=dict)
     ell_max: float = 50
+    dtype: str = "float32"
+    sync_batch_norm: bool = True
     momentum: float = 0.9
     weight_decay: float = 1e-4
     eval_batch_size: int = 128
@@ -97,6 +102,10 @@ class Benchmark:
         self._check_names()
         for architecture, _ in self.external:
             models.get(architecture)
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"benchmark {self.name}: unknown dtype {self.dtype!r}; known: float32, bfloat16"
+            )
         if self.source_start and self.source_start not in self.source_names:
             raise ValueError(f"benchmark {self.name}: {self.source_start!r} is no source of it")
         needs = {need for method in self.methods for need in selectors.method(method).needs}
@@ -208,6 +217,8 @@ _OF_SOURCES = (
     "source_learning_rates",
     "source_steps",
     "source_start",
+    "dtype",
+    "sync_batch_norm",
     "momentum",
     "weight_decay",
     "eval_batch_size",

@@ -103,6 +103,7 @@ CONTROLLED = Benchmark(
     transfer_images=None,
     validation_images=500,
     scratch=False,
+    dtype="bfloat16",
     methods=_METHODS,
     # As the authors counted: several are sizes of test splits, imagenet's is validation plus test.
     # These, not the sizes of training splits, reproduce the paper's heuristic rows.

@@ -1,6 +1,7 @@
 """Stage 2: every source model is fine-tuned to every target, which makes the ground truth.
 
-Trains missing sources first. Writes one file per training run to transfers/, and from these
+Trains missing sources first. Writes a folder for each transfer to transfers/, with a file for each
+learning rate, how their training went to metrics/, and from the former
 oracle.csv (the accuracy of each transfer), scratch.csv (of random initialisations) and grid.csv
 (every learning rate that was tried, and which one was chosen).
 """
@@ -8,14 +9,16 @@ oracle.csv (the accuracy of each transfer), scratch.csv (of random initialisatio
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import _data, _run, train_sources
-from jaxparc import checkpoints, files, fitting, train
+from experiments import _data, _run, _telemetry, train_sources
+from experiments.benchmarks import Benchmark
+from jaxparc import checkpoints, files, fitting, grid, train
+from jaxparc import input as input_
 from jaxparc.evaluation import SCRATCH, Transfer
 
 
@@ -43,23 +46,33 @@ def stage(run: _run.Run) -> int:
 
 
 def units(run: _run.Run) -> list[_run.Unit]:
-    """Every training run.
+    """Every transfer, with its grid.
 
     Raises:
         StageError: a target is too small.
     """
-    for target in {candidate.transfer.target for candidate in candidates(run)}:
+    grids: dict[Transfer, list[Candidate]] = {}
+    for candidate in candidates(run):
+        grids.setdefault(candidate.transfer, []).append(candidate)
+    for target in {transfer.target for transfer in grids}:
         _data.transfer_splits(run.benchmark, target)
     return [
         _run.Unit(
-            _unit_name(candidate),
-            _path(run, candidate),
-            _run.read_result,
-            functools.partial(_finetune, run, candidate),
-            _lacking(run, candidate.transfer),
+            "{} {} to {}".format(*transfer),
+            _folder(run, transfer),
+            functools.partial(_check, run, of_transfer),
+            functools.partial(_finetune, run, of_transfer),
+            _lacking(run, transfer),
         )
-        for candidate in candidates(run)
+        for transfer, of_transfer in grids.items()
     ]
+
+
+def _check(run: _run.Run, of_transfer: Sequence[Candidate], path: Path, name: str) -> None:
+    """Reads what every candidate left; of a folder alone nothing tells whose it is."""
+    del path, name
+    for candidate in of_transfer:
+        _run.read_result(_path(run, candidate), _unit_name(candidate))
 
 
 def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
@@ -111,15 +124,21 @@ def _unit_name(candidate: Candidate) -> str:
     return f"{architecture} {source} to {target} at {candidate.learning_rate:g}"
 
 
+def _folder(run: _run.Run, transfer: Transfer) -> Path:
+    return run.out / "transfers" / "_".join(transfer)
+
+
 def _path(run: _run.Run, candidate: Candidate) -> Path:
-    name = "_".join((*candidate.transfer, f"{candidate.learning_rate:g}"))
-    return run.out / "transfers" / f"{name}.json"
+    return _folder(run, candidate.transfer) / f"{candidate.learning_rate:g}.json"
 
 
-def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], None]) -> None:
-    started = time.monotonic()
-    benchmark, transfer = run.benchmark, candidate.transfer
-    task = train_sources.task_of(benchmark, transfer.architecture, transfer.target)
+def _finetune(
+    run: _run.Run, of_transfer: Sequence[Candidate], on_images: Callable[[int], None]
+) -> None:
+    """Trains what the grid of a transfer lacks; what is done of it stays."""
+    benchmark, (transfer, *_) = run.benchmark, of_transfer[0]
+    todo = [candidate for candidate in of_transfer if not _path(run, candidate).exists()]
+    task = train_sources.task_of(benchmark, transfer.architecture, transfer.target, training=True)
     if transfer.source == SCRATCH:
         variables = train_sources.initial(run, transfer.architecture, transfer.target, SCRATCH)
     else:
@@ -133,40 +152,55 @@ def _finetune(run: _run.Run, candidate: Candidate, on_images: Callable[[int], No
         _data.images(benchmark, transfer.target, split)
         for split in _data.transfer_splits(benchmark, transfer.target)
     )
-    result: dict[str, Any] = {"validation": None, "test": None}
-    partial = _run.partial(run, "finetune_all", _path(run, candidate).stem)
-    try:
-        variables, losses = fitting.fit(
+    recipe = dataclasses.replace(benchmark.transfer_recipe, weight_decay=benchmark.weight_decay)
+    seed = run.seed("finetune", *transfer)
+    partial = _run.partial(run, "finetune_all", _folder(run, transfer).name)
+    names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in todo]
+    with _telemetry.watching(run, "finetune_all", names, on_images) as watch:
+        for i, fitted in grid.fit_grid(
             task,
             variables,
             tuning,
-            dataclasses.replace(
-                benchmark.transfer_recipe,
-                learning_rate=candidate.learning_rate,
-                weight_decay=benchmark.weight_decay,
-            ),
+            [
+                fitting.Point(dataclasses.replace(recipe, learning_rate=c.learning_rate), seed)
+                for c in todo
+            ],
+            plan=run.grid,
             size=benchmark.image_size,
             mirror=benchmark.data(transfer.target).mirror,
-            seed=run.seed("finetune", *transfer),
             workers=run.workers,
-            watch=lambda steps: on_images(steps.images),
+            watch=watch,
             partial=partial,
-        )
-    except fitting.DivergedError as error:
-        result["diverged"] = str(error)
-    else:
-        result["losses"] = [round(float(loss), 4) for loss in losses]
-        for name, source in (("validation", validation), ("test", test)):
-            result[name] = fitting.accuracy(
-                task,
-                variables,
-                source,
-                size=benchmark.image_size,
-                batch_size=benchmark.eval_batch_size,
-            )
-    result["seconds"] = time.monotonic() - started
-    _run.write_result(_path(run, candidate), _unit_name(candidate), result)
+        ):
+            result = _result(benchmark, task, fitted, {"validation": validation, "test": test})
+            _run.write_result(_path(run, todo[i]), _unit_name(todo[i]), result)
     checkpoints.remove(partial)
+
+
+def _result(
+    benchmark: Benchmark,
+    task: train.Task,
+    fitted: fitting.Fitted,
+    sources: Mapping[str, input_.Source],
+) -> dict[str, Any]:
+    """Losses, seconds, and the percent of some images that are right; None if the run diverged."""
+    result: dict[str, Any] = {"losses": [round(float(loss), 4) for loss in fitted.losses]}
+    if fitted.diverged is not None:
+        result["losses"] = result["losses"][: fitted.diverged]
+        result["seconds"] = fitted.seconds
+        result["diverged"] = f"the loss of step {fitted.diverged} is not finite"
+        return result | dict.fromkeys(sources)
+    started = time.monotonic()
+    for name, source in sources.items():
+        result[name] = fitting.accuracy(
+            task,
+            fitted.variables,
+            source,
+            size=benchmark.image_size,
+            batch_size=benchmark.eval_batch_size,
+        )
+    result["seconds"] = fitted.seconds + time.monotonic() - started
+    return result
 
 
 def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:

@@ -10,13 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import _data, _run
+import jax.numpy as jnp
+
+from experiments import _data, _run, _telemetry
 from experiments.benchmarks import Benchmark
 from jaxparc import checkpoints, fitting, models, parallel, train
 
 
-def task_of(benchmark: Benchmark, architecture: str, dataset: str) -> train.Task:
-    """The network of an architecture for the classes of a data set."""
+def task_of(
+    benchmark: Benchmark, architecture: str, dataset: str, *, training: bool = False
+) -> train.Task:
+    """The network of an architecture for the classes of a data set.
+
+    Args:
+        benchmark: whose it is.
+        architecture: a key of `models.MODELS`.
+        dataset: its short name.
+        training: whether it is to be trained, in the precision and with the batch norm of the
+            settings, or to look.
+    """
     spec, data = models.get(architecture), benchmark.data(dataset)
     module = spec.module(
         num_classes=data.num_classes,
@@ -26,6 +38,11 @@ def task_of(benchmark: Benchmark, architecture: str, dataset: str) -> train.Task
     )
     if not benchmark.dropout and hasattr(module, "dropout_rate"):
         module = module.clone(dropout_rate=0.0)
+    if training:
+        module = module.clone(
+            dtype=jnp.dtype(benchmark.dtype),
+            axis_name=parallel.AXIS if benchmark.sync_batch_norm else None,
+        )
     return train.Task(
         module,
         spec.mean,
@@ -124,25 +141,27 @@ def lacking(run: _run.Run, architecture: str, source: str) -> dict[str, str]:
 def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[int], None]) -> None:
     started = time.monotonic()
     benchmark = run.benchmark
-    task = task_of(benchmark, architecture, source)
-    partial = _run.partial(run, "train_sources", f"{architecture}_{source}")
-    variables, losses = fitting.fit(
-        task,
-        _first(run, architecture, source),
-        _data.images(benchmark, source, "train"),
-        dataclasses.replace(
-            benchmark.source_recipe,
-            learning_rate=benchmark.source_learning_rates[architecture],
-            steps=benchmark.source_steps.get(source, benchmark.source_recipe.steps),
-            weight_decay=benchmark.weight_decay,
-        ),
-        size=benchmark.image_size,
-        mirror=benchmark.data(source).mirror,
-        seed=run.seed("train", architecture, source),
-        workers=run.workers,
-        watch=lambda steps: on_images(steps.images),
-        partial=partial,
-    )
+    task = task_of(benchmark, architecture, source, training=True)
+    name = f"{architecture}_{source}"
+    partial = _run.partial(run, "train_sources", name)
+    with _telemetry.watching(run, "train_sources", [name], on_images) as watch:
+        variables, losses = fitting.fit(
+            task,
+            _first(run, architecture, source),
+            _data.images(benchmark, source, "train"),
+            dataclasses.replace(
+                benchmark.source_recipe,
+                learning_rate=benchmark.source_learning_rates[architecture],
+                steps=benchmark.source_steps.get(source, benchmark.source_recipe.steps),
+                weight_decay=benchmark.weight_decay,
+            ),
+            size=benchmark.image_size,
+            mirror=benchmark.data(source).mirror,
+            seed=run.seed("train", architecture, source),
+            workers=run.workers,
+            watch=functools.partial(watch, 0),
+            partial=partial,
+        )
     accuracy = fitting.accuracy(
         task,
         variables,

@@ -63,11 +63,13 @@ class Fitted(NamedTuple):
         variables: on the devices.
         losses: (steps,) float32, as far as it went.
         diverged: the first step whose loss is not finite, if there is one.
+        seconds: that it took; of runs at once each has an equal share.
     """
 
     variables: train.Variables
     losses: np.ndarray
     diverged: int | None
+    seconds: float
 
 
 def fit(
@@ -151,8 +153,7 @@ def fit_together(
     state = run.resumed(_fresh(task, variables, len(points)))
     start = run.done
     left = max(0, (steps if until is None else min(steps, until)) - start)
-    num_classes = task.module.num_classes if task.multi_label else None
-    data = feed.resident(source, num_classes)
+    data = feed.resident(source, task.classes)
     seeds = [point.seed for point in points]
     k = per_call or (STEPS_PER_CALL if data and jax.default_backend() != "cpu" else 1)
     # What does not fill a call is done one by one: two programs, whatever the number of steps.
@@ -168,7 +169,7 @@ def fit_together(
         epochs=-(-steps * batch_size // len(source)),
         workers=workers,
         mirror=mirror,
-        num_classes=num_classes,
+        num_classes=task.classes,
         start=start,
     )
     program, rates, keys = _program(task, size, points)
@@ -218,6 +219,7 @@ class _Run:
         self._pending: collections.deque[tuple[int, dict[str, Array]]] = collections.deque()
         # (g, k) each
         self._history: dict[str, list[np.ndarray]] = {"loss": [], "accuracy": []}
+        self._started = time.monotonic()
 
     def send(self, count: int, metrics: dict[str, Array]) -> None:
         """So many steps have been handed to the devices."""
@@ -277,6 +279,7 @@ class _Run:
     def fitted(self, state: train.TrainState) -> list[Fitted]:
         """How the runs ended."""
         losses = np.concatenate([*self._history["loss"], np.empty((self._lanes, 0))], axis=1)
+        seconds = (time.monotonic() - self._started) / self._lanes
         ended = []
         for lane, of_lane in enumerate(losses.astype(np.float32)):
             finite = np.isfinite(of_lane)
@@ -284,7 +287,7 @@ class _Run:
             variables = state.variables
             if self._lanes > 1:
                 variables = jax.tree.map(lambda x, i=lane: x[i], variables)
-            ended.append(Fitted(variables, of_lane, diverged))
+            ended.append(Fitted(variables, of_lane, diverged, seconds))
         return ended
 
 
@@ -396,10 +399,9 @@ def accuracy(
         batch_size: of all devices together.
     """
     step = train.compiled_eval_step(task, size)
-    num_classes = task.module.num_classes if task.multi_label else None
-    data = feed.resident(source, num_classes)
+    data = feed.resident(source, task.classes)
     batches = feed.host_batches(
-        source, data, batch_size=batch_size, size=size, train=False, num_classes=num_classes
+        source, data, batch_size=batch_size, size=size, train=False, num_classes=task.classes
     )
     sums = [step(variables, data, batch) for batch in input_.prefetch(batches, parallel.shard)]
     right, count = np.array(jax.device_get(sums), np.float64).sum(axis=0).tolist()

@@ -81,6 +81,11 @@ class Task(NamedTuple):
     multi_label: bool = False
     momentum: float = 0.9
 
+    @property
+    def classes(self) -> int | None:
+        """How many there are of which an image may have several; None where it has one."""
+        return self.module.num_classes if self.multi_label else None
+
 
 def normalise(images: Array, task: Task) -> Array:
     """Images (b, h, w, 3) uint8 to float32, standardised by the network's mean and std."""

@@ -46,6 +46,11 @@ def copy(finished, tmp_path):
     return tiny.run_in(tmp_path / "copy")
 
 
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
 def rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -138,7 +143,7 @@ def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, cap
     weights = max((copy.weights / "resnet18" / "glyph_digits").rglob("d/*"), key=os.path.getsize)
     broken = [
         weights,
-        next((copy.out / "transfers").glob("resnet18_glyph_digits_digits_*.json")),
+        next((copy.out / "transfers").glob("resnet18_glyph_digits_digits/*.json")),
         next((copy.out / "probes").glob("resnet18_glyph_digits_digits_0.npz")),
         next((copy.out / "scores").glob("digits_1.json")),
     ]
@@ -157,67 +162,105 @@ def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, cap
     assert [stage(copy) for stage in tiny.STAGES] == [0] * 5
     assert outcome(copy.out) == before
     assert (copy.weights / "resnet18" / "glyph_digits.damaged").is_dir()
-    for file in broken[1:]:
+    assert (copy.out / "transfers" / "resnet18_glyph_digits_digits.damaged").is_dir()
+    for file in broken[2:]:
         assert file.with_name(f"{file.name}.damaged").exists()
     assert capsys.readouterr().out.count("made again") == 4
 
 
 def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, capsys):
-    for path in (copy.out / "transfers").iterdir():
-        path.unlink()
-    fit = fitting.fit
+    empty(copy.out / "transfers")
+    fit = fitting.fit_together
 
-    def fail_once(task, variables, source, recipe, **options):
-        if recipe.learning_rate == tiny.TINY.learning_rates["resnet18"][0]:
+    def fail(task, variables, source, points, **options):
+        if points[0].recipe.learning_rate == tiny.TINY.learning_rates["resnet18"][1]:
             raise RuntimeError("out of luck")
-        return fit(task, variables, source, recipe, **options)
+        return fit(task, variables, source, points, **options)
 
-    monkeypatch.setattr(fitting, "fit", fail_once)
+    monkeypatch.setattr(fitting, "fit_together", fail)
     assert finetune_all.stage(copy) == 3
     record = json.loads((copy.out / "failures" / "finetune_all.json").read_text())
     assert len(record) == 3
     assert record[0]["error"] == "RuntimeError: out of luck"
-    assert "fail_once" in record[0]["traceback"]
-    assert len(list((copy.out / "transfers").iterdir())) == 3
+    assert "in fail" in record[0]["traceback"]
+    first = f"{tiny.TINY.learning_rates['resnet18'][0]:g}.json"
+    done = list((copy.out / "transfers").rglob("*.json"))
+    assert [path.name for path in done] == [first] * 3
     # a choice waits for its whole grid
     assert rows(copy.out / "oracle.csv") == []
-    assert "3 of 6 units failed" in capsys.readouterr().out
+    assert "3 of 3 units failed" in capsys.readouterr().out
 
-    monkeypatch.setattr(fitting, "fit", fit)
+    def refuse(task, variables, source, points, **options):
+        assert points[0].recipe.learning_rate != tiny.TINY.learning_rates["resnet18"][0]
+        return fit(task, variables, source, points, **options)
+
+    monkeypatch.setattr(fitting, "fit_together", refuse)  # what is done of a grid stays
     assert finetune_all.stage(copy) == 0
     assert not (copy.out / "failures" / "finetune_all.json").exists()
     assert len(rows(copy.out / "oracle.csv")) == 2
 
 
 def test_a_diverged_run_is_a_result_and_not_chosen(copy, monkeypatch):
-    for path in (copy.out / "transfers").iterdir():
-        path.unlink()
-    fit = fitting.fit
+    empty(copy.out / "transfers")
+    fit = fitting.fit_together
 
-    def diverge(task, variables, source, recipe, **options):
-        if recipe.learning_rate == tiny.TINY.learning_rates["resnet18"][1]:
-            raise fitting.DivergedError("the loss of step 1 is not finite")
-        return fit(task, variables, source, recipe, **options)
+    def diverge(task, variables, source, points, **options):
+        (point,) = points
+        if point.recipe.learning_rate == tiny.TINY.learning_rates["resnet18"][1]:
+            wild = dataclasses.replace(point.recipe, learning_rate=1e20, warmup=0.0)
+            points = [point._replace(recipe=wild)]
+        return fit(task, variables, source, points, **options)
 
-    monkeypatch.setattr(fitting, "fit", diverge)
+    monkeypatch.setattr(fitting, "fit_together", diverge)
     assert finetune_all.stage(copy) == 0
     for row in rows(copy.out / "grid.csv"):
         first = float(row["Learning Rate"]) == tiny.TINY.learning_rates["resnet18"][0]
         assert (row["Chosen"] == "1") == first
         assert bool(row["Test"]) == first
+    lost = copy.out / "metrics" / "finetune_all" / "resnet18_scratch_digits_0.1.jsonl"
+    assert None in [json.loads(line)["loss"] for line in lost.read_text().splitlines()]
+
+
+def test_how_training_went_is_told_step_by_step(finished):
+    lines = {}
+    for stage in ("train_sources", "finetune_all"):
+        for path in (finished.out / "metrics" / stage).iterdir():
+            lines[path.stem] = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 3 + 3 * 2
+    name = "resnet18_glyph_digits_digits"
+    result = files.read_sealed(finished.out / "transfers" / name / "0.1.json")
+    of_run = lines[f"{name}_0.1"]
+    assert [line["step"] for line in of_run] == [0, 1, 2, 3]
+    np.testing.assert_allclose([line["loss"] for line in of_run], result["losses"], atol=1e-4)
+    recipe = dataclasses.replace(tiny.TINY.transfer_recipe, learning_rate=0.1)
+    rates = [line["learning_rate"] for line in of_run]
+    np.testing.assert_allclose(rates, recipe.learning_rates(), rtol=1e-6)
+    assert all(0 <= line["accuracy"] <= 100 < 1e9 * line["images_per_second"] for line in of_run)
+
+
+@pytest.mark.slow
+def test_a_grid_in_one_program_gives_the_same_table_and_event_files(copy):
+    expected = rows(copy.out / "grid.csv")
+    empty(copy.out / "transfers")
+    together = dataclasses.replace(copy, grid="together", tensorboard=True)
+    assert finetune_all.stage(together) == 0
+    for row, other in zip(rows(copy.out / "grid.csv"), expected, strict=True):
+        for key in ("Validation", "Test"):  # an image or two may fall on the other side
+            assert abs(float(row[key]) - float(other[key])) < 4
+    events = list((copy.out / "tensorboard" / "finetune_all").glob("*/events*"))
+    assert len(events) == 6
+    assert all(path.stat().st_size > 500 for path in events)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 def test_a_full_disk_ends_the_stage_and_says_what_is_kept(copy, monkeypatch, code):
-    paths = sorted((copy.out / "transfers").iterdir())
-    for path in paths[:2]:
-        path.unlink()
+    shutil.rmtree(min((copy.out / "transfers").iterdir()))
 
     def full(path, *_):
         raise OSError(code, os.strerror(code), str(path))
 
     monkeypatch.setattr(files, "write_sealed", full)
-    with pytest.raises(_run.StageError, match="4 of 6 units are done and kept") as caught:
+    with pytest.raises(_run.StageError, match="2 of 3 units are done and kept") as caught:
         finetune_all.stage(copy)
     assert os.strerror(code) in str(caught.value)
     assert str(copy.out / "transfers") in str(caught.value)
@@ -417,7 +460,7 @@ def test_another_units_file_is_not_taken_for_its_own(copy, kind):
     before = outcome(copy.out)
     a, b = {
         "weights": (copy.weights / "resnet18" / "digits", copy.weights / "resnet18/glyph_digits"),
-        "transfers": sorted((copy.out / "transfers").glob("*scratch*")),
+        "transfers": sorted((copy.out / "transfers").iterdir())[:2],
         "probes": sorted((copy.out / "probes").glob("*glyph_digits*")),
         "scores": sorted((copy.out / "scores").glob("*")),
     }[kind]
@@ -545,10 +588,9 @@ def test_a_reference_that_is_not_trained_is_refused():
 
 
 def test_a_failed_scratch_run_does_not_withhold_the_transfers(copy, monkeypatch):
-    for path in (copy.out / "transfers").glob("*scratch*"):
-        path.unlink()
-    monkeypatch.setattr(fitting, "fit", lambda *_, **__: 1 / 0)
-    assert finetune_all.stage(copy) == 2
+    shutil.rmtree(copy.out / "transfers" / "resnet18_scratch_digits")
+    monkeypatch.setattr(fitting, "fit_together", lambda *_, **__: 1 / 0)
+    assert finetune_all.stage(copy) == 1
     assert len(rows(copy.out / "oracle.csv")) == 2
     assert rows(copy.out / "scratch.csv") == []
 
@@ -637,7 +679,8 @@ def test_killed_at_any_moment_and_started_again_ends_the_same(data_dir, tmp_path
     results = broken / "results" / "tiny"
     patterns = (
         "checkpoints/tiny/*/*/manifest.json",
-        "results/tiny/[tps]*/*.json",
+        "results/tiny/transfers/*/*.json",
+        "results/tiny/scores/*.json",
         "results/tiny/probes/*.npz",
     )
 
@@ -670,12 +713,11 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path, monke
 
 def test_a_source_that_failed_fails_its_transfers_alone(copy):
     before = outcome(copy.out)
-    for path in (copy.out / "transfers").iterdir():
-        path.unlink()
+    empty(copy.out / "transfers")
     path = copy.weights / "resnet18" / "glyph_digits"
     path.rename(path.with_name("away"))
     # what was read in another test's folder is not mistaken for it: the cache is by path
-    assert finetune_all.stage(copy) == 2
+    assert finetune_all.stage(copy) == 1
     record = json.loads((copy.out / "failures" / "finetune_all.json").read_text())
     assert all("CheckpointError" in failure["error"] for failure in record)
     path.with_name("away").rename(path)
@@ -728,7 +770,8 @@ def test_sigterm_within_a_training_run_saves_it_and_the_next_call_goes_on(data_d
     assert process.returncode == 130
     assert "interrupted; what is done is kept" in said
     (manifest,) = (results / "partial").rglob("manifest.json")
-    assert 1 <= len(json.loads(manifest.read_text())["content"]["metadata"]["losses"]) < 6
+    history = json.loads(manifest.read_text())["content"]["metadata"]["history"]
+    assert 1 <= len(history["loss"][0]) < 6
     again = start("broken")
     again.communicate()
     assert again.returncode == 0

@@ -52,7 +52,7 @@ def run_in(folder):
 
 def slowly():
     """Lets every training step take a second, and says when the second one is there."""
-    fit = fitting.fit
+    fit = fitting.fit_together
 
     def slow_fit(*args, watch, **options):
         steps = []
@@ -66,7 +66,7 @@ def slowly():
 
         return fit(*args, watch=wait, **options)
 
-    fitting.fit = slow_fit
+    fitting.fit_together = slow_fit
 
 
 if __name__ == "__main__":
