@@ -63,6 +63,24 @@ def shard(batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
     return jax.device_put(split, NamedSharding(_mesh(), PartitionSpec(*[None] * axis, AXIS)))
 
 
+def initialize(
+    address: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+    """Join the other processes of a training run, before anything else is done with JAX.
+
+    Batches are of all processes together, each takes its `share` of them, and all get the same
+    losses and weights.
+
+    Args:
+        address: HOST:PORT of the first process. None, here and in what follows, for what a cluster
+            says that JAX knows, such as Slurm.
+        processes: how many there are.
+        process: which one this is, from 0.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # read on a CPU alone
+    jax.distributed.initialize(address, processes, process)
+
+
 def share() -> tuple[int, int]:
     """Which part of every batch this process takes, and of how many: `input.batches`' `share`."""
     return jax.process_index(), jax.process_count()
