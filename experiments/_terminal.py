@@ -59,17 +59,16 @@ class Progress:
         self._images += count
         self._show()
 
-    def finish(self, error: str | None) -> None:
-        """The unit is done, or has failed."""
+    def finish(self, name: str, seconds: float, error: str | None) -> None:
+        """A unit is done, or has failed."""
         self._done += 1
         self._made += 1
         self._show()
-        seconds = time.monotonic() - self._unit_started
         if error is not None:
-            say(f"{self._stage}: {self._unit} FAILED: {error}")
+            say(f"{self._stage}: {name} FAILED: {error}")
         elif not _CONSOLE.is_terminal:
             say(
-                f"{self._stage} {self._done}/{self._total} {self._unit}: {seconds:.1f} s"
+                f"{self._stage} {self._done}/{self._total} {name}: {seconds:.1f} s"
                 f"{self._rate()}{self._left()}"
             )
 

@@ -4,7 +4,7 @@ With everything done, a second run takes seconds.
 """
 
 from experiments import (
-    _run,
+    _main,
     extract_probes,
     finetune_all,
     report,
@@ -13,7 +13,7 @@ from experiments import (
 )
 
 if __name__ == "__main__":
-    _run.main(
+    _main.main(
         __doc__,
         train_sources.STAGE,
         finetune_all.STAGE,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _data, _run, oracle, train_sources
+from experiments import _data, _main, _run, oracle, train_sources
 from experiments.benchmarks import Benchmark
 from jaxparc import features, files, sampling
 from jaxparc.evaluation import Transfer
@@ -165,7 +165,7 @@ def probe_of(run: _run.Run, target: str, probe_set: int) -> features.Subset:
     return features.Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
 
 
-STAGE = _run.Stage(stage, units)
+STAGE = _run.Stage(stage, units, divisible=True)
 
 if __name__ == "__main__":
-    _run.main(__doc__, train_sources.STAGE, STAGE)
+    _main.main(__doc__, train_sources.STAGE, STAGE)

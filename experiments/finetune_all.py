@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import _data, _run, _telemetry, train_sources
+from experiments import _data, _main, _run, _telemetry, train_sources
 from experiments.benchmarks import Benchmark
 from jaxparc import checkpoints, files, fitting, grid, train
 from jaxparc import input as input_
@@ -41,7 +41,9 @@ def stage(run: _run.Run) -> int:
         )
     failures = _run.run_units(run, "finetune_all", todo)
     if not brought_in:
-        _write_tables(run)
+        # Of several shards the last one finds what all of them made.
+        with files.locked(run.out / "metrics", wait=True):
+            _write_tables(run)
     return failures
 
 
@@ -242,7 +244,7 @@ def _percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{accuracy:.4f}"
 
 
-STAGE = _run.Stage(stage, units)
+STAGE = _run.Stage(stage, units, divisible=True)
 
 if __name__ == "__main__":
-    _run.main(__doc__, train_sources.STAGE, STAGE)
+    _main.main(__doc__, train_sources.STAGE, STAGE)

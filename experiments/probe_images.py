@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments import _data, _run, extract_probes
+from experiments import _data, _main, _run, extract_probes
 from jaxparc import datasets
 
 
@@ -82,4 +82,4 @@ def _save(path: Path, image: Any) -> str:
 STAGE = _run.Stage(stage, units)
 
 if __name__ == "__main__":
-    _run.main(__doc__, STAGE)
+    _main.main(__doc__, STAGE)

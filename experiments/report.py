@@ -17,7 +17,7 @@ import jax
 from rich.console import Console
 
 import jaxparc
-from experiments import _run, oracle, outcome_files, report_files
+from experiments import _main, _run, oracle, outcome_files, report_files
 from jaxparc import datasets, report
 from jaxparc.evaluation import Transfer
 from jaxparc.report import sheets
@@ -161,4 +161,4 @@ if __name__ == "__main__":
     if any(word.partition("=")[0] == "--oracle" for word in sys.argv[1:]):
         report_files.main()
     else:
-        _run.main(__doc__, STAGE)
+        _main.main(__doc__, STAGE)

@@ -5,6 +5,7 @@ and from these scores.csv; times.csv has the seconds of every unit of every stag
 """
 
 import csv
+import dataclasses
 import functools
 import io
 import math
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxparc
-from experiments import _run, extract_probes, finetune_all, train_sources
+from experiments import _main, _run, extract_probes, finetune_all, train_sources
 from jaxparc import checkpoints, files, models, selectors
 from jaxparc import labels as labels_
 from jaxparc.evaluation import Transfer
@@ -46,7 +47,7 @@ def stage(run: _run.Run) -> int:
                     functools.partial(_score, run, target, probe_set, there),
                 )
             )
-    failures = _run.run_units(run, "score_probes", todo)
+    failures = _run.run_units(dataclasses.replace(run, executor="local"), "score_probes", todo)
     _write_scores(run)
     _write_times(run)
     return failures + lacking
@@ -259,4 +260,4 @@ def _write_csv(path: Path, rows: list[tuple[Any, ...]]) -> None:
 STAGE = _run.Stage(stage)
 
 if __name__ == "__main__":
-    _run.main(__doc__, train_sources.STAGE, extract_probes.STAGE, STAGE)
+    _main.main(__doc__, train_sources.STAGE, extract_probes.STAGE, STAGE)

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from experiments import (
+    _main,
     _run,
     extract_probes,
     figures,
@@ -167,7 +168,7 @@ SWEEPS = {"probe-size": probe_size, "pca": pca, "reference": reference}
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in SWEEPS:
         sys.exit(f"python -m experiments.sweep: expected one of {', '.join(SWEEPS)} first")
-    _run.main(
+    _main.main(
         __doc__,
         train_sources.STAGE,
         finetune_all.STAGE,

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments import _data, _run, _telemetry
+from experiments import _data, _main, _run, _telemetry
 from experiments.benchmarks import Benchmark
 from jaxparc import checkpoints, fitting, models, parallel, train
 
@@ -123,6 +123,7 @@ def units(run: _run.Run) -> list[_run.Unit]:
             _check,
             functools.partial(_train, run, architecture, source),
             lacking(run, architecture, source),
+            after="" if start in ("", source) else unit_name(architecture, start),
         )
         for architecture in run.benchmark.architectures
         for source in sorted(run.benchmark.source_names, key=lambda name: name != start)
@@ -179,7 +180,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
     checkpoints.remove(partial)
 
 
-STAGE = _run.Stage(stage, units)
+STAGE = _run.Stage(stage, units, divisible=True)
 
 if __name__ == "__main__":
-    _run.main(__doc__, STAGE)
+    _main.main(__doc__, STAGE)

@@ -32,16 +32,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool, shared: bool = False) -> Iterator[None]:
     """Hold a folder's lock, which the system lets go when the process dies.
 
     Args:
         folder: made if it is not there; the lock is the file `.lock` in it.
         wait: until another process lets go; otherwise that is a BlockingIOError.
+        shared: with others that share it, and against those that do not.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(
+            file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        )
         yield
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from experiments import (
     _data,
+    _main,
     _run,
     benchmarks,
     extract_probes,
@@ -291,7 +292,7 @@ def detection(tmp_path, monkeypatch, module, *words):
     monkeypatch.setattr(sys, "argv", [module.__name__, *flags])
     stages = [module.STAGE] if module is not score_probes else [extract_probes.STAGE, module.STAGE]
     with pytest.raises(SystemExit) as stop:
-        _run.main(None, *stages)
+        _main.main(None, *stages)
     return stop.value.code
 
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from experiments import _run, extract_probes
+from experiments import _main, _run, extract_probes
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_flags_are_made_from_the_settings(tmp_path, monkeypatch, capsys):
     def words(*flags):
         monkeypatch.setattr(sys, "argv", ["stage", "--benchmark", "smoke", *flags])
         with pytest.raises(SystemExit) as stop:
-            _run.main(None, _run.Stage(lambda run: seen.append(run.benchmark) or 0))
+            _main.main(None, _run.Stage(lambda run: seen.append(run.benchmark) or 0))
         return stop.value.code, capsys.readouterr().err
 
     done = words("--name", "mine", "--probe_images", "50", "--no-scratch", "--targets", "digits")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from experiments import (
+    _main,
     _run,
     benchmarks,
     extract_probes,
@@ -74,6 +75,14 @@ if __name__ == "__main__":
     if "--slowly" in sys.argv:
         sys.argv.remove("--slowly")
         slowly()
+    stages = [_run.Stage(stage) for stage in STAGES]
+    for option, some in (
+        ("--sources", [train_sources.STAGE]),
+        ("--training", [train_sources.STAGE, finetune_all.STAGE]),
+    ):
+        if option in sys.argv:
+            sys.argv.remove(option)
+            stages = some
     benchmarks.BENCHMARKS = {"tiny": TINY}
     sys.argv += ["--benchmark", "tiny"]
-    _run.main("the tiny benchmark", *map(_run.Stage, STAGES))
+    _main.main("the tiny benchmark", *stages)

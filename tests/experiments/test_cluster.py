@@ -1,0 +1,149 @@
+"""Several processes at one benchmark: shards by hand, and a Ray cluster that loses a machine."""
+
+import csv
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+from experiments import _main, _run, benchmarks, finetune_all, train_sources
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", ["demo", "controlled"])
+@pytest.mark.parametrize("stage", [train_sources, finetune_all])
+def test_shards_have_every_unit_once_and_keep_together_what_belongs_together(
+    name, stage, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(finetune_all._data, "transfer_splits", lambda *_: None)
+    run = _run.Run(benchmarks.get(name), tmp_path, tmp_path)
+    all_units = stage.units(run)
+    for n in (1, 3, 8):
+        shards = [
+            _run.of_shard(dataclasses.replace(run, shard=(i, n)), all_units)
+            for i in range(1, n + 1)
+        ]
+        names = [[unit.name for unit in shard] for shard in shards]
+        assert sorted(sum(names, [])) == sorted(unit.name for unit in all_units)
+        for shard, of_shard in zip(shards, names, strict=True):
+            for i, unit in enumerate(shard):
+                assert not unit.after or unit.after in of_shard[:i]
+    start = run.benchmark.source_start
+    if stage is train_sources and start:
+        assert {unit.after for unit in all_units if f"on {start}" not in unit.name} == {
+            f"{a} on {start}" for a in run.benchmark.architectures
+        }
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "-1/2", "1/0"])
+def test_a_shard_that_there_is_not_is_refused(text, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", f"--shard={text}"])
+    with pytest.raises(SystemExit) as caught:
+        _main.main(None)
+    assert caught.value.code == 2
+    assert repr(text) in capsys.readouterr().err
+
+
+def test_what_needs_all_units_refuses_a_shard(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--shard", "1/2"])
+    with pytest.raises(SystemExit) as caught:
+        _main.main(None, _run.Stage(lambda run: 0))
+    assert caught.value.code == 2
+    assert (
+        "--shard is for train_sources, finetune_all and extract_probes" in capsys.readouterr().err
+    )
+
+
+def test_shards_share_a_folder_and_a_whole_run_does_not(tmp_path):
+    half = tmp_path / ".x.1.incomplete"
+    half.touch()
+    with _main._alone_in(tmp_path, (1, 2)):
+        with _main._alone_in(tmp_path, (2, 2)):
+            assert half.exists()  # it may be the other's
+        for shard in ((1, 2), (1, 1)):
+            with (
+                pytest.raises(_run.StageError, match="another process is at work"),
+                _main._alone_in(tmp_path, shard),
+            ):
+                pass
+    with _main._alone_in(tmp_path, (1, 1)):
+        assert not half.exists()
+
+
+def command(folder, *options):
+    """A stage of the tiny benchmark as a process."""
+    return subprocess.Popen(
+        [sys.executable, tiny.__file__, *options, str(folder)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "RAY_USAGE_STATS_ENABLED": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The tables of a run in one process, of training alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    os.environ["TFDS_DATA_DIR"] = str(folder / "data")
+    process = command(folder, "--training")
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    yield {name: rows(folder / "results" / "tiny" / f"{name}.csv") for name in TABLES}
+    del os.environ["TFDS_DATA_DIR"]
+
+
+TABLES = ("oracle", "scratch", "grid")
+
+
+def tables(folder):
+    return {name: rows(folder / "results" / "tiny" / f"{name}.csv") for name in TABLES}
+
+
+@pytest.mark.slow
+def test_shards_at_the_same_time_make_what_one_process_makes(whole, tmp_path):
+    for stage in ("--sources", "--training"):
+        processes = [command(tmp_path, stage, "--shard", f"{i}/2") for i in (1, 2)]
+        for process in processes:
+            said, _ = process.communicate()
+            assert process.returncode == 0, said
+    assert tables(tmp_path) == whole
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_loses_a_machine_makes_every_unit_once(whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        lost = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        process = command(tmp_path, "--training", "--executor", "ray")
+        results = tmp_path / "results" / "tiny"
+        seen = results / "metrics" / "train_sources"
+        deadline = time.monotonic() + 240
+        # With one processor each, two units under way are on two machines.
+        while len(list(seen.glob("*.jsonl")) if seen.exists() else []) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        cluster.remove_node(lost, allow_graceful=False)
+        said, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, said
+    finally:
+        cluster.shutdown()
+    assert tables(tmp_path) == whole
+    assert said.count("FAILED") == 0
+    assert "train_sources: 3 made" in said
+    assert "finetune_all: 3 made" in said
+    assert len(list(results.glob("transfers/*/*.json"))) == 6
+    assert list(results.rglob("*.damaged*")) == []
