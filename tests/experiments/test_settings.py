@@ -89,7 +89,7 @@ def test_own_images_that_cannot_be_told_apart_are_refused(own_images, tmp_path):
 
 def test_flags_are_made_from_the_settings(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_run, "_cache_compilations", lambda: None)
+    monkeypatch.setattr(_main, "cache_compilations", lambda: None)
     seen = []
 
     def words(*flags):
