@@ -23,13 +23,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
 import jaxparc
-from experiments import _measured, plain, speed_extract, speed_input
+from experiments import _measured, plain, speed_extract, speed_input, speed_train
 from jaxparc import selectors
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
@@ -235,15 +234,6 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def matrix_rate(size: int = 2048) -> float:
-    """Operations per second of a float32 matrix product."""
-    product = jax.jit(lambda a: jnp.matmul(a, a, precision=jax.lax.Precision.HIGHEST))
-    a = jnp.ones((size, size), jnp.float32)
-    product(a).block_until_ready()
-    times = [_seconds(lambda: product(a).block_until_ready()) for _ in range(5)]
-    return 2 * size**3 / min(times)
-
-
 def _forget_peak() -> bool:
     """Start a new high-water mark, from no more than what is in use; whether that can be done."""
     try:
@@ -358,7 +348,7 @@ def bank(sizes: Sizes, *, slow: bool = True, out: Path | None = None) -> list[Ro
     console = _measured.console()
     about = _measured.settings(PACKAGES)
     started = time.monotonic()
-    rate = matrix_rate()
+    rate = _measured.matrix_rate(jnp.dtype(jnp.float32))
     compilation = first_call(sizes)
     console.print(f"{about['device']}, {about['processor']}, {about['cores']} cores")
     console.print(f"float32 matrix rate {rate / 1e9:.0f} GFLOP/s; first call + {compilation:.2f} s")
@@ -415,6 +405,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     speed_input.add(commands)
     speed_extract.add(commands)
+    speed_train.add(commands)
     args = parser.parse_args(argv)
     args.run(args)
 

@@ -79,11 +79,11 @@ def original(name: str, variables: Any) -> dict[str, Side]:
     try:
         import torch
 
-        network, head = _in_torch(name)
+        network, head = in_torch(name)
     except ImportError:
         return {}
     entries = torchvision.scheme(name, variables)
-    flat = {entry.key: _leaf(variables, entry.path) for entry in entries}
+    flat = {entry.key: leaf(variables, entry.path) for entry in entries}
     state = {e.key: torch.from_numpy(e.to_torch(np.asarray(flat[e.key]))) for e in entries}
     network.load_state_dict(state, strict=False)  # but for the counters
     network.eval()
@@ -109,13 +109,14 @@ def original(name: str, variables: Any) -> dict[str, Side]:
     }
 
 
-def _leaf(variables: Any, path: tuple[str, ...]) -> Any:
+def leaf(variables: Any, path: tuple[str, ...]) -> Any:
+    """One array of a network."""
     for part in path:
         variables = variables[part]
     return variables
 
 
-def _in_torch(name: str) -> tuple[Any, Any]:
+def in_torch(name: str) -> tuple[Any, Any]:
     """A network in torch, and its last linear layer."""
     if name.startswith("efficientnet_lite"):
         from efficientnet_lite_pytorch import EfficientNet

@@ -27,7 +27,7 @@ def measured(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(speed, "PAUSE", 0)
     patch.setattr(speed, "POOL", 2)
-    patch.setattr(speed, "matrix_rate", lambda: 1e9)
+    patch.setattr(speed._measured, "matrix_rate", lambda dtype: 1e9)
     patch.setattr(speed, "first_call", lambda _: 1.0)
     out = tmp_path_factory.mktemp("speed") / "table"
     rows = speed.bank(TINY, out=out)
