@@ -47,6 +47,7 @@ class Unit:
         make: makes it, calling its argument with numbers of images as it goes.
         lacks: what it cannot be made without and is not there -> how to get that.
         after: the unit of the same stage that must be done before, if there is one.
+        group: units of one are in one shard, as they need each other; alone by default.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Unit:
     make: Callable[[Callable[[int], None]], None]
     lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     after: str = ""
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,11 +211,11 @@ EXECUTORS: Mapping[str, Executor] = MappingProxyType({"local": _locally, "ray": 
 
 
 def of_shard(run: Run, units: Sequence[Unit]) -> list[Unit]:
-    """This run's part of the units; one that comes after another is in the same part."""
+    """This run's part of the units."""
     i, n = run.shard
-    first = {unit.name: unit.after or unit.name for unit in units}
-    turn = {name: k for k, name in enumerate(dict.fromkeys(first.values()))}
-    return [unit for unit in units if turn[first[unit.name]] % n == i - 1]
+    groups = [unit.group or unit.name for unit in units]
+    turn = {group: k for k, group in enumerate(dict.fromkeys(groups))}
+    return [unit for unit, group in zip(units, groups, strict=True) if turn[group] % n == i - 1]
 
 
 def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:

@@ -35,6 +35,8 @@ class Benchmark:
         source_start: the source whose models the other sources' start from; "" for random weights.
         transfer_recipe: how they are fine-tuned; its learning rate is replaced by each of the grid.
         learning_rates: per architecture, the grid; chosen from per (target, architecture).
+        halving: whether the worse half of a grid is given up after a quarter, and again after half,
+            of the steps: by the mean over the sources, as the choice is.
         transfer_images: images of the target's training split that are fine-tuned on; the first
             ones, in the order of the data set. None for all that validation leaves.
         validation_images: images of the same split, its last ones, that choose from the grid.
@@ -74,6 +76,7 @@ class Benchmark:
     source_start: str = ""
     transfer_recipe: train.Recipe
     learning_rates: Mapping[str, tuple[float, ...]] = dataclasses.field(hash=False)
+    halving: bool = False
     transfer_images: int | None
     validation_images: int
     scratch: bool = True

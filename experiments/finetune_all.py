@@ -1,9 +1,12 @@
 """Stage 2: every source model is fine-tuned to every target, which makes the ground truth.
 
 Trains missing sources first. Writes a folder for each transfer to transfers/, with a file for each
-learning rate, how their training went to metrics/, and from the former
-oracle.csv (the accuracy of each transfer), scratch.csv (of random initialisations) and grid.csv
-(every learning rate that was tried, and which one was chosen).
+learning rate, and how their training went to metrics/; from the former oracle.csv (the accuracy of
+each transfer), scratch.csv (of random initialisations) and grid.csv (every learning rate that was
+tried, for how many steps, and which one was chosen).
+
+With --halving, the worse half of a grid is given up after a quarter, and again after half, of the
+steps. A rate is given up for all sources of an architecture and target, as it is chosen for all.
 """
 
 import dataclasses
@@ -39,7 +42,8 @@ def stage(run: _run.Run) -> int:
             f"{run.out / 'oracle.csv'} was not measured here and would be replaced; to fine-tune, "
             "give another --out"
         )
-    failures = _run.run_units(run, "finetune_all", todo)
+    # What goes on after a rung is known when all sources have come to it.
+    failures = sum(_run.run_units(run, "finetune_all", wave) for wave in _waves(run))
     if not brought_in:
         # Of several shards the last one finds what all of them made.
         with files.locked(run.out / "metrics", wait=True):
@@ -48,33 +52,97 @@ def stage(run: _run.Run) -> int:
 
 
 def units(run: _run.Run) -> list[_run.Unit]:
-    """Every transfer, with its grid.
+    """Every transfer, with its grid; with halving, each rung of it before.
 
     Raises:
         StageError: a target is too small.
     """
-    grids: dict[Transfer, list[Candidate]] = {}
-    for candidate in candidates(run):
-        grids.setdefault(candidate.transfer, []).append(candidate)
-    for target in {transfer.target for transfer in grids}:
-        _data.transfer_splits(run.benchmark, target)
-    return [
-        _run.Unit(
-            "{} {} to {}".format(*transfer),
-            _folder(run, transfer),
-            functools.partial(_check, run, of_transfer),
-            functools.partial(_finetune, run, of_transfer),
-            _lacking(run, transfer),
-        )
-        for transfer, of_transfer in grids.items()
+    return [unit for wave in _waves(run) for unit in wave]
+
+
+def _waves(run: _run.Run) -> list[list[_run.Unit]]:
+    benchmark = run.benchmark
+    transfers = list(benchmark.transfers(scratch=benchmark.scratch))
+    for target in {transfer.target for transfer in transfers}:
+        _data.transfer_splits(benchmark, target)
+    waves = []
+    for rung, steps in enumerate((*rungs(benchmark), None)):
+        wave = []
+        for transfer in transfers:
+            name = "{} {} to {}".format(*transfer)
+            if steps is not None:
+                name += f", first {steps} steps"
+            wave.append(
+                _run.Unit(
+                    name,
+                    _folder(run, transfer) if steps is None else _rung_path(run, transfer, steps),
+                    functools.partial(_check, run, transfer) if steps is None else _run.read_result,
+                    functools.partial(_finetune, run, transfer, rung, steps, name),
+                    _lacking(run, transfer),
+                    group=" ".join(map(str, _choosing_together(transfer)))
+                    if benchmark.halving
+                    else "",
+                )
+            )
+        waves.append(wave)
+    return waves
+
+
+def rungs(benchmark: Benchmark) -> tuple[int, ...]:
+    """The numbers of steps after which half of a grid is given up."""
+    steps = benchmark.transfer_recipe.steps
+    return (steps // 4, steps // 2) if benchmark.halving else ()
+
+
+def going_on(run: _run.Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
+    """The learning rates of a transfer's grid that are trained on after so many rungs.
+
+    Of every rung the better half, rounded up, by the mean validation accuracy over the sources that
+    choose together; all, where one of these has not come to it.
+    """
+    rates = run.benchmark.learning_rates[transfer.architecture]
+    together = [
+        other
+        for other in run.benchmark.transfers(scratch=run.benchmark.scratch)
+        if _choosing_together(other) == _choosing_together(transfer)
     ]
+    for steps in rungs(run.benchmark)[:rung]:
+        if len(rates) == 1:
+            break
+        try:
+            found = [_at_rung(run, other, steps) for other in together]
+        except (FileNotFoundError, *_run.Damage):
+            break
+        means = {rate: _mean([of_rates[f"{rate:g}"] for of_rates in found]) for rate in rates}
+        best = sorted(rates, key=lambda rate: -means[rate])[: -(-len(rates) // 2)]
+        rates = tuple(rate for rate in rates if rate in best)
+    return rates
 
 
-def _check(run: _run.Run, of_transfer: Sequence[Candidate], path: Path, name: str) -> None:
+def _at_rung(run: _run.Run, transfer: Transfer, steps: int) -> dict[str, float | None]:
+    """Validation accuracies after so many steps, by learning rate."""
+    path = _rung_path(run, transfer, steps)
+    content = files.read_sealed(path)
+    if content.get("unit") != "{} {} to {}, first {} steps".format(*transfer, steps):
+        raise files.DamagedFileError(f"{path} is another transfer's")
+    return content["validation"]
+
+
+def _mean(accuracies: Sequence[float | None]) -> float:
+    """Of the sources; below all if a run diverged."""
+    return float(np.mean([-np.inf if v is None else v for v in accuracies]))
+
+
+def _check(run: _run.Run, transfer: Transfer, path: Path, name: str) -> None:
     """Reads what every candidate left; of a folder alone nothing tells whose it is."""
     del path, name
-    for candidate in of_transfer:
+    for candidate in _last(run, transfer):
         _run.read_result(_path(run, candidate), _unit_name(candidate))
+
+
+def _last(run: _run.Run, transfer: Transfer) -> list[Candidate]:
+    """What is trained to the end."""
+    return [Candidate(transfer, r) for r in going_on(run, transfer, len(rungs(run.benchmark)))]
 
 
 def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
@@ -111,7 +179,7 @@ def choose(
         transfers = dict.fromkeys(c.transfer for c in group)
         rates = list(dict.fromkeys(c.learning_rate for c in group))
         of_rates = [[validation[Candidate(t, rate)] for t in transfers] for rate in rates]
-        means = [np.mean([-np.inf if v is None else v for v in of_rate]) for of_rate in of_rates]
+        means = list(map(_mean, of_rates))
         chosen.update(dict.fromkeys(transfers, rates[int(np.argmax(means))]))
     return chosen
 
@@ -130,16 +198,29 @@ def _folder(run: _run.Run, transfer: Transfer) -> Path:
     return run.out / "transfers" / "_".join(transfer)
 
 
+def _rung_path(run: _run.Run, transfer: Transfer, steps: int) -> Path:
+    return _folder(run, transfer) / f"first_{steps}.json"
+
+
 def _path(run: _run.Run, candidate: Candidate) -> Path:
     return _folder(run, candidate.transfer) / f"{candidate.learning_rate:g}.json"
 
 
 def _finetune(
-    run: _run.Run, of_transfer: Sequence[Candidate], on_images: Callable[[int], None]
+    run: _run.Run,
+    transfer: Transfer,
+    rung: int,
+    until: int | None,
+    name: str,
+    on_images: Callable[[int], None],
 ) -> None:
-    """Trains what the grid of a transfer lacks; what is done of it stays."""
-    benchmark, (transfer, *_) = run.benchmark, of_transfer[0]
-    todo = [candidate for candidate in of_transfer if not _path(run, candidate).exists()]
+    """Trains what is left of a transfer's grid, to a rung or to the end; what is done stays."""
+    benchmark = run.benchmark
+    todo = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
+    if until is None:
+        todo = [candidate for candidate in todo if not _path(run, candidate).exists()]
+    elif len(todo) == 1:
+        todo = []  # nothing is left to give up
     task = train_sources.task_of(benchmark, transfer.architecture, transfer.target, training=True)
     if transfer.source == SCRATCH:
         variables = train_sources.initial(run, transfer.architecture, transfer.target, SCRATCH)
@@ -158,6 +239,7 @@ def _finetune(
     seed = run.seed("finetune", *transfer)
     partial = _run.partial(run, "finetune_all", _folder(run, transfer).name)
     names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in todo]
+    at_rung: dict[str, Any] = {"validation": {}, "seconds": 0.0}
     with _telemetry.watching(run, "finetune_all", names, on_images) as watch:
         for i, fitted in grid.fit_grid(
             task,
@@ -167,16 +249,26 @@ def _finetune(
                 fitting.Point(dataclasses.replace(recipe, learning_rate=c.learning_rate), seed)
                 for c in todo
             ],
-            plan=run.grid,
+            # The states of runs that were trained together cannot go on without each other.
+            plan="apart" if benchmark.halving else run.grid,
             size=benchmark.image_size,
             mirror=benchmark.data(transfer.target).mirror,
             workers=run.workers,
+            until=until,
             watch=watch,
             partial=partial,
         ):
-            result = _result(benchmark, task, fitted, {"validation": validation, "test": test})
-            _run.write_result(_path(run, todo[i]), _unit_name(todo[i]), result)
-    checkpoints.remove(partial)
+            if until is None:
+                result = _result(benchmark, task, fitted, {"validation": validation, "test": test})
+                _run.write_result(_path(run, todo[i]), _unit_name(todo[i]), result)
+            else:
+                result = _result(benchmark, task, fitted, {"validation": validation})
+                at_rung["validation"][f"{todo[i].learning_rate:g}"] = result["validation"]
+                at_rung["seconds"] += result["seconds"]
+    if until is None:
+        checkpoints.remove(partial)
+    else:
+        _run.write_result(_rung_path(run, transfer, until), name, at_rung)
 
 
 def _result(
@@ -206,7 +298,10 @@ def _result(
 
 
 def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
-    """Name and seconds of every training run that is done."""
+    """Name and seconds of every training run that is done, and of every rung."""
+    for unit in units(run):
+        if unit.path.suffix == ".json" and unit.path.exists():
+            yield unit.name, _run.read_result(unit.path, unit.name)["seconds"]
     for candidate in candidates(run):
         if (path := _path(run, candidate)).exists():
             name = _unit_name(candidate)
@@ -215,29 +310,48 @@ def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
 
 def _write_tables(run: _run.Run) -> None:
     """oracle.csv, scratch.csv and grid.csv, from the files of the runs that are there."""
-    results = {}
+    results: dict[Candidate, dict[str, Any]] = {}
     missing = set()
     for candidate in candidates(run):
+        transfer = candidate.transfer
         try:
-            results[candidate] = _run.read_result(_path(run, candidate), _unit_name(candidate))
+            if candidate in _last(run, transfer):
+                result = _run.read_result(_path(run, candidate), _unit_name(candidate))
+                steps = run.benchmark.transfer_recipe.steps
+            else:
+                result, steps = _given_up(run, candidate)
+            results[candidate] = result | {"steps": steps}
         except FileNotFoundError:
-            missing.add(_choosing_together(candidate.transfer))
+            missing.add(_choosing_together(transfer))
     # The choice of a rate is one for all sources, so it waits until all of them are there.
     whole = {c: r for c, r in results.items() if _choosing_together(c.transfer) not in missing}
-    chosen = choose({c: r["validation"] for c, r in whole.items()})
+    chosen = choose({c: r["validation"] if "losses" in r else None for c, r in whole.items()})
     header = "Architecture,Source Dataset,Target Dataset"
     oracle, scratch = [f"{header},Oracle"], [f"{header},Oracle"]
-    grid = [f"{header},Learning Rate,Validation,Test,Chosen"]
+    grid = [f"{header},Learning Rate,Steps,Validation,Test,Chosen"]
     for candidate, result in whole.items():
         transfer, rate = candidate
         row = ",".join(transfer)
         accuracies = [_percent(result[name]) for name in ("validation", "test")]
-        grid.append(f"{row},{rate:g},{','.join(accuracies)},{int(chosen[transfer] == rate)}")
+        grid.append(
+            f"{row},{rate:g},{result['steps']},{','.join(accuracies)},"
+            f"{int(chosen[transfer] == rate)}"
+        )
         if chosen[transfer] == rate:
             table = scratch if transfer.source == SCRATCH else oracle
             table.append(f"{row},{accuracies[1]}")
     for name, lines in (("oracle", oracle), ("scratch", scratch), ("grid", grid)):
         files.write_text(run.out / f"{name}.csv", "\n".join(lines) + "\n")
+
+
+def _given_up(run: _run.Run, candidate: Candidate) -> tuple[dict[str, Any], int]:
+    """What is known of a run that was given up, and its steps."""
+    key = f"{candidate.learning_rate:g}"
+    for steps in reversed(rungs(run.benchmark)):
+        found = _at_rung(run, candidate.transfer, steps)
+        if key in found:
+            return {"validation": found[key], "test": None}, steps
+    raise FileNotFoundError(key)
 
 
 def _percent(accuracy: float | None) -> str:

@@ -124,6 +124,7 @@ def units(run: _run.Run) -> list[_run.Unit]:
             functools.partial(_train, run, architecture, source),
             lacking(run, architecture, source),
             after="" if start in ("", source) else unit_name(architecture, start),
+            group=architecture if start else "",
         )
         for architecture in run.benchmark.architectures
         for source in sorted(run.benchmark.source_names, key=lambda name: name != start)

@@ -238,6 +238,82 @@ def test_how_training_went_is_told_step_by_step(finished):
     assert all(0 <= line["accuracy"] <= 100 < 1e9 * line["images_per_second"] for line in of_run)
 
 
+def halved(copy, tmp_path):
+    """The tiny benchmark with a grid of three, of which the worse are given up."""
+    rates = {"resnet18": (0.03, 0.1, 0.3)}
+    benchmark = dataclasses.replace(tiny.TINY, halving=True, learning_rates=rates)
+    run = dataclasses.replace(copy, benchmark=benchmark, out=tmp_path / "halved")
+    assert finetune_all.rungs(benchmark) == (1, 2)
+    return run
+
+
+@pytest.mark.slow
+def test_halving_gives_up_the_worse_half_for_all_sources(copy, tmp_path):
+    run = halved(copy, tmp_path)
+    assert finetune_all.stage(run) == 0
+    grid = rows(run.out / "grid.csv")
+    assert len(grid) == 3 * 3
+    for sources in (("glyph_digits", "glyph_letters"), ("scratch",)):
+        of_group = [row for row in grid if row["Source Dataset"] in sources]
+        steps = {rate: set() for rate in ("0.03", "0.1", "0.3")}
+        for row in of_group:
+            steps[row["Learning Rate"]].add(row["Steps"])
+        assert sorted(steps.values(), key=str) == [{"1"}, {"2"}, {"4"}]
+
+        def mean(rate, after, sources=sources):
+            found = [
+                files.read_sealed(
+                    run.out / "transfers" / f"resnet18_{source}_digits" / f"first_{after}.json"
+                )
+                for source in sources
+            ]
+            return np.mean([of_source["validation"][rate] for of_source in found])
+
+        (first,) = (rate for rate, done in steps.items() if done == {"1"})
+        (second,) = (rate for rate, done in steps.items() if done == {"2"})
+        (last,) = (rate for rate, done in steps.items() if done == {"4"})
+        assert mean(first, 1) <= min(mean(second, 1), mean(last, 1))
+        assert mean(second, 2) <= mean(last, 2)
+        assert all((row["Chosen"] == "1") == (row["Learning Rate"] == last) for row in of_group)
+        assert all(bool(row["Test"]) == (row["Learning Rate"] == last) for row in of_group)
+    # what was trained to the end ended as without halving
+    expected = {tuple(row.values())[:4]: row["Test"] for row in rows(copy.out / "grid.csv")}
+    shared = [row for row in grid if tuple(row.values())[:4] in expected and row["Test"]]
+    assert all(row["Test"] == expected[tuple(row.values())[:4]] for row in shared)
+    assert len(rows(run.out / "oracle.csv")) == 2
+    assert list((run.out / "partial").rglob("manifest.json")) == []
+    # a second run finds everything done
+    before = (run.out / "grid.csv").read_bytes()
+    assert finetune_all.stage(run) == 0
+    assert (run.out / "grid.csv").read_bytes() == before
+    assert len(list(finetune_all.seconds(run))) == 3 * 2 + 3
+
+
+def test_nothing_is_given_up_before_all_sources_have_come_to_a_rung(copy, tmp_path):
+    run = halved(copy, tmp_path)
+    one, other = (Transfer("resnet18", s, "digits") for s in ("glyph_digits", "glyph_letters"))
+    rates = run.benchmark.learning_rates["resnet18"]
+
+    def came_to(transfer, steps, *accuracies):
+        path = finetune_all._rung_path(run, transfer, steps)
+        validation = {f"{r:g}": v for r, v in zip(rates, accuracies, strict=True)}
+        name = "{} {} to {}, first {} steps".format(*transfer, steps)
+        _run.write_result(path, name, {"validation": validation})
+
+    came_to(one, 1, 10.0, 20.0, None)
+    assert finetune_all.going_on(run, one, 2) == rates
+    came_to(other, 1, 30.0, 5.0, 90.0)
+    assert finetune_all.going_on(run, one, 0) == rates
+    assert finetune_all.going_on(run, one, 1) == finetune_all.going_on(run, other, 1) == rates[:2]
+    came_to(one, 2, 10.0, 20.0, 0.0)
+    assert finetune_all.going_on(run, other, 2) == rates[:2]
+    came_to(other, 2, 10.0, 9.0, 0.0)
+    assert finetune_all.going_on(run, other, 2) == (0.1,)
+    # another transfer's file is none of this one's
+    shutil.copy(finetune_all._rung_path(run, one, 1), finetune_all._rung_path(run, other, 1))
+    assert finetune_all.going_on(run, one, 1) == rates
+
+
 @pytest.mark.slow
 def test_a_grid_in_one_program_gives_the_same_table_and_event_files(copy):
     expected = rows(copy.out / "grid.csv")
