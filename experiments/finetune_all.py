@@ -9,6 +9,8 @@ With --halving, the worse half of a grid is given up after a quarter, and again 
 steps. A rate is given up for all sources of an architecture and target, as it is chosen for all.
 """
 
+import contextlib
+import csv
 import dataclasses
 import functools
 import time
@@ -306,6 +308,19 @@ def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
         if (path := _path(run, candidate)).exists():
             name = _unit_name(candidate)
             yield name, _run.read_result(path, name)["seconds"]
+
+
+def losses(run: _run.Run) -> dict[Transfer, list[float]]:
+    """The training losses of what was chosen, step by step; of all whose files are there."""
+    found: dict[Transfer, list[float]] = {}
+    with contextlib.suppress(FileNotFoundError), (run.out / "grid.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["Chosen"] == "1":
+                transfer = Transfer(*list(row.values())[:3])
+                candidate = Candidate(transfer, float(row["Learning Rate"]))
+                result = _run.read_result(_path(run, candidate), _unit_name(candidate))
+                found[transfer] = result["losses"]
+    return found
 
 
 def _write_tables(run: _run.Run) -> None:

@@ -1,7 +1,8 @@
 """Stage 5: how well the scores predict the accuracies; prints tables, writes report/index.html.
 
-Reads oracle.csv, scratch.csv, scores.csv and times.csv of the results folder alone. With --oracle
-FILE it reports any table of accuracies and scores instead: see `experiments.report_files`.
+Reads oracle.csv, scratch.csv, scores.csv and times.csv of the results folder, and for the curves of
+the losses grid.csv and transfers/. With --oracle FILE it reports any table of accuracies and scores
+instead: see `experiments.report_files`.
 """
 
 import csv
@@ -17,7 +18,7 @@ import jax
 from rich.console import Console
 
 import jaxparc
-from experiments import _main, _run, oracle, outcome_files, report_files
+from experiments import _main, _run, finetune_all, oracle, outcome_files, report_files
 from jaxparc import datasets, report
 from jaxparc.evaluation import Transfer
 from jaxparc.report import sheets
@@ -85,6 +86,7 @@ def read_results(run: _run.Run) -> report.Results:
             for row in _scratch(run)
         },
         scores={method: list(scores[method].values()) for method in run.benchmark.methods},
+        losses=finetune_all.losses(run),
         milliseconds=milliseconds,
         stage_seconds=stage_seconds,
         settings=run.benchmark.settings(),

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from jaxparc import report
-from jaxparc.evaluation import Transfer
+from jaxparc.evaluation import SCRATCH, Transfer
 
 ARCHITECTURES = ("alexnet", "googlenet", "resnet18", "resnet50")
 SOURCES = ("digits", "mnist5k", "glyph_letters", "glyph_digits")
@@ -340,3 +340,19 @@ def test_plus_layers_is_a_column_beside_the_plain_method():
     assert parc[0] == "PARC"
     assert parc[1] == parc[2]  # the same scores here
     assert knn[:1] + knn[2:3] == ["1-NN CV + layers", "–"]
+
+
+def test_loss_curves_have_a_line_for_each_run_and_the_means_of_their_steps(tmp_path):
+    plain = made_up()
+    transfers = [*plain.accuracies, Transfer(ARCHITECTURES[0], SCRATCH, TARGETS[0])]
+    losses = {t: [4.0, 2.0] * 60 for t in transfers}
+    losses[transfers[0]] = []  # it diverged at once
+    report.write_page(dataclasses.replace(plain, losses=losses), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count(": 3 at the end</title>") == len(transfers) - 1
+    assert page.count("stroke-dasharray") == 1
+    # 120 steps in 40 points of three, which begin at step 1.5
+    lines = re.findall(r'fill="none"[^>]* d="M([^"]*)"', page)
+    assert {len(line.split("L")) for line in lines} == {40}
+    report.write_page(plain, tmp_path / "page.html")
+    assert "Loss while fine-tuning" not in (tmp_path / "page.html").read_text()

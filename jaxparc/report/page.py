@@ -84,7 +84,7 @@ is added to its standardised score. {time and "The time leaves out the extractio
 {_table(f"PC, {over(results)}{time}", *selector_rows(results))}
 {_worth(results)}<h2>Accuracy after fine-tuning</h2>{_heat_map(results)}
 <h2>Scores against accuracies</h2>{_scatter(results)}
-{_time(results)}
+{_losses(results)}{_time(results)}
 <h2>Settings and versions</h2>
 {_table("Settings", ["setting", "value"], settings, css="")}
 {_table("Versions", ["package", "version"], list(results.versions.items()), css="")}
@@ -111,6 +111,23 @@ def _worth(results: Results) -> str:
 say how far apart. Methods that look at no image of the target stand among the others; one that does
 not beat them has not earned its forward passes. Shaded: 95 % of random orders of the models.</p>
 <figure>{plots.intervals(summary, "pearson", results.title)}</figure>{tables}"""
+
+
+def _losses(results: Results) -> str:
+    """A figure for each target: training losses of its models."""
+    if not results.losses:
+        return ""
+    figures = ""
+    for target in every("target", results):
+        losses = {t: of for t, of in results.losses.items() if t.target == target and len(of)}
+        figures += f"""<figure><figcaption>{escape(target)}</figcaption>
+{plots.curves(results, losses)}</figure>
+"""
+    return f"""<h2>Loss while fine-tuning</h2><p>Of the learning rates that were chosen, on the
+training images. Point at a line for its name. Colour is the architecture; dashed is from
+scratch:</p>
+{_legend(every("architecture", results), plots.COLOURS, plots.SHAPES[:1])}
+<div class="plots">{figures}</div>"""
 
 
 def _time(results: Results) -> str:

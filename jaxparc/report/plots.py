@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import TypeAlias
 
 import numpy as np
 
-from jaxparc.evaluation import Transfer
+from jaxparc.evaluation import SCRATCH, Transfer
 from jaxparc.evaluation.measures import MEASURES
 from jaxparc.evaluation.summary import Summary
 from jaxparc.report.results import Results, Spread, every, model_name
@@ -28,20 +29,11 @@ SHAPES = (
 
 def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_name: str) -> str:
     """Scores against accuracies, a mark for each model with its name to point at."""
-    left, right, top, bottom = 48, 348, 10, 246
     bars = {t: 0.0 if math.isnan(score.std) else score.std for t, score in scores.items()}
     ends = [score.mean + sign * bars[t] for t, score in scores.items() for sign in (-1, 1)]
-    place_x, x_ticks = axis(ends, left, right)
-    place_y, y_ticks = axis([results.accuracies[t] for t in scores], bottom, top)
-    parts = [
-        f'<path class="grid" d="M{x:.1f} {top}V{bottom}"/>'
-        f'<text x="{x:.1f}" y="{bottom + 16}">{text}</text>'
-        for x, text in x_ticks
-    ] + [
-        f'<path class="grid" d="M{left} {y:.1f}H{right}"/>'
-        f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
-        for y, text in y_ticks
-    ]
+    place_x, x_ticks = axis(ends, _LEFT, _RIGHT)
+    place_y, y_ticks = axis([results.accuracies[t] for t in scores], _BOTTOM, _TOP)
+    parts = []
     for t, score in scores.items():
         colour = COLOURS[every("architecture", results).index(t.architecture) % len(COLOURS)]
         shape = SHAPES[every("source", results).index(t.source) % len(SHAPES)]
@@ -53,12 +45,58 @@ def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_
             f'<path stroke="{colour}" d="M{low:.1f} {y:.1f}H{high:.1f}"/><path class="mark" '
             f'fill="{colour}" d="{shape}" transform="translate({x:.1f} {y:.1f})"/></g>'
         )
-    x_name, y_name = escape(x_name), escape(y_name)
+    about = f"Scatter plot of {len(scores)} models"
+    return _framed(about, parts, (x_name, x_ticks), (y_name, y_ticks))
+
+
+def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
+    """Training losses against steps, a line for each model with its name to point at.
+
+    A point is the mean of as many steps as leave no more than 50 of them.
+    """
+    lines = {}
+    for t, of_steps in losses.items():
+        every_ = -(-len(of_steps) // 50) or 1
+        chunks = [of_steps[i : i + every_] for i in range(0, len(of_steps), every_)]
+        middle = np.cumsum([0, *map(len, chunks)])[:-1] + np.array(list(map(len, chunks))) / 2
+        lines[t] = list(zip(middle.tolist(), (float(np.mean(c)) for c in chunks), strict=True))
+    place_x, x_ticks = axis([0, max(map(len, losses.values()), default=1)], _LEFT, _RIGHT)
+    place_y, y_ticks = axis([0, *(y for line in lines.values() for _, y in line)], _BOTTOM, _TOP)
+    parts = []
+    for t, line in lines.items():
+        colour = COLOURS[every("architecture", results).index(t.architecture) % len(COLOURS)]
+        path = "L".join(f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in line)
+        dashes = ' stroke-dasharray="4 3"' if t.source == SCRATCH else ""
+        parts.append(
+            f"<g><title>{escape(model_name(t))}: {line[-1][1]:.3g} at the end</title>"
+            f'<path fill="none" stroke="{colour}" stroke-width="1.5"{dashes} d="M{path}"/></g>'
+        )
+    about = f"Curves of {len(lines)} training runs"
+    return _framed(about, parts, ("step", x_ticks), ("loss", y_ticks))
+
+
+# Of a plot with axes, in pixels.
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 348, 10, 246
+Axis: TypeAlias = tuple[str, list[tuple[float, str]]]
+
+
+def _framed(about: str, parts: Sequence[str], across: Axis, up: Axis) -> str:
+    """What is drawn, on a grid with axes: a name, and the places and texts of its ticks, each."""
+    grid = [
+        f'<path class="grid" d="M{x:.1f} {_TOP}V{_BOTTOM}"/>'
+        f'<text x="{x:.1f}" y="{_BOTTOM + 16}">{text}</text>'
+        for x, text in across[1]
+    ] + [
+        f'<path class="grid" d="M{_LEFT} {y:.1f}H{_RIGHT}"/>'
+        f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+        for y, text in up[1]
+    ]
+    x_name, y_name = escape(across[0]), escape(up[0])
     return f"""<svg role="img" viewBox="0 0 360 286" text-anchor="middle"
-aria-label="Scatter plot of {len(scores)} models: {y_name} against {x_name}">
-{"".join(parts)}
-<text x="{(left + right) / 2}" y="{bottom + 34}">{x_name}</text>
-<text transform="translate(12 {(top + bottom) / 2}) rotate(-90)">{y_name}</text></svg>"""
+aria-label="{about}: {y_name} against {x_name}">
+{"".join([*grid, *parts])}
+<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 34}">{x_name}</text>
+<text transform="translate(12 {(_TOP + _BOTTOM) / 2}) rotate(-90)">{y_name}</text></svg>"""
 
 
 def axis(

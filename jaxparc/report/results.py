@@ -37,6 +37,7 @@ class Results:
         order: names of architectures, sources and targets, as they are to be listed.
         titles: method label -> what it is called, of methods that are not this library's.
         summary: intervals, baselines and further measures; None if there are none.
+        losses: of every training step, of transfers and (as a source) of scratch; may be empty.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Results:
     order: Sequence[str] = ()
     titles: Mapping[str, str] = dataclasses.field(default_factory=dict)
     summary: Summary | None = None
+    losses: Mapping[Transfer, Sequence[float]] = dataclasses.field(default_factory=dict)
 
     def title(self, label: str) -> str:
         """What a method is called."""

@@ -135,6 +135,7 @@ def test_the_page_names_every_model(finished):
     page = (finished.out / "report" / "index.html").read_text()
     for name in ("resnet18", "glyph_digits", "glyph_letters", "scratch"):
         assert name in page
+    assert "Curves of 3 training runs" in page
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
