@@ -345,7 +345,7 @@ def test_plus_layers_is_a_column_beside_the_plain_method():
 def test_loss_curves_have_a_line_for_each_run_and_the_means_of_their_steps(tmp_path):
     plain = made_up()
     transfers = [*plain.accuracies, Transfer(ARCHITECTURES[0], SCRATCH, TARGETS[0])]
-    losses = {t: [4.0, 2.0] * 60 for t in transfers}
+    losses = {t: [4.0, 2.0, 3.0] * 40 for t in transfers}
     losses[transfers[0]] = []  # it diverged at once
     report.write_page(dataclasses.replace(plain, losses=losses), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
