@@ -10,7 +10,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -142,6 +142,32 @@ def matrix_rate(dtype: Any, size: int | None = None) -> float:
         product(a).block_until_ready()
         times.append(time.perf_counter() - started)
     return 2 * size**3 / min(times)
+
+
+_PAUSE = 0.5  # seconds until the other side's threads, which wait for more work, have gone to sleep
+
+
+def alternate(
+    sides: Mapping[str, tuple[Callable[[], Any], int]], images: int, repeats: int
+) -> dict[str, list[float]]:
+    """Images per second of every repeat, by side; each starts with a call that is not counted.
+
+    Args:
+        sides: what to call, which comes back when all is done, and the images of a call.
+        images: of every repeat, at least.
+        repeats: of each side, in turn with the others.
+    """
+    rates: dict[str, list[float]] = {what: [] for what in sides}
+    for _ in range(repeats):
+        for what, (call, of_call) in sides.items():
+            time.sleep(_PAUSE)
+            call()
+            calls = -(-images // of_call)
+            started = time.perf_counter()
+            for _ in range(calls):
+                call()
+            rates[what].append(calls * of_call / (time.perf_counter() - started))
+    return rates
 
 
 def spread(values: Sequence[float]) -> str:

@@ -52,7 +52,8 @@ def made(
         under_way[unit.name] = task.remote(there, stage, unit.name, *before)
     waiting = {under_way[unit.name]: unit for unit in todo}
     while waiting:
-        progress.start(f"{len(waiting)} to do on {len(ray.nodes())} machines")
+        machines = sum(node["Alive"] for node in ray.nodes())
+        progress.start(f"{len(waiting)} to do on {machines} machines")
         (ended,), _ = ray.wait(list(waiting), num_returns=1)
         unit = waiting.pop(ended)
         try:

@@ -9,8 +9,8 @@ starts after a pause with a batch that is not counted.
 """
 
 import dataclasses
+import functools
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from jaxparc.weights import torchvision
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
 Side = Callable[[np.ndarray], Any]
-_PAUSE = 0.5  # seconds until the other side's threads, which wait for more work, have gone to sleep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,17 +150,10 @@ def measure(sizes: Sizes) -> Iterator[Row]:
             tolerance = 1e-3 if jax.default_backend() == "cpu" else 5e-2  # bfloat16
             for found in seen.values():
                 np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
-            batches = -(-sizes.images // batch_size)
-            rates: dict[str, list[float]] = {what: [] for what in sides}
-            for _ in range(sizes.repeats):
-                for what, see in sides.items():
-                    time.sleep(_PAUSE)
-                    see(images)
-                    started = time.perf_counter()
-                    for _ in range(batches):
-                        see(images)
-                    seconds = time.perf_counter() - started
-                    rates[what].append(batches * batch_size / seconds)
+            calls = {
+                what: (functools.partial(see, images), batch_size) for what, see in sides.items()
+            }
+            rates = _measured.alternate(calls, sizes.images, sizes.repeats)
             yield Row(name, batch_size, rates)
 
 

@@ -25,7 +25,6 @@ from jaxparc.weights import torchvision
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
 Side = Callable[[], float]  # makes some steps; returns the loss of the last
-_PAUSE = 0.5  # seconds until the other side's threads, which wait for more work, have gone to sleep
 _CLASSES = 10
 
 
@@ -269,27 +268,17 @@ def _row(name: str, batch: dict[str, np.ndarray], sizes: Sizes, images: int, rat
     one = Ours(task, variables, batch)
     several = Ours(task, variables, batch, sizes.grid)
     sides: dict[str, tuple[Side, int]] = {
-        "jaxparc": (one, one.steps),
-        "grid": (several, one.steps * sizes.grid),
+        "jaxparc": (one, one.steps * sizes.batch_size),
+        "grid": (several, one.steps * sizes.batch_size * sizes.grid),
     }
     torch_sides = original(name, task, variables, batch, sizes.dtype)
-    sides |= {what: (side, 1) for what, side in torch_sides.items()}
+    sides |= {what: (side, sizes.batch_size) for what, side in torch_sides.items()}
     if one.steps == 1:
         expected = one()
         tolerance = 1e-3 if sizes.dtype == "float32" else 5e-2
         for what, side in torch_sides.items():
             np.testing.assert_allclose(side(), expected, rtol=tolerance, err_msg=f"{name}, {what}")
-    found: dict[str, list[float]] = {what: [] for what in sides}
-    for _ in range(sizes.repeats):
-        for what, (side, steps) in sides.items():
-            time.sleep(_PAUSE)
-            side()
-            calls = -(-images // (steps * sizes.batch_size))
-            started = time.perf_counter()
-            for _ in range(calls):
-                side()
-            seconds = time.perf_counter() - started
-            found[what].append(calls * steps * sizes.batch_size / seconds)
+    found = _measured.alternate(sides, images, sizes.repeats)
     operations = 3 * forward_operations(task, variables, pixels)
     return Row(
         name,

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import plain, speed, speed_extract
+from experiments import _measured, plain, speed, speed_extract, speed_train
 from jaxparc import selectors
 
 TINY = speed.Sizes(
@@ -94,7 +94,7 @@ def test_what_methods_share_is_counted_once():
 
 @pytest.mark.slow
 def test_extraction_has_a_row_for_every_network_and_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed_extract, "_PAUSE", 0)
+    monkeypatch.setattr(_measured, "_PAUSE", 0)
     monkeypatch.setattr(speed_extract, "original", lambda name, variables: {})
     sizes = speed_extract.Sizes(("squeezenet1_1", "resnet18"), (4, 8), images=8, repeats=2)
     rows = speed_extract.run(sizes, tmp_path / "table")
@@ -132,3 +132,39 @@ def test_the_ratio_is_to_the_faster_layout():
         "torch, channels last": [10],
     }
     assert speed_extract.cells(speed_extract.Row("x", 1, rates))[-1] == "2.00"
+
+
+def test_sides_alternate_and_the_first_call_of_each_repeat_is_not_counted(monkeypatch):
+    monkeypatch.setattr(_measured, "_PAUSE", 0)
+    called = []
+    sides = {"a": (lambda: called.append("a"), 4), "b": (lambda: called.append("b"), 10)}
+    rates = _measured.alternate(sides, images=10, repeats=2)
+    assert "".join(called) == 2 * ("aaaa" + "bb")  # 1 + 3 calls of 4 images, 1 + 1 of 10
+    assert {what: len(found) for what, found in rates.items()} == {"a": 2, "b": 2}
+
+
+@pytest.mark.slow
+def test_training_is_measured_and_written(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(_measured, "_PAUSE", 0)
+    monkeypatch.setattr(_measured, "matrix_rate", lambda dtype: 1e9)
+    sizes = speed_train.Sizes(
+        architectures=("resnet18",), pixels=(32,), batch_size=4, images=(8,), repeats=2
+    )
+    (row,) = speed_train.run(sizes, tmp_path / "train")
+    assert row.images_per_second.keys() >= {"jaxparc", "grid"}
+    assert all(len(rates) == 2 and min(rates) > 0 for rates in row.images_per_second.values())
+    assert row.compile_seconds > 0 < row.peak_bytes
+    # ResNet-18 an eighth as wide, with the small stem: by hand from its table 1
+    operations, side, before = 2 * 9 * 3 * 8 * 32**2, 32, 8
+    for stage in range(4):
+        channels = 8 * 2**stage
+        side //= 1 if stage == 0 else 2
+        operations += 2 * 9 * side**2 * (before * channels + 3 * channels**2)
+        operations += 0 if stage == 0 else 2 * side**2 * before * channels
+        before = channels
+    operations += 2 * 64 * 10
+    assert 1 <= row.operations / (3 * operations) < 1.1  # batch norm and the rest
+    assert (
+        json.loads((tmp_path / "train.json").read_text())["rows"][0]["architecture"] == "resnet18"
+    )
+    assert "resnet18 | 32 |" in (tmp_path / "train.md").read_text()
