@@ -22,17 +22,6 @@ from experiments._run import Damage, Run, Stage, StageError, say
 from experiments.benchmarks import Benchmark
 from jaxparc import datasets, files, grid
 
-OPTIONS = (
-    "allow_missing",
-    "workers",
-    "grid",
-    "tensorboard",
-    "shard",
-    "executor",
-    "num_gpus",
-)
-"""Of `Run`, that no result depends on."""
-
 
 def main(description: str | None, *stages: Stage) -> None:
     """The command line that all stages share; exits with 0 if nothing failed.
@@ -92,7 +81,7 @@ def main(description: str | None, *stages: Stage) -> None:
         help="where the work is done: in this process, or by a Ray cluster [local]",
     )
     parser.add_argument(
-        "--num_gpus",
+        "--num-gpus",
         type=float,
         metavar="X",
         help="of the cluster for each piece of work [1 if it has any]",
@@ -100,7 +89,8 @@ def main(description: str | None, *stages: Stage) -> None:
     _add_settings(parser)
     args: dict[str, Any] = vars(parser.parse_args())
     chosen, out = args.pop("benchmark"), args.pop("out")
-    options = {name: args.pop(name) for name in OPTIONS}
+    # What no result depends on; the rest are settings of the benchmark.
+    options = {f.name: args.pop(f.name) for f in dataclasses.fields(Run) if f.name in args}
     try:
         changes: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
@@ -238,7 +228,7 @@ def _preflight(run: Run, stages: Sequence[Stage]) -> None:
     Raises:
         StageError: it is not.
     """
-    units = [unit for stage in stages for unit in stage.units(run)]
+    units = [unit for stage in stages for unit in _run.of_shard(run, stage.units(run))]
     if lacking := [unit for unit in units if unit.lacks and not unit.path.exists()]:
         if not run.allow_missing:
             raise StageError(
