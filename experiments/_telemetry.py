@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,8 +17,9 @@ def watching(
     """Writes metrics/STAGE/NAME.jsonl of runs as they go.
 
     A line has the step, its loss, accuracy on its own batch in percent, learning rate, and the
-    images per second since the line before; null where a loss is not finite, and of the speed of
-    steps before an interruption. A run that goes on writes all its lines anew.
+    images per second since the line before, of each of runs at once; null where a loss is not
+    finite, and for the speed of steps before an interruption. A run that goes on writes all its
+    lines anew.
 
     Args:
         run: in whose results folder.
@@ -32,26 +32,22 @@ def watching(
     """
     with contextlib.ExitStack() as stack:
         writers: dict[int, Callable[[dict[str, Any]], None]] = {}
-        before = time.monotonic()
 
         def watch(number: int, done: fitting.Steps) -> None:
-            nonlocal before
             if number not in writers:
                 writers[number] = stack.enter_context(_writing(run, stage, names[number]))
-            seconds = time.monotonic() - before
-            for line in _lines(done, seconds):
+            for line in _lines(done):
                 writers[number](line)
-            before += seconds
             on_images(done.images)
 
         yield watch
 
 
-def _lines(done: fitting.Steps, seconds: float) -> Iterator[dict[str, Any]]:
+def _lines(done: fitting.Steps) -> Iterator[dict[str, Any]]:
     losses, accuracies, rates = (
         done.metrics[name][0].tolist() for name in ("loss", "accuracy", "learning_rate")
     )
-    speed = round(done.images / seconds, 1) if done.images else None
+    speed = round(done.images / max(done.seconds, 1e-9), 1) if done.images else None
     for i, (loss, accuracy, rate) in enumerate(zip(losses, accuracies, rates, strict=True)):
         yield {
             "step": done.first + i,

@@ -49,11 +49,13 @@ class Steps(NamedTuple):
         first: number of the first one.
         metrics: `loss`, `accuracy` (a share) and `learning_rate`, (g, k) float32 each.
         images: that were trained on in them; 0 of steps before an interruption.
+        seconds: since the steps before were told of, or since the start.
     """
 
     first: int
     metrics: dict[str, np.ndarray]
     images: int
+    seconds: float
 
 
 class Fitted(NamedTuple):
@@ -219,7 +221,7 @@ class _Run:
         self._pending: collections.deque[tuple[int, dict[str, Array]]] = collections.deque()
         # (g, k) each
         self._history: dict[str, list[np.ndarray]] = {"loss": [], "accuracy": []}
-        self._started = time.monotonic()
+        self._started = self._told_at = time.monotonic()
 
     def send(self, count: int, metrics: dict[str, Array]) -> None:
         """So many steps have been handed to the devices."""
@@ -240,9 +242,10 @@ class _Run:
         for name, values in arrays.items():
             self._history[name].append(values)
         self.done += arrays["loss"].shape[1]
+        seconds, self._told_at = time.monotonic() - self._told_at, time.monotonic()
         if self.watch is not None:
             rates = self._rates[:, first : self.done]
-            self.watch(Steps(first, arrays | {"learning_rate": rates}, images))
+            self.watch(Steps(first, arrays | {"learning_rate": rates}, images, seconds))
 
     def all_diverged(self) -> bool:
         """Whether no run of the grid has a finite loss any more."""

@@ -64,6 +64,10 @@ def test_everyone_is_told_of_their_own_run(given):
         losses = np.concatenate([done.metrics["loss"][0] for done in told[i]])
         np.testing.assert_array_equal(losses, fitted.losses)
         assert sum(done.images for done in told[i]) == 4 * 16
+    # runs at once took the same time, which each is told as its own
+    seconds = [[done.seconds for done in of_run] for of_run in told.values()]
+    assert seconds[0] == seconds[1] == seconds[2]
+    assert min(seconds[0]) > 0
 
 
 def test_only_as_many_run_at_once_as_the_device_holds(given, monkeypatch):
@@ -93,14 +97,14 @@ def test_the_faster_plan_is_found_by_measuring(together, expected):
         for first in range(0, until, 10):
             compiling = 100.0 if first == 0 else 0.0
             now[0] += compiling + (1.0 if len(points) == 1 else together)
-            watch(fitting.Steps(first, {}, 0))
+            watch(fitting.Steps(first, {}, 0, 0.0))
 
     assert grid.pays(fit, POINTS, clock=lambda: now[0]) == expected
 
 
 def test_what_is_too_short_to_be_measured_is_run_apart():
     def fit(points, *, watch, until):
-        watch(fitting.Steps(0, {}, 0))
+        watch(fitting.Steps(0, {}, 0, 0.0))
 
     assert grid.pays(fit, POINTS) is False
 
