@@ -38,7 +38,7 @@ class Sizes:
         batch_size: of every step.
         images: of every repeat, at least, by pixels.
         repeats: of each side.
-        grid: runs of a grid at once.
+        grid: runs of a grid at once, by pixels; 1 for none.
         dtype: what networks compute in.
     """
 
@@ -47,7 +47,7 @@ class Sizes:
     batch_size: int = 32
     images: tuple[int, ...] = (320, 32)
     repeats: int = 3
-    grid: int = 3
+    grid: tuple[int, ...] = (3, 1)  # whole networks at once take minutes per step on a CPU
     dtype: str = "float32"
 
 
@@ -56,9 +56,11 @@ def default(quick: bool) -> Sizes:
     if jax.default_backend() == "cpu":
         sizes = Sizes()
     else:
-        sizes = Sizes(batch_size=128, images=(25_600, 12_800), dtype="bfloat16")
+        sizes = Sizes(batch_size=128, images=(25_600, 12_800), grid=(3, 3), dtype="bfloat16")
     if quick:
-        return dataclasses.replace(sizes, architectures=("resnet18",), pixels=(32,), images=(320,))
+        return dataclasses.replace(
+            sizes, architectures=("resnet18",), pixels=(32,), images=(320,), grid=sizes.grid[:1]
+        )
     return sizes
 
 
@@ -251,26 +253,29 @@ def measure(sizes: Sizes) -> Iterator[Row]:
     """
     rate = _measured.matrix_rate(jnp.dtype(sizes.dtype))
     rng = np.random.default_rng(0)
-    for pixels, images in zip(sizes.pixels, sizes.images, strict=True):
+    for pixels, images, runs in zip(sizes.pixels, sizes.images, sizes.grid, strict=True):
         batch = {
             "image": rng.integers(0, 256, (sizes.batch_size, pixels, pixels, 3), np.uint8),
             "label": rng.integers(0, _CLASSES, sizes.batch_size).astype(np.int32),
             "mask": np.ones(sizes.batch_size, bool),
         }
         for name in sizes.architectures:
-            yield _row(name, batch, sizes, images, rate)
+            yield _row(name, batch, sizes, images, runs, rate)
 
 
-def _row(name: str, batch: dict[str, np.ndarray], sizes: Sizes, images: int, rate: float) -> Row:
+def _row(
+    name: str, batch: dict[str, np.ndarray], sizes: Sizes, images: int, runs: int, rate: float
+) -> Row:
     pixels = batch["image"].shape[1]
     task = task_of(name, pixels, sizes.dtype)
     variables = train.initial(task.module, pixels, 0)
     one = Ours(task, variables, batch)
-    several = Ours(task, variables, batch, sizes.grid)
     sides: dict[str, tuple[Side, int]] = {
         "jaxparc": (one, one.steps * sizes.batch_size),
-        "grid": (several, one.steps * sizes.batch_size * sizes.grid),
     }
+    if runs > 1:
+        several = Ours(task, variables, batch, runs)
+        sides["grid"] = several, several.steps * sizes.batch_size * runs
     torch_sides = original(name, task, variables, batch, sizes.dtype)
     sides |= {what: (side, sizes.batch_size) for what, side in torch_sides.items()}
     if one.steps == 1:
@@ -333,8 +338,8 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{100 * row.share:.0f} %",
         f"{row.compile_seconds:.0f} s",
         f"{row.peak_bytes / 2**20:.0f}",
-        _measured.spread(rates["grid"]),
-        f"{middle['grid'] / middle['jaxparc']:.2f}",
+        _measured.spread(rates.get("grid", [])),
+        f"{middle['grid'] / middle['jaxparc']:.2f}" if "grid" in middle else "–",
         *(_measured.spread(rates.get(side, [])) for side in ("torch", "torch, compiled")),
         f"{middle['jaxparc'] / max(torch):.2f}" if torch else "–",
     )

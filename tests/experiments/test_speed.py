@@ -148,7 +148,7 @@ def test_training_is_measured_and_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(_measured, "_PAUSE", 0)
     monkeypatch.setattr(_measured, "matrix_rate", lambda dtype: 1e9)
     sizes = speed_train.Sizes(
-        architectures=("resnet18",), pixels=(32,), batch_size=4, images=(8,), repeats=2
+        architectures=("resnet18",), pixels=(32,), batch_size=4, images=(8,), repeats=2, grid=(2,)
     )
     (row,) = speed_train.run(sizes, tmp_path / "train")
     assert row.images_per_second.keys() >= {"jaxparc", "grid"}
