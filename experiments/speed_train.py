@@ -172,7 +172,8 @@ def original(
     def side(compiled: bool) -> Side:
         network = in_torch(name, task, variables).to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(network.parameters(), _RATE, 0.9, weight_decay=_DECAY)
-        look = torch.compile(network) if compiled else network
+        torch._dynamo.reset()  # or it takes the sizes of one row after the other for variable
+        look = torch.compile(network, dynamic=False) if compiled else network
 
         def step() -> float:
             optimizer.zero_grad(set_to_none=True)
