@@ -141,7 +141,7 @@ def train_steps(batches: Iterator[Any], sizes: Sizes) -> tuple[list[float], floa
     module = spec.module(num_classes=10, axis_name=parallel.AXIS)
     task = train.Task(module, spec.mean, spec.std)
     variables = train.initial(module, SIZE, 0)
-    step = train.compiled_train_steps(task, SIZE)
+    step = train.compiled_train_steps(task)
     state = parallel.replicate(train.new_state(task, variables))
     key = parallel.replicate(jax.random.key(0))
     learning = train.Rates(np.full(1, 0.01, np.float32), np.full(1, 1e-4, np.float32))
@@ -150,7 +150,7 @@ def train_steps(batches: Iterator[Any], sizes: Sizes) -> tuple[list[float], floa
         started = time.perf_counter()
         (batch,) = next(batches)
         arrived = time.perf_counter()
-        state, told = step(state, None, batch, learning, key)
+        state, told = step(state, batch, learning, key)
         jax.block_until_ready(told)
         seconds = time.perf_counter() - started
         if number:  # the first one compiles
@@ -175,7 +175,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
                 yield Row(what, f"{width}x{height}", cores, found[what])
         width, height = sizes.photographs[0]
         records = photographs(width, height, sizes.images)
-        options = {
+        options: dict[str, Any] = {
             "batch_size": sizes.batch_size,
             "size": SIZE,
             "train": True,

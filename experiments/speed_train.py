@@ -114,22 +114,21 @@ class Ours:
         self, task: train.Task, variables: Any, batch: dict[str, np.ndarray], runs: int = 1
     ) -> None:
         self.steps = 1 if jax.default_backend() == "cpu" else fitting.STEPS_PER_CALL
-        pixels = batch["image"].shape[1]
         stack = {k: np.stack([v] * self.steps) for k, v in batch.items()}
         given: Any = parallel.shard(stack, axis=1)
         state, key = train.new_state(task, variables), jax.random.key(0)
         rates = train.Rates(*(np.full(self.steps, x, np.float32) for x in (_RATE, _DECAY)))
-        program: Any = train.compiled_train_steps(task, pixels)
+        program: Any = train.compiled_train_steps(task)
         if runs > 1:
-            program, given = train.compiled_train_grid(task, pixels), [given]
+            program, given = train.compiled_train_grid(task), [given]
             state, rates = jax.tree.map(lambda x: np.stack([np.asarray(x)] * runs), (state, rates))
             key = jax.random.split(key, runs)
         self._state, key = parallel.replicate((state, key))
         started = time.perf_counter()
-        lowered = program.lower(self._state, None, given, rates, key)
+        lowered = program.lower(self._state, given, rates, key)
         self.compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - started
-        self._rest = None, given, rates, key
+        self._rest = given, rates, key
 
     def __call__(self) -> float:
         """`steps` steps; the loss of the last, of the first run."""

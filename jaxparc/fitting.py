@@ -7,6 +7,7 @@ been handed over. Images that fit live on the devices, which crop and mirror the
 import collections
 import contextlib
 import dataclasses
+import functools
 import signal
 import threading
 import time
@@ -174,7 +175,7 @@ def fit_together(
         num_classes=task.classes,
         start=start,
     )
-    program, rates, keys = _program(task, size, points)
+    program, rates, keys = _program(task, points)
     state, keys = parallel.replicate((state, keys))
     saved = time.monotonic()
     with _Interrupts() as interrupts:
@@ -184,7 +185,7 @@ def fit_together(
                 # The call takes the old state away: until it has given the new one, an interrupt
                 # waits. The first call compiles, which can take long, and has nothing to lose.
                 with interrupts.held(run.sent > start):
-                    state, metrics = program(state, data, given, now, keys)
+                    state, metrics = program(state, given, now, keys)
                     run.send(count, metrics)
                 run.settle(but=1)
                 if run.all_diverged():
@@ -370,7 +371,7 @@ def _fresh(task: train.Task, variables: train.Variables, lanes: int) -> train.Tr
 
 
 def _program(
-    task: train.Task, size: int, points: Sequence[Point]
+    task: train.Task, points: Sequence[Point]
 ) -> tuple[Callable[..., Any], train.Rates, Array]:
     """What is called, the rates of all steps, and the keys."""
     learning = _learning_rates(points)
@@ -378,10 +379,10 @@ def _program(
     rates = train.Rates(learning, np.broadcast_to(decays[:, None], learning.shape))
     keys = jnp.stack([jax.random.key(point.seed) for point in points])
     if len(points) > 1:
-        return train.compiled_train_grid(task, size), rates, keys
-    alone = train.compiled_train_steps(task, size)
+        return train.compiled_train_grid(task), rates, keys
+    alone = train.compiled_train_steps(task)
     rates, keys = jax.tree.map(lambda x: x[0], (rates, keys))
-    return lambda state, data, batches, *rest: alone(state, data, batches[0], *rest), rates, keys
+    return lambda state, batches, *rest: alone(state, batches[0], *rest), rates, keys
 
 
 def accuracy(
@@ -401,11 +402,12 @@ def accuracy(
         size: side of the images, in pixels.
         batch_size: of all devices together.
     """
-    step = train.compiled_eval_step(task, size)
+    step = train.compiled_eval_step(task)
     data = feed.resident(source, task.classes)
     batches = feed.host_batches(
         source, data, batch_size=batch_size, size=size, train=False, num_classes=task.classes
     )
-    sums = [step(variables, data, batch) for batch in input_.prefetch(batches, parallel.shard)]
+    place = functools.partial(feed.placed, data, size, 0)
+    sums = [step(variables, batch) for batch in input_.prefetch(batches, place)]
     right, count = np.array(jax.device_get(sums), np.float64).sum(axis=0).tolist()
     return 100.0 * right / count

@@ -114,8 +114,8 @@ def room(
         "mask": jax.ShapeDtypeStruct(rows, bool),
     }
     rate: Any = jax.ShapeDtypeStruct((1,), np.float32)
-    steps: Any = train.compiled_train_steps(task, size)
-    program = steps.lower(state, None, batch, train.Rates(rate, rate), jax.random.key(0))
+    steps: Any = train.compiled_train_steps(task)
+    program = steps.lower(state, batch, train.Rates(rate, rate), jax.random.key(0))
     need = program.compile().memory_analysis()
     each = need.argument_size_in_bytes + need.output_size_in_bytes + need.temp_size_in_bytes
     each -= need.alias_size_in_bytes

@@ -17,18 +17,25 @@ T = TypeVar("T")
 
 
 def data_parallel(
-    step: Callable[..., Any], in_axes: tuple[int | None, ...], *, donate: tuple[int, ...] = ()
+    step: Callable[..., Any],
+    in_axes: tuple[int | None, ...],
+    *,
+    out_axes: int | None = None,
+    donate: tuple[int, ...] = (),
 ) -> Callable[..., Any]:
     """Compile a step that runs on all devices at once, those of other processes included.
 
     Args:
         step: a pure function whose every result is reduced over `AXIS`: one device's result is
-            taken for all, so a forgotten reduction would go unnoticed.
+            taken for all, so a forgotten reduction would go unnoticed. With `out_axes`, one of a
+            device's own rows.
         in_axes: per argument the axis along which `shard` split it, None if every device gets it
             whole.
+        out_axes: the axis of the results along which devices' rows are put side by side, as `shard`
+            does.
         donate: numbers of the arguments whose memory the results take: they are gone afterwards.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate)
+    return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate)
 
 
 def replicate(tree: T) -> T:

@@ -184,21 +184,13 @@ def train_step(
 
 
 def train_steps(
-    task: Task,
-    size: int,
-    state: TrainState,
-    data: Mapping[str, Array] | None,
-    batches: Mapping[str, Array],
-    rates: Rates,
-    key: Array,
+    task: Task, state: TrainState, batches: Mapping[str, Array], rates: Rates, key: Array
 ) -> tuple[TrainState, dict[str, Array]]:
     """Several steps in one program.
 
     Args:
         task: what is trained.
-        size: side of the images, in pixels.
         state: the same on every device.
-        data: as `taken` takes it.
         batches: (k, b, ...), of k steps.
         rates: (k,).
         key: of the whole run.
@@ -209,7 +201,7 @@ def train_steps(
 
     def one(state: TrainState, given: tuple[Any, Rates]) -> tuple[TrainState, dict[str, Array]]:
         batch, rates = given
-        return train_step(task, state, taken(data, batch, size), rates, key)
+        return train_step(task, state, batch, rates, key)
 
     given = batches, rates
     if len(rates.learning) > 1:
@@ -221,9 +213,7 @@ def train_steps(
 
 def train_grid(
     task: Task,
-    size: int,
     states: TrainState,
-    data: Mapping[str, Array] | None,
     batches: Sequence[Mapping[str, Array]],
     rates: Rates,
     keys: Array,
@@ -232,9 +222,7 @@ def train_grid(
 
     Args:
         task: what is trained.
-        size: side of the images, in pixels.
         states: (g, ...).
-        data: as `taken` takes it.
         batches: g of them, or one for all.
         rates: (g, k).
         keys: (g,).
@@ -246,37 +234,8 @@ def train_grid(
     shared = len(batches) == 1
     if shared:
         together = batches[0]
-    steps = functools.partial(train_steps, task, size)
-    return jax.vmap(steps, (0, None, None if shared else 0, 0, 0))(
-        states, data, together, rates, keys
-    )
-
-
-def taken(
-    data: Mapping[str, Array] | None, batch: Mapping[str, Array], size: int
-) -> Mapping[str, Array]:
-    """A batch of images, which either came with it or are on the device already.
-
-    Args:
-        data: None, or `images` (n, r, r, 3) uint8 and `labels` (n, ...).
-        batch: `image`, `label` and `mask`; or, with `data`, rows of `input.Order`.
-        size: side of the crop.
-
-    Returns:
-        `image` (b, size, size, 3) uint8, `label` (b, ...) and `mask` (b,). Where a batch is padded,
-        with `data`, its rows are image 0.
-    """
-    if data is None:
-        return batch
-    index = jnp.maximum(batch["index"], 0)
-
-    def crop(i: Array, top: Array, left: Array) -> Array:
-        start = (i, top, left, jnp.zeros_like(i))
-        return jax.lax.dynamic_slice(data["images"], start, (1, size, size, 3))[0]
-
-    image = jax.vmap(crop)(index, batch["top"], batch["left"])
-    image = jnp.where(batch["flip"][:, None, None, None], image[:, :, ::-1], image)
-    return {"image": image, "label": data["labels"][index], "mask": batch["index"] >= 0}
+    steps = functools.partial(train_steps, task)
+    return jax.vmap(steps, (0, None if shared else 0, 0, 0))(states, together, rates, keys)
 
 
 def _right(task: Task, logits: Array, batch: Mapping[str, Array]) -> Array:
@@ -291,53 +250,34 @@ def _right(task: Task, logits: Array, batch: Mapping[str, Array]) -> Array:
     return jnp.where(batch["mask"], right, 0.0)
 
 
-def eval_step(
-    task: Task,
-    size: int,
-    variables: Variables,
-    data: Mapping[str, Array] | None,
-    batch: Mapping[str, Array],
-) -> tuple[Array, Array]:
-    """Sums over the real rows of all devices: right answers and rows, () float32 each.
-
-    Args:
-        task: the network.
-        size: side of the images, in pixels.
-        variables: its weights.
-        data: as `taken` takes it.
-        batch: likewise.
-    """
-    batch = taken(data, batch, size)
+def eval_step(task: Task, variables: Variables, batch: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Sums over the real rows of all devices: right answers and rows, () float32 each."""
     logits, _ = task.module.apply(variables, normalise(batch["image"], task))
     sums = _right(task, logits, batch).sum(), batch["mask"].sum(dtype=jnp.float32)
     return jax.lax.psum(sums, parallel.AXIS)
 
 
-# Compiled once per task, size and shape of the batches. The state is donated: it is overwritten.
+# Compiled once per task and shape of the batches. The state is donated: it is overwritten.
 
 
 @functools.lru_cache(maxsize=32)
-def compiled_train_steps(
-    task: Task, size: int
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+def compiled_train_steps(task: Task) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """`train_steps` over all devices; batches are sharded along axis 1."""
-    steps = functools.partial(train_steps, task, size)
-    return parallel.data_parallel(steps, (None, None, 1, None, None), donate=(0,))
+    steps = functools.partial(train_steps, task)
+    return parallel.data_parallel(steps, (None, 1, None, None), donate=(0,))
 
 
 @functools.lru_cache(maxsize=32)
-def compiled_train_grid(
-    task: Task, size: int
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+def compiled_train_grid(task: Task) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """`train_grid` over all devices; batches are sharded along axis 1."""
-    steps = functools.partial(train_grid, task, size)
-    return parallel.data_parallel(steps, (None, None, 1, None, None), donate=(0,))
+    steps = functools.partial(train_grid, task)
+    return parallel.data_parallel(steps, (None, 1, None, None), donate=(0,))
 
 
 @functools.lru_cache(maxsize=32)
-def compiled_eval_step(task: Task, size: int) -> Callable[..., tuple[Array, Array]]:
+def compiled_eval_step(task: Task) -> Callable[..., tuple[Array, Array]]:
     """`eval_step` over all devices; batches are sharded along axis 0."""
-    return parallel.data_parallel(functools.partial(eval_step, task, size), (None, None, 0))
+    return parallel.data_parallel(functools.partial(eval_step, task), (None, 0))
 
 
 @functools.lru_cache(maxsize=8)

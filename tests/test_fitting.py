@@ -1,6 +1,7 @@
 """The training loop: what it is fed, interrupted, watched, and run for a whole grid."""
 
 import dataclasses
+import functools
 import signal
 
 import jax
@@ -234,7 +235,7 @@ def test_images_on_the_devices_are_those_of_the_host(mirror):
     data = jax.tree.map(np.asarray, feed.resident(source, None))
     order = input_.Order(41, **options)
     assert order.batches == 3
-    take = jax.jit(lambda data, rows: train.taken(data, rows, SIZE))
+    take = jax.jit(functools.partial(feed.crops, SIZE))
     for number, expected in enumerate(input_.batches(source, **options, epochs=2)):
         taken = take(data, order(number))
         real = expected["mask"]
@@ -257,6 +258,20 @@ def test_training_is_the_same_wherever_images_come_from_and_steps_go():
     _, losses = fitting.fit(task, start, source, RECIPE, size=SIZE, **options)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     assert [done.images for done in seen] == [128, 32, 32]
+
+
+@pytest.mark.slow
+def test_data_sets_of_all_sizes_share_one_program(monkeypatch):
+    task = task_of("alexnet", num_classes=3)
+    start = train.initial(task.module, SIZE, 0)
+    traced = []
+    step = train.train_step
+    monkeypatch.setattr(train, "train_step", lambda *given: (traced.append(1), step(*given))[1])
+    for n in (40, 48, 72):
+        source = source_of(n, num_classes=3)
+        assert feed.resident(source, None) is not None
+        fitting.fit(task, start, source, RECIPE, size=SIZE)
+    assert len(traced) == 1
 
 
 def test_images_that_do_not_fit_stay_on_the_host(monkeypatch):
@@ -293,9 +308,8 @@ def test_batch_norm_per_device_counts_real_rows_alone():
     assert batch["mask"].tolist() == [True] * 8 + [False] * 8
     rates = train.Rates(np.zeros(1, np.float32), np.zeros(1, np.float32))
     stack = jax.tree.map(lambda x: x[None], batch)
-    state, _ = train.compiled_train_steps(task, SIZE)(
+    state, _ = train.compiled_train_steps(task)(
         parallel.replicate(train.new_state(task, start)),
-        None,
         parallel.shard(stack, axis=1),
         rates,
         jax.random.key(0),

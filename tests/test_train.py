@@ -38,14 +38,14 @@ def test_four_devices_give_the_losses_of_one(name, fields):
             axis_name=parallel.AXIS,
         )
     )
-    four = train.compiled_train_steps(task, SIZE)
+    four = train.compiled_train_steps(task)
     assert jax.local_device_count() == 4
     of_one, of_four = state, parallel.replicate(state)
     for rate, batch in zip(learning, map(without_index, batches), strict=False):
         rates = train.Rates(rate, np.float32(1e-4))
         stack, several = jax.tree.map(lambda x: x[None], (batch, rates))
         of_one, told = one(of_one, stack, rates, key)
-        of_four, told_by_four = four(of_four, None, parallel.shard(stack, axis=1), several, key)
+        of_four, told_by_four = four(of_four, parallel.shard(stack, axis=1), several, key)
         for name in ("loss", "accuracy"):
             np.testing.assert_allclose(told_by_four[name], [told[name]], rtol=0, atol=1e-4)
     assert int(of_four.step) == 5
