@@ -357,6 +357,7 @@ def add(commands: _measured.Commands) -> None:
     command.add_argument(
         "--architectures", nargs="+", choices=list(models.MODELS), metavar="NAME", help="[four]"
     )
+    command.add_argument("--pixels", type=int, choices=(32, 224), help="[both]")
     command.set_defaults(run=_from)
 
 
@@ -364,4 +365,10 @@ def _from(args: argparse.Namespace) -> None:
     sizes = default(args.quick)
     if args.architectures:
         sizes = dataclasses.replace(sizes, architectures=tuple(args.architectures))
+    if args.pixels in sizes.pixels:
+        i = sizes.pixels.index(args.pixels)
+        one: dict[str, Any] = {
+            name: (getattr(sizes, name)[i],) for name in ("pixels", "images", "grid")
+        }
+        sizes = dataclasses.replace(sizes, **one)
     run(sizes, args.out)

@@ -119,6 +119,7 @@ def test_shards_at_the_same_time_make_what_one_process_makes(whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")  # Ray starts its own
 def test_a_ray_cluster_that_loses_a_machine_makes_every_unit_once(whole, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     cluster_utils = pytest.importorskip("ray.cluster_utils")

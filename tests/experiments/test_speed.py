@@ -155,12 +155,16 @@ def test_training_is_measured_and_written(monkeypatch, tmp_path, capsys):
     assert all(len(rates) == 2 and min(rates) > 0 for rates in row.images_per_second.values())
     assert row.compile_seconds > 0 < row.peak_bytes
     # ResNet-18 an eighth as wide, with the small stem: by hand from its table 1
-    operations, side, before = 2 * 9 * 3 * 8 * 32**2, 32, 8
+    # (what multiplies padding is not counted: along a side it is 2 of 3 x 32, and 1 at stride 2)
+    operations, side, before = 2 * 94**2 * 3 * 8, 32, 8
     for stage in range(4):
-        channels = 8 * 2**stage
-        side //= 1 if stage == 0 else 2
-        operations += 2 * 9 * side**2 * (before * channels + 3 * channels**2)
-        operations += 0 if stage == 0 else 2 * side**2 * before * channels
+        channels, first = 8 * 2**stage, 3 * side - 2
+        if stage:
+            side //= 2
+            first = 3 * side - 1
+            operations += 2 * side**2 * before * channels
+        operations += 2 * first**2 * before * channels
+        operations += 2 * 3 * (3 * side - 2) ** 2 * channels**2
         before = channels
     operations += 2 * 64 * 10
     assert 1 <= row.operations / (3 * operations) < 1.1  # batch norm and the rest
