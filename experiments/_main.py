@@ -105,10 +105,10 @@ def main(description: str | None, *stages: Stage) -> None:
         run = Run(benchmark, out, Path("checkpoints") / benchmark.name, **options)
         if run.tensorboard and importlib.util.find_spec("tensorboardX") is None:
             raise StageError('--tensorboard needs: pip install "jaxparc[tensorboard]"')
-        if run.shard != (1, 1) and not all(stage.divisible for stage in stages):
+        if run.shard != (1, 1) and not all(stage.name in _run.DIVISIBLE for stage in stages):
             raise StageError(
-                "--shard is for train_sources, finetune_all and extract_probes; this needs what "
-                "all of them make"
+                f"--shard is for {', '.join(_run.DIVISIBLE[:-1])} and {_run.DIVISIBLE[-1]}; this "
+                "needs what all of them make"
             )
         _check_devices(benchmark)
         cache_compilations()

@@ -28,6 +28,8 @@ Damage = (checkpoints.CheckpointError, files.DamagedFileError)
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+# Stages of whose units several processes can each make some; other machines look them up by name.
+DIVISIBLE = ("train_sources", "finetune_all", "extract_probes")
 NAMES = "NAMES"  # stands for what is missing, in the way to get it
 
 
@@ -98,12 +100,12 @@ class Stage(NamedTuple):
     Attributes:
         run: makes what is missing; returns the number of failures.
         units: all that it makes.
-        divisible: whether several processes can have a part of them each.
+        name: of its module, by which `DIVISIBLE` knows it.
     """
 
     run: Callable[[Run], int]
     units: Callable[[Run], Sequence[Unit]] = lambda run: ()
-    divisible: bool = False
+    name: str = ""
 
 
 def read_result(path: Path, name: str) -> dict[str, Any]:
@@ -250,7 +252,8 @@ def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
     record.unlink(missing_ok=True)
     with Progress(stage, total, kept) as progress:
         try:
-            for made in EXECUTORS[run.executor](run, stage, todo, progress):
+            executor = run.executor if stage in DIVISIBLE else "local"
+            for made in EXECUTORS[executor](run, stage, todo, progress):
                 progress.finish(made.unit.name, made.seconds, made.error)
                 if made.error is None:
                     kept += 1

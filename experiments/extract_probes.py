@@ -165,7 +165,7 @@ def probe_of(run: _run.Run, target: str, probe_set: int) -> features.Subset:
     return features.Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
 
 
-STAGE = _run.Stage(stage, units, divisible=True)
+STAGE = _run.Stage(stage, units, "extract_probes")
 
 if __name__ == "__main__":
     _main.main(__doc__, train_sources.STAGE, STAGE)

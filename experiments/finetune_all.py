@@ -37,15 +37,15 @@ class Candidate(NamedTuple):
 def stage(run: _run.Run) -> int:
     """Fine-tune what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
-    todo = units(run)
+    waves = _waves(run)
     brought_in = (run.out / "oracle.csv").exists() and not (run.out / "transfers").exists()
-    if brought_in and any(not unit.lacks for unit in todo):
+    if brought_in and any(not unit.lacks for wave in waves for unit in wave):
         raise _run.StageError(
             f"{run.out / 'oracle.csv'} was not measured here and would be replaced; to fine-tune, "
             "give another --out"
         )
     # What goes on after a rung is known when all sources have come to it.
-    failures = sum(_run.run_units(run, "finetune_all", wave) for wave in _waves(run))
+    failures = sum(_run.run_units(run, "finetune_all", wave) for wave in waves)
     if not brought_in:
         # Of several shards the last one finds what all of them made.
         with files.locked(run.out / "metrics", wait=True):
@@ -71,15 +71,13 @@ def _waves(run: _run.Run) -> list[list[_run.Unit]]:
     for rung, steps in enumerate((*rungs(benchmark), None)):
         wave = []
         for transfer in transfers:
-            name = "{} {} to {}".format(*transfer)
-            if steps is not None:
-                name += f", first {steps} steps"
+            name = _name(transfer) if steps is None else _rung_name(transfer, steps)
             wave.append(
                 _run.Unit(
                     name,
                     _folder(run, transfer) if steps is None else _rung_path(run, transfer, steps),
                     functools.partial(_check, run, transfer) if steps is None else _run.read_result,
-                    functools.partial(_finetune, run, transfer, rung, steps, name),
+                    functools.partial(_finetune, run, transfer, rung, steps),
                     _lacking(run, transfer),
                     group=" ".join(map(str, _choosing_together(transfer)))
                     if benchmark.halving
@@ -123,10 +121,7 @@ def going_on(run: _run.Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
 
 def _at_rung(run: _run.Run, transfer: Transfer, steps: int) -> dict[str, float | None]:
     """Validation accuracies after so many steps, by learning rate."""
-    path = _rung_path(run, transfer, steps)
-    content = files.read_sealed(path)
-    if content.get("unit") != "{} {} to {}, first {} steps".format(*transfer, steps):
-        raise files.DamagedFileError(f"{path} is another transfer's")
+    content = _run.read_result(_rung_path(run, transfer, steps), _rung_name(transfer, steps))
     return content["validation"]
 
 
@@ -191,9 +186,16 @@ def _choosing_together(transfer: Transfer) -> tuple[str, str, bool]:
     return transfer.architecture, transfer.target, transfer.source == SCRATCH
 
 
+def _name(transfer: Transfer) -> str:
+    return "{} {} to {}".format(*transfer)
+
+
+def _rung_name(transfer: Transfer, steps: int) -> str:
+    return f"{_name(transfer)}, first {steps} steps"
+
+
 def _unit_name(candidate: Candidate) -> str:
-    architecture, source, target = candidate.transfer
-    return f"{architecture} {source} to {target} at {candidate.learning_rate:g}"
+    return f"{_name(candidate.transfer)} at {candidate.learning_rate:g}"
 
 
 def _folder(run: _run.Run, transfer: Transfer) -> Path:
@@ -213,16 +215,17 @@ def _finetune(
     transfer: Transfer,
     rung: int,
     until: int | None,
-    name: str,
     on_images: Callable[[int], None],
 ) -> None:
     """Trains what is left of a transfer's grid, to a rung or to the end; what is done stays."""
     benchmark = run.benchmark
     todo = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
+    at_rung: dict[str, Any] = {"validation": {}, "seconds": 0.0}
     if until is None:
         todo = [candidate for candidate in todo if not _path(run, candidate).exists()]
-    elif len(todo) == 1:
-        todo = []  # nothing is left to give up
+    elif len(todo) == 1:  # nothing is left to give up
+        _write_rung(run, transfer, until, at_rung)
+        return
     task = train_sources.task_of(benchmark, transfer.architecture, transfer.target, training=True)
     if transfer.source == SCRATCH:
         variables = train_sources.initial(run, transfer.architecture, transfer.target, SCRATCH)
@@ -241,7 +244,6 @@ def _finetune(
     seed = run.seed("finetune", *transfer)
     partial = _run.partial(run, "finetune_all", _folder(run, transfer).name)
     names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in todo]
-    at_rung: dict[str, Any] = {"validation": {}, "seconds": 0.0}
     with _telemetry.watching(run, "finetune_all", names, on_images) as watch:
         for i, fitted in grid.fit_grid(
             task,
@@ -270,7 +272,12 @@ def _finetune(
     if until is None:
         checkpoints.remove(partial)
     else:
-        _run.write_result(_rung_path(run, transfer, until), name, at_rung)
+        _write_rung(run, transfer, until, at_rung)
+
+
+def _write_rung(run: _run.Run, transfer: Transfer, steps: int, content: dict[str, Any]) -> None:
+    path = _rung_path(run, transfer, steps)
+    _run.write_result(path, _rung_name(transfer, steps), content)
 
 
 def _result(
@@ -280,10 +287,12 @@ def _result(
     sources: Mapping[str, input_.Source],
 ) -> dict[str, Any]:
     """Losses, seconds, and the percent of some images that are right; None if the run diverged."""
-    result: dict[str, Any] = {"losses": [round(float(loss), 4) for loss in fitted.losses]}
+    finite = fitted.losses[: fitted.diverged]
+    result: dict[str, Any] = {
+        "losses": [round(float(loss), 4) for loss in finite],
+        "seconds": fitted.seconds,
+    }
     if fitted.diverged is not None:
-        result["losses"] = result["losses"][: fitted.diverged]
-        result["seconds"] = fitted.seconds
         result["diverged"] = f"the loss of step {fitted.diverged} is not finite"
         return result | dict.fromkeys(sources)
     started = time.monotonic()
@@ -295,18 +304,21 @@ def _result(
             size=benchmark.image_size,
             batch_size=benchmark.eval_batch_size,
         )
-    result["seconds"] = fitted.seconds + time.monotonic() - started
+    result["seconds"] += time.monotonic() - started
     return result
 
 
 def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
     """Name and seconds of every training run that is done, and of every rung."""
-    for unit in units(run):
-        if unit.path.suffix == ".json" and unit.path.exists():
-            yield unit.name, _run.read_result(unit.path, unit.name)["seconds"]
-    for candidate in candidates(run):
-        if (path := _path(run, candidate)).exists():
-            name = _unit_name(candidate)
+    benchmark = run.benchmark
+    made = [
+        (_rung_path(run, transfer, steps), _rung_name(transfer, steps))
+        for steps in rungs(benchmark)
+        for transfer in benchmark.transfers(scratch=benchmark.scratch)
+    ]
+    made += [(_path(run, candidate), _unit_name(candidate)) for candidate in candidates(run)]
+    for path, name in made:
+        if path.exists():
             yield name, _run.read_result(path, name)["seconds"]
 
 
@@ -373,7 +385,7 @@ def _percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{accuracy:.4f}"
 
 
-STAGE = _run.Stage(stage, units, divisible=True)
+STAGE = _run.Stage(stage, units, "finetune_all")
 
 if __name__ == "__main__":
     _main.main(__doc__, train_sources.STAGE, STAGE)

@@ -5,7 +5,6 @@ and from these scores.csv; times.csv has the seconds of every unit of every stag
 """
 
 import csv
-import dataclasses
 import functools
 import io
 import math
@@ -47,7 +46,7 @@ def stage(run: _run.Run) -> int:
                     functools.partial(_score, run, target, probe_set, there),
                 )
             )
-    failures = _run.run_units(dataclasses.replace(run, executor="local"), "score_probes", todo)
+    failures = _run.run_units(run, "score_probes", todo)
     _write_scores(run)
     _write_times(run)
     return failures + lacking

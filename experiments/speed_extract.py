@@ -11,12 +11,13 @@ starts after a pause with a batch that is not counted.
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from experiments import _measured
 from jaxparc import features, models, parallel, train
@@ -81,10 +82,7 @@ def original(name: str, variables: Any) -> dict[str, Side]:
         network, head = in_torch(name)
     except ImportError:
         return {}
-    entries = torchvision.scheme(name, variables)
-    flat = {entry.key: leaf(variables, entry.path) for entry in entries}
-    state = {e.key: torch.from_numpy(e.to_torch(np.asarray(flat[e.key]))) for e in entries}
-    network.load_state_dict(state, strict=False)  # but for the counters
+    load(network, name, variables)
     network.eval()
     seen: list[Any] = []
     head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -108,11 +106,21 @@ def original(name: str, variables: Any) -> dict[str, Side]:
     }
 
 
-def leaf(variables: Any, path: tuple[str, ...]) -> Any:
-    """One array of a network."""
-    for part in path:
-        variables = variables[part]
-    return variables
+def load(network: Any, name: str, variables: Any) -> None:
+    """Gives a network in torch the weights of one of ours.
+
+    Raises:
+        AssertionError: some would stay what they were; counters, which nothing reads, may.
+    """
+    import torch
+
+    flat = traverse_util.flatten_dict(variables)
+    state = {
+        entry.key: torch.from_numpy(entry.to_torch(np.asarray(flat[entry.path])))
+        for entry in torchvision.scheme(name, variables)
+    }
+    lacking = network.load_state_dict(state, strict=False).missing_keys
+    assert all(key.endswith("num_batches_tracked") for key in lacking), lacking
 
 
 def in_torch(name: str) -> tuple[Any, Any]:
@@ -161,16 +169,21 @@ SIDES = ("jaxparc", "Flax as it is", "torch", "torch, channels last")
 HEADER = ("architecture", "batch", *SIDES, "to the faster torch")
 
 
+def to_torch(middle: Mapping[str, float]) -> str:
+    """This library's rate over that of the faster side in torch, if there is one."""
+    torch = [rate for what, rate in middle.items() if what.startswith("torch")]
+    return f"{middle['jaxparc'] / max(torch):.2f}" if torch else "–"
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """A row as the tables print it."""
     rates = row.images_per_second
     middle = {what: statistics.median(values) for what, values in rates.items()}
-    torch = [rate for what, rate in middle.items() if what.startswith("torch")]
     return (
         row.architecture,
         str(row.batch_size),
         *(_measured.spread(rates.get(side, [])) for side in SIDES),
-        f"{middle['jaxparc'] / max(torch):.2f}" if torch else "–",
+        to_torch(middle),
     )
 
 

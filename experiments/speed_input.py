@@ -142,7 +142,7 @@ def train_steps(batches: Iterator[Any], sizes: Sizes) -> tuple[list[float], floa
     task = train.Task(module, spec.mean, spec.std)
     variables = train.initial(module, SIZE, 0)
     step = train.compiled_train_steps(task)
-    state = parallel.replicate(train.new_state(task, variables))
+    state = parallel.replicate(train.new_state(task, variables), copy=True)
     key = parallel.replicate(jax.random.key(0))
     learning = train.Rates(np.full(1, 0.01, np.float32), np.full(1, 1e-4, np.float32))
     rates, waited, total = [], 0.0, 0.0

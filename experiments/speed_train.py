@@ -21,7 +21,6 @@ import numpy as np
 
 from experiments import _measured, benchmarks, speed_extract
 from jaxparc import fitting, models, parallel, train
-from jaxparc.weights import torchvision
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
 Side = Callable[[], float]  # makes some steps; returns the loss of the last
@@ -123,28 +122,18 @@ class Ours:
             program, given = train.compiled_train_grid(task), [given]
             state, rates = jax.tree.map(lambda x: np.stack([np.asarray(x)] * runs), (state, rates))
             key = jax.random.split(key, runs)
-        self._state, key = parallel.replicate((state, key))
+        self._state, key = parallel.replicate((state, key), copy=True)
         started = time.perf_counter()
         lowered = program.lower(self._state, given, rates, key)
-        self.compiled = lowered.compile()
+        self._compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - started
+        self.peak_bytes = parallel.peak_bytes(self._compiled)
         self._rest = given, rates, key
 
     def __call__(self) -> float:
         """`steps` steps; the loss of the last, of the first run."""
-        self._state, told = self.compiled(self._state, *self._rest)
+        self._state, told = self._compiled(self._state, *self._rest)
         return float(np.asarray(told["loss"]).reshape(-1, self.steps)[0, -1])
-
-    @property
-    def peak_bytes(self) -> int:
-        """By the compiler's account."""
-        need = self.compiled.memory_analysis()
-        return (
-            need.argument_size_in_bytes
-            + need.output_size_in_bytes
-            + need.temp_size_in_bytes
-            - need.alias_size_in_bytes
-        )
 
 
 _RATE, _DECAY = 0.01, 1e-4
@@ -208,13 +197,7 @@ def in_torch(name: str, task: train.Task, variables: Any) -> Any:
         network.transform_input = False
     _narrow(network, width)
     network(torch.zeros(2, 3, 64, 64))  # lazy layers find the number of their inputs
-    flat = {e.key: (e, e.path) for e in torchvision.scheme(name, variables)}
-    state = {
-        key: torch.from_numpy(entry.to_torch(np.asarray(speed_extract.leaf(variables, path))))
-        for key, (entry, path) in flat.items()
-    }
-    lacking = network.load_state_dict(state, strict=False).missing_keys
-    assert all(key.endswith("num_batches_tracked") for key in lacking), lacking
+    speed_extract.load(network, name, variables)
     return network.train()
 
 
@@ -328,7 +311,6 @@ def cells(row: Row) -> tuple[str, ...]:
     """A row as the tables print it."""
     rates = row.images_per_second
     middle = {what: statistics.median(values) for what, values in rates.items()}
-    torch = [rate for what, rate in middle.items() if what.startswith("torch")]
     return (
         row.architecture,
         str(row.pixels),
@@ -341,7 +323,7 @@ def cells(row: Row) -> tuple[str, ...]:
         _measured.spread(rates.get("grid", [])),
         f"{middle['grid'] / middle['jaxparc']:.2f}" if "grid" in middle else "–",
         *(_measured.spread(rates.get(side, [])) for side in ("torch", "torch, compiled")),
-        f"{middle['jaxparc'] / max(torch):.2f}" if torch else "–",
+        speed_extract.to_torch(middle),
     )
 
 

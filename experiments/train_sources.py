@@ -181,7 +181,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
     checkpoints.remove(partial)
 
 
-STAGE = _run.Stage(stage, units, divisible=True)
+STAGE = _run.Stage(stage, units, "train_sources")
 
 if __name__ == "__main__":
     _main.main(__doc__, STAGE)

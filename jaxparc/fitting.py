@@ -175,8 +175,8 @@ def fit_together(
         num_classes=task.classes,
         start=start,
     )
-    program, rates, keys = _program(task, points)
-    state, keys = parallel.replicate((state, keys))
+    program, rates, keys = _program(task, points, run.rates)
+    state, keys = parallel.replicate((state, keys), copy=True)
     saved = time.monotonic()
     with _Interrupts() as interrupts:
         try:
@@ -217,7 +217,7 @@ class _Run:
         self.watch = watch
         self.sent = self.done = 0  # steps
         self._lanes, self._images = len(points), sum(p.recipe.batch_size for p in points)
-        self._rates = _learning_rates(points)
+        self.rates = np.stack([point.recipe.learning_rates() for point in points])  # (g, steps)
         self._partial, self._told = partial, told
         self._pending: collections.deque[tuple[int, dict[str, Array]]] = collections.deque()
         # (g, k) each
@@ -245,7 +245,7 @@ class _Run:
         self.done += arrays["loss"].shape[1]
         seconds, self._told_at = time.monotonic() - self._told_at, time.monotonic()
         if self.watch is not None:
-            rates = self._rates[:, first : self.done]
+            rates = self.rates[:, first : self.done]
             self.watch(Steps(first, arrays | {"learning_rate": rates}, images, seconds))
 
     def all_diverged(self) -> bool:
@@ -357,11 +357,6 @@ def _shape_of(points: Sequence[Point]) -> tuple[int, int]:
     return shapes.pop()
 
 
-def _learning_rates(points: Sequence[Point]) -> np.ndarray:
-    """(g, steps) float32."""
-    return np.stack([point.recipe.learning_rates() for point in points])
-
-
 def _fresh(task: train.Task, variables: train.Variables, lanes: int) -> train.TrainState:
     """The state before the first step, (lanes, ...) if there are several."""
     state = train.new_state(task, variables)
@@ -371,10 +366,9 @@ def _fresh(task: train.Task, variables: train.Variables, lanes: int) -> train.Tr
 
 
 def _program(
-    task: train.Task, points: Sequence[Point]
+    task: train.Task, points: Sequence[Point], learning: np.ndarray
 ) -> tuple[Callable[..., Any], train.Rates, Array]:
     """What is called, the rates of all steps, and the keys."""
-    learning = _learning_rates(points)
     decays = np.array([point.recipe.weight_decay for point in points], np.float32)
     rates = train.Rates(learning, np.broadcast_to(decays[:, None], learning.shape))
     keys = jnp.stack([jax.random.key(point.seed) for point in points])

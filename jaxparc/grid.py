@@ -116,9 +116,7 @@ def room(
     rate: Any = jax.ShapeDtypeStruct((1,), np.float32)
     steps: Any = train.compiled_train_steps(task)
     program = steps.lower(state, batch, train.Rates(rate, rate), jax.random.key(0))
-    need = program.compile().memory_analysis()
-    each = need.argument_size_in_bytes + need.output_size_in_bytes + need.temp_size_in_bytes
-    each -= need.alias_size_in_bytes
+    each = parallel.peak_bytes(program.compile())
     there = sum(leaf.nbytes for leaf in jax.tree.leaves(data))
     return max(1, int((_MEMORY * limit - there) // each))
 

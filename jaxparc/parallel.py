@@ -38,13 +38,17 @@ def data_parallel(
     return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate)
 
 
-def replicate(tree: T) -> T:
+def replicate(tree: T, *, copy: bool = False) -> T:
     """Place a copy of every leaf on each local device, as the step's own results will be.
 
-    Without it the first call compiles for an unplaced state and the second one again. It is a copy
-    in any case, as a step may overwrite it.
+    Without it the first call compiles for an unplaced state and the second one again.
+
+    Args:
+        tree: of arrays.
+        copy: in any case, as for what is donated: it may not share memory with what was given.
     """
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()), may_alias=False)
+    sharding = NamedSharding(_mesh(), PartitionSpec())
+    return jax.device_put(tree, sharding, may_alias=False if copy else None)
 
 
 def shard(batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
@@ -91,6 +95,13 @@ def initialize(
 def share() -> tuple[int, int]:
     """Which part of every batch this process takes, and of how many: `input.batches`' `share`."""
     return jax.process_index(), jax.process_count()
+
+
+def peak_bytes(compiled: Any) -> int:
+    """Memory that a compiled step needs on a device, by the compiler's account."""
+    need = compiled.memory_analysis()
+    parts = (need.argument_size_in_bytes, need.output_size_in_bytes, need.temp_size_in_bytes)
+    return sum(parts) - need.alias_size_in_bytes
 
 
 def memory() -> int | None:

@@ -156,7 +156,8 @@ def train_step(
     """
     key = jax.random.fold_in(key, state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
-    count = jax.lax.psum(batch["mask"].sum(dtype=jnp.float32), parallel.AXIS)
+    rows = batch["mask"].sum(dtype=jnp.float32)
+    count = jax.lax.psum(rows, parallel.AXIS)
 
     def loss_of(params: Any) -> tuple[Array, Any]:
         (logits, _), updated = task.module.apply(
@@ -175,8 +176,7 @@ def train_step(
     right = _right(task, logits, batch).sum() / count
     loss, right, gradients = jax.lax.psum((loss, right, gradients), parallel.AXIS)
     # With batch norm per device their statistics differ, and count by the rows they are of.
-    share = batch["mask"].sum(dtype=jnp.float32) / count
-    updated = jax.lax.psum(jax.tree.map(lambda x: share * x, updated), parallel.AXIS)
+    updated = jax.lax.psum(jax.tree.map(lambda x: rows / count * x, updated), parallel.AXIS)
     updates, momentum = optimizer(task, rates.decay).update(gradients, state.momentum, params)
     params = jax.tree.map(lambda p, u: p - rates.learning * u, params, updates)
     variables = {**state.variables, **updated, "params": params}
@@ -230,10 +230,8 @@ def train_grid(
     Returns:
         As `train_steps`, (g, ...).
     """
-    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
     shared = len(batches) == 1
-    if shared:
-        together = batches[0]
+    together = batches[0] if shared else jax.tree.map(lambda *x: jnp.stack(x), *batches)
     steps = functools.partial(train_steps, task)
     return jax.vmap(steps, (0, None if shared else 0, 0, 0))(states, together, rates, keys)
 

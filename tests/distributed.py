@@ -12,7 +12,7 @@ SIZE = 16
 RECIPE = train.Recipe(steps=6, batch_size=16, learning_rate=0.05)
 
 
-def trained(resident, partial=None):
+def trained(resident):
     """Losses, accuracy and a sum of the weights of a small network with batch norm."""
     spec = models.get("resnet18")
     module = spec.module(num_classes=3, width=0.0625, stem="small", axis_name=parallel.AXIS)
@@ -31,7 +31,6 @@ def trained(resident, partial=None):
         size=SIZE,
         mirror=True,
         seed=1,
-        partial=partial,
     )
     accuracy = fitting.accuracy(task, variables, source, size=SIZE, batch_size=16)
     weights = sum(float(np.abs(leaf).sum()) for leaf in jax.tree.leaves(jax.device_get(variables)))

@@ -309,7 +309,7 @@ def test_batch_norm_per_device_counts_real_rows_alone():
     rates = train.Rates(np.zeros(1, np.float32), np.zeros(1, np.float32))
     stack = jax.tree.map(lambda x: x[None], batch)
     state, _ = train.compiled_train_steps(task)(
-        parallel.replicate(train.new_state(task, start)),
+        parallel.replicate(train.new_state(task, start), copy=True),
         parallel.shard(stack, axis=1),
         rates,
         jax.random.key(0),

@@ -40,7 +40,7 @@ def test_four_devices_give_the_losses_of_one(name, fields):
     )
     four = train.compiled_train_steps(task)
     assert jax.local_device_count() == 4
-    of_one, of_four = state, parallel.replicate(state)
+    of_one, of_four = state, parallel.replicate(state, copy=True)
     for rate, batch in zip(learning, map(without_index, batches), strict=False):
         rates = train.Rates(rate, np.float32(1e-4))
         stack, several = jax.tree.map(lambda x: x[None], (batch, rates))

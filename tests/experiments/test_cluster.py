@@ -78,6 +78,24 @@ def test_shards_share_a_folder_and_a_whole_run_does_not(tmp_path):
         assert not half.exists()
 
 
+@pytest.mark.parametrize("stage", ["score_probes", "references of resnet18"])
+def test_what_other_machines_cannot_look_up_is_made_here(stage, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # not to be imported
+    path = tmp_path / "made"
+    unit = _run.Unit("one", path, lambda path, name: path.read_text(), lambda _: path.touch())
+    run = _run.Run(tiny.TINY, tmp_path, tmp_path, executor="ray")
+    assert _run.run_units(run, stage, [unit, unit]) == 0
+    assert path.exists()
+
+
+def test_without_ray_the_executor_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    unit = _run.Unit("one", tmp_path / "x", lambda path, name: path.read_text(), lambda _: None)
+    run = _run.Run(tiny.TINY, tmp_path, tmp_path, executor="ray")
+    with pytest.raises(_run.StageError, match=r'pip install "jaxparc\[cluster\]"'):
+        _run.run_units(run, "finetune_all", [unit])
+
+
 def command(folder, *options):
     """A stage of the tiny benchmark as a process."""
     return subprocess.Popen(
