@@ -40,14 +40,18 @@ def test_four_devices_give_the_losses_of_one(name, fields):
     )
     four = train.compiled_train_steps(task)
     assert jax.local_device_count() == 4
-    of_one, of_four = state, parallel.replicate(state, copy=True)
+    of_one = state
     for rate, batch in zip(learning, map(without_index, batches), strict=False):
         rates = train.Rates(rate, np.float32(1e-4))
         stack, several = jax.tree.map(lambda x: x[None], (batch, rates))
-        of_one, told = one(of_one, stack, rates, key)
+        # every step from one state: rounding grows a thousandfold per step in GoogLeNet
+        of_four = parallel.replicate(jax.device_get(of_one), copy=True)
         of_four, told_by_four = four(of_four, parallel.shard(stack, axis=1), several, key)
+        of_one, told = one(of_one, stack, rates, key)
         for name in ("loss", "accuracy"):
-            np.testing.assert_allclose(told_by_four[name], [told[name]], rtol=0, atol=1e-4)
+            np.testing.assert_allclose(told_by_four[name], [told[name]], rtol=0, atol=1e-5)
+        for found, wanted in zip(*map(jax.tree.leaves, (of_four, of_one)), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3)
     assert int(of_four.step) == 5
 
 
