@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -48,6 +49,8 @@ def replicate(tree: T, *, copy: bool = False) -> T:
         copy: in any case, as for what is donated: it may not share memory with what was given.
     """
     sharding = NamedSharding(_mesh(), PartitionSpec())
+    if copy:  # device_put's may_alias=False keeps what is on the first device already
+        tree = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, tree)
     return jax.device_put(tree, sharding, may_alias=False if copy else None)
 
 
