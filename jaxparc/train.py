@@ -17,6 +17,7 @@ import optax
 from jax import Array
 
 from jaxparc import models, parallel
+from jaxparc.models import layers
 
 Variables = dict[str, Any]  # "params" and, in networks with batch norm, "batch_stats"
 
@@ -134,7 +135,9 @@ def _decays(params: Any) -> Any:
 
 def new_state(task: Task, variables: Variables) -> TrainState:
     """The state before the first step."""
-    momentum = optimizer(task).init(variables["params"])
+    shapes = jax.eval_shape(optimizer(task).init, variables["params"])
+    # On the host, where zeros of yet another shape compile nothing.
+    momentum = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     return TrainState(np.zeros((), np.int32), variables, momentum)
 
 
@@ -281,9 +284,7 @@ def compiled_eval_step(task: Task) -> Callable[..., tuple[Array, Array]]:
 @functools.lru_cache(maxsize=8)
 def _compiled_init(module: Any, size: int) -> Callable[[Array], Variables]:
     image = jnp.zeros((1, size, size, 3), jnp.float32)
-    # It runs once and is mostly random bits, whose optimised compilation takes five times as long.
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(lambda key: module.init(key, image), compiler_options=options)
+    return jax.jit(lambda key: module.init(key, image), compiler_options=layers.RUN_ONCE)
 
 
 def initial(module: Any, size: int, seed: int) -> Variables:

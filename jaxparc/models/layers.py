@@ -16,6 +16,10 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+RUN_ONCE = {"xla_backend_optimization_level": 0}
+"""Compiler options of initialisations: mostly random bits, which take far longer to optimise than
+to draw."""
+
 he_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _linear = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
@@ -345,6 +349,7 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
     return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision=lax.Precision.HIGHEST)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=RUN_ONCE)
 def new_head(key: jax.Array, features: int, num_classes: int) -> dict[str, jax.Array]:
     """The parameters of a freshly initialised last linear layer, as the networks make theirs.
 
