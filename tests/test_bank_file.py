@@ -144,6 +144,7 @@ def test_features_are_those_of_the_network(bank, capsys):
         np.testing.assert_array_equal(found["labels"], labels[chosen])
 
 
+@pytest.mark.slow
 def test_one_bad_model_does_not_stop_the_others(bank, capsys):
     (bank / "b.safetensors").write_text("<html>")
     (bank / "features" / "bank-hues").mkdir(parents=True)
@@ -161,6 +162,7 @@ def test_one_bad_model_does_not_stop_the_others(bank, capsys):
     assert "b.safetensors: No such file or directory" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_features_of_others_are_refused(bank, capsys):
     folder = bank / "features" / "bank-hues"
     folder.mkdir(parents=True)

@@ -71,6 +71,7 @@ def test_golden_features_get_their_golden_scores(folder, capsys):
     assert out.index("whole") < out.index("narrow.v2")  # ranked by the first method
 
 
+@pytest.mark.slow
 def test_the_folder_scores_as_its_arrays_do(folder):
     assert score(folder) == 0
     bank = feature_files.read_bank(folder)

@@ -245,6 +245,7 @@ def test_images_on_the_devices_are_those_of_the_host(mirror):
     assert number == 5
 
 
+@pytest.mark.slow
 def test_training_is_the_same_wherever_images_come_from_and_steps_go():
     task = task_of("alexnet")
     start = train.initial(task.module, SIZE, 0)
@@ -365,6 +366,7 @@ def test_a_grid_in_one_program_gives_what_separate_runs_give(changes):
     assert not np.allclose(together[0].losses, together[1].losses, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_of_a_grid_the_points_that_diverge_do_not_stop_the_others():
     task = task_of("alexnet")
     start = train.initial(task.module, SIZE, 0)

@@ -46,6 +46,7 @@ def groups(given, monkeypatch, **options):
     return sizes, [fitted.losses for _, fitted in ended]
 
 
+@pytest.mark.slow
 def test_the_plans_give_the_same_losses(given, monkeypatch):
     apart, expected = groups(given, monkeypatch, plan="apart")
     together, found = groups(given, monkeypatch, plan="together")

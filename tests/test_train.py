@@ -31,11 +31,12 @@ def test_what_was_copied_outlives_what_is_donated():
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        pytest.param("resnet18", {}, marks=pytest.mark.slow),
+        ("resnet18", {}),
         ("alexnet", {"dropout_rate": 0.0}),
-        pytest.param("googlenet", {"dropout_rate": 0.0}, marks=pytest.mark.slow),
+        ("googlenet", {"dropout_rate": 0.0}),
     ],
 )
+@pytest.mark.slow
 def test_four_devices_give_the_losses_of_one(name, fields):
     task = task_of(name, **fields)
     state = train.new_state(task, train.initial(task.module, SIZE, 0))
@@ -97,7 +98,7 @@ def test_weight_decay_is_on_kernels_alone(name):
     params = train.initial(task.module, SIZE, 0)["params"]
     optimizer = train.optimizer(task, 0.1)
     zeros = jax.tree.map(np.zeros_like, params)
-    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    updates, _ = jax.jit(optimizer.update)(zeros, jax.jit(optimizer.init)(params), params)
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
         assert bool(np.any(update)) == (path[-1].key == "kernel"), path
 

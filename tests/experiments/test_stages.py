@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import _data, _run, benchmarks, extract_probes, finetune_all, score_probes
-from experiments.finetune_all import Candidate
-from jaxparc import checkpoints, datasets, evaluation, files, fitting, score_bank
+from experiments import _run, extract_probes, finetune_all, score_probes
+from jaxparc import checkpoints, evaluation, files, fitting, score_bank
 from jaxparc.evaluation import Transfer
 from jaxparc.selectors import SELECTORS
+
+pytestmark = pytest.mark.slow  # a benchmark is run first
 
 
 @pytest.fixture(scope="session")
@@ -248,7 +249,6 @@ def halved(copy, tmp_path):
     return run
 
 
-@pytest.mark.slow
 def test_halving_gives_up_the_worse_half_for_all_sources(copy, tmp_path):
     run = halved(copy, tmp_path)
     assert finetune_all.stage(run) == 0
@@ -315,7 +315,6 @@ def test_nothing_is_given_up_before_all_sources_have_come_to_a_rung(copy, tmp_pa
     assert finetune_all.going_on(run, one, 1) == rates
 
 
-@pytest.mark.slow
 def test_a_grid_in_one_program_gives_the_same_table_and_event_files(copy):
     expected = rows(copy.out / "grid.csv")
     empty(copy.out / "transfers")
@@ -356,84 +355,6 @@ def test_other_settings_are_refused_with_the_difference(finished):
     fewer = dataclasses.replace(tiny.TINY, methods=("parc",), probe_images=20)
     shutil.rmtree(elsewhere.out)
     _run.prepare(dataclasses.replace(elsewhere, benchmark=fewer))
-
-
-def test_choose_takes_the_best_mean_per_target_and_architecture():
-    """Against a plain loop, on validation accuracies with a tie, a diverged run and scratch."""
-    rng = np.random.default_rng(0)
-    rates = (0.1, 0.2, 0.3)
-    validation = {
-        Candidate(Transfer(a, s, t), r): float(rng.integers(0, 100))
-        for a in "ab"
-        for s in ("x", "y", "z", "scratch")
-        for t in "tu"
-        for r in rates
-    }
-    validation[Candidate(Transfer("a", "x", "t"), 0.3)] = None
-    for source in "xyz":
-        for rate in rates:
-            validation[Candidate(Transfer("b", source, "u"), rate)] = 50.0
-    chosen = finetune_all.choose(validation)
-    for transfer, rate in chosen.items():
-        group = ["scratch"] if transfer.source == "scratch" else list("xyz")
-        totals = {
-            r: sum(of_rate) if None not in of_rate else -1.0
-            for r in rates
-            for of_rate in [[validation[Candidate(transfer._replace(source=s), r)] for s in group]]
-        }
-        assert rate == max(rates, key=lambda r: (totals[r], -r))
-    assert len(chosen) == 2 * 4 * 2
-
-
-def test_splits_do_not_overlap():
-    tuning, validation, test = _data.transfer_splits(benchmarks.DEMO, "digits")
-    assert (tuning, test) == (f"train[:{benchmarks.DEMO.transfer_images}]", "test")
-    assert validation == f"train[-{benchmarks.DEMO.validation_images}:]"
-    with pytest.raises(_run.StageError, match="digits: 1200 images to fine-tune on and 250"):
-        _data.transfer_splits(dataclasses.replace(benchmarks.DEMO, transfer_images=1200), "digits")
-
-
-def test_every_slice_is_kept_under_its_own_name():
-    slices = ("train", "train[:400]", "train[400:]", "train[-400:]", "train[:-400]", "train[:40%]")
-    assert len({_data.part_name(split) for split in (*slices, "test", "train[:40]")}) == 8
-    assert all(set(_data.part_name(split)) <= set("trainestopc_-0123456789") for split in slices)
-
-
-@pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
-def test_registered_benchmarks_hold_together(name):
-    benchmark = benchmarks.get(name)
-    assert benchmark.name == name
-    json.dumps(benchmark.settings())
-    for target in benchmark.targets:
-        _data.transfer_splits(benchmark, target)
-    for mapping in (
-        benchmark.widths,
-        benchmark.source_learning_rates,
-        benchmark.learning_rates,
-    ):
-        assert mapping.keys() == set(benchmark.architectures)
-
-
-def test_the_demo_is_what_the_readme_says():
-    """16 sources, 36 transfers, three probe sets of 500 images at 32 pixels."""
-    demo = benchmarks.DEMO
-    assert len(demo.architectures) * len(demo.sources) == 16
-    assert len(list(demo.transfers())) == 36
-    assert (demo.probe_sets, demo.probe_images, demo.image_size) == (3, 500, 32)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("architectures", ("vgg16",), "unknown architecture 'vgg16'; known: alexnet"),
-        ("sources", ("imagenet21k",), "unknown data set 'imagenet21k'; known: digits"),
-        ("targets", ("imagenet21k",), "unknown data set"),
-        ("methods", ("logme",), "unknown method 'logme'; known: parc"),
-    ],
-)
-def test_unknown_names_are_refused_before_anything_runs(field, value, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(benchmarks.DEMO, **{field: value})
 
 
 def test_probe_files_are_what_the_network_sees(finished):
@@ -477,7 +398,6 @@ def test_the_report_has_intervals_and_baselines(finished):
     assert "What the numbers are worth" in (finished.out / "report" / "index.html").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", ["probe-size", "pca"])
 def test_sweeps_score_parts_of_the_probe_files(what, copy, monkeypatch):
     from experiments import sweep
@@ -507,7 +427,6 @@ def test_sweeps_score_parts_of_the_probe_files(what, copy, monkeypatch):
         assert (run.out / "sweeps" / f"{what}.{suffix}").stat().st_size > 1000
 
 
-@pytest.mark.slow
 def test_the_sweep_of_references_agrees_with_the_scores_and_makes_what_is_missing(copy):
     """Table 3: with the benchmark's reference the scores are those of scores.csv."""
     from experiments import sweep
@@ -636,7 +555,6 @@ def test_a_bank_with_its_reference_alone_fails_in_words(copy, capsys):
     assert "no model's probe file of digits, probe set 0 is there" in said
 
 
-@pytest.mark.slow
 def test_a_method_that_does_not_take_a_kind_of_label_stays_empty(copy):
     for source in ("digits", "glyph_digits", "glyph_letters"):
         path = extract_probes.path_of(copy, Transfer("resnet18", source, "digits"), 0)
@@ -650,18 +568,6 @@ def test_a_method_that_does_not_take_a_kind_of_label_stays_empty(copy):
     assert {m.removesuffix("+l") for m in empty} == {
         "nce", "leep", "hscore", "hscore_f32", "logistic"
     }  # fmt: skip
-
-
-def test_a_reference_that_is_not_trained_is_refused():
-    for change, message in [
-        ({"reference": "alexnet"}, "reference 'alexnet' is none of its architectures resnet18"),
-        ({"sources": ("glyph_digits",)}, "a model trained on each target; digits is no source"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            dataclasses.replace(tiny.TINY, **change)
-    # and what needs none asks for none
-    plain = dataclasses.replace(tiny.TINY, methods=("parc",), reference="alexnet")
-    assert list(plain.references()) == []
 
 
 def test_a_failed_scratch_run_does_not_withhold_the_transfers(copy, monkeypatch):
@@ -698,44 +604,6 @@ def test_a_foreign_table_is_named_with_its_line(copy, name, text, message):
         tiny.report.stage(copy)
 
 
-def command(*words, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-@pytest.mark.parametrize("stage", ["benchmark", "train_sources", "finetune_all", "report"])
-def test_an_unknown_benchmark_is_one_line(stage, tmp_path):
-    result = command(f"experiments.{stage}", "--benchmark", "nothing", cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr.strip().endswith(
-        "unknown benchmark 'nothing'; known: demo, smoke, controlled, crowd_sourced, detection"
-    )
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_report_without_results_names_the_stage_that_is_missing(tmp_path):
-    result = command("experiments.report", "--benchmark", "smoke", cwd=tmp_path)
-    assert result.returncode == 2
-    assert "oracle.csv is missing; python -m experiments.finetune_all" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_a_results_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "results").write_text("a file is in the way")
-    result = command("experiments.train_sources", "--benchmark", "smoke", cwd=tmp_path)
-    assert result.returncode == 2
-    assert "cannot write results/smoke: " in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_ends_the_same(data_dir, tmp_path):
     """SIGKILL in every stage, at its start, within and between units; then the same files."""
     rng = random.Random(0)
@@ -781,13 +649,6 @@ def test_killed_at_any_moment_and_started_again_ends_the_same(data_dir, tmp_path
     assert list(broken.rglob("*.incomplete")) == []
 
 
-def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(datasets.DatasetError, match="pip install"):
-        datasets.load("mnist5k", "train")
-
-
 def test_a_source_that_failed_fails_its_transfers_alone(copy):
     before = outcome(copy.out)
     empty(copy.out / "transfers")
@@ -821,7 +682,6 @@ def test_scores_of_undefined_features_stay_empty(copy, capsys):
     assert row["heuristic"] != ""
 
 
-@pytest.mark.slow
 def test_sigterm_within_a_training_run_saves_it_and_the_next_call_goes_on(data_dir, tmp_path):
     """As a cluster does before it takes a machine away."""
 

@@ -74,6 +74,7 @@ def test_chunks_are_the_whole_batch(monkeypatch):
             np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_returns_float32():
     module, variables = network("resnet18", stem="small", dtype=jnp.bfloat16)
     prepared = inference.prepare(module, variables)
@@ -90,7 +91,7 @@ def test_winograd_is_the_convolution(size):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, *size, 5), np.float32)
     kernel = rng.standard_normal((3, 3, 5, 6), np.float32)
-    found = inference._winograd(x, inference._transformed(kernel))
+    found = jax.jit(inference._winograd)(x, jax.jit(inference._transformed)(kernel))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64)
     h, w = size
     expected = sum(
