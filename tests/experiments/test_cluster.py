@@ -111,12 +111,12 @@ def command(folder, *options):
 def whole(tmp_path_factory):
     """The tables of a run in one process, of training alone."""
     folder = tmp_path_factory.mktemp("whole")
-    os.environ["TFDS_DATA_DIR"] = str(folder / "data")
-    process = command(folder, "--training")
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    yield {name: rows(folder / "results" / "tiny" / f"{name}.csv") for name in TABLES}
-    del os.environ["TFDS_DATA_DIR"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(folder / "data"))
+        process = command(folder, "--training")
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+        yield {name: rows(folder / "results" / "tiny" / f"{name}.csv") for name in TABLES}
 
 
 TABLES = ("oracle", "scratch", "grid")

@@ -23,15 +23,15 @@ from jaxparc.selectors import SELECTORS
 pytestmark = pytest.mark.slow  # a benchmark is run first
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
-    os.environ["TFDS_DATA_DIR"] = str(folder)
-    yield folder
-    del os.environ["TFDS_DATA_DIR"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(folder))
+        yield folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(data_dir, tmp_path_factory):
     """A folder in which the tiny benchmark ran once, start to end."""
     folder = tmp_path_factory.mktemp("tiny")
