@@ -5,11 +5,8 @@ import dataclasses
 import errno
 import json
 import os
-import random
 import shutil
 import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -21,14 +18,6 @@ from jaxparc.evaluation import Transfer
 from jaxparc.selectors import SELECTORS
 
 pytestmark = pytest.mark.slow  # a benchmark is run first
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tfds")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TFDS_DATA_DIR", str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +62,6 @@ def mean_pc_of_the_files(run, method, probe_set):
 def read_probe(run, transfer, probe_set):
     name = extract_probes.unit_name(transfer, probe_set)
     return extract_probes.read(extract_probes.path_of(run, transfer, probe_set), name)
-
-
-def outcome(folder):
-    return {name: (folder / name).read_bytes() for name in ("oracle.csv", "scores.csv")}
 
 
 def test_the_files_have_the_published_columns_and_every_transfer_once(finished):
@@ -127,9 +112,9 @@ def test_what_is_done_is_not_done_again(finished, monkeypatch):
     monkeypatch.setattr(fitting, "fit", refuse)
     monkeypatch.setattr("jaxparc.features.extract", refuse)
     monkeypatch.setattr("jaxparc.score_bank", refuse)
-    before = outcome(finished.out)
+    before = tiny.outcome(finished.out)
     assert [stage(finished) for stage in tiny.STAGES] == [0] * 5
-    assert outcome(finished.out) == before
+    assert tiny.outcome(finished.out) == before
 
 
 def test_the_page_names_every_model(finished):
@@ -141,7 +126,7 @@ def test_the_page_names_every_model(finished):
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, capsys):
-    before = outcome(copy.out)
+    before = tiny.outcome(copy.out)
     weights = max((copy.weights / "resnet18" / "glyph_digits").rglob("d/*"), key=os.path.getsize)
     broken = [
         weights,
@@ -162,7 +147,7 @@ def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, cap
     for table in ("oracle.csv", "scores.csv"):
         (copy.out / table).unlink()
     assert [stage(copy) for stage in tiny.STAGES] == [0] * 5
-    assert outcome(copy.out) == before
+    assert tiny.outcome(copy.out) == before
     assert (copy.weights / "resnet18" / "glyph_digits.damaged").is_dir()
     assert (copy.out / "transfers" / "resnet18_glyph_digits_digits.damaged").is_dir()
     for file in broken[2:]:
@@ -453,7 +438,7 @@ def test_the_sweep_of_references_agrees_with_the_scores_and_makes_what_is_missin
 @pytest.mark.parametrize("kind", ["weights", "transfers", "probes", "scores"])
 def test_another_units_file_is_not_taken_for_its_own(copy, kind):
     """Same shapes, right checksums, wrong content: it must be made again."""
-    before = outcome(copy.out)
+    before = tiny.outcome(copy.out)
     a, b = {
         "weights": (copy.weights / "resnet18" / "digits", copy.weights / "resnet18/glyph_digits"),
         "transfers": sorted((copy.out / "transfers").iterdir())[:2],
@@ -466,11 +451,11 @@ def test_another_units_file_is_not_taken_for_its_own(copy, kind):
         path.unlink()
     assert [stage(copy) for stage in tiny.STAGES] == [0] * 5
     assert b.with_name(f"{b.name}.damaged").exists()
-    assert outcome(copy.out) == before
+    assert tiny.outcome(copy.out) == before
 
 
 def test_what_is_there_is_scored_and_what_lacks_is_said(copy, capsys):
-    before = outcome(copy.out)
+    before = tiny.outcome(copy.out)
     transfer = Transfer("resnet18", "glyph_digits", "digits")
     path = extract_probes.path_of(copy, transfer, 0)
     path.rename(path.with_suffix(".away"))
@@ -481,7 +466,7 @@ def test_what_is_there_is_scored_and_what_lacks_is_said(copy, capsys):
     assert len(rows(copy.out / "scores.csv")) == 3
     path.with_suffix(".away").rename(path)
     assert score_probes.stage(copy) == 0
-    assert outcome(copy.out) == before
+    assert tiny.outcome(copy.out) == before
 
 
 def test_the_reference_looks_at_its_own_target_and_is_no_transfer(finished):
@@ -518,7 +503,7 @@ def test_every_method_scores_every_transfer(finished):
 
 
 def test_without_a_reference_the_methods_that_need_none_score(copy, capsys):
-    before = outcome(copy.out)
+    before = tiny.outcome(copy.out)
     path = extract_probes.path_of(copy, Transfer("resnet18", "digits", "digits"), 0)
     path.rename(path.with_suffix(".away"))
     assert score_probes.stage(copy) == 1
@@ -528,11 +513,11 @@ def test_without_a_reference_the_methods_that_need_none_score(copy, capsys):
         assert (row["rsa"] != "", row["dds_f32+l"] != "", row["parc"] != "") == (there, there, True)
     path.with_suffix(".away").rename(path)
     assert score_probes.stage(copy) == 0
-    assert outcome(copy.out) == before
+    assert tiny.outcome(copy.out) == before
 
 
 def test_a_damaged_reference_costs_the_methods_that_need_it_alone(copy, capsys):
-    before = outcome(copy.out)
+    before = tiny.outcome(copy.out)
     path = extract_probes.path_of(copy, Transfer("resnet18", "digits", "digits"), 0)
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 255
@@ -544,7 +529,7 @@ def test_a_damaged_reference_costs_the_methods_that_need_it_alone(copy, capsys):
         there = row["Run"] == "1"
         assert (row["rsa"] != "", row["dds_f32+l"] != "", row["parc"] != "") == (there, there, True)
     assert [extract_probes.stage(copy), score_probes.stage(copy)] == [0, 0]
-    assert outcome(copy.out) == before
+    assert tiny.outcome(copy.out) == before
 
 
 def test_a_bank_with_its_reference_alone_fails_in_words(copy, capsys):
@@ -604,53 +589,8 @@ def test_a_foreign_table_is_named_with_its_line(copy, name, text, message):
         tiny.report.stage(copy)
 
 
-def test_killed_at_any_moment_and_started_again_ends_the_same(data_dir, tmp_path):
-    """SIGKILL in every stage, at its start, within and between units; then the same files."""
-    rng = random.Random(0)
-
-    def start(name):
-        # Compiled programs are kept between kills, and not shared with the uninterrupted run.
-        (tmp_path / name).mkdir(exist_ok=True)
-        cache = str(tmp_path / f"{name}_compiled")
-        return subprocess.Popen(
-            [sys.executable, tiny.__file__, str(tmp_path / name)],
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache},
-            stdout=subprocess.DEVNULL,
-        )
-
-    assert start("whole").wait() == 0
-
-    broken = tmp_path / "broken"
-    results = broken / "results" / "tiny"
-    patterns = (
-        "checkpoints/tiny/*/*/manifest.json",
-        "results/tiny/transfers/*/*.json",
-        "results/tiny/scores/*.json",
-        "results/tiny/probes/*.npz",
-    )
-
-    def made():
-        return sum(len(list(broken.glob(pattern))) for pattern in patterns)
-
-    # 3 sources, 6 training runs, 6 probe files, 2 score files
-    for files_there in (0, 1, 2, 3, 6, 9, 12, 16):
-        process = start("broken")
-        while made() < files_there or not (results / "settings.json").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.4))
-        process.kill()
-        process.wait()
-    assert start("broken").wait() == 0
-    assert made() == 3 + 6 + 6 + 2
-    assert outcome(results) == outcome(tmp_path / "whole" / "results" / "tiny")
-    # a kill leaves nothing half-written, neither under a final name nor a temporary one
-    assert list(broken.rglob("*.damaged*")) == []
-    assert list(broken.rglob("*.incomplete")) == []
-
-
 def test_a_source_that_failed_fails_its_transfers_alone(copy):
-    before = outcome(copy.out)
+    before = tiny.outcome(copy.out)
     empty(copy.out / "transfers")
     path = copy.weights / "resnet18" / "glyph_digits"
     path.rename(path.with_name("away"))
@@ -660,7 +600,7 @@ def test_a_source_that_failed_fails_its_transfers_alone(copy):
     assert all("CheckpointError" in failure["error"] for failure in record)
     path.with_name("away").rename(path)
     assert finetune_all.stage(copy) == 0
-    assert outcome(copy.out) == before
+    assert tiny.outcome(copy.out) == before
     assert checkpoints.metadata(path)["accuracy"] >= 0
 
 
@@ -680,37 +620,3 @@ def test_scores_of_undefined_features_stay_empty(copy, capsys):
     row = next(r for r in rows(copy.out / "scores.csv") if r["Source Dataset"] == "glyph_digits")
     assert row["parc"] == ""
     assert row["heuristic"] != ""
-
-
-def test_sigterm_within_a_training_run_saves_it_and_the_next_call_goes_on(data_dir, tmp_path):
-    """As a cluster does before it takes a machine away."""
-
-    def start(name, *options):
-        (tmp_path / name).mkdir(exist_ok=True)
-        return subprocess.Popen(
-            [sys.executable, tiny.__file__, *options, str(tmp_path / name)],
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    whole = start("whole")
-    whole.communicate()
-    assert whole.returncode == 0
-    results = tmp_path / "broken" / "results" / "tiny"
-    process = start("broken", "--slowly")
-    while not (results / "slow").exists():  # within the first training run
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.terminate()
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "interrupted; what is done is kept" in said
-    (manifest,) = (results / "partial").rglob("manifest.json")
-    history = json.loads(manifest.read_text())["content"]["metadata"]["history"]
-    assert 1 <= len(history["loss"][0]) < 6
-    again = start("broken")
-    again.communicate()
-    assert again.returncode == 0
-    assert outcome(results) == outcome(tmp_path / "whole" / "results" / "tiny")
-    assert list((results / "partial").rglob("manifest.json")) == []
