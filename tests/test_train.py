@@ -95,10 +95,10 @@ def test_learning_rates_warm_up_and_decay_as_a_cosine():
 def test_weight_decay_is_on_kernels_alone(name):
     """One step on no gradient: what shrinks is what decays."""
     task = task_of(name)
-    params = train.initial(task.module, SIZE, 0)["params"]
-    optimizer = train.optimizer(task, 0.1)
+    state = train.new_state(task, train.initial(task.module, SIZE, 0))
+    params = state.variables["params"]
     zeros = jax.tree.map(np.zeros_like, params)
-    updates, _ = jax.jit(optimizer.update)(zeros, jax.jit(optimizer.init)(params), params)
+    updates, _ = jax.jit(train.optimizer(task, 0.1).update)(zeros, state.momentum, params)
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
         assert bool(np.any(update)) == (path[-1].key == "kernel"), path
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 
@@ -106,11 +105,10 @@ def test_a_reference_that_is_not_trained_is_refused():
     assert list(plain.references()) == []
 
 
-def command(*words, cwd, **environment):
+def command(*words, cwd):
     return subprocess.run(
         [sys.executable, "-m", *words],
         cwd=cwd,
-        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=120,

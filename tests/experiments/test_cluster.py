@@ -108,15 +108,13 @@ def command(folder, *options):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(data_dir, tmp_path_factory):
     """The tables of a run in one process, of training alone."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TFDS_DATA_DIR", str(folder / "data"))
-        process = command(folder, "--training")
-        said, _ = process.communicate()
-        assert process.returncode == 0, said
-        yield {name: rows(folder / "results" / "tiny" / f"{name}.csv") for name in TABLES}
+    process = command(folder, "--training")
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    return {name: rows(folder / "results" / "tiny" / f"{name}.csv") for name in TABLES}
 
 
 TABLES = ("oracle", "scratch", "grid")
