@@ -3,14 +3,18 @@
 A sealed file is JSON with the SHA-256 of its own content, so that a reader notices a flipped digit.
 """
 
+import codecs
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -59,6 +63,103 @@ def load_arrays(file: BinaryIO) -> Any:
     if not start.startswith((b"PK", b"\x93NUMPY")):
         raise ValueError(f"it begins with {start!r}, as no .npy or .npz file does")
     return np.load(file)
+
+
+def require_regular(path: Path) -> os.stat_result:
+    """The status of a regular file; a pipe or a device would be read for ever.
+
+    Raises:
+        ValueError: it is something else; the message names it.
+        OSError: it is not there.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {
+            stat.S_IFDIR: "a folder",
+            stat.S_IFIFO: "a pipe",
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFCHR: "a device",
+            stat.S_IFBLK: "a device",
+        }
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "no regular file")
+        raise ValueError(f"{path} is {kind}; expected a file")
+    return status
+
+
+_FOREIGN = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark, its lines ended by line feeds.
+
+    Raises:
+        ValueError: it is no regular file or not UTF-8; the message names it.
+        OSError: it cannot be read.
+    """
+    require_regular(path)
+    data = path.read_bytes()
+    if data.startswith(_FOREIGN):
+        raise ValueError(f"{path} is UTF-16; expected UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path} line {line} is not UTF-8: {error.reason}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        line: on which it starts, as an editor counts.
+        cells: column -> text.
+    """
+
+    line: int
+    cells: dict[str, str]
+
+
+def read_table(path: Path) -> tuple[list[str], list[Row]]:
+    """The columns and the rows of a CSV file. Blank lines, and columns that are empty throughout
+    and have no name, as spreadsheets add them, are passed over.
+
+    Raises:
+        ValueError: it is not UTF-8, two columns have one name, a quote is not closed, or a row has
+            more or fewer cells than the first; the message names the file and the line.
+        OSError: it cannot be read.
+    """
+    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
+    head: list[str] = []
+    rows: list[Row] = []
+    line = 1
+    try:
+        for cells in reader:
+            start, line = line, reader.line_num + 1
+            if not any(cells) and len(cells) < 2:
+                continue
+            if not head:
+                head = _trimmed(cells, 0)
+                if twice := sorted({name for name in head if head.count(name) > 1}):
+                    raise ValueError(f"{path} has two columns {twice[0]!r}")
+                continue
+            cells = _trimmed(cells, len(head))
+            if len(cells) != len(head):
+                raise ValueError(
+                    f"{path} line {start} has {len(cells)} cells; expected {len(head)}: "
+                    f"{', '.join(head)}"
+                )
+            rows.append(Row(start, dict(zip(head, cells, strict=True))))
+    except csv.Error as error:
+        raise ValueError(f"{path} line {line}: {error}") from None
+    return head, rows
+
+
+def _trimmed(cells: list[str], least: int) -> list[str]:
+    """Cells without empty ones at the end, as many as `least` kept."""
+    while len(cells) > least and not cells[-1].strip():
+        cells = cells[:-1]
+    return cells
 
 
 def write_text(path: Path, text: str) -> None:
