@@ -1,14 +1,14 @@
 """Arrays out of pickles, of which nothing is run.
 
 A pickle is a program: it names functions, and calls them. Here every name maps to a stand-in of
-ours, or is refused, and arrays are built from their bytes by us.
+ours, to something inert, or is refused, and arrays are built from their bytes by us.
 """
 
 import io
 import pickle
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,25 +22,31 @@ Names = Mapping[str, Callable[..., Any]]
 """What a pickle may name besides NumPy's arrays -> what is called in its place."""
 
 
-def load(data: bytes) -> Any:
+def load(data: bytes, *, inert: bool = False) -> Any:
     """Reads a pickle of containers, strings, numbers and NumPy arrays, of any protocol.
 
     Args:
         data: the whole file.
+        inert: whether what it names besides is an `Inert` in its place, rather than refused.
 
     Returns:
-        What was pickled. Arrays are read-only views of what was read; memory is bounded by a small
-        multiple of the file's size.
+        What was pickled. Arrays are read-only views of what was read; memory and time are bounded
+        by a small multiple of the file's size.
 
     Raises:
-        RefusedError: it asks for anything else, or for arrays of objects.
+        RefusedError: it asks for anything else, or for arrays of objects; with `inert`, for what
+            runs programs, or changes files.
         ValueError: it is no pickle, or is cut off.
     """
-    return resolved(load_next(io.BytesIO(data)))
+    return resolved(load_next(io.BytesIO(data), inert=inert))
 
 
 def load_next(
-    file: io.BytesIO, names: Names | None = None, outside: Callable[[Any], Any] | None = None
+    file: io.BytesIO,
+    names: Names | None = None,
+    outside: Callable[[Any], Any] | None = None,
+    *,
+    inert: bool = False,
 ) -> Any:
     """Reads one of several pickles, and leaves the file behind it.
 
@@ -48,6 +54,7 @@ def load_next(
         file: where the pickle begins.
         names: admitted besides NumPy's.
         outside: finds what is not in the pickle, by what the pickle calls it.
+        inert: as of `load`.
 
     Returns:
         What was pickled, with a `Later` for each array: `resolved` puts the arrays in their places.
@@ -55,7 +62,7 @@ def load_next(
     Raises: as `load`.
     """
     try:
-        return _Unpickler(file, names or {}, outside).load()
+        return _Unpickler(file, names or {}, outside, inert).load()
     except RefusedError:
         raise
     except Exception as error:  # broken bytes make an unpickler raise anything
@@ -82,12 +89,50 @@ class _StandIn:
         raise RefusedError("it sets the state of a function")
 
 
+class Inert:
+    """Stands for what a pickle names and that is no array; whatever is done to it does nothing.
+
+    Attributes:
+        name: what the pickle asks for.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *_: Any) -> "Inert":
+        """Makes another one."""
+        return Inert(self.name)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """Adds nothing."""
+
+    add = extend = append
+
+
+# A file that asks for one of these is no mere checkpoint, though nothing would come of it.
+_ACTING = re.compile(
+    r"(os|nt|posix|sys|_?io|subprocess|shutil|socket|runpy|pty|ctypes|importlib|_?pickle|marshal|code"
+    r"|commands|webbrowser|multiprocessing|asyncio|urllib|http|requests)\..*"
+    r"|(builtins|__builtin__)\.(eval|exec|execfile|open|compile|__import__|input|breakpoint"
+    r"|(get|set|del)attr|globals|locals|vars)"
+    r"|numpy\.(load|save|fromfile|memmap|DataSource|.*\.(load|save|fromfile))"
+)
+
+
 class _Dtype:
     """A dtype while it is read."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[biufcSU]\d{1,4}", code):
-            raise RefusedError(f"it holds an array of {code!r}, not of numbers or strings")
+            raise RefusedError(f"it holds an array of {_shown(code)}, not of numbers or strings")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -98,8 +143,8 @@ class _Dtype:
 class Later:
     """Stands for an array until everything is read."""
 
-    def array(self) -> np.ndarray:
-        """What it stands for."""
+    def array(self) -> Any:
+        """What it stands for, an array or something inert."""
         raise NotImplementedError
 
     def __setstate__(self, state: Any) -> None:
@@ -111,9 +156,9 @@ class _Array(Later):
     """An array while it is read."""
 
     def __init__(self, *_: Any) -> None:
-        self._array: np.ndarray | None = None
+        self._array: Any = None
 
-    def array(self) -> np.ndarray:
+    def array(self) -> Any:
         if self._array is None:
             raise ValueError("an array is not filled")
         return self._array
@@ -123,7 +168,9 @@ class _Array(Later):
         self._array = _of_bytes(raw, dtype, shape, "F" if fortran else "C")
 
 
-def _of_bytes(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
+def _of_bytes(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> Any:
+    if isinstance(dtype, Inert):
+        return dtype
     if not isinstance(raw, bytes | bytearray) or not isinstance(dtype, _Dtype):
         raise RefusedError("it holds an array that is not made of bytes")
     array = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
@@ -132,7 +179,16 @@ def _of_bytes(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
 
 
 def _scalar(dtype: Any, raw: Any) -> Any:
-    return _of_bytes(raw, dtype, ())[()]
+    found = _of_bytes(raw, dtype, ())
+    return found if isinstance(found, Inert) else found[()]
+
+
+def _dtype_or_inert(code: Any, *_: Any) -> Any:
+    """A dtype, or something inert in place of one that is not of numbers or strings."""
+    try:
+        return _Dtype(code)
+    except RefusedError:
+        return Inert("numpy.dtype")
 
 
 def _ndarray(*_: Any) -> None:
@@ -163,21 +219,36 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[Any] = dict(pickle._Unpickler.dispatch)
 
     def __init__(
-        self, file: io.BytesIO, names: Names, outside: Callable[[Any], Any] | None
+        self, file: io.BytesIO, names: Names, outside: Callable[[Any], Any] | None, inert: bool
     ) -> None:
         super().__init__(file)
-        self._names, self._outside = names, outside
+        self._names, self._outside, self._inert = names, outside, inert
         self._unencoded = len(file.getbuffer())
+        self._uncopied = 1000 + 4 * len(file.getbuffer())
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for what the file names."""
         full = f"{module}.{name}"
         if full == "_codecs.encode":
             return _StandIn(self._encode)
+        if full == "numpy.dtype" and self._inert:
+            return _StandIn(_dtype_or_inert)
         make = _STAND_INS.get(full) or self._names.get(full)
         if make is None:
-            raise RefusedError(f"it asks for {full}")
+            if not self._inert or _ACTING.fullmatch(full):
+                raise RefusedError(f"it asks for {_plain(full)}")
+            return Inert(_plain(full))
         return _StandIn(make)
+
+    def make(self, function: Any, args: Any) -> Any:
+        """What a name makes of its arguments."""
+        if not isinstance(function, _StandIn | Inert):
+            raise ValueError(f"it calls a {type(function).__name__}")
+        # Arguments are copied: the same ones a million times must not fill the memory.
+        self._uncopied -= sum(len(a) for a in args if isinstance(a, Sized))
+        if self._uncopied < 0:
+            raise RefusedError("it copies more than it holds")
+        return function(*args)
 
     def persistent_load(self, pid: Any) -> Any:
         if self._outside is None:
@@ -190,7 +261,7 @@ class _Unpickler(pickle._Unpickler):
     def _encode(self, text: Any, encoding: Any) -> bytes:
         """How the older protocols hold bytes."""
         if not isinstance(text, str) or encoding != "latin1":
-            raise RefusedError(f"it encodes as {encoding!r}")
+            raise RefusedError(f"it encodes as {_shown(encoding)}")
         self._unencoded -= len(text)  # each text once: not one of them a million times
         if self._unencoded < 0:
             raise RefusedError("it encodes more than it holds")
@@ -203,16 +274,99 @@ def _load_bytearray8(unpickler: Any) -> None:
     unpickler.append(bytearray(unpickler.read(length)))
 
 
-_Unpickler.dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray8
+def _load_reduce(unpickler: Any) -> None:
+    args = unpickler.stack.pop()
+    unpickler.stack[-1] = unpickler.make(unpickler.stack[-1], args)
+
+
+def _load_newobj(unpickler: Any) -> None:
+    _load_reduce(unpickler)
+
+
+def _load_newobj_ex(unpickler: Any) -> None:
+    unpickler.stack.pop()  # arguments by name
+    _load_reduce(unpickler)
+
+
+def _load_setitem(unpickler: Any) -> None:
+    value, key = unpickler.stack.pop(), unpickler.stack.pop()
+    unpickler.stack[-1][_key(key)] = value
+
+
+def _load_setitems(unpickler: Any) -> None:
+    items = unpickler.pop_mark()
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        unpickler.stack[-1][_key(key)] = value
+
+
+def _load_dict(unpickler: Any) -> None:
+    items = unpickler.pop_mark()
+    unpickler.append(of_pairs(zip(items[::2], items[1::2], strict=True)))
+
+
+def _load_additems(unpickler: Any) -> None:
+    for item in unpickler.pop_mark():
+        unpickler.stack[-1].add(_key(item))
+
+
+def _load_frozenset(unpickler: Any) -> None:
+    unpickler.append(frozenset(map(_key, unpickler.pop_mark())))
+
+
+_Unpickler.dispatch |= {
+    pickle.BYTEARRAY8[0]: _load_bytearray8,
+    pickle.REDUCE[0]: _load_reduce,
+    pickle.NEWOBJ[0]: _load_newobj,
+    pickle.NEWOBJ_EX[0]: _load_newobj_ex,
+    pickle.SETITEM[0]: _load_setitem,
+    pickle.SETITEMS[0]: _load_setitems,
+    pickle.DICT[0]: _load_dict,
+    pickle.ADDITEMS[0]: _load_additems,
+    pickle.FROZENSET[0]: _load_frozenset,
+}
+
+
+def of_pairs(pairs: Iterable[Any]) -> dict[Any, Any]:
+    """A dictionary of keys and values that a pickle holds."""
+    return {_key(key): value for key, value in pairs}
+
+
+def _key(key: Any) -> Any:
+    """A key that takes no time to hash, as a tuple of tuples of tuples may for ever."""
+    parts = key if isinstance(key, tuple) else (key,)
+    small = isinstance(parts, tuple) and len(parts) < 16
+    if not small or not all(isinstance(part, _ATOMS) and _short(part) for part in parts):
+        raise RefusedError(f"it has a {type(key).__name__} as a key")
+    return key
+
+
+_ATOMS = (str, bytes, int, float, complex, bool, type(None), np.generic, Inert)
+
+
+def _short(part: Any) -> bool:
+    return not isinstance(part, int) or part.bit_length() <= 64
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: the rest of a container may be endless."""
+    return repr(value[:40]) if isinstance(value, str) else f"a {type(value).__name__}"
+
+
+def _plain(name: str) -> str:
+    """A name in a message, on one line whatever is in it."""
+    return name[:200].encode("unicode_escape").decode()
 
 
 def resolved(value: Any) -> Any:
     """The value with arrays in place of what stood for them.
 
     Raises:
-        ValueError: an array is not what was announced.
+        ValueError: an array is not what was announced, or containers are too deep.
     """
-    return _resolved(value, {})
+    try:
+        return _resolved(value, {})
+    except RecursionError:
+        raise ValueError("it nests containers too deeply") from None
 
 
 def _resolved(value: Any, seen: dict[int, Any]) -> Any:

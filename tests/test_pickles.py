@@ -1,7 +1,13 @@
+import argparse
+import collections
 import contextlib
+import datetime
+import functools
 import os
+import pathlib
 import pickle
 import pickletools
+import ssl
 import struct
 import subprocess
 import sys
@@ -156,6 +162,92 @@ except ValueError as error:
     out = done.stdout.decode()
     assert out.startswith("refused:") or name == "memo"
     assert "MemoryError" not in out
+
+
+# Of a few bytes each, which would take for ever, or gigabytes, to hash, copy or print.
+ENDLESS = {
+    "key": b"\x80\x02}K\x00K\x01\x86" + b"q\x00h\x00\x86" * 60 + b"K\x01s.",
+    "keys": b"\x80\x02}(K\x00K\x01\x86" + b"q\x00h\x00\x86" * 60 + b"K\x01u.",
+    "dict": b"\x80\x02(K\x00K\x01\x86" + b"q\x00h\x00\x86" * 60 + b"K\x01d.",
+    "set": b"\x80\x04\x8f(K\x00K\x01\x86" + b"q\x00h\x00\x86" * 60 + b"\x90.",
+    "frozenset": b"\x80\x04(K\x00K\x01\x86" + b"q\x00h\x00\x86" * 60 + b"\x91.",
+    "dtype": b"\x80\x02cnumpy\ndtype\nK\x00K\x01\x86" + b"q\x00h\x00\x86" * 60 + b"\x85R.",
+    "encoding": (
+        b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aK\x00K\x01\x86" + b"q\x00h\x00\x86" * 60 + b"\x86R."
+    ),
+    "number": b"\x80\x02}\x8a\xff" + b"\x7f" * 255 + b"K\x01s.",
+    "deep": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+}
+
+
+@pytest.mark.parametrize("inert", [False, True])
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_would_take_for_ever_is_refused(name, inert):
+    if (name, inert) == ("dtype", True):
+        assert isinstance(pickles.load(ENDLESS[name], inert=True), pickles.Inert)
+        return
+    with pytest.raises(ValueError, match=r"^it [a-z]+ "):
+        pickles.load(ENDLESS[name], inert=inert)
+
+
+class Settings(argparse.Namespace):
+    pass
+
+
+BESIDE = {
+    "namespace": argparse.Namespace(lr=0.1, inner=argparse.Namespace(path=pathlib.Path("x"))),
+    "class": Settings,
+    "object": Settings(a=1),
+    "dates": [datetime.datetime(2026, 1, 1), datetime.timedelta(3)],
+    "path": pathlib.Path("a/b"),
+    "enum": argparse.Namespace(kind=ssl.TLSVersion.TLSv1_3),
+    "defaultdict": collections.defaultdict(list, {"a": [1]}),
+    "deque": collections.deque([1, 2]),
+    "partial": functools.partial(max, 3),
+    "objects": np.array([{}, None], object),
+    "records": np.zeros(2, [("a", "f4"), ("b", "i8")]),
+    "times": np.array(["2026-01-01"], "datetime64[D]"),
+    "generator": np.random.default_rng(0).bit_generator.state,
+    "random": np.random.RandomState(0),
+    "rng": np.random.default_rng(0),
+    "sets": [{1, 2}, frozenset("ab"), slice(1, 2), range(3), 1 + 2j],
+    "key": {pathlib.Path("x"): 1, (1, "a"): 2},
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", [*BESIDE])
+def test_what_is_named_beside_arrays_is_inert(name, protocol):
+    content = {"weights": np.arange(3.0), name: BESIDE[name], "last": "text"}
+    found = pickles.load(pickle.dumps(content, protocol), inert=True)
+    assert list(found) == ["weights", name, "last"]
+    np.testing.assert_array_equal(found["weights"], np.arange(3.0))
+    assert found["last"] == "text"
+    beside = found[name]
+    if isinstance(BESIDE[name], argparse.Namespace):
+        assert isinstance(beside, pickles.Inert)
+
+
+def test_what_acts_is_refused_beside_arrays_too(tmp_path):
+    for function, args in (
+        (os.system, (f"touch {tmp_path / 'made'}",)),
+        (subprocess.Popen, (["touch", str(tmp_path / "made")],)),
+        (eval, ("1",)),
+        (open, (str(tmp_path / "made"), "w")),
+        (getattr, ("text", "format")),
+        (np.load, ("x",)),
+    ):
+        data = pickle.dumps({"weights": np.ones(3), "x": Runs(function, *args)})
+        with pytest.raises(RefusedError, match="it asks for"):
+            pickles.load(data, inert=True)
+    assert not (tmp_path / "made").exists()
+
+
+def test_names_are_told_on_one_line():
+    program = b"\x80\x04\x8c\x04a\n\x1b[\x8c\x01b\x93."
+    with pytest.raises(RefusedError) as error:
+        pickles.load(program)
+    assert str(error.value) == "it asks for a\\n\\x1b[.b"
 
 
 @pytest.mark.parametrize("data", [b"", b"text", b"\x80\x05", b"<html>", b"\x80\xff."])
