@@ -21,7 +21,7 @@ batch statistics are synchronised in training. All but ResNets have `dropout_rat
 
 import functools
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,6 +144,7 @@ class Loaded(NamedTuple):
       variables: "params" and, but for AlexNet, "batch_stats", float32.
       scheme: how the file names its weights.
       left_out: names in the file that are none of the network's, on purpose.
+      notes: what was taken, and on what evidence, where the file allows more than one reading.
     """
 
     spec: ModelSpec
@@ -151,30 +152,60 @@ class Loaded(NamedTuple):
     variables: Mapping[str, Any]
     scheme: str
     left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def load(
-    name: str, path: str | Path, *, num_classes: int | None = None, scheme: str | None = None
+    name: str,
+    path: str | Path,
+    *,
+    num_classes: int | None = None,
+    scheme: str | None = None,
+    variant: str | None = None,
+    weights_key: str | None = None,
+    ignore: Collection[str] = (),
+    channels: str | None = None,
+    stride_in_1x1: bool | None = None,
 ) -> Loaded:
     """Loads published weights, whatever wrote them; nothing of the file is run.
 
     Args:
       name: architecture, a key of `MODELS`.
-      path: a file of `weights.reading.read`: PyTorch's, safetensors, npz, a pickle of NumPy arrays,
-        HDF5, or model.json of TensorFlow.js.
+      path: a file, or a folder, of `weights.reading.checkpoint`: PyTorch's, safetensors, npz, a
+        pickle of NumPy arrays, HDF5, .keras, model.json of TensorFlow.js, or an index of shards.
       num_classes: for a fresh head of as many classes, drawn from a fixed seed, where the weights
         have none; by default they get one of 0 classes. Of weights with a head, their number.
       scheme: whose names the file has, a key of `weights.schemes.of(name)`; by default, found.
+      variant: which of several networks of the same names, where the file does not say: "msra" or
+        "torchvision" of Detectron2's; of timm's names, timm's own, such as "tf_efficientnet_lite0".
+      weights_key: where in the file the weights are, such as "state_dict_ema", or the beginning of
+        their names, such as "teacher.backbone"; by default, found.
+      ignore: patterns, such as "criterion.*", of names in the file that are none of the network's.
+      channels: "rgb" or "bgr", the order of the images that the weights want; by default the
+        scheme's.
+      stride_in_1x1: of ResNets, whether a bottleneck's first convolution has its stride; by default
+        the scheme's.
 
     Raises:
       ValueError: an unknown architecture.
       WeightsError: the file is damaged or of no known format or scheme, or a key is missing,
-        unexplained or mis-shaped (all are listed), or the classes are another number.
+        unexplained or mis-shaped (all are listed), or the classes are another number, or it does
+        not say which of several networks, or of several weights, it holds.
       OSError: the file cannot be read.
     """
     from jaxparc.weights import loading  # which imports this package
 
-    return loading.load(get(name), path, num_classes, scheme)
+    return loading.load(
+        get(name),
+        path,
+        num_classes=num_classes,
+        scheme=scheme,
+        variant=variant,
+        weights_key=weights_key,
+        ignore=ignore,
+        channels=channels,
+        stride_in_1x1=stride_in_1x1,
+    )
 
 
 def get(name: str) -> ModelSpec:

@@ -106,6 +106,8 @@ class MobileNet(nn.Module):
       architecture: a key of `ARCHITECTURES`.
       stem: "imagenet" (3x3, stride 2) or "small" (3x3, stride 1).
       dropout_rate: of the last linear layer's input, in training; 0 switches it off.
+      eps: what batch norm adds to a variance; the architecture's if None.
+      same_padding: TensorFlow's, or else symmetric; likewise.
     """
 
     architecture: str
@@ -115,6 +117,8 @@ class MobileNet(nn.Module):
     stem: str = "imagenet"
     axis_name: str | None = None
     dropout_rate: float = 0.2
+    eps: float | None = None
+    same_padding: bool | None = None
 
     @nn.compact
     def __call__(
@@ -126,6 +130,8 @@ class MobileNet(nn.Module):
         """
         layers.check_images(images, self.architecture, self.stem, MIN_SIZE)
         stages, eps, same_padding = ARCHITECTURES[self.architecture]
+        eps = eps if self.eps is None else self.eps
+        same_padding = same_padding if self.same_padding is None else self.same_padding
         out = {}
 
         def conv_norm(

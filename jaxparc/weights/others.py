@@ -1,12 +1,12 @@
 """Weights of the networks that are no ResNets, as others than torchvision name and lay them out."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from jaxparc.models.mobilenet import ARCHITECTURES
-from jaxparc.weights import torchvision
-from jaxparc.weights.resnets import CAFFE_MEAN, CAFFE_STD
-from jaxparc.weights.torchvision import State, Translated
+from jaxparc.weights import keras_names, prefixes, torchvision
+from jaxparc.weights.keras_names import CAFFE_MEAN, CAFFE_STD
+from jaxparc.weights.torchvision import Facts, Scheme, State, Translated, Variant
 
 # torchvision's name of the first convolution.
 _STEMS: Mapping[str, str] = {
@@ -17,14 +17,16 @@ _STEMS: Mapping[str, str] = {
 } | dict.fromkeys([n for n in ARCHITECTURES if n.startswith("efficientnet")], "_conv_stem.weight")
 
 
-def schemes(name: str) -> dict[str, Callable[[State], Translated | None]]:
+def schemes(name: str) -> dict[str, Scheme]:
     """The schemes that weights of an architecture, no ResNet, may have."""
-    found: dict[str, Callable[[State], Translated | None]] = {}
+    found: dict[str, Scheme] = {}
     if name in ARCHITECTURES:
-        found["timm"] = lambda state: _timm(name, state)
+        found["timm"] = lambda state, facts: _timm(name, state, facts)
     if name == "squeezenet1_1":
         found["keras"] = _keras_squeezenet
-    return found | {"pytorch": lambda state: _pytorch(name, state)}
+    if name == "mobilenet_v2":
+        found["keras"] = keras_names.mobilenet_v2
+    return found | {"pytorch": lambda state, facts: _pytorch(name, state)}
 
 
 def _pytorch(name: str, state: State) -> Translated | None:
@@ -33,18 +35,23 @@ def _pytorch(name: str, state: State) -> Translated | None:
 
 
 def _behind_a_prefix(scheme: str, stem: str, state: State) -> Translated | None:
-    prefixes = [
+    stems = [
         key.removesuffix(stem) for key in state if re.search(rf"(^|\.){re.escape(stem)}$", key)
     ]
-    if not prefixes:
+    if not stems:
         return None
-    prefix = min(prefixes, key=len)
     left_out = tuple(key for key in state if key.endswith("num_batches_tracked"))
-    kept = {key.removeprefix(prefix): a for key, a in state.items() if key not in left_out}
-    return Translated(scheme, kept, left_out)
+    inside, beside = prefixes.apart(prefixes.network(stems), state, left_out)
+    return Translated(scheme, inside, left_out, beside=beside)
 
 
-def _timm(name: str, state: State) -> Translated | None:
+_HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# timm's own trainings, in PyTorch; its ports of TensorFlow's weights have the same names.
+_OF_PYTORCH = Variant({"eps": 1e-5, "same_padding": False}, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _timm(name: str, state: State, facts: Facts) -> Translated | None:
     """Timm's names of MobileNetV2 and of EfficientNet-Lite."""
     found = _behind_a_prefix("timm", "conv_stem.weight", state)
     if found is None:
@@ -54,8 +61,12 @@ def _timm(name: str, state: State) -> Translated | None:
         module, _, leaf = key.rpartition(".")
         ours = _from_timm(name, module)
         kept[key if ours is None else f"{torchvision.module_key(name, ours)}.{leaf}"] = array
-    half = None if name == "mobilenet_v2" else (0.5, 0.5, 0.5)
-    return found._replace(state=kept, mean=half, std=half)
+    found = found._replace(state=kept)
+    if name == "mobilenet_v2":
+        return found
+    told = facts.get("config", facts.get("arch"))
+    variants = {name: _OF_PYTORCH, f"tf_{name}": Variant(mean=_HALF, std=_HALF)}
+    return found._replace(variants=variants, evident=told if told in variants else None)
 
 
 _TIMM = {
@@ -95,7 +106,7 @@ def _from_timm(name: str, module: str) -> str | None:
     return f"block{before + block}.{layers[found[3]]}" if found[3] in layers else None
 
 
-def _keras_squeezenet(state: State) -> Translated | None:
+def _keras_squeezenet(state: State, facts: Facts) -> Translated | None:
     """Caffe's layers in Keras's layout: a kernel and a bias by the layer's name and a number."""
     if "fire2/squeeze1x1/0" not in state:
         return None
@@ -111,10 +122,7 @@ def _keras_squeezenet(state: State) -> Translated | None:
         ours = module.replace("squeeze1x1", "squeeze")
         array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
         kept[f"{torchvision.module_key('squeezenet1_1', ours)}.{leaf}"] = array
-    stem = torchvision.module_key("squeezenet1_1", "conv1") + ".weight"
-    if stem in kept:
-        kept[stem] = kept[stem][:, ::-1]
-    return Translated("keras", kept, (), mean=CAFFE_MEAN, std=CAFFE_STD)
+    return Translated("keras", kept, (), {"": Variant(mean=CAFFE_MEAN, std=CAFFE_STD, bgr=True)})
 
 
 def looks_like(state: State) -> str | None:
@@ -125,22 +133,22 @@ def looks_like(state: State) -> str | None:
         ("squeeze", "squeezenet1_1"),
         ("features.18.0.weight", "mobilenet_v2"),
         ("features.10.weight", "alexnet"),
+        ("block_16_project", "mobilenet_v2"),
     ):
         if mark in names:
             return name
-    found = [
+    stem, last = (
         next((a for k, a in state.items() if re.search(rf"(^|\._?|_){mark}\.weight$", k)), None)
         for mark in ("conv_stem", "conv_head")
-    ]
-    if any(array is None or array.ndim != 4 for array in found):
+    )
+    if stem is None or last is None or not stem.ndim == last.ndim == 4 or not len(stem):
         return None
     if "_se_" in names or ".se." in names:
         return "an EfficientNet with squeeze-and-excitation"
-    stem, last = (array.shape for array in found if array is not None)
     blocks = len(set(re.findall(r"blocks\.(\d+(?:\.\d+)?)\.", names)))
     for name, architecture in ARCHITECTURES.items():
         stages = architecture.stages
-        widest = round(32 * last[1] / stem[0])  # at width 1
+        widest = round(32 * last.shape[1] / len(stem))  # at width 1
         if (sum(s.blocks for s in stages), stages[-1].channels) == (blocks, widest):
             return name
     return f"a MobileNet of {blocks} blocks"

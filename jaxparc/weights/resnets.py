@@ -1,22 +1,22 @@
 """ResNets as their many trainers name and lay out their weights, as torchvision does.
 
 A scheme renames what it can explain and leaves every other key as it is, so that the accounting
-of `torchvision.from_torchvision` lists it by the name that it has in the file. What a scheme leaves
-out on purpose (momentum encoders, projection heads, detection heads, counters), `left_out` names.
+of `torchvision.account` lists it by the name that it has in the file. What a scheme leaves out on
+purpose (momentum encoders, projection heads, detection heads, counters), `left_out` names.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from jaxparc.weights.torchvision import Renames, State, Translated, renamed
+from jaxparc.weights import keras_names, prefixes
+from jaxparc.weights.keras_names import CAFFE_STD
+from jaxparc.weights.torchvision import Facts, Renames, Scheme, State, Translated, Variant, renamed
 
-# Caffe's images: BGR less their mean, not divided. The order goes into the first convolution.
-CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+# What Caffe2's networks, and Detectron2's after them, take off BGR images that they do not divide.
 DETECTRON_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
-CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 
 
 def looks_like(state: State) -> str:
@@ -41,32 +41,29 @@ def looks_like(state: State) -> str:
 # PyTorch
 
 _COUNTER = r"num_batches_tracked$"
-# Beside the backbone, in checkpoints of self-supervised training.
+# Beside the backbone, in checkpoints of self-supervised training and of what measures it.
 _BESIDE = re.compile(
-    rf"{_COUNTER}|encoder_k\.|momentum|teacher|target_|queue|project|prototypes|predict|decoder"
-    r"|(^|\.)(fc|head|heads|mlp)\.\d"
+    rf"{_COUNTER}|encoder_k\.|momentum|target_|queue|project|prototypes|predict|decoder"
+    r"|(^|\.)(fc|head|heads|mlp)\.(\d|last_layer|mlp)"
+    r"|(^|\.)(criterion|loss|loss_fn|metrics?|(train|val|test)_\w+)\."
 )
 
 
-def _pytorch(state: State) -> Translated | None:
+def _pytorch(state: State, facts: Facts) -> Translated | None:
     """The names of torchvision and timm, behind any prefix such as module. or encoder_q."""
     stems = [
         key.removesuffix("conv1.weight")
         for key, array in state.items()
         if re.search(r"(^|\.)conv1\.weight$", key) and array.ndim == 4 and array.shape[1] == 3
     ]
-    # A momentum encoder has the same names; the other one is what was trained.
-    stems.sort(key=lambda prefix: (bool(_BESIDE.search(prefix)), len(prefix)))
     if not stems:
         return None
-    prefix = stems[0]
-    inside = {k.removeprefix(prefix): k for k in state if k.startswith(prefix)}
+    prefix = prefixes.network(stems)
     left_out = {k for k in state if _BESIDE.search(k.removeprefix(prefix))}
     if "encoder_q." in prefix:  # its "classifier" makes the vectors that are contrasted
         left_out |= {f"{prefix}fc.weight", f"{prefix}fc.bias"} & state.keys()
-    kept = {short: state[full] for short, full in inside.items() if full not in left_out}
-    others = {k: state[k] for k in state if not k.startswith(prefix) and k not in left_out}
-    return Translated("pytorch", kept | others, tuple(sorted(left_out)))
+    inside, beside = prefixes.apart(prefix, state, left_out)
+    return Translated("pytorch", inside, tuple(sorted(left_out)), beside=beside)
 
 
 # Detectron2
@@ -78,20 +75,27 @@ _DETECTOR = re.compile(
 _DETECTRON: Renames = (
     (r"^stem\.conv1\.norm\.", "bn1."),
     (r"^stem\.conv1\.", "conv1."),
+    (r"^stem\.fc\.", "fc."),
     (r"^res(\d)\.(\d+)\.", lambda m: f"layer{int(m[1]) - 1}.{m[2]}."),
     (r"\.conv(\d)\.norm\.", r".bn\1."),
     (r"\.shortcut\.norm\.", ".downsample.1."),
     (r"\.shortcut\.", ".downsample.0."),
 )
+# Of what the backbones were before: MSRA's, by Caffe2, and torchvision's.
+_BACKBONES = {
+    "msra": Variant({"stride_in_1x1": True}, DETECTRON_MEAN, CAFFE_STD, bgr=True),
+    "torchvision": Variant(),
+}
 
 
-def _detectron2(state: State) -> Translated | None:
+def _detectron2(state: State, facts: Facts) -> Translated | None:
     """Detectron2's names: the backbone, with the last stage in the heads of C4 models."""
-    stem = next((k for k in state if k.endswith("stem.conv1.weight")), None)
-    if stem is None:
+    end = "stem.conv1.weight"
+    stems = [k.removesuffix(end) for k in state if re.search(rf"(^|\.){re.escape(end)}$", k)]
+    if not stems:
         return None
-    prefix = stem.removesuffix("stem.conv1.weight")
-    kept, left_out = {}, []
+    prefix = prefixes.network(stems)
+    kept, left_out, beside = {}, [], {}
     for key, array in state.items():
         inside = key.removeprefix(prefix) if key.startswith(prefix) else key
         inside = re.sub(r"^roi_heads\.(res5\.)", r"\1", inside)
@@ -99,10 +103,33 @@ def _detectron2(state: State) -> Translated | None:
             kept[renamed(inside, _DETECTRON)] = array
         elif _DETECTOR.search(key):
             left_out.append(key)
-        else:
+        elif key.startswith(prefix):
             kept[key] = array
-    kept["conv1.weight"] = kept["conv1.weight"][:, ::-1]
-    return Translated("detectron2", kept, tuple(left_out), True, DETECTRON_MEAN, CAFFE_STD)
+        else:
+            beside[key] = array
+    evident, note = _backbone(kept, state, facts)
+    notes = (note,) if note else ()
+    return Translated(
+        "detectron2", kept, tuple(left_out), _BACKBONES, evident, "msra", beside, notes
+    )
+
+
+def _backbone(kept: State, state: State, facts: Facts) -> tuple[str | None, str]:
+    """Which of `_BACKBONES` it is, None if nothing tells, and what there is to say of that."""
+    author = str(facts.get("__author__", ""))
+    if "torchvision" in author.lower() or "fc.weight" in kept:
+        return "torchvision", ""
+    if (std := state.get("pixel_std")) is not None and np.size(std) == 3 and np.all(std > 0):
+        return ("msra" if np.max(std) < 2 else "torchvision"), ""
+    statistics = [kept.get(f"bn1.running_{which}", np.ones(0)) for which in ("mean", "var")]
+    if all(s.size for s in statistics) and not statistics[0].any() and not np.ptp(statistics[1]):
+        return "msra", ""  # whose batch norm was frozen to a scale and a shift before
+    if author == "Detectron2 Model Zoo":
+        return "msra", (
+            "taken for a backbone of MSRA's (BGR, not divided, stride in the first 1x1), as nearly "
+            "all of the Detectron2 Model Zoo are; variant = 'torchvision' for the others"
+        )
+    return None, ""
 
 
 # Caffe2
@@ -111,14 +138,16 @@ _CAFFE2: Renames = (
     (r"^res_conv1_bn", "bn1"),
     (
         r"^res(\d)_(\d+)_branch(1|2[abc])(_bn)?",
-        lambda m: _block(int(m[1]) - 1, int(m[2]), "1abc".index(m[3][-1]), bool(m[4])),
+        lambda m: keras_names.block(
+            int(m[1]) - 1, int(m[2]), "1abc".index(m[3][-1]), norm=bool(m[4])
+        ),
     ),
     (r"^(fc1000|pred)_", "fc_"),
 )
 _CAFFE2_LEAVES = {"w": "weight", "s": "weight", "b": "bias"}
 
 
-def _caffe2(state: State) -> Translated | None:
+def _caffe2(state: State, facts: Facts) -> Translated | None:
     """Caffe2's and MSRA's names: batch norm is a frozen scale and shift."""
     if "res2_0_branch2a_w" not in state:
         return None
@@ -134,86 +163,17 @@ def _caffe2(state: State) -> Translated | None:
             continue
         kept[f"{place}.{_CAFFE2_LEAVES[leaf]}"] = array
         if leaf == "s":
-            kept[f"{place}.running_mean"] = np.zeros_like(array)
-            kept[f"{place}.running_var"] = np.full_like(array, 1 - 1e-5)  # 1 with our eps
+            kept[f"{place}.running_mean"] = np.zeros(array.shape, np.float32)
+            # 1 with our eps
+            kept[f"{place}.running_var"] = np.full(array.shape, 1 - 1e-5, np.float32)
     if not np.any(kept.get("conv1.bias", 1)):
         del kept["conv1.bias"]  # MSRA's files have one of zeros
-    kept["conv1.weight"] = kept["conv1.weight"][:, ::-1]
-    return Translated("caffe2", kept, tuple(left_out), True, DETECTRON_MEAN, CAFFE_STD)
+    return Translated("caffe2", kept, tuple(left_out), {"msra": _BACKBONES["msra"]}, "msra")
 
 
-# Keras
-
-_KERAS: Mapping[str, Renames] = {
-    "old": (
-        (r"^bn_conv1$", "bn1"),
-        (r"^(res|bn)(\d)([a-z])_branch(\w+)$", lambda m: _keras_block(*m.groups())),
-        (r"^fc1000$", "fc"),
-    ),
-    "new": (
-        (r"^conv1_conv$", "conv1"),
-        (r"^conv1_bn$", "bn1"),
-        (
-            r"^conv(\d)_block(\d+)_(\d)_(conv|bn)$",
-            lambda m: _block(int(m[1]) - 1, int(m[2]) - 1, int(m[3]), m[4] == "bn"),
-        ),
-        (r"^(predictions|probs)$", "fc"),
-    ),
-}
-# What Keras adds to a variance: its default, and what the newer networks set.
-_EPSILON = {"old": 1e-3, "new": 1.001e-5}
-_LEAVES = {
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-
-
-def _keras_block(kind: str, stage: str, letter: str, branch: str) -> str:
-    place = 0 if branch == "1" else "abc".index(branch[1]) + 1
-    return _block(int(stage) - 1, ord(letter) - ord("a"), place, kind == "bn")
-
-
-def _block(stage: int, block: int, place: int, norm: bool) -> str:
-    """Torchvision's name of a convolution, 0 on the shortcut, or of its batch norm."""
-    inner = f"downsample.{int(norm)}" if place == 0 else f"{'bn' if norm else 'conv'}{place}"
-    return f"layer{stage}.{block}.{inner}"
-
-
-def _keras(state: State) -> Translated | None:
-    """Keras-applications' ResNet-50 v1: convolutions have biases, which go into the means."""
-    # HDF5 has the layer's name before the weight's, and TensorFlow's ":0" behind.
-    short = {re.sub(r":0$", "", "/".join(key.split("/")[-2:])): key for key in state}
-    age = "old" if "conv1/kernel" in short else "new" if "conv1_conv/kernel" in short else None
-    if age is None:
-        return None
-    kept: dict[str, np.ndarray] = {}
-    for name, key in short.items():
-        layer, _, leaf = name.rpartition("/")
-        place = renamed(layer, _KERAS[age])
-        if leaf not in _LEAVES or (place == layer and layer != "conv1"):
-            kept[key] = state[key]
-            continue
-        array = state[key]
-        if leaf == "kernel":
-            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        kept[f"{place}.{_LEAVES[leaf]}"] = array
-    for key in [k for k in kept if k.endswith("running_var")]:
-        kept[key] = kept[key] + np.float32(_EPSILON[age] - 1e-5)
-        norm = key.removesuffix(".running_var")
-        conv = re.sub(r"bn(\d)$", r"conv\1", norm).replace("downsample.1", "downsample.0")
-        if (bias := kept.pop(f"{conv}.bias", None)) is not None:
-            kept[f"{norm}.running_mean"] = kept[f"{norm}.running_mean"] - bias
-    kept["conv1.weight"] = kept["conv1.weight"][:, ::-1]
-    return Translated("keras", kept, (), True, CAFFE_MEAN, CAFFE_STD)
-
-
-SCHEMES: Mapping[str, Callable[[State], Translated | None]] = {
+SCHEMES: Mapping[str, Scheme] = {
     "caffe2": _caffe2,
     "detectron2": _detectron2,
-    "keras": _keras,
+    "keras": keras_names.resnet50,
     "pytorch": _pytorch,
 }

@@ -15,7 +15,9 @@ import ml_dtypes
 import numpy as np
 
 from jaxparc import pickles
+from jaxparc.pickles import Inert
 from jaxparc.weights import WeightsError
+from jaxparc.weights.budget import Budget
 
 ZIP = b"PK\x03\x04"
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older format
@@ -43,23 +45,30 @@ def read(path: str | Path) -> Any:
 
     Returns:
         Arrays have their own dtype (bfloat16 that of ml_dtypes) and are read-only views of what was
-        read, so that a small file cannot fill the memory.
+        read, so that a small file cannot fill the memory. Other objects, and tensors of kinds that
+        no network here has, are `pickles.Inert`.
 
     Raises:
-        WeightsError: it is no such file, or is cut off, or asks for more than tensors; the message
-            names the file, and what it asks for. Nothing of it was run.
+        WeightsError: it is no such file, or is cut off, or asks for what runs programs, or for more
+            memory than its size allows; the message names the file, and what it asks for. Nothing
+            of it was run.
         OSError: it cannot be read.
     """
     data = Path(path).read_bytes()
+    found = _Found({}, Budget(len(data)))
     try:
-        return _read_zip(data) if data[:4] == ZIP else _read_legacy(data)
+        return _read_zip(data, found) if data[:4] == ZIP else _read_legacy(data, found)
     except pickles.RefusedError as error:
         raise WeightsError(f"{path} is refused, and nothing of it was run: {error}") from None
     except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
         raise WeightsError(f"{path} is no whole file of torch.save: {error}") from error
 
 
-Storages = dict[str, np.ndarray]
+class _Found(NamedTuple):
+    """The numbers of storages that have been read, and what may still be read."""
+
+    storages: dict[str, np.ndarray]
+    budget: Budget
 
 
 class _Kind:
@@ -80,10 +89,15 @@ class _Storage(NamedTuple):
     length: int
 
 
+_MOST_AXES = 32
+
+
 class _Tensor(pickles.Later):
     """A view of a storage."""
 
-    def __init__(self, found: Storages, storage: Any, offset: Any, size: Any, stride: Any) -> None:
+    def __init__(self, found: _Found, storage: Any, offset: Any, size: Any, stride: Any) -> None:
+        if len(size) > _MOST_AXES or len(size) != len(stride):
+            raise ValueError(f"a tensor has {len(size)} axes and {len(stride)} strides")
         if not isinstance(storage, _Storage) or not all(
             isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)
         ):
@@ -93,12 +107,17 @@ class _Tensor(pickles.Later):
         self._offset, self._size, self._stride = offset, tuple(size), tuple(stride)
 
     def array(self) -> np.ndarray:
-        numbers = self._found[self._storage.key]
+        numbers = self._found.storages[self._storage.key]
         elements = math.prod(self._size)
         last = sum((n - 1) * step for n, step in zip(self._size, self._stride, strict=True))
-        # As many elements as the storage has at most: otherwise a small file could fill memory.
-        if elements > len(numbers) or (elements and self._offset + last >= len(numbers)):
-            raise ValueError(f"a tensor of {self._size} does not lie in its storage")
+        outside = ValueError(f"a tensor of {self._size} does not lie in its storage")
+        if elements and self._offset + last >= len(numbers):
+            raise outside
+        if elements > len(numbers):  # expanded: the same numbers several times
+            try:
+                self._found.budget.take(elements * numbers.itemsize, "a tensor")
+            except WeightsError as error:
+                raise outside from error
         strides = [step * numbers.itemsize for step in self._stride]
         return np.lib.stride_tricks.as_strided(
             numbers[self._offset :], self._size, strides, writeable=False
@@ -112,34 +131,59 @@ class _State(dict[Any, Any]):
         pass
 
 
-def _names(found: Storages) -> pickles.Names:
+def _state(pairs: Any = ()) -> _State:
+    return _State(pickles.of_pairs(pairs))
+
+
+def _size(sides: Any = ()) -> tuple[Any, ...]:
+    if len(sides) > _MOST_AXES:
+        raise ValueError(f"a size has {len(sides)} axes")
+    return tuple(sides)
+
+
+def _names(found: _Found) -> pickles.Names:
     """What a file of tensors names, and what is called in its place."""
 
-    def rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
+    def rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
+        if isinstance(storage, Inert):
+            return storage
         return _Tensor(found, storage, offset, size, stride)
 
+    def of_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
+        if getattr(function, "stands_for", None) is not rebuild:
+            return Inert("torch.Tensor")
+        return rebuild(*arguments)
+
     names: dict[str, Callable[..., Any]] = {
-        "collections.OrderedDict": _State,
+        "collections.OrderedDict": _state,
         "torch._utils._rebuild_tensor": rebuild,
         "torch._utils._rebuild_tensor_v2": rebuild,
         "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-        "torch.Size": tuple,
+        "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+        "torch._tensor._rebuild_from_type_v2": of_type,
+        "torch.Size": _size,
     }
     names.update({f"torch.{name}": _Kind(dtype) for name, dtype in _STORAGES.items()})
     return names
 
 
-def _storage(pid: Any) -> _Storage:
+def _storage(pid: Any) -> _Storage | Inert:
     """What a pickle says of a storage outside of it."""
+    if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+        raise pickles.RefusedError("it asks for something outside the file that is no storage")
+    if isinstance(pid[1], Inert):  # of numbers of another kind
+        return pid[1]
     kind = getattr(pid[1], "stands_for", None)
-    if pid[0] != "storage" or not isinstance(kind, _Kind) or not isinstance(pid[2], str):
+    if not isinstance(kind, _Kind) or not isinstance(pid[2], str):
         raise pickles.RefusedError("it asks for something outside the file that is no storage")
     if len(pid) > 5 and pid[5] is not None:
         raise ValueError("its storages are views of others, as before PyTorch 0.4")
-    return _Storage(pid[2], kind.dtype, int(pid[4]))
+    if not isinstance(pid[4], int) or pid[4] < 0:
+        raise ValueError("a storage is of a negative size")
+    return _Storage(pid[2], kind.dtype, pid[4])
 
 
-def _read_zip(data: bytes) -> Any:
+def _read_zip(data: bytes, found: _Found) -> Any:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: info for info in archive.infolist()}
         for name, info in members.items():
@@ -155,22 +199,27 @@ def _read_zip(data: bytes) -> Any:
             raise ValueError("it is a TorchScript archive: a program, not weights alone")
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("its numbers are big-endian")
-        found: Storages = {}
 
-        def storage(pid: Any) -> _Storage:
+        def read(name: str) -> bytes:
+            # Members may lie over one another, and be more together than the file.
+            found.budget.take(archive.getinfo(root + name).file_size, name)
+            return archive.read(root + name)
+
+        def storage(pid: Any) -> _Storage | Inert:
             told = _storage(pid)
-            if told.key not in found:
-                raw = archive.read(f"{root}data/{told.key}")
-                found[told.key] = _numbers(raw, told)
-            if found[told.key].dtype != told.dtype:
+            if isinstance(told, Inert):
+                return told
+            if told.key not in found.storages:
+                found.storages[told.key] = _numbers(read(f"data/{told.key}"), told)
+            if found.storages[told.key].dtype != told.dtype:
                 raise ValueError(f"the storage {told.key} is announced in two ways")
             return told
 
-        file = io.BytesIO(archive.read(f"{root}data.pkl"))
-        return pickles.resolved(pickles.load_next(file, _names(found), storage))
+        file = io.BytesIO(read("data.pkl"))
+        return pickles.resolved(pickles.load_next(file, _names(found), storage, inert=True))
 
 
-def _read_legacy(data: bytes) -> Any:
+def _read_legacy(data: bytes, found: _Found) -> Any:
     if data[:1] != b"\x80":
         raise ValueError(f"it begins with {data[:16]!r}")
     file = io.BytesIO(data)
@@ -180,23 +229,25 @@ def _read_legacy(data: bytes) -> Any:
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("its numbers are big-endian")
     announced: dict[str, _Storage] = {}
-    found: Storages = {}
 
-    def storage(pid: Any) -> _Storage:
+    def storage(pid: Any) -> _Storage | Inert:
         told = _storage(pid)
+        if isinstance(told, Inert):
+            raise ValueError(f"it holds numbers of a kind that is not known: {told.name}")
         if announced.setdefault(told.key, told) != told:
             raise ValueError(f"the storage {told.key} is announced in two ways")
         return told
 
-    content = pickles.load_next(file, _names(found), storage)
+    content = pickles.load_next(file, _names(found), storage, inert=True)
     keys = pickles.load_next(file)
-    if not isinstance(keys, list) or set(keys) != set(announced):
+    named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not named or set(keys) != set(announced):
         raise ValueError("the list of its storages is another's")
     for key in keys:
         told = announced[key]
         if (count := int.from_bytes(file.read(8), "little")) != told.length:
             raise ValueError(f"the storage {key} has {count} numbers instead of {told.length}")
-        found[key] = _numbers(file.read(count * told.dtype.itemsize), told)
+        found.storages[key] = _numbers(file.read(count * told.dtype.itemsize), told)
     return pickles.resolved(content)
 
 

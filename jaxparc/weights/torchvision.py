@@ -16,6 +16,7 @@ would shift), so those weights want mean = std = 0.5 in place of the `ModelSpec`
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,9 @@ from jaxparc import models
 from jaxparc.weights import WeightsError
 
 State = Mapping[str, np.ndarray]
+Facts = Mapping[str, Any]  # strings and numbers beside the weights
+Colour = tuple[float, float, float]
+Scheme = Callable[[State, Facts], "Translated | None"]
 # Patterns and what takes their place
 Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
@@ -112,24 +116,44 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = dict.fromkeys(_RENAMES, (_COUNTER,)) |
 }
 
 
+class Variant(NamedTuple):
+    """What a network of some names must know besides them.
+
+    Attributes:
+        options: fields of the module.
+        mean: of the images in [0, 1], RGB; None for the architecture's.
+        std: likewise.
+        bgr: whether the first convolution takes blue first.
+    """
+
+    options: Mapping[str, Any] = MappingProxyType({})
+    mean: Colour | None = None
+    std: Colour | None = None
+    bgr: bool = False
+
+
 class Translated(NamedTuple):
-    """A state dict in torchvision's names and layouts, and what the network must know.
+    """A state dict in torchvision's names and layouts.
 
     Attributes:
         scheme: whose names the file has.
-        state: arrays by torchvision's names.
+        state: arrays by torchvision's names; what has none by its own.
         left_out: names in the file of what is none of the network's.
-        stride_in_1x1: of ResNets, whether a bottleneck's first convolution has its stride.
-        mean: of the images in [0, 1], RGB; None for the architecture's.
-        std: likewise.
+        variants: networks that have these names, by what they are called.
+        evident: which of them it is, None if the file does not say.
+        by_scheme: which of them the scheme means where it was asked for.
+        beside: arrays outside of the network, which are left out where it is whole.
+        notes: what the reader should know.
     """
 
     scheme: str
     state: dict[str, np.ndarray]
     left_out: tuple[str, ...]
-    stride_in_1x1: bool = False
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    variants: Mapping[str, Variant] = MappingProxyType({"": Variant()})
+    evident: str | None = ""
+    by_scheme: str | None = None
+    beside: Mapping[str, np.ndarray] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -242,18 +266,43 @@ def from_torchvision(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[st
       WeightsError: if any key is missing, unexplained or mis-shaped; it lists them all. Keys that
         match `LEFT_OUT` are left out on purpose and may be absent.
     """
+    entries = check(name, state_dict)
+    return traverse_util.unflatten_dict(
+        {entry.path: entry.to_flax(np.asarray(state_dict[entry.key])) for entry in entries}
+    )
+
+
+def check(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
+    """The arrays that a state dict has, and no others.
+
+    Raises: as `from_torchvision`.
+    """
+    entries = _wanted(name, state_dict)
+    account(name, {entry.key: entry.torch_shape for entry in entries}, state_dict)
+    return entries
+
+
+def lacking(name: str, state_dict: Mapping[str, np.ndarray]) -> list[str]:
+    """The keys that a network wants and a state dict does not have."""
+    return [entry.key for entry in _wanted(name, state_dict) if entry.key not in state_dict]
+
+
+def stem_key(name: str) -> str:
+    """The key of the first convolution's kernel."""
+    module = {"mobilenet": "stem_conv", "efficient": "stem_conv", "googlenet": "conv1.conv"}
+    return f"{module_key(name, module.get(name[:9], 'conv1'))}.weight"
+
+
+def _wanted(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
+    """Every array of a network of as many classes, and as wide, as a state dict's head is."""
     spec = models.get(name)
     kernel, _ = head(name, 1, 1)
     weight = state_dict.get(kernel.key)
     num_classes, width = 1000, 1.0
-    # otherwise it is reported below, with the rest
-    if weight is not None and weight.ndim == len(kernel.torch_shape):
+    # otherwise it is reported, with the rest
+    if weight is not None and weight.ndim == len(kernel.torch_shape) and weight.shape[1]:
         num_classes, width = weight.shape[0], weight.shape[1] / spec.feature_width
-    entries = scheme(name, variable_shapes(name, num_classes=num_classes, width=width))
-    account(name, {entry.key: entry.torch_shape for entry in entries}, state_dict)
-    return traverse_util.unflatten_dict(
-        {entry.path: entry.to_flax(np.asarray(state_dict[entry.key])) for entry in entries}
-    )
+    return scheme(name, variable_shapes(name, num_classes=num_classes, width=width))
 
 
 def account(

@@ -289,11 +289,12 @@ def test_converted_weights_are_the_same_network(scheme, state, tmp_path, capsys)
     made = {"pytorch": lambda s: s, "keras": lambda s: keras(s, "new"), "detectron2": detectron}
     given = made[scheme](state)
     path = saved(tmp_path / "w.safetensors", given)
-    assert main(["convert", str(path), str(tmp_path / "own.safetensors")]) == 0
+    words = ["--scheme", scheme] if scheme == "detectron2" else []
+    assert main(["convert", str(path), str(tmp_path / "own.safetensors"), *words]) == 0
     out = capsys.readouterr().out
     assert f"resnet50, {scheme}'s names, {0 if scheme == 'detectron2' else 5} classes" in out
     before, after = (
-        models.load("resnet50", path),
+        models.load("resnet50", path, scheme=scheme),
         models.load("resnet50", tmp_path / "own.safetensors"),
     )
     jax.tree.map(np.testing.assert_array_equal, after.variables, before.variables)

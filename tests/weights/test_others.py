@@ -73,13 +73,21 @@ def test_weights_of_timm(name, tmp_path):
     theirs = [k for k in timm(name) if k not in counters(timm(name))]
     path = tmp_path / "w.npz"
     np.savez(path, **{t: ours[k] for t, k in zip(theirs, order, strict=True)})
-    loaded = models.load(name, path)
-    assert_same(loaded, ours)
-    assert loaded.scheme == "timm"
-    # https://github.com/huggingface/pytorch-image-models: default_cfg of tf_efficientnet_lite0
-    half = (0.5, 0.5, 0.5)
-    assert (loaded.spec.mean == half) == (loaded.spec.std == half) == (name != "mobilenet_v2")
     assert loading.guess(path) == name
+    # pytorch-image-models: default_cfg of tf_efficientnet_lite0, and of efficientnet_lite0
+    half, imagenet = (0.5, 0.5, 0.5), models.get("resnet18").mean
+    if name == "mobilenet_v2":
+        variants = {None: (imagenet, None, None), name: (imagenet, None, None)}
+    else:
+        with pytest.raises(WeightsError, match=rf"variant is one of '{name}': eps .*; 'tf_{name}'"):
+            models.load(name, path)
+        variants = {name: (imagenet, 1e-5, False), f"tf_{name}": (half, None, None)}
+    for variant, (mean, eps, same_padding) in variants.items():
+        loaded = models.load(name, path, variant=variant)
+        assert_same(loaded, ours)
+        assert loaded.scheme == "timm"
+        assert loaded.spec.mean == mean
+        assert (loaded.module.eps, loaded.module.same_padding) == (eps, same_padding)
 
 
 def test_unknown_keys_of_timm_keep_their_names(tmp_path):
@@ -145,8 +153,8 @@ def test_a_given_scheme(tmp_path):
     assert_same(models.load("mobilenet_v2", path, scheme="pytorch"), state)
     with pytest.raises(WeightsError, match=r"w\.npz: the names .* are not timm's: features\."):
         models.load("mobilenet_v2", path, scheme="timm")
-    with pytest.raises(WeightsError, match="'keras' of mobilenet_v2; known: timm, pytorch"):
-        models.load("mobilenet_v2", path, scheme="keras")
+    with pytest.raises(WeightsError, match="'caffe' of mobilenet_v2; known: timm, keras, pyt"):
+        models.load("mobilenet_v2", path, scheme="caffe")
 
 
 @every.model([name for name in models.MODELS if name != "squeezenet1_1"])
