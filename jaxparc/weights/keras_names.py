@@ -74,9 +74,10 @@ def _check_once(short: Mapping[str, list[str]]) -> None:
     """Raises a `WeightsError` for several weights of one name."""
     for name, keys in short.items():
         if len(keys) > 1:
+            where = ", ".join(sorted(keys)[:4])
             raise WeightsError(
-                f"it holds several networks: {name} is in {', '.join(keys[:4])}; weights_key "
-                "chooses, by the beginning of the names"
+                f"it holds several networks: {name} is in {where}; weights_key chooses, by the "
+                "beginning of the names"
             )
 
 
@@ -103,18 +104,17 @@ def _renamed(
         elif leaf not in _LEAVES or place is None:
             kept[key] = state[key]
         else:
-            kept[f"{place}.{_LEAVES[leaf]}"] = _laid_out(leaf, state[key])
+            depthwise = leaf == "depthwise_kernel" or "depthwise" in layer
+            kept[f"{place}.{_LEAVES[leaf]}"] = _laid_out(leaf, state[key], depthwise)
     return kept, tuple(left_out)
 
 
-def _laid_out(leaf: str, array: np.ndarray) -> np.ndarray:
+def _laid_out(leaf: str, array: np.ndarray, depthwise: bool) -> np.ndarray:
     """As PyTorch lays it out."""
     if not leaf.endswith("kernel"):
         return array
     if array.ndim != 4:
         return array.T
-    # Of a depthwise convolution, (h, w, c, 1).
-    depthwise = leaf == "depthwise_kernel" or (array.shape[3] == 1 and array.shape[2] > 1)
     return array.transpose(2, 3, 0, 1) if depthwise else array.transpose(3, 2, 0, 1)
 
 

@@ -196,7 +196,9 @@ def _with_head(
         return dict(state)
     classes = num_classes or 0
     # At another width than 1, the stem tells it.
-    width = len(np.atleast_1d(state["conv1.weight"])) / 64 if "conv1.weight" in state else 1
+    stem = state.get(torchvision.stem_key(spec.name))
+    whole = torchvision.stem_channels(spec.name)
+    width = 1 if stem is None or stem.ndim != 4 else len(stem) / whole
     features = max(round(spec.feature_width * width), 1)
     drawn = new_head(jax.random.key(0), features, classes)
     head = {

@@ -22,7 +22,7 @@ def network(stems: Iterable[str]) -> str:
     Raises:
         WeightsError: there are several, and none of them is clearly the one.
     """
-    prefixes = sorted(set(stems), key=len)
+    prefixes = sorted(set(stems))
     firsts = [prefix for prefix in prefixes if not _SECOND.search(prefix)] or prefixes
     if len(firsts) > 1:
         shown = ", ".join(repr(prefix) for prefix in firsts[:6])

@@ -13,6 +13,7 @@ torchvision's published GoogLeNet was trained on images in [-1, 1] and its wrapp
 would shift), so those weights want mean = std = 0.5 in place of the `ModelSpec`'s.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -293,6 +294,12 @@ def stem_key(name: str) -> str:
     return f"{module_key(name, module.get(name[:9], 'conv1'))}.weight"
 
 
+def stem_channels(name: str) -> int:
+    """How many the first convolution makes at width 1."""
+    key = stem_key(name)
+    return next(entry.torch_shape[0] for entry in _entries(name, 1000, 1.0) if entry.key == key)
+
+
 def _wanted(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
     """Every array of a network of as many classes, and as wide, as a state dict's head is."""
     spec = models.get(name)
@@ -302,6 +309,11 @@ def _wanted(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...
     # otherwise it is reported, with the rest
     if weight is not None and weight.ndim == len(kernel.torch_shape) and weight.shape[1]:
         num_classes, width = weight.shape[0], weight.shape[1] / spec.feature_width
+    return _entries(name, num_classes, width)
+
+
+@functools.lru_cache(maxsize=64)
+def _entries(name: str, num_classes: int, width: float) -> tuple[Entry, ...]:
     return scheme(name, variable_shapes(name, num_classes=num_classes, width=width))
 
 

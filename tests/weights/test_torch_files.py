@@ -15,8 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from weights import test_checkpoints as checkpoints
 
-from jaxparc.weights import WeightsError, reading, torch_files
+from jaxparc import models
+from jaxparc.__main__ import main
+from jaxparc.weights import WeightsError, loading, native, reading, torch_files
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = ("torch_zip.pth", "torch_legacy.pth")
@@ -239,6 +242,50 @@ def test_damage_is_an_error_of_ours(name, tmp_path_factory):
 def test_much_damage_is_an_error_of_ours(name, tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "damaged.pth"
     damaged((GOLDEN / name).read_bytes(), torch_files.read, path, 5000)
+
+
+def network(folder, form):
+    """A small network in one of the formats, in a file that can be loaded."""
+    state = checkpoints.state_of("mobilenet_v2" if form in ("model.json", "w.h5") else "resnet18")
+    if form == "model.json":
+        return checkpoints.tfjs(folder, checkpoints.keras_mobilenet(state)) / form
+    path = folder / form
+    if form == "w.h5":
+        return checkpoints.hdf5(path, {"model_weights": checkpoints.keras_mobilenet(state)})
+    if form == "w.safetensors":
+        save_file(state, path)
+    elif form == "own.safetensors":
+        np.savez(folder / "w.npz", **state)
+        native.save(models.load("resnet18", folder / "w.npz"), path)
+    elif form == "w.npz":
+        np.savez(path, **state)
+    elif form == "w.pth":
+        path.write_bytes((GOLDEN / FILES[0]).read_bytes())
+    else:
+        path.write_bytes(pickle.dumps({"model": state, "list": [np.ones(3)]}))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form",
+    ["w.safetensors", "own.safetensors", "w.npz", "w.pkl", "w.h5", "model.json", "w.pth"],
+)
+def test_much_damage_is_an_error_of_ours_wherever_it_is_met(form, tmp_path_factory, capsys):
+    folder = tmp_path_factory.mktemp("fuzz")
+    path = network(folder, form)
+    name = "mobilenet_v2" if form in ("model.json", "w.h5") else "resnet18"
+
+    def read(path):
+        with contextlib.suppress(WeightsError):
+            reading.read(path)
+        with contextlib.suppress(WeightsError):
+            assert isinstance(loading.guess(path), str)
+        words = [str(path), str(folder / "out.safetensors"), "--architecture", name]
+        assert main(["convert", *words]) in (0, 1, 2)
+        models.load(name, path)
+
+    damaged(path.read_bytes(), read, path, 80 if form == "w.h5" else 200)
 
 
 def other_files(folder):
