@@ -34,6 +34,14 @@ _STORAGES: Mapping[str, np.dtype] = {
     "CharStorage": np.dtype("i1"),
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("bool"),
+    # Of no network here, but they may lie beside one.
+    "ComplexFloatStorage": np.dtype("<c8"),
+    "ComplexDoubleStorage": np.dtype("<c16"),
+    "QInt8Storage": np.dtype("i1"),
+    "QUInt8Storage": np.dtype("u1"),
+    "QInt32Storage": np.dtype("<i4"),
+    "UntypedStorage": np.dtype("u1"),
+    "storage.UntypedStorage": np.dtype("u1"),
 }
 
 
@@ -169,6 +177,8 @@ def _names(found: _Found) -> pickles.Names:
 
 def _storage(pid: Any) -> _Storage | Inert:
     """What a pickle says of a storage outside of it."""
+    if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module" and isinstance(pid[1], Inert):
+        return pid[1]  # a class, with its source
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
         raise pickles.RefusedError("it asks for something outside the file that is no storage")
     if isinstance(pid[1], Inert):  # of numbers of another kind
@@ -232,7 +242,9 @@ def _read_legacy(data: bytes, found: _Found) -> Any:
 
     def storage(pid: Any) -> _Storage | Inert:
         told = _storage(pid)
-        if isinstance(told, Inert):
+        if isinstance(told, Inert):  # of which we do not know how many bytes follow
+            if pid[0] == "module":
+                return told
             raise ValueError(f"it holds numbers of a kind that is not known: {told.name}")
         if announced.setdefault(told.key, told) != told:
             raise ValueError(f"the storage {told.key} is announced in two ways")

@@ -1,13 +1,15 @@
+import argparse
+import collections
 import contextlib
 import io
 import json
 import os
+import pathlib
 import pickle
 import struct
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -21,7 +23,7 @@ from jaxparc import models
 from jaxparc.__main__ import main
 from jaxparc.weights import WeightsError, loading, native, reading, torch_files
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 FILES = ("torch_zip.pth", "torch_legacy.pth")
 
 
@@ -191,6 +193,41 @@ def test_tensors_lie_in_their_storage(tmp_path):
         read([4], [-1])
     with pytest.raises(WeightsError, match="is cut off"):
         read([5], [1], count=5)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("zipped", [True, False])
+def test_whatever_torch_saves_beside_the_weights(zipped, tmp_path):
+    """Needs torch: what is beside is inert, and the tensors are those that were saved."""
+    torch = pytest.importorskip("torch", reason="pip install torch")
+    state = {
+        "w": torch.arange(12.0).reshape(3, 4).T,
+        "p": torch.nn.Parameter(torch.ones(3)),
+        "h": torch.ones(2, dtype=torch.bfloat16),
+        "e": torch.ones(1).expand(2048),
+    }
+    beside = {
+        "args": argparse.Namespace(data=pathlib.Path("x"), dtype=torch.float32),
+        "device": torch.device("cpu"),
+        "complex": torch.ones(2, dtype=torch.complex64),
+        "rng": torch.get_rng_state(),
+        "sparse": torch.eye(3).to_sparse(),
+        "meta": torch.empty(3, device="meta"),
+        "half": torch.ones(2, dtype=torch.uint16),
+        "storage": torch.ones(3).untyped_storage(),
+        "module": torch.nn.Linear(2, 2),
+        "optimizer": torch.optim.Adam([state["p"]]).state_dict(),
+        "counts": collections.Counter("abc"),
+        "objects": np.array([None, {}], object),
+    }
+    for name, value in beside.items():
+        content = {"state_dict": state, name: value}
+        torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+        found = reading.read(tmp_path / "w.pth")
+        assert list(found) == list(state)
+        for key, tensor in state.items():
+            np.testing.assert_array_equal(found[key].astype("f4"), tensor.detach().float().numpy())
 
 
 @pytest.mark.parametrize("state", [b"}X\x07\x00\x00\x00_strideK\x00\x85s", b"N}\x86", b"}"])
