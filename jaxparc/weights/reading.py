@@ -233,12 +233,17 @@ def _flat(key: str, item: Any) -> list[tuple[str, Any]]:
 
 
 def _arrays_of(content: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    return {
-        name: value
-        for key, item in content.items()
-        for name, value in _flat(str(key), item)
-        if isinstance(value, np.ndarray)
-    }
+    found: dict[str, np.ndarray] = {}
+    for key, item in content.items():
+        for name, value in _flat(
+            key.decode("latin1") if isinstance(key, bytes) else str(key), item
+        ):
+            if not isinstance(value, np.ndarray):
+                continue
+            if name in found:  # as 1 and "1"
+                raise WeightsError(f"two of its arrays are called {name}")
+            found[name] = value
+    return found
 
 
 def _weights(path: Path, content: Any, facts: dict[str, Any], key: str | None) -> Checkpoint:

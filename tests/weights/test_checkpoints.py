@@ -121,6 +121,13 @@ def test_what_holds_itself_is_refused(tmp_path):
             read(path)
 
 
+def test_names_that_read_alike_are_refused(tmp_path):
+    path = pickled(tmp_path / "w.pkl", {1: np.ones(2), "1": np.zeros(2)})
+    with pytest.raises(WeightsError, match="two of its arrays are called 1"):
+        reading.read(path)
+    assert list(reading.read(pickled(path, {b"conv1.weight": np.ones(2)}))) == ["conv1.weight"]
+
+
 # Beside the network
 
 
