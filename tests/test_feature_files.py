@@ -53,10 +53,10 @@ def test_golden_features_get_their_golden_scores(folder, capsys):
     words = ("--methods", "parc", "rsa", "knn", "--probs", "--reference", f"{folder}/reference.npy")
     assert score(folder, *words) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert err == "note: model 'reference' is the reference, and left out by rsa, nce, leep\n"
     assert f"written to {folder.parent}/scores.csv" in out
     scores = table(folder)
-    assert list(scores) == ["narrow.v2", "whole"]  # the reference is no candidate
+    assert list(scores) == ["narrow.v2", "reference", "whole"]
     assert list(scores["whole"]) == ["parc", "rsa", "knn", "nce", "leep"]
     expected = json.loads((GOLDEN / "expected.json").read_text())["cases"]["c101"]["scores"]
     for method, key in (

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxparc import files, pickles
+from jaxparc import array_files, pickles
 from jaxparc.weights import WeightsError, torch_files
 
 # Where training scripts put the weights among the rest of a checkpoint, outermost first.
@@ -89,8 +89,7 @@ def _reader(path: Path, start: bytes) -> Callable[[Path], Any]:
 
 
 def _npz(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file, files.load_arrays(file) as archive:
-        return {name: archive[name] for name in archive}
+    return array_files.read(path)
 
 
 def _pickle(path: Path) -> Any:

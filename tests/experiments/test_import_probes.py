@@ -189,7 +189,8 @@ def test_a_table_goes_in_as_it_is(tmp_path):
         ("alexnet,a,b,nan\n", "line 2: Oracle is 'nan'"),
         ("alexnet,a,b,inf\n", "line 2: Oracle is 'inf'"),
         ("alexnet,,b,50\n", "line 2: a cell is empty"),
-        ("alexnet,a\n", "line 2: a cell is empty"),
+        ("alexnet,a\n", "line 2 has 2 cells; expected 4"),
+        ("alexnet,a,b,1_0\n", "line 2: Oracle is '1_0'"),
     ],
 )
 def test_wrong_rows_are_named_by_line(rows, reason, tmp_path):

@@ -65,7 +65,7 @@ def test_scores_of_several_runs_in_a_second_table(tmp_path):
         (LONG + "m,t,1,1,?\n", None, "o.csv line 2: theirs is '?'; expected a number"),
         (LONG + "m,t,1,1,1\nm,t,2,1,1\n", None, "o.csv line 3: m  t is there twice"),
         (LONG + ",t,1,1,1\n", None, "o.csv line 2: a cell is empty"),
-        (LONG + "m,t,1\n", None, "o.csv line 2: ours is None; expected a number"),
+        (LONG + "m,t,1\n", None, "o.csv line 2 has 3 cells; expected 5: model"),
         (LONG + "m,t,1,1,1\n", "model,target,s\nn,t,1\n", "s.csv line 2: n  t has no accuracy"),
         (LONG + "m,t,1,1,1\n", "model,s\nm,1\n", "s.csv has no column target"),
         (LONG + "m,t,1,1,1\n", "model,target\nm,t\n", "s.csv has no column of scores"),
