@@ -18,9 +18,9 @@ from typing import Any
 import jax
 
 from experiments import _run, benchmarks, oracle
-from experiments._run import Damage, Run, Stage, StageError, say
+from experiments._run import Run, Stage, StageError, say
 from experiments.benchmarks import Benchmark
-from jaxparc import datasets, files, grid, printing
+from jaxparc import files, grid, printing
 
 
 def main(description: str | None, *stages: Stage) -> None:
@@ -101,7 +101,7 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
             k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
         }
         benchmark = dataclasses.replace(benchmarks.get(chosen), **changes)
-    except ValueError as error:
+    except (ValueError, datasets.DatasetError) as error:
         parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
     out = out or Path("results") / benchmark.name
     try:
@@ -122,7 +122,7 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
             signal.signal(signal.SIGTERM, _interrupt)
             _run.prepare(run)
             failures = [stage.run(run) for stage in stages]
-    except (StageError, datasets.DatasetError, *Damage) as error:
+    except (RuntimeError, MemoryError) as error:  # of a stage, a data set or damage, or of JAX
         parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
     except BrokenPipeError:
         raise  # nobody reads what is said, either

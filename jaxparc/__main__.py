@@ -1,7 +1,7 @@
 """The command line: `python -m jaxparc COMMAND ...`.
 
 Exit codes: 0 done; 1 a command failed, with the reason on one line of stderr; 2 the command
-line is wrong, likewise; 141 nobody reads the output any more.
+line is wrong, likewise.
 """
 
 import argparse

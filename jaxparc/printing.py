@@ -82,8 +82,8 @@ def stdout_encoding() -> str:
 def ending() -> Iterator[None]:
     """What a command prints reaches its reader, whatever the encoding, or it ends without a trace.
 
-    Characters that the encoding lacks are escaped. Exits with 141, as a process does of which
-    nobody reads the output, or with 1 and one line if it cannot be written.
+    Characters that the encoding lacks are escaped. Exits with 1 if output cannot be written: with
+    one line that says why, and without where its reader has gone, as `head` goes.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -96,7 +96,7 @@ def ending() -> Iterator[None]:
                 sys.stdout.flush()
     except BrokenPipeError:
         _drop()
-        raise SystemExit(141) from None
+        raise SystemExit(1) from None
     except OSError as error:
         _drop()
         with contextlib.suppress(OSError):
