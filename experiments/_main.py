@@ -20,7 +20,7 @@ import jax
 from experiments import _run, benchmarks, oracle
 from experiments._run import Run, Stage, StageError, say
 from experiments.benchmarks import Benchmark
-from jaxparc import files, grid, printing
+from jaxparc import datasets, files, grid, printing
 
 
 def main(description: str | None, *stages: Stage) -> None:
