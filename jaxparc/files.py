@@ -42,8 +42,9 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             temporary.chmod(stat.S_IMODE(os.fstat(held.fileno()).st_mode))
             temporary.replace(path)
-        except OSError as error:  # of a full disk, which names no file
-            error.filename = error.filename or str(path)
+        except OSError as error:
+            if error.errno is not None and error.filename is None:  # a full disk names no file
+                error.filename = str(path)
             raise
         finally:
             temporary.unlink(missing_ok=True)

@@ -311,8 +311,6 @@ def test_names_are_text_in_every_file_of_a_report(tmp_path, monkeypatch, capsys)
         if path.suffix == ".svg":
             ET.parse(path)
         if path.suffix == ".csv":
-            head, body = files.read_table(path, ours=True)
-            assert any("+u" in cell for cell in head) or path.name == "measures.csv" or body
             with path.open(newline="", encoding="utf-8") as file:
                 for cell in (cell for row in csv.reader(file) for cell in row):
                     assert cell[:1] not in ("=", "+", "@", "\t", "\r")
