@@ -125,7 +125,7 @@ def _score(args: argparse.Namespace) -> None:
     if args.probs:
         methods += [name for name in ("nce", "leep") if name not in methods]
     needs = {need for method in methods for need in selectors.method(method).needs}
-    bank = feature_files.read_bank(args.folder, args.labels)
+    bank = feature_files.read_bank(args.folder, args.labels, reference=args.reference)
     options: dict[str, Any] = {"probs": bank.probs if "probs" in needs else None}
     given = {
         "probs": bool(bank.probs),
@@ -138,14 +138,12 @@ def _score(args: argparse.Namespace) -> None:
         if not given[need]:
             asking = ", ".join(m for m in methods if need in selectors.method(m).needs)
             raise ValueError(f"{asking} needs {need}, from {_FROM[need]}")
-    itself = None  # the reference, where it is a model of the bank
     if args.reference is not None:
         options["reference"] = feature_files.read_array(args.reference, "features")
-        path = Path(args.reference).resolve()
-        itself = next((n for n, of in bank.features.items() if of.path.resolve() == path), None)
     if args.models is not None:
-        names = [name for name in bank.features if name != itself]
-        options |= feature_files.read_facts(args.models, names, [itself] if itself else [])
+        names = [name for name in bank.features if name != bank.reference]
+        others = [bank.reference] if bank.reference else []
+        options |= feature_files.read_facts(args.models, names, others)
     options |= {"target_images": args.target_images, "num_classes": args.num_classes}
     table = args.out / "scores.csv"
     try:
@@ -155,7 +153,7 @@ def _score(args: argparse.Namespace) -> None:
             Console(stderr=True).status(f"Scoring {printing.count(len(bank.features), 'model')}"),
         ):
             warnings.simplefilter("always")
-            scores = _scored(bank, methods, itself, options)
+            scores = _scored(bank, methods, options)
             scores.to_csv(temporary)
     except OSError as error:
         raise RuntimeError(f"cannot write {table}: {error.strerror}") from error
@@ -165,11 +163,11 @@ def _score(args: argparse.Namespace) -> None:
     print(printing.shown(f"written to {table}"))
 
 
-def _scored(
-    bank: "Bank", methods: Sequence[str], itself: str | None, options: dict[str, Any]
-) -> "BankScores":
-    """Scores of every model; NaN by what compares with the reference for the reference itself,
-    and by what it lacks the probabilities or numbers for, as a file that is no candidate does.
+def _scored(bank: "Bank", methods: Sequence[str], options: dict[str, Any]) -> "BankScores":
+    """Scores of every model.
+
+    For the reference, those of what compares with it are NaN, and those of what needs
+    probabilities or numbers that it comes without, as it need not be a candidate.
     """
     import numpy as np
 
@@ -180,7 +178,7 @@ def _scored(
         features = {name: bank.features[name] for name in names}
         return jaxparc.score_bank(features, bank.labels, methods=by, **options)
 
-    names = list(bank.features)
+    names, itself = list(bank.features), bank.reference
     if itself is None:
         return score(names, methods)
     per_model = ("probs", "layers", "source_images")

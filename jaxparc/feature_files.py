@@ -56,14 +56,18 @@ class Bank(NamedTuple):
         features: per model, (n, d).
         probs: per model that has them, (n, z).
         labels: as `jaxparc.score_bank` takes them.
+        reference: the model that is the reference, if one is.
     """
 
     features: dict[str, ArrayFile]
     probs: dict[str, ArrayFile]
     labels: np.ndarray
+    reference: str | None = None
 
 
-def read_bank(folder: str | Path, labels: str | Path | None = None) -> Bank:
+def read_bank(
+    folder: str | Path, labels: str | Path | None = None, *, reference: str | Path | None = None
+) -> Bank:
     """Opens a folder of feature files.
 
     Args:
@@ -71,6 +75,7 @@ def read_bank(folder: str | Path, labels: str | Path | None = None) -> Bank:
             files are passed over.
         labels: a file for `read_labels`; by default `labels.npy` in the folder, else the labels in
             the model files, which must then be identical in all of them.
+        reference: a file that may be one of the folder's; it may come without labels.
 
     Raises:
         ValueError: there is no such folder or file, no model in it, a file cannot be read or has no
@@ -104,10 +109,21 @@ def read_bank(folder: str | Path, labels: str | Path | None = None) -> Bank:
         for what in ("features", "probs"):
             if what in arrays and arrays[what].dtype.kind not in "biuf":
                 raise ValueError(f"{path}: {what} are {arrays[what].dtype}; expected numbers")
+    itself = None
+    if reference is not None:
+        target = Path(reference).resolve()
+        where = {name: arrays["features"].path.resolve() for name, arrays in members.items()}
+        itself = next((name for name, path in where.items() if path == target), None)
+    labelled = {
+        name: arrays
+        for name, arrays in members.items()
+        if name != itself or not arrays.keys().isdisjoint(LABELS)
+    }
     return Bank(
         {name: arrays["features"] for name, arrays in members.items()},
         {name: arrays["probs"] for name, arrays in members.items() if "probs" in arrays},
-        _labels(folder, labels, members),
+        _labels(folder, labels, labelled or members),
+        itself,
     )
 
 

@@ -40,7 +40,9 @@ def replacing(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
-            temporary.chmod(stat.S_IMODE(os.fstat(held.fileno()).st_mode))
+            mode = stat.S_IMODE(os.fstat(held.fileno()).st_mode)
+            if stat.S_IMODE(temporary.stat().st_mode) != mode:
+                temporary.chmod(mode)
             temporary.replace(path)
         except OSError as error:
             if error.errno is not None and error.filename is None:  # a full disk names no file
@@ -60,7 +62,7 @@ def clear(folder: Path, name: str = "*") -> None:
         for half in [entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]:
             if not half.is_file(follow_symlinks=False):
                 continue
-            with contextlib.suppress(OSError), Path(half.path).open("rb") as file:
+            with contextlib.suppress(OSError), Path(half.path).open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 Path(half.path).unlink()
 
@@ -211,8 +213,9 @@ def read_table(path: Path, *, ours: bool = False) -> tuple[list[str], list[Row]]
 
 # What a spreadsheet computes, or takes for the command of another program; any number of
 # apostrophes before it, so that one more can be told from the cell's own.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-_QUOTED = re.compile(r"'+[=+\-@\t\r]")
+_ACTS = r"(?:\s*[=+\-@＝＋－＠]|[\t\r\n])"  # noqa: RUF001
+_FORMULA = re.compile(f"'*{_ACTS}")
+_QUOTED = re.compile(f"'+{_ACTS}")
 _N = r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?|nan)"
 _NUMBER = re.compile(_N, re.ASCII | re.IGNORECASE)
 # as our tables have them: "-5.4 ± 0.1", "-3 to 7 ≈", "-5.42 [-5.4]"

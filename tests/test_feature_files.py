@@ -158,8 +158,7 @@ def test_a_reference_in_the_folder_may_lack_what_others_have(tmp_path, capsys):
     labels = np.arange(12) % 3
     for name in ("a", "b"):
         features, probs = rng.normal(size=(12, 4)), rng.dirichlet(np.ones(3), 12)
-        np.savez(bank / f"{name}.npz", features=features, probs=probs)
-    np.save(bank / "labels.npy", labels)
+        np.savez(bank / f"{name}.npz", features=features, probs=probs, labels=labels)
     np.save(bank / "target.npy", rng.normal(size=(12, 4)))
     (tmp_path / "models.csv").write_text("model,layers\na,1\nb,2\n")
     words = ("--methods", "nce", "nce+l", "rsa", "--models", str(tmp_path / "models.csv"))

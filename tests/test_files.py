@@ -47,7 +47,8 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
             files.read_text(tmp_path / name)
 
 
-FORMULAS = ["=cmd|' /C calc'!A0", "+x", "-x", "@x", "\tx", "'=x", "''-x", "-", "=1", "-1+x"]
+FORMULAS = ["=cmd|' /C calc'!A0", "+x", "-x", "@x", "\tx", " =x", "\n=x", "\nx", "＝x"]  # noqa: RUF001
+FORMULAS += ["'=x", "''-x", "-", "=1", "-1+x"]
 TEXTS = ["x", "a,b", 'a"b', "'x", "x=1", "", "a\nb", "modèle-日本"]
 NUMBERS = ["-1.5", "+2", "-inf", "nan", "-1e-05", "-5.4 ± 0.1", "-3.0 to 7.1", "-5.42 ± 0.1 ≈"]
 
