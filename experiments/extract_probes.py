@@ -73,7 +73,7 @@ def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
 
 def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:
     """Where a probe file is."""
-    return run.out / "probes" / file_name(transfer, probe_set)
+    return files.path_of(run.out / "probes", file_name(transfer, probe_set))
 
 
 def file_name(transfer: Transfer, probe_set: int) -> str:

@@ -102,9 +102,10 @@ def import_file(path: Path, out: Path) -> Path:
     content = _of_pickle(path) if path.suffix == ".pkl" else _of_npz(path, out, number)
     probe = _checked(path, content)
     transfer = Transfer(*(probe[field] for field in NAMES))
-    written = out / "probes" / extract_probes.file_name(transfer, number)
+    name = extract_probes.file_name(transfer, number)
+    written = files.path_of(out / "probes", name)
     try:
-        files.check_name(written.stem)
+        files.check_name(name.removesuffix(".npz"))
     except ValueError as error:
         raise PublishedFileError(f"{path}: {error}") from error
     arrays = {field: probe[field] for field in ARRAYS if field in probe}

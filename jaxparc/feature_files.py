@@ -8,7 +8,6 @@ damaged `.npz` is noticed; a `.npy` has no checksum.
 
 import csv
 import dataclasses
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,8 +97,7 @@ def read_bank(
         raise ValueError(f"{folder} holds no .npz or .npy file of a model's features")
     members: dict[str, dict[str, ArrayFile]] = {}
     for path in paths:
-        # the same in any locale; what is not UTF-8 is shown as its bytes
-        name = os.fsencode(path.stem).decode(errors="backslashreplace")
+        name = files.stem_of(path)
         if name in members:
             raise ValueError(f"{folder} holds {name}.npy and {name}.npz; expected one")
         members[name] = arrays = _arrays(path)

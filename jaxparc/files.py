@@ -98,6 +98,16 @@ def check_name(name: str) -> None:
     raise ValueError(f"the name {shown} {flaw}; a name is also that of a file")
 
 
+def path_of(folder: Path, name: str) -> Path:
+    """The file of a name in a folder: UTF-8 on disk, whatever the locale says."""
+    return folder / os.fsdecode(name.encode(errors="surrogateescape"))
+
+
+def stem_of(path: Path) -> str:
+    """The name of a file without its ending, in any locale; bytes that are not UTF-8 as escapes."""
+    return os.fsencode(path.stem).decode(errors="backslashreplace")
+
+
 @contextmanager
 def locked(folder: Path, *, wait: bool, shared: bool = False) -> Iterator[None]:
     """Hold a folder's lock, which the system lets go when the process dies.

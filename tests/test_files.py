@@ -186,3 +186,15 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
     living.communicate()
     assert living.returncode == 0
     assert (tmp_path / "x.npy").read_bytes() == b"half"
+
+
+def test_names_on_disk_are_utf8_in_any_locale(tmp_path):
+    code = (
+        "from pathlib import Path; from jaxparc import files; "
+        "path = files.path_of(Path(), 'mod\\xe8le.npz'); path.touch(); "
+        "assert files.stem_of(path) == 'mod\\xe8le'"
+    )
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=env)
+    assert os.listdir(os.fsencode(tmp_path)) == ["modèle.npz".encode()]
+    assert files.stem_of(files.path_of(tmp_path, "\udcff.npz")) == r"\xff"
