@@ -18,9 +18,9 @@ from typing import Any
 import jax
 
 from experiments import _run, benchmarks, oracle
-from experiments._run import Damage, Run, Stage, StageError, say
+from experiments._run import Run, Stage, StageError, say
 from experiments.benchmarks import Benchmark
-from jaxparc import datasets, files, grid
+from jaxparc import datasets, files, grid, printing
 
 
 def main(description: str | None, *stages: Stage) -> None:
@@ -30,6 +30,11 @@ def main(description: str | None, *stages: Stage) -> None:
         description: for --help.
         stages: run in this order, also after failures, of which each returns the number.
     """
+    with printing.ending():
+        _main(description, stages)
+
+
+def _main(description: str | None, stages: Sequence[Stage]) -> None:
     spec = sys.modules["__main__"].__spec__
     parser = argparse.ArgumentParser(
         prog=f"python -m {spec.name}" if spec else None,
@@ -96,8 +101,8 @@ def main(description: str | None, *stages: Stage) -> None:
             k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
         }
         benchmark = dataclasses.replace(benchmarks.get(chosen), **changes)
-    except ValueError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+    except (ValueError, datasets.DatasetError) as error:
+        parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
     out = out or Path("results") / benchmark.name
     try:
         if benchmark.external_from_oracle:
@@ -117,13 +122,12 @@ def main(description: str | None, *stages: Stage) -> None:
             signal.signal(signal.SIGTERM, _interrupt)
             _run.prepare(run)
             failures = [stage.run(run) for stage in stages]
-    except (StageError, datasets.DatasetError, *Damage) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+    except (RuntimeError, MemoryError) as error:  # of a stage, a data set or damage, or of JAX
+        parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
+    except BrokenPipeError:
+        raise  # nobody reads what is said, either
     except OSError as error:
-        if error.errno not in _run.FATAL:
-            raise
-        where = error.filename or out
-        parser.exit(2, f"{parser.prog}: {where}: {error.strerror}; what is done is kept\n")
+        parser.exit(2, f"{parser.prog}: {printing.line(error)}; what is done is kept\n")
     except KeyboardInterrupt:  # or SIGTERM, as before a machine is taken away
         parser.exit(130, "interrupted; what is done is kept, and the same command goes on\n")
     sys.exit(1 if any(failures) else 0)
@@ -213,8 +217,9 @@ def _check_devices(benchmark: Benchmark) -> None:
 
 def cache_compilations() -> None:
     """Keep compiled programs between runs: a resumed run does not compile again."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = os.path.expanduser("~/.cache/jaxparc/compiled")
+    folder = os.path.expanduser("~/.cache/jaxparc/compiled")
+    # There may be no home: neither in the environment nor for the user.
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and folder[0] != "~":
         jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from jaxparc import files
+
 R = TypeVar("R")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -200,8 +202,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def write(out: Path, about: dict[str, Any], rows: list[Any], markdown: str) -> str:
     """Write OUT.json and OUT.md; returns the line that says so."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"about": about, "rows": rows}, indent=1)
-    out.with_suffix(".json").write_text(text)
-    out.with_suffix(".md").write_text(markdown)
+    files.write_text(out.with_suffix(".json"), text)
+    files.write_text(out.with_suffix(".md"), markdown)
     return f"written: {out.with_suffix('.md')}, {out.with_suffix('.json')}"

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from experiments._terminal import Progress
 from experiments._terminal import say as say
 from experiments.benchmarks import Benchmark
-from jaxparc import checkpoints, files
+from jaxparc import checkpoints, files, printing
 
 # What a damaged unit raises when it is looked at.
 Damage = (checkpoints.CheckpointError, files.DamagedFileError)
@@ -264,10 +264,10 @@ def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
                 files.write_text(record, json.dumps(failures, indent=1) + "\n")
         except FatalError as error:
             raise StageError(
-                f"{stage}: {error}; {kept} of {total} units are done and kept"
+                f"{stage}: {error}; {kept} of {printing.count(total, 'unit')} are done and kept"
             ) from error
     if failures:
-        say(f"{stage}: {len(failures)} of {total} units failed; see {record}")
+        say(f"{stage}: {len(failures)} of {printing.count(total, 'unit')} failed; see {record}")
     count = len(todo) - len(failures)
     seconds = time.monotonic() - started
     say(f"{stage}: {count} made in {seconds:.1f} s, {kept - count} were there")
@@ -281,7 +281,9 @@ def missing(units: Sequence[Unit]) -> str:
         for what, way in unit.lacks.items():
             ways.setdefault(way, {})[what] = None
     lines = [f"  {way.replace(NAMES, ' '.join(whats))}" for way, whats in ways.items()]
-    return f"{len(units)} units need what is not on this machine:\n" + "\n".join(lines)
+    need = "needs" if len(units) == 1 else "need"
+    count = printing.count(len(units), "unit")
+    return f"{count} {need} what is not on this machine:\n" + "\n".join(lines)
 
 
 def prepare(run: Run) -> None:

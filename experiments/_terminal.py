@@ -4,12 +4,15 @@ import time
 
 import rich.progress
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column
+
+from jaxparc import printing
 
 
 def say(line: str) -> None:
     """One line to the terminal, without breaking a live display."""
-    _CONSOLE.print(line, highlight=False, soft_wrap=True, markup=False)
+    _CONSOLE.print(printing.lines(line), highlight=False, soft_wrap=True, markup=False)
 
 
 _CONSOLE = Console()
@@ -73,7 +76,7 @@ class Progress:
             )
 
     def _show(self) -> None:
-        unit = f"{self._unit}{self._rate()}"
+        unit = escape(printing.shown(f"{self._unit}{self._rate()}"))
         self._live.update(self._task, completed=self._done, left=self._left()[2:], unit=unit)
 
     def _rate(self) -> str:

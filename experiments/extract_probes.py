@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments import _data, _main, _run, oracle, train_sources
 from experiments.benchmarks import Benchmark
-from jaxparc import features, files, sampling
+from jaxparc import array_files, features, files, sampling
 from jaxparc.evaluation import Transfer
 
 
@@ -73,7 +73,7 @@ def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
 
 def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:
     """Where a probe file is."""
-    return run.out / "probes" / file_name(transfer, probe_set)
+    return files.path_of(run.out / "probes", file_name(transfer, probe_set))
 
 
 def file_name(transfer: Transfer, probe_set: int) -> str:
@@ -95,15 +95,11 @@ def read(path: Path, name: str) -> dict[str, Any]:
         DamagedFileError: it is not whole, or another unit's.
     """
     try:
-        # Reading a member checks its CRC; np.load leaves a damaged file open that it opened.
-        with path.open("rb") as file, np.load(file) as archive:
-            probe = {key: archive[key] for key in archive}
-        if str(probe["unit"]) != name:
-            raise ValueError(f"it is not of the unit {name!r}")
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
-        raise files.DamagedFileError(f"{path} is damaged: {error}") from error
+        probe = array_files.read(path)
+    except ValueError as error:
+        raise files.DamagedFileError(f"{path} is damaged: {error.__cause__ or error}") from error
+    if str(probe.get("unit")) != name:
+        raise files.DamagedFileError(f"{path} is damaged: it is not of the unit {name!r}")
     return probe
 
 

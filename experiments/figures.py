@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import files, selectors
+from jaxparc import files, printing, selectors
 from jaxparc.evaluation.measures import MEASURES
 from jaxparc.evaluation.summary import Summary
 from jaxparc.report.plots import COLOURS
@@ -85,7 +85,7 @@ def intervals(summary: Summary, title: Callable[[str], str], path: Path) -> None
             panel.plot([low, high], [-i, -i], color=COLOURS[0])
             panel.plot([value], [-i], "o", color=COLOURS[0])
     panel.set(xlabel="Mean PC and its 95 % interval")
-    panel.set_yticks(-np.arange(len(cells)), list(map(title, cells)))
+    panel.set_yticks(-np.arange(len(cells)), [_as_is(title(m)) for m in cells])
     panel.legend(fontsize="small")
     save(figure, path)
 
@@ -101,10 +101,11 @@ def scatter(summary: Summary, method: str, title: Callable[[str], str], path: Pa
             rows = [k for k, (a, _) in enumerate(outcomes.models) if a == name]
             rows = [k for k in rows if outcomes.where[k, j]]
             colour = (*COLOURS[:-1], _GREY)[i % len(COLOURS)]
-            style = {"marker": _MARKS[i % len(_MARKS)], "color": colour, "label": name}
+            style = {"marker": _MARKS[i % len(_MARKS)], "color": colour, "label": _as_is(name)}
             panel.scatter(scores[rows, j], outcomes.accuracies[rows, j], s=20, **style)
         pc = MEASURES["pearson"].scale * summary.cells["pearson"][method].targets[j]
-        panel.set(title=f"{target}: PC {pc:.1f}", xlabel=title(method), ylabel="accuracy (%)")
+        panel.set(title=f"{_as_is(target)}: PC {pc:.1f}")
+        panel.set(xlabel=_as_is(title(method)), ylabel="accuracy (%)")
     if len(names) <= 12:
         panels[0].legend(fontsize="small")
     save(figure, path)
@@ -121,16 +122,15 @@ def accuracies(summary: Summary, path: Path) -> None:
     panel.imshow(shades, aspect="auto", cmap="Blues", vmin=0, vmax=1.6)  # text stays readable
     for i, j in np.argwhere(outcomes.where):
         panel.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize="x-small")
-    names = [", ".join(filter(None, model)) for model in outcomes.models]
+    names = [_as_is(", ".join(filter(None, model))) for model in outcomes.models]
     panel.set_yticks(np.arange(m), names, fontsize="x-small")
-    panel.set_xticks(np.arange(t), outcomes.targets, rotation=30)
+    panel.set_xticks(np.arange(t), list(map(_as_is, outcomes.targets)), rotation=30)
     panel.set(title="accuracy (%)")
     save(figure, path)
 
 
 def save(figure: "Figure", path: Path) -> None:
     """Writes PATH.svg and PATH.png, each whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in ("svg", "png"):
         with files.replacing(path.with_name(f"{path.name}.{suffix}")) as temporary:
             figure.savefig(temporary, format=suffix)
@@ -170,3 +170,8 @@ def _mean(points: Sequence[Point], method: str, value: int) -> tuple[float, floa
         return math.nan, math.nan
     mean_pc, milliseconds = np.mean([[p.mean_pc, p.milliseconds] for p in chosen], axis=0)
     return float(mean_pc), float(milliseconds)
+
+
+def _as_is(name: str) -> str:
+    """A name that anybody gave, for matplotlib: no control characters, no mathematics."""
+    return printing.visible(name).replace("$", r"\$")

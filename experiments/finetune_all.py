@@ -9,8 +9,6 @@ With --halving, the worse half of a grid is given up after a quarter, and again 
 steps. A rate is given up for all sources of an architecture and target, as it is chosen for all.
 """
 
-import contextlib
-import csv
 import dataclasses
 import functools
 import time
@@ -25,6 +23,17 @@ from experiments.benchmarks import Benchmark
 from jaxparc import checkpoints, files, fitting, grid, train
 from jaxparc import input as input_
 from jaxparc.evaluation import SCRATCH, Transfer
+
+_GRID = (
+    "Architecture",
+    "Source Dataset",
+    "Target Dataset",
+    "Learning Rate",
+    "Steps",
+    "Validation",
+    "Test",
+    "Chosen",
+)
 
 
 class Candidate(NamedTuple):
@@ -325,13 +334,20 @@ def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
 def losses(run: _run.Run) -> dict[Transfer, list[float]]:
     """The training losses of what was chosen, step by step; of all whose files are there."""
     found: dict[Transfer, list[float]] = {}
-    with contextlib.suppress(FileNotFoundError), (run.out / "grid.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["Chosen"] == "1":
-                transfer = Transfer(*list(row.values())[:3])
-                candidate = Candidate(transfer, float(row["Learning Rate"]))
-                result = _run.read_result(_path(run, candidate), _unit_name(candidate))
-                found[transfer] = result["losses"]
+    path = run.out / "grid.csv"
+    try:
+        head, rows = files.read_table(path, ours=True)
+        if head != list(_GRID):
+            raise ValueError(f"{path} has the columns {', '.join(head) or 'none'}")
+        for row in (row.cells for row in rows if row.cells["Chosen"] == "1"):
+            transfer = Transfer(*(row[column] for column in _GRID[:3]))
+            candidate = Candidate(transfer, files.number(row["Learning Rate"]))
+            result = _run.read_result(_path(run, candidate), _unit_name(candidate))
+            found[transfer] = result["losses"]
+    except FileNotFoundError:
+        return found
+    except ValueError as error:
+        raise _run.StageError(f"{error}; python -m experiments.finetune_all writes it") from error
     return found
 
 
@@ -353,22 +369,19 @@ def _write_tables(run: _run.Run) -> None:
     # The choice of a rate is one for all sources, so it waits until all of them are there.
     whole = {c: r for c, r in results.items() if _choosing_together(c.transfer) not in missing}
     chosen = choose({c: r["validation"] if "losses" in r else None for c, r in whole.items()})
-    header = "Architecture,Source Dataset,Target Dataset"
-    oracle, scratch = [f"{header},Oracle"], [f"{header},Oracle"]
-    grid = [f"{header},Learning Rate,Steps,Validation,Test,Chosen"]
+    oracle: list[Sequence[object]] = [(*_GRID[:3], "Oracle")]
+    scratch = oracle.copy()
+    grid: list[Sequence[object]] = [_GRID]
     for candidate, result in whole.items():
         transfer, rate = candidate
-        row = ",".join(transfer)
         accuracies = [_percent(result[name]) for name in ("validation", "test")]
-        grid.append(
-            f"{row},{rate:g},{result['steps']},{','.join(accuracies)},"
-            f"{int(chosen[transfer] == rate)}"
-        )
+        was_chosen = int(chosen[transfer] == rate)
+        grid.append((*transfer, f"{rate:g}", result["steps"], *accuracies, was_chosen))
         if chosen[transfer] == rate:
             table = scratch if transfer.source == SCRATCH else oracle
-            table.append(f"{row},{accuracies[1]}")
-    for name, lines in (("oracle", oracle), ("scratch", scratch), ("grid", grid)):
-        files.write_text(run.out / f"{name}.csv", "\n".join(lines) + "\n")
+            table.append((*transfer, accuracies[1]))
+    for name, rows in (("oracle", oracle), ("scratch", scratch), ("grid", grid)):
+        files.write_text(run.out / f"{name}.csv", files.table_text(rows))
 
 
 def _given_up(run: _run.Run, candidate: Candidate) -> tuple[dict[str, Any], int]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _run, extract_probes, oracle, probe_images
-from jaxparc import files, models, pickles
+from jaxparc import array_files, files, models, pickles, printing
 from jaxparc.evaluation import Transfer
 
 LIMIT = 1 << 30  # bytes of a list of rows
@@ -35,6 +35,11 @@ class PublishedFileError(ValueError):
 
 def main() -> None:
     """The command line."""
+    with printing.ending():
+        _main()
+
+
+def _main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.import_probes",
         description=__doc__,
@@ -49,7 +54,9 @@ def main() -> None:
     found = [file for path in args.paths for file in _files(path)]
     if lacking := [path for path in args.paths if not list(_files(path))]:
         parser.exit(
-            2, f"{parser.prog}: {lacking[0]} is no {', '.join(SUFFIXES)} file, and holds none\n"
+            2,
+            f"{parser.prog}: {printing.shown(str(lacking[0]))} is no {', '.join(SUFFIXES)} file, "
+            "and holds none\n",
         )
     refused = 0
     try:
@@ -57,11 +64,13 @@ def main() -> None:
             try:
                 _run.say(f"{file.name}: {import_file(file, args.out)}")
             except PublishedFileError as error:
-                print(f"{parser.prog}: {error}", file=sys.stderr)
+                print(f"{parser.prog}: {printing.line(error)}", file=sys.stderr)
                 refused += 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        parser.exit(2, f"{parser.prog}: {error.filename or args.out}: {error.strerror}\n")
-    _run.say(f"{len(found) - refused} of {len(found)} files went into {args.out}")
+        parser.exit(2, f"{parser.prog}: {printing.line(error)}\n")
+    _run.say(f"{len(found) - refused} of {printing.count(len(found), 'file')} went into {args.out}")
     sys.exit(1 if refused else 0)
 
 
@@ -84,7 +93,7 @@ def import_file(path: Path, out: Path) -> Path:
             oracle.read(path)
         except oracle.OracleError as error:
             raise PublishedFileError(str(error)) from error
-        files.write_text(out / "oracle.csv", path.read_text(encoding="utf-8"))
+        files.write_text(out / "oracle.csv", files.read_text(path))
         return out / "oracle.csv"
     run = re.search(r"_(\d+)$", path.stem)
     if run is None:
@@ -93,7 +102,12 @@ def import_file(path: Path, out: Path) -> Path:
     content = _of_pickle(path) if path.suffix == ".pkl" else _of_npz(path, out, number)
     probe = _checked(path, content)
     transfer = Transfer(*(probe[field] for field in NAMES))
-    written = out / "probes" / extract_probes.file_name(transfer, number)
+    name = extract_probes.file_name(transfer, number)
+    written = files.path_of(out / "probes", name)
+    try:
+        files.check_name(name.removesuffix(".npz"))
+    except ValueError as error:
+        raise PublishedFileError(f"{path}: {error}") from error
     arrays = {field: probe[field] for field in ARRAYS if field in probe}
     extract_probes.write(written, transfer, number, arrays, math.nan)
     return written
@@ -115,15 +129,18 @@ def _of_pickle(path: Path) -> dict[str, Any]:
 
 def _of_npz(path: Path, out: Path, number: int) -> dict[str, Any]:
     try:
-        with path.open("rb") as file, files.load_arrays(file) as archive:
+        with array_files.Archive(path) as archive:
             content: dict[str, Any] = {key: archive[key] for key in archive if key in FIELDS}
-    except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
-        raise PublishedFileError(f"{path} cannot be read: {error}") from error
+    except ValueError as error:
+        raise PublishedFileError(str(error)) from error
     content |= {field: str(content[field]) for field in NAMES if field in content}
     if "y" not in content and "target_dataset" in content:
         folder = probe_images.folder_of(out, content["target_dataset"], number)
         if (folder / "labels.npy").exists():
-            content["y"] = np.load(folder / "labels.npy")
+            try:
+                content["y"] = array_files.read(folder / "labels.npy")[array_files.ONLY]
+            except ValueError as error:
+                raise PublishedFileError(str(error)) from error
     if lacking := [field for field in FIELDS if field not in content and field != "probs"]:
         raise PublishedFileError(f"{path} lacks {', '.join(lacking)}")
     return content

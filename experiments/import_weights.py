@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import _run, benchmarks, train_sources
-from jaxparc import checkpoints, models
+from jaxparc import checkpoints, models, printing
 from jaxparc.weights import WeightsError
 
 
@@ -29,16 +29,20 @@ def main() -> None:
     parser.add_argument("file", metavar="FILE", help="as jaxparc.models.load takes it")
     for name in ("benchmark", "architecture", "source"):
         parser.add_argument(f"--{name}", required=True, metavar="NAME")
-    args = parser.parse_args()
+    with printing.ending():
+        _take(parser, parser.parse_args())
+
+
+def _take(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     try:
         benchmark = benchmarks.get(args.benchmark)
         weights = Path("checkpoints") / benchmark.name
         run = _run.Run(benchmark, Path("results") / benchmark.name, weights)
         _run.say(f"{args.file}: {import_weights(run, args.architecture, args.source, args.file)}")
-    except (ValueError, RuntimeError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except OSError as error:
-        parser.exit(2, f"{parser.prog}: {error.filename or args.file}: {error.strerror}\n")
+    except BrokenPipeError:
+        raise
+    except (ValueError, RuntimeError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {printing.line(error)}\n")
 
 
 def import_weights(run: _run.Run, architecture: str, source: str, file: str | Path) -> Path:

@@ -1,10 +1,9 @@
 """Tables of accuracies after fine-tuning, ours or published: read, and every row checked."""
 
-import csv
 import math
 from pathlib import Path
 
-from jaxparc import models
+from jaxparc import files, models
 from jaxparc.evaluation import Transfer
 
 COLUMNS = ("Architecture", "Source Dataset", "Target Dataset", "Oracle")
@@ -27,12 +26,9 @@ def read(path: Path) -> dict[Transfer, float]:
             or has an accuracy outside [0, 100].
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or ()
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise OracleError(f"{path} is no table: {error}") from error
+        columns, rows = files.read_table(path, ours=True)
+    except ValueError as error:
+        raise OracleError(str(error)) from error
     if lacking := [column for column in COLUMNS if column not in columns]:
         raise OracleError(f"{path} has no column {', '.join(lacking)}")
     found: dict[Transfer, float] = {}
@@ -40,7 +36,7 @@ def read(path: Path) -> dict[Transfer, float]:
     for line, row in rows:
         where = f"{path} line {line}"
         cells = [row[column] for column in COLUMNS]
-        if None in cells or not all(cells[:3]):
+        if not all(cells[:3]):
             raise OracleError(f"{where}: a cell is empty")
         transfer = Transfer(*cells[:3])
         if transfer.architecture not in models.MODELS:
@@ -59,7 +55,7 @@ def _accuracy(where: str, cell: str) -> float:
     if not cell:
         return math.nan
     try:
-        accuracy = float(cell)
+        accuracy = files.number(cell)
     except ValueError:
         accuracy = math.nan
     if accuracy == NOT_AVAILABLE:

@@ -9,7 +9,6 @@ Scores stand in a second table, Run,Architecture,Source Dataset,Target Dataset,<
 model,target,<method>,... (with or without Run), or in further columns of the second form.
 """
 
-import csv
 import math
 import statistics
 from collections import defaultdict
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 from experiments import oracle
 from experiments.oracle import OracleError
+from jaxparc import files
 from jaxparc.evaluation import Transfer
 
 LONG = ("model", "target", "accuracy")
@@ -64,18 +64,16 @@ def read(accuracies: Path, scores: Path | None = None) -> Read:
     return found
 
 
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def _rows(path: Path) -> tuple[list[str], list[files.Row]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            return list(reader.fieldnames or ()), [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise OracleError(f"{path} is no table: {error}") from error
+        return files.read_table(path, ours=True)
+    except ValueError as error:
+        raise OracleError(str(error)) from error
 
 
-def _long(path: Path, head: Sequence[str], rows: list[tuple[int, dict[str, str]]]) -> Read:
+def _long(path: Path, head: Sequence[str], rows: Sequence[files.Row]) -> Read:
     accuracies: dict[Transfer, float] = {}
-    methods = [name for name in head if name not in LONG]
+    methods = [name for name in head if name and name not in LONG]
     scores: Scores = {method: [{}] for method in methods}
     for line, row in rows:
         transfer = _transfer(path, line, row)
@@ -92,7 +90,7 @@ def _long(path: Path, head: Sequence[str], rows: list[tuple[int, dict[str, str]]
 def _scores(path: Path, accuracies: dict[Transfer, float]) -> Scores:
     head, rows = _rows(path)
     names = oracle.COLUMNS[:3] if "Architecture" in head else LONG[:2]
-    methods = [name for name in head if name not in (RUN, *names)]
+    methods = [name for name in head if name and name not in (RUN, *names)]
     if lacking := [name for name in names if name not in head]:
         raise OracleError(f"{path} has no column {', '.join(lacking)}")
     if not methods or not rows:
@@ -117,7 +115,7 @@ def _transfer(path: Path, line: int, row: dict[str, str]) -> Transfer:
         cells = [row[name] for name in oracle.COLUMNS[:3]]
     else:
         cells = [row["model"], "", row["target"]]
-    if None in cells or not all((cells[0], cells[2])):
+    if not all((cells[0], cells[2])):
         raise OracleError(f"{path} line {line}: a cell is empty")
     return Transfer(*cells)
 
@@ -125,8 +123,8 @@ def _transfer(path: Path, line: int, row: dict[str, str]) -> Transfer:
 def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
     cell = row[column]
     try:
-        return float(cell) if cell != "" else math.nan
-    except (ValueError, TypeError):  # None where a row is short
+        return files.number(cell) if cell != "" else math.nan
+    except ValueError:
         raise OracleError(f"{path} line {line}: {column} is {cell!r}; expected a number") from None
 
 
@@ -144,6 +142,8 @@ def read_times(path: Path) -> tuple[dict[str, float], dict[str, float]]:
     transfers: dict[str, list[float]] = defaultdict(list)
     for line, row in rows:
         seconds, items = (_number(path, line, row, name) for name in ("Seconds", "Items"))
+        if not items > 0:
+            raise OracleError(f"{path} line {line}: Items is {row['Items']!r}; expected above 0")
         stages[row["Stage"]] += seconds
         if row["Method"]:
             transfers[row["Method"]].append(1e3 * seconds / items)

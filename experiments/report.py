@@ -5,7 +5,6 @@ the losses grid.csv and transfers/. With --oracle FILE it reports any table of a
 instead: see `experiments.report_files`.
 """
 
-import csv
 import importlib.metadata
 import math
 import platform
@@ -19,14 +18,14 @@ from rich.console import Console
 
 import jaxparc
 from experiments import _main, _run, finetune_all, oracle, outcome_files, report_files
-from jaxparc import datasets, report
+from jaxparc import datasets, files, report
 from jaxparc.evaluation import Transfer
 from jaxparc.report import sheets
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 
 _TRANSFER = ("Architecture", "Source Dataset", "Target Dataset")
-_NUMBERS = ("Oracle",)
+_NAMES = ("Run", *_TRANSFER)  # the other columns hold numbers
 
 
 def stage(run: _run.Run) -> int:
@@ -127,18 +126,18 @@ def _read(path: Path, stage: str, needed: Sequence[str]) -> list[dict[str, str]]
     """The rows of a table; every cell of `needed` columns is there."""
     hint = f"python -m experiments.{stage} writes it"
     try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
+        head, rows = files.read_table(path, ours=True)
     except FileNotFoundError:
         raise _run.StageError(f"{path} is missing; {hint}") from None
-    if lacking := set(needed) - set(reader.fieldnames or ()):
+    except ValueError as error:
+        raise _run.StageError(f"{error}; {hint}") from error
+    if lacking := set(needed) - set(head):
         raise _run.StageError(f"{path} has no column {', '.join(sorted(lacking))}; {hint}")
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         for column in needed:
-            if row[column] is None or (column in _NUMBERS and not _is_number(row[column])):
+            if column not in _NAMES and not _is_number(row[column]):
                 raise _run.StageError(f"{path} line {line}: {column} is {row[column]!r}; {hint}")
-    return rows
+    return [row.cells for row in rows]
 
 
 def _is_number(cell: str) -> bool:
@@ -154,7 +153,7 @@ def _transfer(row: dict[str, str]) -> Transfer:
 
 
 def _number(cell: str) -> float:
-    return float(cell) if cell else math.nan
+    return files.number(cell) if cell else math.nan
 
 
 STAGE = _run.Stage(stage)

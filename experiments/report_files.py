@@ -16,8 +16,9 @@ from rich.console import Console
 import jaxparc
 from experiments import benchmarks, figures, outcome_files, published
 from experiments._settings import Benchmark
+from experiments._terminal import say
 from experiments.oracle import OracleError
-from jaxparc import evaluation, files, models, report, selectors
+from jaxparc import evaluation, files, models, printing, report, selectors
 from jaxparc.evaluation import Transfer, baselines, controls, outcomes, summary
 from jaxparc.evaluation.outcomes import Outcomes
 from jaxparc.report import sheets
@@ -293,7 +294,7 @@ def run(
         ),
         out / "index.html",
     )
-    console.print(f"report: {out / 'index.html'}", highlight=False)
+    say(f"report: {out / 'index.html'}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -313,6 +314,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.resamples < 1:
         parser.exit(2, f"{parser.prog}: --resamples is {args.resamples}; expected at least 1\n")
+    with printing.ending():
+        _report(parser, args)
+
+
+def _report(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     try:
         run(
             args.oracle,
@@ -322,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             benchmark=benchmarks.get(args.benchmark) if args.benchmark else None,
             resamples=args.resamples,
         )
-    except OracleError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except OSError as error:
-        parser.exit(2, f"{parser.prog}: {error.filename}: {error.strerror}\n")
+    except BrokenPipeError:
+        raise
+    except (OracleError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {printing.line(error)}\n")

@@ -4,9 +4,7 @@ Trains and extracts what is missing first. Writes one file per target and probe 
 and from these scores.csv; times.csv has the seconds of every unit of every stage.
 """
 
-import csv
 import functools
-import io
 import math
 import time
 import warnings
@@ -212,7 +210,7 @@ def _write_scores(run: _run.Run) -> None:
             scores = (content["scores"][method][i] for method in methods)
             cells = ("" if s is None else f"{s:.6f}" for s in scores)
             rows.append((probe_set, *transfer, *cells))
-    _write_csv(run.out / "scores.csv", rows)
+    files.write_text(run.out / "scores.csv", files.table_text(rows))
 
 
 def _write_times(run: _run.Run) -> None:
@@ -244,16 +242,8 @@ def _write_times(run: _run.Run) -> None:
             items = len(content["transfers"])
             unit = _unit_name(target, probe_set)
             rows.append(("score_probes", unit, method, items, seconds))
-    _write_csv(
-        run.out / "times.csv",
-        [tuple(f"{c:.4f}" if isinstance(c, float) else c for c in row) for row in rows],
-    )
-
-
-def _write_csv(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    files.write_text(path, text.getvalue())
+    cells = (tuple(f"{c:.4f}" if isinstance(c, float) else c for c in row) for row in rows)
+    files.write_text(run.out / "times.csv", files.table_text(cells))
 
 
 STAGE = _run.Stage(stage)

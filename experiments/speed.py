@@ -29,7 +29,7 @@ from rich.table import Table
 
 import jaxparc
 from experiments import _measured, plain, speed_extract, speed_input, speed_train
-from jaxparc import selectors
+from jaxparc import printing, selectors
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
 POOL = 16  # different models; a larger bank has them again under other names
@@ -406,8 +406,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     speed_input.add(commands)
     speed_extract.add(commands)
     speed_train.add(commands)
-    args = parser.parse_args(argv)
-    args.run(args)
+    with printing.ending():
+        args = parser.parse_args(argv)
+        args.run(args)
 
 
 if __name__ == "__main__":

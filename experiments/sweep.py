@@ -10,9 +10,7 @@ table as Markdown. A smaller probe set is the first images of a whole one: they 
 one image of each class in turn.
 """
 
-import csv
 import dataclasses
-import io
 import itertools
 import sys
 import warnings
@@ -152,14 +150,12 @@ def _allows(given: score_probes.Given, label: str) -> bool:
 
 
 def _write(run: _run.Run, what: str, points: Sequence[tuple[int | str, Point]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_HEAD)
+    rows: list[tuple[object, ...]] = [_HEAD]
     for value, p in points:
         pc = "" if np.isnan(p.mean_pc) else f"{p.mean_pc:.4f}"
-        writer.writerow([what, value, p.method, p.run, pc, f"{p.milliseconds:.4f}"])
+        rows.append((what, value, p.method, p.run, pc, f"{p.milliseconds:.4f}"))
     path = run.out / "sweeps" / f"{what}.csv"
-    files.write_text(path, text.getvalue())
+    files.write_text(path, files.table_text(rows))
     _run.say(f"sweep: {path}")
 
 

@@ -9,16 +9,20 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from jaxparc import bank_commands
+from jaxparc import bank_commands, printing
+
+if TYPE_CHECKING:
+    from jaxparc.feature_files import Bank
+    from jaxparc.scores import BankScores
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports a wrong command line in one line, where argparse puts the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help shows the usage)\n")
+        self.exit(2, f"{self.prog}: {printing.shown(message)} (--help shows the usage)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,18 +34,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit code.
     """
-    args = _parser().parse_args(argv)
-    try:
-        args.run(args)
-    except ValueError as error:
-        return _fail(error, 2)
-    except RuntimeError as error:
-        return _fail(error, 1)
+    with printing.ending():
+        try:
+            args = _parser().parse_args(argv)
+            args.run(args)
+        except ValueError as error:
+            return _fail(error, 2)
+        except BrokenPipeError:
+            raise
+        except (RuntimeError, OSError, MemoryError) as error:
+            return _fail(error, 1)
     return 0
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"python -m jaxparc: {error}", file=sys.stderr)
+    print(f"python -m jaxparc: {printing.line(error)}", file=sys.stderr)
     return code
 
 
@@ -112,14 +119,13 @@ _FROM = {
 def _score(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    import jaxparc
     from jaxparc import feature_files, files, selectors
 
     methods = list(dict.fromkeys(args.methods or ["parc_f32"]))
     if args.probs:
         methods += [name for name in ("nce", "leep") if name not in methods]
     needs = {need for method in methods for need in selectors.method(method).needs}
-    bank = feature_files.read_bank(args.folder, args.labels, leave_out=args.reference)
+    bank = feature_files.read_bank(args.folder, args.labels, reference=args.reference)
     options: dict[str, Any] = {"probs": bank.probs if "probs" in needs else None}
     given = {
         "probs": bool(bank.probs),
@@ -135,30 +141,60 @@ def _score(args: argparse.Namespace) -> None:
     if args.reference is not None:
         options["reference"] = feature_files.read_array(args.reference, "features")
     if args.models is not None:
-        options |= feature_files.read_facts(args.models, list(bank.features))
+        names = [name for name in bank.features if name != bank.reference]
+        others = [bank.reference] if bank.reference else []
+        options |= feature_files.read_facts(args.models, names, others)
+    options |= {"target_images": args.target_images, "num_classes": args.num_classes}
     table = args.out / "scores.csv"
     try:
         with (
             warnings.catch_warnings(record=True) as caught,
             files.replacing(table) as temporary,
-            Console(stderr=True).status(f"Scoring {len(bank.features)} models"),
+            Console(stderr=True).status(f"Scoring {printing.count(len(bank.features), 'model')}"),
         ):
             warnings.simplefilter("always")
-            scores = jaxparc.score_bank(
-                bank.features,
-                bank.labels,
-                methods=methods,
-                target_images=args.target_images,
-                num_classes=args.num_classes,
-                **options,
-            )
+            scores = _scored(bank, methods, options)
             scores.to_csv(temporary)
     except OSError as error:
         raise RuntimeError(f"cannot write {table}: {error.strerror}") from error
     print(scores)
-    for warning in caught:
-        print(f"note: {warning.message}", file=sys.stderr)
-    print(f"written to {table}")
+    for note in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"note: {printing.shown(note)}", file=sys.stderr)
+    print(printing.shown(f"written to {table}"))
+
+
+def _scored(bank: "Bank", methods: Sequence[str], options: dict[str, Any]) -> "BankScores":
+    """Scores of every model.
+
+    For the reference, those of what compares with it are NaN, and those of what needs
+    probabilities or numbers that it comes without, as it need not be a candidate.
+    """
+    import numpy as np
+
+    import jaxparc
+    from jaxparc import selectors
+
+    def score(names: Sequence[str], by: Sequence[str]) -> "BankScores":
+        features = {name: bank.features[name] for name in names}
+        return jaxparc.score_bank(features, bank.labels, methods=by, **options)
+
+    names, itself = list(bank.features), bank.reference
+    if itself is None:
+        return score(names, methods)
+    per_model = ("probs", "layers", "source_images")
+    lacks = {"reference", *(n for n in per_model if itself not in (options.get(n) or ()))}
+    apart = [method for method in methods if lacks & set(selectors.method(method).needs)]
+    others = [name for name in names if name != itself]
+    values = np.full((1, len(names), len(methods)), np.nan)
+    for models, by in ((names, [m for m in methods if m not in apart]), (others, apart)):
+        if models and by:
+            rows, columns = map(names.index, models), map(methods.index, by)
+            values[0][np.ix_(list(rows), list(columns))] = score(models, by).values
+    if apart:
+        warnings.warn(
+            f"model {itself!r} is the reference, and left out by {', '.join(apart)}", stacklevel=2
+        )
+    return jaxparc.BankScores(tuple(names), tuple(methods), values)
 
 
 def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -185,7 +221,7 @@ def _data_list(args: argparse.Namespace) -> None:
     from jaxparc import datasets
 
     table = Table(
-        caption=f"data folder: {datasets.root_of(args.data_dir)}\n"
+        caption=f"data folder: {escape(printing.shown(str(datasets.root_of(args.data_dir))))}\n"
         "your own images: folder:PATH, csv:FILE, npz:FILE wherever a name is asked for"
     )
     table.add_column("name", no_wrap=True)
@@ -200,12 +236,12 @@ def _data_list(args: argparse.Namespace) -> None:
         if spec.manual:
             means.append(f"by hand: {spec.manual}")
         table.add_row(
-            "\n".join((name, *(f"= {alias}" for alias in spec.aliases))),
+            printing.lines("\n".join((name, *(f"= {alias}" for alias in spec.aliases)))),
             f"{spec.num_classes:,}",
             f"{spec.sizes['train']:,}",
             f"{spec.sizes['test']:,}",
             "yes" if datasets.is_prepared(name, data_dir=args.data_dir) else "no",
-            escape("\n".join(means)),
+            escape(printing.lines("\n".join(means))),
         )
     Console().print(table)
 
@@ -216,7 +252,7 @@ def _data_prepare(args: argparse.Namespace) -> None:
     for name in args.names:  # a misspelt name stops us before any work
         datasets.short_name(name)
     for name in args.names:
-        print(f"{name}: {datasets.prepare(name, data_dir=args.data_dir)}")
+        print(printing.shown(f"{name}: {datasets.prepare(name, data_dir=args.data_dir)}"))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import files
+from jaxparc import array_files, files
 
 Colour = tuple[float, float, float]
 
@@ -321,8 +321,7 @@ def _made_of(entry: Entry, seen: str) -> str:
 
 def _made(path: Path) -> str | None:
     try:
-        with path.open("rb") as file, files.load_arrays(file) as archive:
-            return str(archive["made_of"])
+        return str(array_files.read(path)["made_of"])  # all of it is read, so all of it is checked
     except Exception:  # not there, or damaged: made anew
         return None
 

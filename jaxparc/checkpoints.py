@@ -10,11 +10,13 @@ checked before Orbax reads any, and of every leaf, checked before one is returne
 A checkpoint is written under a temporary name and renamed when it is whole.
 """
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def save(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) 
     # Orbax cannot save arrays that live on several devices of one process without a mesh of ours.
     host = jax.tree.map(np.asarray, dict(variables))
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(temporary / "weights", host)
             checkpointer.wait_until_finished()
     except Exception as error:
@@ -63,6 +65,18 @@ def save(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) 
     files.write_sealed(temporary / MANIFEST, manifest)
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks that Orbax logs of its threads: what they say is raised as well."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def restore(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,26 +2,23 @@
 
 A file is a `.npy` with the features (n, d), or an `.npz` with `features` and, if it has them,
 `probs` (n, z) and `labels` (`y` in the probe files of the benchmarks). Shapes are read at once,
-contents when they are scored, so a bank larger than memory goes through. Nothing is unpickled.
+contents when they are scored, so a bank larger than memory goes through. Nothing is unpickled. A
+damaged `.npz` is noticed; a `.npy` has no checksum.
 """
 
 import csv
 import dataclasses
-import zipfile
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import files
+from jaxparc import array_files, files, printing
 
 LABELS_FILE = "labels.npy"
 LABELS = ("labels", "y")  # members of an .npz, the first that is there
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,25 +27,24 @@ class ArrayFile:
 
     Attributes:
         path: of a .npy or .npz file.
-        member: of the .npz; None for a .npy.
+        member: of the .npz; "" for a .npy.
         shape: of the array.
         dtype: likewise.
     """
 
     path: Path
-    member: str | None
+    member: str
     shape: tuple[int, ...]
     dtype: np.dtype
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Reads the file; a .npz checks its CRC on the way."""
+        """Reads the file; the CRC of an .npz is checked on the way."""
         del copy  # it is always a new array
         try:
-            with self.path.open("rb") as file:
-                loaded = files.load_arrays(file)
-                array = loaded if self.member is None else loaded[self.member]
-        except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
-            raise ValueError(f"{self.path} cannot be read: {error}") from error
+            with array_files.Archive(self.path) as archive:
+                array = archive[self.member]
+        except (OSError, KeyError) as error:  # it was there when the bank was opened
+            raise ValueError(f"{self.path} cannot be read: {_reason(error)}") from error
         return array if dtype is None else array.astype(dtype)
 
 
@@ -59,15 +55,17 @@ class Bank(NamedTuple):
         features: per model, (n, d).
         probs: per model that has them, (n, z).
         labels: as `jaxparc.score_bank` takes them.
+        reference: the model that is the reference, if one is.
     """
 
     features: dict[str, ArrayFile]
     probs: dict[str, ArrayFile]
     labels: np.ndarray
+    reference: str | None = None
 
 
 def read_bank(
-    folder: str | Path, labels: str | Path | None = None, *, leave_out: str | Path | None = None
+    folder: str | Path, labels: str | Path | None = None, *, reference: str | Path | None = None
 ) -> Bank:
     """Opens a folder of feature files.
 
@@ -76,17 +74,18 @@ def read_bank(
             files are passed over.
         labels: a file for `read_labels`; by default `labels.npy` in the folder, else the labels in
             the model files, which must then be identical in all of them.
-        leave_out: a file in the folder that is no model of the bank.
+        reference: a file that may be one of the folder's; it may come without labels.
 
     Raises:
         ValueError: there is no such folder or file, no model in it, a file cannot be read or has no
-            features, two have one name, or labels are missing or differ; the message names it.
+            features, two have one name, or labels are missing, differ, or begin with the head of
+            their column; the message names it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; expected one of .npz or .npy files")
-    left_out = {folder / LABELS_FILE, *(Path(p) for p in (labels, leave_out) if p is not None)}
-    left_out = {path.resolve() for path in left_out}
+    left_out = {(folder / LABELS_FILE).resolve()}
+    left_out |= set() if labels is None else {Path(labels).resolve()}
     paths = sorted(
         path
         for path in folder.iterdir()
@@ -98,45 +97,69 @@ def read_bank(
         raise ValueError(f"{folder} holds no .npz or .npy file of a model's features")
     members: dict[str, dict[str, ArrayFile]] = {}
     for path in paths:
-        if path.stem in members:
-            raise ValueError(f"{folder} holds {path.stem}.npy and {path.stem}.npz; expected one")
-        members[path.stem] = arrays = _arrays(path)
+        name = files.stem_of(path)
+        if name in members:
+            raise ValueError(f"{folder} holds {name}.npy and {name}.npz; expected one")
+        members[name] = arrays = _arrays(path)
         if "features" not in arrays:
             found = ", ".join(arrays) or "nothing"
             raise ValueError(f"{path} holds {found}; expected an array 'features'")
         for what in ("features", "probs"):
             if what in arrays and arrays[what].dtype.kind not in "biuf":
                 raise ValueError(f"{path}: {what} are {arrays[what].dtype}; expected numbers")
+    itself = None
+    if reference is not None:
+        target = Path(reference).resolve()
+        where = {name: arrays["features"].path.resolve() for name, arrays in members.items()}
+        itself = next((name for name, path in where.items() if path == target), None)
+    labelled = {
+        name: arrays
+        for name, arrays in members.items()
+        if name != itself or not arrays.keys().isdisjoint(LABELS)
+    }
     return Bank(
         {name: arrays["features"] for name, arrays in members.items()},
         {name: arrays["probs"] for name, arrays in members.items() if "probs" in arrays},
-        _labels(folder, labels, members),
+        _labels(folder, labels, labelled or members),
+        itself,
     )
 
 
 def read_labels(path: str | Path) -> np.ndarray:
-    """Labels of a file: a .npy of any form that `score_bank` takes, or text with one per line.
+    """Labels of a file: arrays of any form that `score_bank` takes, or text with one per line.
+
+    Lines are integers if all of them are written as integers are, and words otherwise: `1`, `01`
+    and `1_0` are three labels.
 
     Raises:
-        ValueError: it cannot be read, or holds nothing.
+        ValueError: it cannot be read, or holds nothing, an empty line or several columns.
     """
     path = Path(path)
     if path.suffix == ".npy":
         return np.asarray(read_array(path, "labels"))
+    if path.suffix == ".npz":
+        held = _arrays(path)
+        return np.asarray(read_array(path, next((m for m in LABELS if m in held), LABELS[0])))
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        found = [line.strip() for line in files.read_text(path).split("\n")]
+    except OSError as error:
         raise ValueError(f"{path} cannot be read as labels: {_reason(error)}") from error
-    found = [line.strip() for line in lines]
     while found and not found[-1]:
         found.pop()
     if not found or not all(found):
         what = f"line {found.index('') + 1} is empty" if found else "it is empty"
         raise ValueError(f"{path}: {what}; expected one label per line")
-    try:
-        return np.array([int(label) for label in found])
-    except ValueError:
-        return np.array(found)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        columns = max((next(csv.reader(found[:1], delimiter=d)) for d in ",;\t"), key=len)
+        if len(columns) > 1:
+            raise ValueError(
+                f"{path} has the columns {', '.join(columns)}; expected one label per line"
+            )
+    whole = all(_INTEGER.fullmatch(label) for label in found)
+    return np.array([int(label) for label in found]) if whole else np.array(found)
+
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # what int64 holds, as `str` writes it
 
 
 def read_array(path: str | Path, member: str) -> ArrayFile:
@@ -146,53 +169,61 @@ def read_array(path: str | Path, member: str) -> ArrayFile:
         ValueError: it is not there, or cannot be read.
     """
     arrays = _arrays(Path(path))
-    if Path(path).suffix == ".npy":
+    if "features" in arrays and arrays["features"].member == array_files.ONLY:
         return arrays["features"]
     if member not in arrays:
-        raise ValueError(f"{path} holds {', '.join(arrays)}; expected an array {member!r}")
+        found = ", ".join(arrays) or "nothing"
+        raise ValueError(f"{path} holds {found}; expected an array {member!r}")
     return arrays[member]
 
 
-def read_facts(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
+def read_facts(
+    path: str | Path, names: Sequence[str], others: Sequence[str] = ()
+) -> dict[str, dict[str, float]]:
     """What methods want to know of models besides their features, from a CSV file.
 
     Args:
         path: columns model, and layers or source_images or both.
-        names: of the models, each of which needs a row; rows of others are passed over.
+        names: of the models, each of which needs a row.
+        others: that may have one; rows of none of these are passed over.
 
     Returns:
-        Per column that is there, the number of every model.
+        Per column that is there, the number of every model with a row.
 
     Raises:
-        ValueError: it cannot be read, a column or a model is missing, or a cell is no positive
-            number.
+        ValueError: it cannot be read, a column or a model is missing, a model is there twice, or a
+            cell is no positive number.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = {row["model"]: (number, row) for number, row in enumerate(reader, start=2)}
-            if "model" not in (reader.fieldnames or ()):
-                raise KeyError("model")
-            columns = [c for c in ("layers", "source_images") if c in (reader.fieldnames or ())]
-    except KeyError:
-        raise ValueError(f"{path} has no column 'model'") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        head, table = files.read_table(Path(path), ours=True)
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
+    if "model" not in head:
+        raise ValueError(f"{path} has no column 'model'")
+    columns = [column for column in ("layers", "source_images") if column in head]
+    rows: dict[str, files.Row] = {}
+    for row in table:
+        first = rows.setdefault(row.cells["model"], row)
+        if first is not row:
+            raise ValueError(
+                f"{path} line {row.line}: model {row.cells['model']!r} is in line {first.line} too"
+            )
     if not columns:
         raise ValueError(f"{path} has neither a column 'layers' nor 'source_images'")
     facts: dict[str, dict[str, float]] = {column: {} for column in columns}
-    for name in names:
+    for name in (*names, *(other for other in others if other in rows)):
         if name not in rows:
             raise ValueError(f"{path} has no row for model {name!r}")
-        number, row = rows[name]
+        row = rows[name]
         for column in columns:
             try:
-                facts[column][name] = float(row[column])
-            except (TypeError, ValueError):
+                facts[column][name] = files.number(row.cells[column])
+            except ValueError:
                 facts[column][name] = float("nan")
             if not 0 < facts[column][name] < float("inf"):
                 raise ValueError(
-                    f"{path} line {number}: {column} is {row[column]!r}; expected a number above 0"
+                    f"{path} line {row.line}: {column} is {row.cells[column]!r}; expected a number "
+                    "above 0"
                 )
     return facts
 
@@ -200,36 +231,30 @@ def read_facts(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, fl
 def _arrays(path: Path) -> dict[str, ArrayFile]:
     """The arrays of a file, by their headers alone; that of a .npy is called features."""
     try:
-        if path.suffix == ".npy":
-            with path.open("rb") as file:
-                return {"features": ArrayFile(path, None, *_header(file))}
-        found = {}
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(".npy"):
-                    with archive.open(name) as file:
-                        member = name.removesuffix(".npy")
-                        found[member] = ArrayFile(path, member, *_header(file))
-        return found
-    except Exception as error:  # as many kinds as in ArrayFile
+        with array_files.Archive(path) as archive:
+            return {
+                name or "features": ArrayFile(path, name, header.shape, header.dtype)
+                for name, header in archive.headers.items()
+            }
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
-
-
-def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    if version not in _HEADERS:
-        raise ValueError(f"format {version} of .npy files is not known")
-    shape, _, dtype = _HEADERS[version](file)
-    return shape, dtype
 
 
 def _labels(
     folder: Path, given: str | Path | None, members: Mapping[str, Mapping[str, ArrayFile]]
 ) -> np.ndarray:
+    if given is None and (folder / LABELS_FILE).exists():
+        given = folder / LABELS_FILE
     if given is not None:
-        return read_labels(given)
-    if (folder / LABELS_FILE).exists():
-        return read_labels(folder / LABELS_FILE)
+        labels = read_labels(given)
+        seen = {arrays["features"].shape[:1] for arrays in members.values()}
+        if labels.dtype.kind == "U" and seen == {(len(labels) - 1,)}:
+            raise ValueError(
+                f"{given} has {printing.count(len(labels), 'label')} for "
+                f"{printing.count(len(labels) - 1, 'image')}; the first one, {str(labels[0])!r}, "
+                "seems to be the head of their column"
+            )
+        return labels
     first: tuple[str, np.ndarray] | None = None
     for name, arrays in members.items():
         key = next((key for key in LABELS if key in arrays), None)

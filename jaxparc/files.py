@@ -4,19 +4,20 @@ A sealed file is JSON with the SHA-256 of its own content, so that a reader noti
 """
 
 import codecs
+import contextlib
 import csv
 import fcntl
 import hashlib
 import io
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 
 class DamagedFileError(RuntimeError):
@@ -25,14 +26,86 @@ class DamagedFileError(RuntimeError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which takes the place of `path` when the block succeeds."""
+    """A temporary path to write to, which takes the place of `path` when the block succeeds.
+
+    The file gets the permissions that the umask leaves, whatever the block's writer gives it.
+    What a killed process left of the same file goes first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # The lock tells others that this process lives, on any machine and whoever gets its number.
+    with temporary.open("wb") as held:
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield temporary
+            mode = stat.S_IMODE(os.fstat(held.fileno()).st_mode)
+            if stat.S_IMODE(temporary.stat().st_mode) != mode:
+                temporary.chmod(mode)
+            temporary.replace(path)
+        except OSError as error:
+            if error.errno is not None and error.filename is None:  # a full disk names no file
+                error.filename = str(path)
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def clear(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half-written in a folder, of one file or of all.
+
+    What a living process writes stays, and what cannot be removed.
+    """
+    pattern = re.compile(rf"\.{'.+' if name == '*' else re.escape(name)}\.\d+\.incomplete")
+    with contextlib.suppress(OSError):
+        for half in [entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]:
+            if not half.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError), Path(half.path).open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                Path(half.path).unlink()
+
+
+LONGEST = 200  # bytes of a name: the file system takes 255, endings and temporary names included
+_BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot name a file in a folder, its ending apart.
+
+    Raises:
+        ValueError: it is empty, a path, hidden, too long, or holds control characters; the message
+            shows it.
+    """
+    shown = repr(name if len(name) <= 60 else f"{name[:50]}...")
+    size = len(name.encode(errors="replace"))
+    if not name:
+        flaw = "is empty"
+    elif "/" in name:
+        flaw = "holds '/'"
+    elif name[0] == ".":
+        flaw = "begins with a full stop"
+    elif size > LONGEST:
+        flaw = f"is {size} bytes long; at most {LONGEST} fit"
+    elif any(
+        unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(c) in _BIDI
+        for c in name
+    ):
+        flaw = "holds a control character"
+    else:
+        return
+    raise ValueError(f"the name {shown} {flaw}; a name is also that of a file")
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """The file of a name in a folder: UTF-8 on disk, whatever the locale says."""
+    return folder / os.fsdecode(name.encode(errors="surrogateescape"))
+
+
+def stem_of(path: Path) -> str:
+    """The name of a file without its ending, in any locale; bytes that are not UTF-8 as escapes."""
+    return os.fsencode(path.stem).decode(errors="backslashreplace")
 
 
 @contextmanager
@@ -50,19 +123,6 @@ def locked(folder: Path, *, wait: bool, shared: bool = False) -> Iterator[None]:
             file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         )
         yield
-
-
-def load_arrays(file: BinaryIO) -> Any:
-    """What `np.load` gives of a .npy or .npz file; of any other file it speaks of pickles.
-
-    Raises:
-        ValueError: it is neither, and others, of a dozen kinds, if it is broken.
-    """
-    start = file.read(6)
-    file.seek(0)
-    if not start.startswith((b"PK", b"\x93NUMPY")):
-        raise ValueError(f"it begins with {start!r}, as no .npy or .npz file does")
-    return np.load(file)
 
 
 def require_regular(path: Path) -> os.stat_result:
@@ -120,9 +180,13 @@ class Row(NamedTuple):
     cells: dict[str, str]
 
 
-def read_table(path: Path) -> tuple[list[str], list[Row]]:
+def read_table(path: Path, *, ours: bool = False) -> tuple[list[str], list[Row]]:
     """The columns and the rows of a CSV file. Blank lines, and columns that are empty throughout
     and have no name, as spreadsheets add them, are passed over.
+
+    Args:
+        path: of the file.
+        ours: `table_text` may have written it: the apostrophe that it puts before formulas goes.
 
     Raises:
         ValueError: it is not UTF-8, two columns have one name, a quote is not closed, or a row has
@@ -138,6 +202,8 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
             start, line = line, reader.line_num + 1
             if not any(cells) and len(cells) < 2:
                 continue
+            if ours:
+                cells = [cell[1:] if _QUOTED.match(cell) else cell for cell in cells]
             if not head:
                 head = _trimmed(cells, 0)
                 if twice := sorted({name for name in head if head.count(name) > 1}):
@@ -155,6 +221,43 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
     return head, rows
 
 
+# What a spreadsheet computes, or takes for the command of another program; any number of
+# apostrophes before it, so that one more can be told from the cell's own.
+_ACTS = r"(?:\s*[=+\-@＝＋－＠]|[\t\r\n])"  # noqa: RUF001
+_FORMULA = re.compile(f"'*{_ACTS}")
+_QUOTED = re.compile(f"'+{_ACTS}")
+_N = r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?|nan)"
+_NUMBER = re.compile(_N, re.ASCII | re.IGNORECASE)
+# as our tables have them: "-5.4 ± 0.1", "-3 to 7 ≈", "-5.42 [-5.4]"
+_NUMBERS = re.compile(rf"{_N}(?: (?:±|to) {_N})?(?: ≈)?(?: \[{_N}\])?", re.ASCII | re.IGNORECASE)
+
+
+def table_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV, with an apostrophe before what a spreadsheet would compute.
+
+    `read_table` takes it off again. Numbers stay what they are.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(_inert, row) for row in rows)
+    return text.getvalue()
+
+
+def _inert(value: object) -> str:
+    cell = str(value)
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBERS.fullmatch(cell) else cell
+
+
+def number(cell: str) -> float:
+    """The number in a cell of a table: ASCII digits, where `float` takes 1_0 for 10.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not _NUMBER.fullmatch(cell.strip()):
+        raise ValueError(f"{cell!r} is no number")
+    return float(cell)
+
+
 def _trimmed(cells: list[str], least: int) -> list[str]:
     """Cells without empty ones at the end, as many as `least` kept."""
     while len(cells) > least and not cells[-1].strip():
@@ -163,9 +266,9 @@ def _trimmed(cells: list[str], least: int) -> list[str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole."""
+    """Write a text file whole, in UTF-8; lone surrogates become their escapes."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode(errors="backslashreplace"))
 
 
 def write_sealed(path: Path, content: Any) -> None:

@@ -11,6 +11,7 @@ random crop of it, evaluation the central one.
 import collections
 import dataclasses
 import functools
+import hashlib
 import math
 import os
 import shutil
@@ -113,22 +114,33 @@ def decode(
     kept = file.with_name(f"{file.name}-{side}.npy")
     facts = kept.with_suffix(".json")  # written last: it says that the images are whole
     with files.locked(file.parent, wait=True):
+        files.clear(file.parent)
         try:
-            labels = files.read_sealed(facts)["labels"]
-            return Decoded(
-                _mapped(kept, shape), [tuple(x) if isinstance(x, list) else x for x in labels]
-            )
-        except (FileNotFoundError, files.DamagedFileError, ValueError):
-            facts.unlink(missing_ok=True)
-        kept.unlink(missing_ok=True)
+            known = files.read_sealed(facts)
+            labels = [tuple(x) if isinstance(x, list) else x for x in known["labels"]]
+            if known["sha256"] == _digest(kept):
+                return Decoded(_mapped(kept, shape), labels)
+        except (FileNotFoundError, files.DamagedFileError, KeyError, ValueError):
+            pass  # not there, damaged, or kept by an earlier version: made again
+        for old in (facts, kept):
+            old.unlink(missing_ok=True)
         if 2 * math.prod(shape) > shutil.disk_usage(file.parent).free:
             return source
         with files.replacing(kept) as temporary:
             mapped = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+            if hasattr(os, "posix_fallocate"):  # a disk that fills up would end the process later
+                with temporary.open("r+b") as opened:
+                    os.posix_fallocate(opened.fileno(), 0, temporary.stat().st_size)
             labels = _fill(mapped, source, threads)
             mapped.flush()
-        files.write_sealed(facts, {"labels": labels})
+        files.write_sealed(facts, {"labels": labels, "sha256": _digest(kept)})
         return Decoded(_mapped(kept, shape), labels)
+
+
+def _digest(file: Path) -> str:
+    """Of a file of pixels: one pass over it in each process is all that notices damage."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:

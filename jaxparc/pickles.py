@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from jaxparc.printing import visible
+
 
 class RefusedError(ValueError):
     """A pickle asks for more than arrays; the message says for what. Nothing of it was run."""
@@ -236,8 +238,8 @@ class _Unpickler(pickle._Unpickler):
         make = _STAND_INS.get(full) or self._names.get(full)
         if make is None:
             if not self._inert or _ACTING.fullmatch(full):
-                raise RefusedError(f"it asks for {_plain(full)}")
-            return Inert(_plain(full))
+                raise RefusedError(f"it asks for {visible(full[:200])}")
+            return Inert(visible(full[:200]))
         return _StandIn(make)
 
     def make(self, function: Any, args: Any) -> Any:
@@ -350,11 +352,6 @@ def _short(part: Any) -> bool:
 def _shown(value: Any) -> str:
     """A value in a message: the rest of a container may be endless."""
     return repr(value[:40]) if isinstance(value, str) else f"a {type(value).__name__}"
-
-
-def _plain(name: str) -> str:
-    """A name in a message, on one line whatever is in it."""
-    return name[:200].encode("unicode_escape").decode()
 
 
 def resolved(value: Any) -> Any:

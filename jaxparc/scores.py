@@ -1,6 +1,5 @@
 """What `score_bank` returns: scores by name, ranked, printed, drawn and written."""
 
-import csv
 import dataclasses
 import io
 import re
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from jaxparc import files, printing
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -102,41 +103,48 @@ class BankScores:
 
         If it would be wider than 80 columns, labels of methods are broken, deviations go below
         their means and names are folded; then the space around cells goes. Numbers are whole.
+        What the encoding of stdout lacks is spelled out.
         """
+        return self._table(printing.stdout_encoding())
+
+    def _table(self, encoding: str) -> "rich.table.Table":
         from rich.table import Table
         from rich.text import Text
 
         runs = len(self.values_per_run)
         title = "one probe set" if runs == 1 else f"mean ± std over {runs} probe sets"
-        table = Table(title=f"{len(self.names)} models, {title}")
+        names = [printing.shown(str(name), encoding) for name in self.names]
+        title = printing.shown(title, encoding)
+        table = Table(title=f"{printing.count(len(names), 'model')}, {title}")
         if caption := self._caption():
-            table.caption = Text(caption, style="dim italic")
+            table.caption = Text(printing.shown(caption, encoding), style="dim italic")
+        spread = printing.shown("±", encoding)
         cells = [
             [
-                [f"{value:.2f}"] if runs == 1 else [f"{value:.2f}", f"± {std:.2f}"]
+                [f"{value:.2f}"] if runs == 1 else [f"{value:.2f}", f"{spread} {std:.2f}"]
                 for value, std in zip(*rows, strict=True)
             ]
             for rows in zip(self.values, self._spread(), strict=True)
         ]
-        names = min(NAME, max(map(len, self.names)))
-        heads, glue = list(self.methods), " "
+        longest = max(map(len, names))
+        heads, glue = [printing.shown(method, encoding) for method in self.methods], " "
         widths = [max(len(glue.join(row[k])) for row in cells) for k in range(len(heads))]
-        edges = len(str(len(self.names))) + 3 * (len(heads) + 2) + 1
+        edges = len(str(len(names))) + 3 * (len(heads) + 2) + 1
         wide = edges + sum(max(len(h), w) for h, w in zip(heads, widths, strict=True))
-        if wide + max(map(len, self.names)) > COLUMNS:
+        if wide + longest > COLUMNS:
             glue = "\n"
             widths = [max(len(s) for row in cells for s in row[k]) for k in range(len(heads))]
             heads = [_broken(head, width) for head, width in zip(heads, widths, strict=True)]
-        table.add_column("", no_wrap=True, min_width=len(str(len(self.names))))
-        table.add_column("model", overflow="fold", min_width=names)
+        table.add_column("", no_wrap=True, min_width=len(str(len(names))))
+        table.add_column("model", overflow="fold", min_width=min(NAME, longest))
         for head, width in zip(heads, widths, strict=True):
             least = max(width, *map(len, head.split("\n")))
             table.add_column(Text(head), justify="right", no_wrap=True, min_width=least)
         if _needed(table) > COLUMNS:
             table.padding = 0
         for place, (name, _) in enumerate(self.ranking(), start=1):
-            row = cells[self.names.index(name)]
-            table.add_row(str(place), Text(name), *map(glue.join, row))
+            index = self.names.index(name)
+            table.add_row(str(place), Text(names[index]), *map(glue.join, cells[index]))
         return table
 
     def plot(self) -> "matplotlib.figure.Figure":
@@ -171,7 +179,8 @@ class BankScores:
         runs, m = len(self.values_per_run), len(self.names)
         ranked = [name for name, _ in self.ranking()]
         order = [self.names.index(name) for name in ranked]
-        longest = min(40, max(map(len, ranked)))
+        labels = [_short(printing.visible(str(name))) for name in ranked]
+        longest = max(map(len, labels))
         size = (0.075 * longest + 0.5 + max(2.6 * len(self.methods), 3.5), 1.1 + 0.21 * m)
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08, wspace=0.03)
         figure = Shown(figsize=size, dpi=100, layout=layout)
@@ -201,14 +210,14 @@ class BankScores:
                 panel.errorbar(
                     x, y, xerr=bar, fmt="o", ms=5, mfc=fill, color="tab:blue", elinewidth=1.2
                 )
-            panel.set_title(method, size=10, parse_math=False)
+            panel.set_title(printing.visible(method), size=10, parse_math=False)
             panel.grid(color="0.92")
             panel.set_axisbelow(True)
             panel.tick_params(labelsize=8, length=0)
             panel.locator_params(axis="x", nbins=5)
             for side in ("top", "right", "left"):
                 panel.spines[side].set_visible(False)
-        panels[0].set_yticks(range(m), [_short(name) for name in ranked], parse_math=False)
+        panels[0].set_yticks(range(m), labels, parse_math=False)
         panels[0].set_ylim(m - 0.4, -0.6)
         if runs > 1:
             note = f"mean and std over {runs} probe sets; filled: not told apart from the best"
@@ -218,15 +227,18 @@ class BankScores:
         return figure
 
     def to_csv(self, path: str | Path | None = None) -> str:
-        """The mean scores as CSV, one row per model; written to `path` if that is given."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["model", *self.methods])
-        for name, row in zip(self.names, self.values, strict=True):
-            writer.writerow([name, *(f"{value:.6f}" for value in row)])
+        """The mean scores as CSV, one row per model; written to `path` in UTF-8 if that is given.
+
+        Before a name that a spreadsheet would take for a formula stands an apostrophe.
+        """
+        rows = (
+            [name, *map("{:.6f}".format, row)]
+            for name, row in zip(self.names, self.values, strict=True)
+        )
+        text = files.table_text([["model", *self.methods], *rows])
         if path is not None:
-            Path(path).write_text(text.getvalue())
-        return text.getvalue()
+            Path(path).write_bytes(text.encode(errors="backslashreplace"))
+        return text
 
     def to_pandas(self) -> "pandas.DataFrame":
         """The mean scores as a data frame, models as index (needs pandas)."""
@@ -235,19 +247,21 @@ class BankScores:
         return pandas.DataFrame(self.values, index=list(self.names), columns=list(self.methods))
 
     def __repr__(self) -> str:
-        return self._console().export_text().rstrip()
+        return self._console(printing.stdout_encoding()).export_text().rstrip()
 
     def _repr_html_(self) -> str:
-        return self._console().export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        console = self._console("utf-8")
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
-    def _console(self) -> "rich.console.Console":
-        """The table, recorded as wide as its numbers need."""
+    def _console(self, encoding: str) -> "rich.console.Console":
+        """The table, recorded as wide as its numbers need, in the characters of an encoding."""
         from rich.console import Console
 
-        table = self.table()
+        table = self._table(encoding)
         width = max(COLUMNS, _needed(table))
+        file = io.TextIOWrapper(io.BytesIO(), encoding)  # of which rich draws ASCII boxes or others
         # in a notebook, rich would show the table by itself, and the notebook once more
-        console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False)
+        console = Console(file=file, width=width, record=True, force_jupyter=False)
         console.print(table)
         return console
 
@@ -269,7 +283,7 @@ class BankScores:
         runs = len(self.values_per_run)
         if runs < 2 or len(self.names) < 2 or not (tied := self.tied()):
             return ""
-        others = ", ".join(tied[1 : 1 + LISTED]) or "none"
+        others = ", ".join(map(str, tied[1 : 1 + LISTED])) or "none"
         if len(tied) > 1 + LISTED:
             others += f" and {len(tied) - 1 - LISTED} more"
         how = f"95 %, paired over {runs} probe sets"

@@ -2,6 +2,8 @@ import csv
 import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,20 +45,21 @@ def score(folder, *words):
 
 
 def table(folder):
-    with (folder.parent / "scores.csv").open(newline="") as file:
+    with (folder.parent / "scores.csv").open(newline="", encoding="utf-8") as file:
         return {
             row.pop("model"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)
         }
 
 
 def test_golden_features_get_their_golden_scores(folder, capsys):
-    words = ("--methods", "parc", "rsa", "knn", "--probs", "--reference", f"{folder}/reference.npy")
+    reference = (folder / "reference.npy").rename(folder.parent / "reference.npy")
+    words = ("--methods", "parc", "rsa", "knn", "--probs", "--reference", str(reference))
     assert score(folder, *words) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert f"written to {folder.parent}/scores.csv" in out
     scores = table(folder)
-    assert list(scores) == ["narrow.v2", "whole"]  # the reference is no candidate
+    assert list(scores) == ["narrow.v2", "whole"]
     assert list(scores["whole"]) == ["parc", "rsa", "knn", "nce", "leep"]
     expected = json.loads((GOLDEN / "expected.json").read_text())["cases"]["c101"]["scores"]
     for method, key in (
@@ -110,6 +113,112 @@ def test_labels_are_those_of_the_flag_then_the_file_then_the_models(folder, tmp_
 def test_text_labels_are_numbers_where_they_can_be(tmp_path):
     (tmp_path / "y.txt").write_text("3\n10\n2\n\n")
     np.testing.assert_array_equal(feature_files.read_labels(tmp_path / "y.txt"), [3, 10, 2])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("1", "01", "001"),
+        ("1", "1_0", "10"),
+        ("1", "+1", "2"),
+        ("1", "１", "2"),  # noqa: RUF001
+        ("0", "-0", "1"),
+        ("1", "1.0", "2"),
+        ("1", "9" * 19, "2"),
+        ("1", "9" * 5000, "2"),
+    ],
+)
+def test_labels_that_are_written_differently_are_different(words, tmp_path):
+    (tmp_path / "y.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    assert feature_files.read_labels(tmp_path / "y.txt").tolist() == list(words)
+
+
+def test_text_labels_have_no_byte_order_mark_and_end_at_line_feeds_alone(tmp_path):
+    (tmp_path / "y.txt").write_bytes("\ufeff0\r\n1\r\n0\r\n".encode())
+    np.testing.assert_array_equal(feature_files.read_labels(tmp_path / "y.txt"), [0, 1, 0])
+    (tmp_path / "y.txt").write_text("a\u2028b\nc\x0bd\n", encoding="utf-8")
+    labels = feature_files.read_labels(tmp_path / "y.txt").tolist()
+    assert labels == ["a\u2028b", "c\x0bd"]
+
+
+def test_labels_of_an_npz_are_its_member(tmp_path):
+    np.savez(tmp_path / "y.npz", y=[3, 1], x=[0, 0])
+    np.testing.assert_array_equal(feature_files.read_labels(tmp_path / "y.npz"), [3, 1])
+
+
+def test_a_byte_order_mark_in_a_table_is_no_part_of_its_head(tmp_path):
+    (tmp_path / "m.csv").write_text("\ufeffmodel,layers\n'=x,3\n", encoding="utf-8")
+    assert feature_files.read_facts(tmp_path / "m.csv", ["=x"]) == {"layers": {"=x": 3}}
+
+
+def test_a_reference_in_the_folder_may_lack_what_others_have(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    bank = tmp_path / "bank"
+    bank.mkdir()
+    labels = np.arange(12) % 3
+    for name in ("a", "b"):
+        features, probs = rng.normal(size=(12, 4)), rng.dirichlet(np.ones(3), 12)
+        np.savez(bank / f"{name}.npz", features=features, probs=probs, labels=labels)
+    np.save(bank / "target.npy", rng.normal(size=(12, 4)))
+    (tmp_path / "models.csv").write_text("model,layers\na,1\nb,2\n")
+    words = ("--methods", "nce", "nce+l", "rsa", "--models", str(tmp_path / "models.csv"))
+    assert score(bank, *words, "--reference", str(bank / "target.npy")) == 0
+    assert "'target' is the reference, and left out by nce, nce+l, rsa" in capsys.readouterr().err
+    found = table(bank)
+    assert np.isnan(list(found.pop("target").values())).all()
+    assert np.isfinite([x for row in found.values() for x in row.values()]).all()
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+def test_the_reference_is_left_out_by_what_compares_with_it_alone(place, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    bank, labels = tmp_path / "bank", np.arange(12) % 3
+    bank.mkdir()
+    layers = {"a": 50, "b": 18, "c": 34}
+    for name in layers:
+        features, probs = rng.normal(size=(12, 4)), rng.dirichlet(np.ones(3), 12)
+        np.savez(bank / f"{name}.npz", features=features, probs=probs, labels=labels)
+    facts = tmp_path / "models.csv"
+    facts.write_text("model,layers\n" + "".join(f"{n},{d}\n" for n, d in layers.items()))
+    reference = bank / "a.npz"
+    if place == "outside":
+        reference = reference.rename(tmp_path / "a.npz")
+    words = ("--methods", "nce", "rsa", "rsa+l", "--models", str(facts))
+    assert score(bank, *words, "--reference", str(reference)) == 0
+    arrays = {name: np.asarray(of) for name, of in feature_files.read_bank(bank).features.items()}
+    others = {name: arrays[name] for name in ("b", "c")}
+    expected = jaxparc.score_bank(
+        others,
+        labels,
+        methods=["rsa", "rsa+l"],
+        reference=np.load(reference)["features"],
+        layers={name: layers[name] for name in others},
+    )
+    found = table(bank)
+    for name, row in zip(expected.names, expected.values, strict=True):
+        assert [found[name]["rsa"], found[name]["rsa+l"]] == pytest.approx(row, abs=1e-4)
+        assert np.isfinite(found[name]["nce"])
+    err = capsys.readouterr().err
+    if place == "outside":
+        assert (list(found), err) == (["b", "c"], "")
+        return
+    assert err == "note: model 'a' is the reference, and left out by rsa, rsa+l\n"
+    assert np.isnan([found["a"]["rsa"], found["a"]["rsa+l"]]).all()
+    assert np.isfinite(found["a"]["nce"])
+
+
+def test_names_are_the_same_in_any_locale_and_encoding(tmp_path):
+    (tmp_path / "bank").mkdir()
+    for name in ("modèle-日本", "=a\x1b[31m"):
+        features = np.random.default_rng(0).normal(size=(6, 2))
+        np.savez(tmp_path / "bank" / f"{name}.npz", features=features, labels=[0, 1, 0, 1, 0, 1])
+    words = (sys.executable, "-m", "jaxparc", "score", "bank", "--methods", "hscore")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(words, capture_output=True, cwd=tmp_path, env={**os.environ, **locale})
+    assert done.returncode == 0, done.stderr
+    assert b"\x1b" not in done.stdout
+    assert rb"mod\xe8le-\u65e5\u672c" in done.stdout
+    assert list(table(tmp_path / "bank")) == ["'=a\x1b[31m", "modèle-日本"]
 
 
 def test_a_labels_file_in_the_folder_is_no_model(folder):
@@ -169,6 +278,14 @@ def save(name, array):
     return lambda folder: np.save(folder / name, array)
 
 
+def pipe(name):
+    def make(folder):
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return make
+
+
 def text(name, content):
     return lambda folder: (folder / name).write_text(content)
 
@@ -204,11 +321,41 @@ BROKEN = {
     "no layers": (nothing, ("--methods", "knn+l"), "knn+l needs layers, from the column layers"),
     "missing labels": (nothing, LABELS, "y.txt cannot be read as labels: No such file"),
     "empty labels": (text("y.txt", ""), LABELS, "y.txt: it is empty"),
+    "head of labels": (
+        text("y.txt", "label\n" + "0\n1\n2\n" * 101),
+        LABELS,
+        "y.txt has 304 labels for 303 images; the first one, 'label', seems to be the head",
+    ),
+    "table of labels": (
+        text("y.csv", "path,label\na.png,1\n"),
+        ("--labels", "{folder}/y.csv"),
+        "y.csv has the columns path, label; expected one label per line",
+    ),
+    "piped labels": (pipe("y.txt"), LABELS, "y.txt is a pipe; expected a file"),
+    "piped features": (pipe("a.npy"), (), "a.npy is a pipe; expected a file"),
+    "piped model": (pipe("a.npz"), (), "a.npz is a pipe; expected a file"),
+    "piped facts": (pipe("models.csv"), FACTS, "models.csv is a pipe; expected a file"),
+    "foreign labels": (save("labels.npy", np.array(["a", None])), (), "labels.npy cannot be read"),
     "gap in labels": (text("y.txt", "a\n\nb\n"), LABELS, "y.txt: line 2 is empty"),
     "unknown method": (nothing, ("--methods", "park"), "unknown method 'park'; known: parc"),
     "no facts": (nothing, FACTS, "models.csv cannot be read: No such file"),
     "no model column": (text("models.csv", "name,layers\na,1\n"), FACTS, "has no column 'model'"),
     "no known column": (text("models.csv", "model,depth\na,3\n"), FACTS, "neither a column 'lay"),
+    "two rows": (
+        text("models.csv", "model,layers\nwhole,3\n\nwhole,4\n"),
+        FACTS,
+        "models.csv line 4: model 'whole' is in line 2 too",
+    ),
+    "more cells": (
+        text("models.csv", "model,layers\nwhole,3,4\n"),
+        FACTS,
+        "models.csv line 2 has 3 cells; expected 2: model, layers",
+    ),
+    "grouped number": (
+        text("models.csv", "model,layers\nnarrow.v2,5_0\n"),
+        FACTS,
+        "models.csv line 2: layers is '5_0'; expected a number above 0",
+    ),
     "no row": (text("models.csv", "model,layers\na,3\n"), FACTS, "no row for model 'narrow.v2'"),
     "no number": (
         text("models.csv", "model,layers\nnarrow.v2,deep\n"),

@@ -325,7 +325,7 @@ def test_on_disk_as_in_memory_and_found_again(labels, tmp_path):
     assert len(list(file.parent.glob("*.npy"))) == 2
 
 
-@pytest.mark.parametrize("damage", ["labels", "cut", "missing", "shape"])
+@pytest.mark.parametrize("damage", ["labels", "cut", "missing", "shape", "pixel", "head"])
 def test_a_damaged_cache_is_made_again(damage, tmp_path):
     source = odd_source()
     file = tmp_path / "set"
@@ -338,11 +338,33 @@ def test_a_damaged_cache_is_made_again(damage, tmp_path):
         images.write_bytes(images.read_bytes()[:-100])
     elif damage == "missing":
         images.unlink()
+    elif damage in ("pixel", "head"):  # one bit
+        content = bytearray(images.read_bytes())
+        content[-7 if damage == "pixel" else 60] ^= 2
+        images.write_bytes(content)
     else:
         np.save(images, np.zeros((3, 16, 16, 3), np.uint8))
     again = decode(source, size=SIZE, limit=0, file=file)
     np.testing.assert_array_equal(again.images, before)
     assert again.labels == [record["label"] for record in source]
+
+
+def test_what_killed_processes_left_beside_a_cache_goes(tmp_path):
+    (tmp_path / ".set-old-16.npy.1234.incomplete").write_bytes(b"half of another set")
+    decode(odd_source(), size=SIZE, limit=0, file=tmp_path / "set")
+    assert not list(tmp_path.glob("*.incomplete"))
+
+
+@pytest.mark.skipif(not hasattr(input_lib.os, "posix_fallocate"), reason="POSIX")
+def test_room_for_a_cache_is_taken_before_it_is_filled(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(input_lib.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        decode(odd_source(), size=SIZE, limit=0, file=tmp_path / "set")
+    assert caught.value.filename == str(tmp_path / f"set-{input_lib.resized(SIZE)}.npy")
+    assert not list(tmp_path.glob("*.npy"))
 
 
 def test_a_source_is_left_as_it_is_without_room_for_it(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import io
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -82,6 +83,47 @@ def test_repr_shows_names_as_they_are(name):
 def test_html_escapes_names():
     scores = jaxparc.BankScores(("<b>",), ("parc",), np.ones((1, 1, 1)))
     assert "<b>" not in scores._repr_html_()
+
+
+HOSTILE = ("=cmd|x", "a\x1b[31m\nb", "modèle-日本", 7, "<svg onload=x>")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_any_name_is_printed_in_any_encoding(encoding, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    scores = jaxparc.BankScores(HOSTILE, ("parc",), np.arange(10.0).reshape(2, 5, 1))
+    print(scores)
+    out.flush()
+    text = out.buffer.getvalue().decode(encoding)
+    assert "\x1b" not in text
+    assert r"a\x1b[31m\nb" in text
+    assert ("┃" in text) == (encoding == "utf-8")
+    assert ("+/- 3.54" in text) == (encoding == "ascii")
+    lines = [line for line in text.splitlines() if "3.54" in line]
+    assert len(lines) == 5
+    assert "\x1b[31m" not in scores._repr_html_()
+    assert "<svg" not in scores._repr_html_()
+
+
+def test_any_name_is_drawn(tmp_path):
+    scores = jaxparc.BankScores(HOSTILE[:2], ("parc",), np.ones((1, 2, 1)))
+    scores.plot().savefig(tmp_path / "x.svg")
+    ET.parse(tmp_path / "x.svg")  # control characters are no XML
+
+
+def test_a_csv_is_utf8_without_formulas_in_any_locale(tmp_path):
+    scores = jaxparc.BankScores(HOSTILE, ("parc",), -np.ones((1, 5, 1)))
+    text = scores.to_csv(tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_bytes() == text.encode()
+    rows = list(csv.reader(io.StringIO(text)))[1:]
+    assert [row[0] for row in rows] == ["'=cmd|x", *map(str, HOSTILE[1:])]
+    assert {row[1] for row in rows} == {"-1.000000"}
+
+
+def test_one_model_is_no_plural():
+    scores = jaxparc.BankScores(("a",), ("parc",), np.ones((1, 1, 1)))
+    assert "1 model, one probe set" in " ".join(repr(scores).split())
 
 
 def test_pandas_holds_the_same():

@@ -94,7 +94,12 @@ def short_name(name: str) -> str:
 def root_of(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Returns the TFDS data folder: `data_dir`, else the environment's, else the usual one."""
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(root).expanduser().absolute()
+    try:
+        return Path(root).expanduser().absolute()
+    except RuntimeError:
+        raise DatasetError(
+            f"{root}: there is no home folder; TFDS_DATA_DIR or --data_dir says where the data are"
+        ) from None
 
 
 def folder_of(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Path:

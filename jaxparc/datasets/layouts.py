@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import files
+from jaxparc import array_files
 from jaxparc.datasets.specs import DatasetError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -111,11 +111,10 @@ def _read_npz(root: Path) -> Groups:
     """Arrays of images and labels, under the names that are usual."""
     where = f"npz:{root}"
     try:
-        with root.open("rb") as file:
-            archive = files.load_arrays(file)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+        with array_files.Archive(root) as archive:
+            if array_files.ONLY in archive:
                 raise DatasetError(f"{where} is one array; expected images and labels in an .npz")
-            members = archive.files
+            members = list(archive)
             names = next((n for n in NPZ_NAMES if set(n[:2]) <= set(members)), None)
             if names is None:
                 raise DatasetError(

@@ -3,13 +3,13 @@
 import datetime
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
 
 from jaxparc import files
 from jaxparc.evaluation import baselines
+from jaxparc.printing import count, html
 from jaxparc.report import plots, sheets
 from jaxparc.report.results import (
     Results,
@@ -58,7 +58,7 @@ table{font-size:8.5px} th,td{padding:.2em .4em} tr{break-inside:avoid}}
 
 
 def _page(results: Results) -> str:
-    name, accuracies, sets = escape(results.name), results.accuracies, probe_sets(results)
+    name, accuracies, sets = html(results.name), results.accuracies, probe_sets(results)
     if "probe_images" in results.settings:
         sets += f" of {results.settings['probe_images']} images each"
     time = "; time in ms" if results.milliseconds else ""
@@ -71,9 +71,10 @@ def _page(results: Results) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name}: which pretrained model?</title><style>{_STYLE}</style></head>
 <body><main><h1>{name}</h1>
-<p>{len({t[:2] for t in accuracies})} pretrained models, {len(every("target", results))} targets,
-{len(accuracies)} transfers fine-tuned, and for each target {escape(sets)} on which every method
-scored the models. How well do the scores predict the accuracies?</p>
+<p>{count(len({t[:2] for t in accuracies}), "pretrained model")},
+{count(len(every("target", results)), "target")},
+{count(len(accuracies), "transfer")} fine-tuned, and for each target {html(sets)} on which every
+method scored the models. How well do the scores predict the accuracies?</p>
 <h2>Methods</h2><p>PC is the Pearson correlation, times 100, between a method’s scores and the
 accuracies after full fine-tuning of one target’s models: 100 is perfect, 0 is no linear relation,
 below 0 is the wrong way round. Mean PC is its mean over targets. The number after ± says how much
@@ -103,7 +104,7 @@ def _worth(results: Results) -> str:
     ]
     tables = "".join(
         _table(sheet.title, sheet.head, sheet.rows)
-        + "".join(f"<p>{escape(note)}</p>" for note in sheet.notes)
+        + "".join(f"<p>{html(note)}</p>" for note in sheet.notes)
         for sheet in found
     )
     return f"""<h2>What the numbers are worth</h2>
@@ -120,7 +121,7 @@ def _losses(results: Results) -> str:
     figures = ""
     for target in every("target", results):
         losses = {t: of for t, of in results.losses.items() if t.target == target and len(of)}
-        figures += f"""<figure><figcaption>{escape(target)}</figcaption>
+        figures += f"""<figure><figcaption>{html(target)}</figcaption>
 {plots.curves(results, losses)}</figure>
 """
     return f"""<h2>Loss while fine-tuning</h2><p>Of the learning rates that were chosen, on the
@@ -141,10 +142,10 @@ def _time(results: Results) -> str:
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], css: str = "n") -> str:
     """A table; the columns after the first are of the class `css`."""
-    columns = [f'<th scope="col" class="{css}">{escape(name)}</th>' for name in head]
+    columns = [f'<th scope="col" class="{css}">{html(name)}</th>' for name in head]
     body = [
-        f'<th scope="row">{escape(row[0])}</th>'
-        + "".join(f'<td class="{css}">{escape(cell)}</td>' for cell in row[1:])
+        f'<th scope="row">{html(row[0])}</th>'
+        + "".join(f'<td class="{css}">{html(cell)}</td>' for cell in row[1:])
         for row in rows
     ]
     return _framed(caption, columns, body)
@@ -153,19 +154,19 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], css
 def _framed(caption: str, columns: Iterable[str], rows: Iterable[str]) -> str:
     # What scrolls on a narrow screen must be reachable from the keyboard.
     body = "".join(f"<tr>{row}</tr>\n" for row in rows)
-    return f"""<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption>
+    return f"""<div class="scroll" tabindex="0"><table><caption>{html(caption)}</caption>
 <thead><tr>{"".join(columns)}</tr></thead>
 <tbody>{body}</tbody></table></div>"""
 
 
 def _heat_map(results: Results) -> str:
     columns = ['<th scope="col">architecture</th><th scope="col">source</th>']
-    columns += [f'<th scope="col" class="n">{escape(t)}</th>' for t in every("target", results)]
+    columns += [f'<th scope="col" class="n">{html(t)}</th>' for t in every("target", results)]
     body = []
     for architecture, rows in accuracy_rows(results).items():
-        first = f'<th scope="rowgroup" rowspan="{len(rows)}">{escape(architecture)}</th>'
+        first = f'<th scope="rowgroup" rowspan="{len(rows)}">{html(architecture)}</th>'
         for source, cells in rows.items():
-            body.append(f'{first}<th scope="row">{escape(source)}</th>')
+            body.append(f'{first}<th scope="row">{html(source)}</th>')
             first = ""
             for text, shade in cells:
                 alpha = 0 if shade is None else 0.04 + 0.5 * shade
@@ -182,7 +183,7 @@ def _scatter(results: Results) -> str:
         return "<p>There are no scores.</p>"
     mean_pc = {label: correlations(results, label)[0] for label in plain(results)}
     heads = {
-        k: f"{escape(results.title(k))}: Mean PC {spread.text()}" for k, spread in mean_pc.items()
+        k: f"{html(results.title(k))}: Mean PC {spread.text()}" for k, spread in mean_pc.items()
     }
     best = max(mean_pc, key=lambda k: np.nan_to_num(mean_pc[k].mean, nan=-math.inf))
     others = "".join(
@@ -205,7 +206,7 @@ def _legend(names: Sequence[str], colours: Sequence[str], shapes: Sequence[str])
     keys = ""
     for i, name in enumerate(names):
         mark = f'<path d="{shapes[i % len(shapes)]}" fill="{colours[i % len(colours)]}"/>'
-        keys += f'<li><svg viewBox="-7 -7 14 14">{mark}</svg>{escape(name)}</li>'
+        keys += f'<li><svg viewBox="-7 -7 14 14">{mark}</svg>{html(name)}</li>'
     return f'<ul class="legend" aria-label="legend">{keys}</ul>'
 
 
@@ -224,7 +225,7 @@ def _plots(results: Results, label: str) -> str:
         ]
         drawn = {t: s for t, s in scores.items() if math.isfinite(s.mean + results.accuracies[t])}
         lost = len(scores) - len(drawn)
-        figures += f"""<figure><figcaption>{escape(target)}: PC {pc.text()}</figcaption>
+        figures += f"""<figure><figcaption>{html(target)}: PC {pc.text()}</figcaption>
 {plots.scatter(results, drawn, f"{title} score", f"accuracy on {target} (%)")}
 {f"<p>Not drawn, as undefined: {lost} of {len(scores)}.</p>" if lost else ""}
 <details><summary>Numbers</summary>

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import TypeAlias
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from jaxparc.evaluation import SCRATCH, Transfer
 from jaxparc.evaluation.measures import MEASURES
 from jaxparc.evaluation.summary import Summary
+from jaxparc.printing import count, html
 from jaxparc.report.results import Results, Spread, every, model_name
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the last is that of text.
@@ -41,11 +41,11 @@ def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_
         low, high = place_x(score.mean - bars[t]), place_x(score.mean + bars[t])
         name = f"{model_name(t)}: score {score.text('.4g', '.2g')}"
         parts.append(
-            f"<g><title>{escape(name)}, accuracy {results.accuracies[t]:.1f}%</title>"
+            f"<g><title>{html(name)}, accuracy {results.accuracies[t]:.1f}%</title>"
             f'<path stroke="{colour}" d="M{low:.1f} {y:.1f}H{high:.1f}"/><path class="mark" '
             f'fill="{colour}" d="{shape}" transform="translate({x:.1f} {y:.1f})"/></g>'
         )
-    about = f"Scatter plot of {len(scores)} models"
+    about = f"Scatter plot of {count(len(scores), 'model')}"
     return _framed(about, parts, (x_name, x_ticks), (y_name, y_ticks))
 
 
@@ -68,10 +68,10 @@ def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
         path = "L".join(f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in line)
         dashes = ' stroke-dasharray="4 3"' if t.source == SCRATCH else ""
         parts.append(
-            f"<g><title>{escape(model_name(t))}: {line[-1][1]:.3g} at the end</title>"
+            f"<g><title>{html(model_name(t))}: {line[-1][1]:.3g} at the end</title>"
             f'<path fill="none" stroke="{colour}" stroke-width="1.5"{dashes} d="M{path}"/></g>'
         )
-    about = f"Curves of {len(lines)} training runs"
+    about = f"Curves of {count(len(lines), 'training run')}"
     return _framed(about, parts, ("step", x_ticks), ("loss", y_ticks))
 
 
@@ -91,7 +91,7 @@ def _framed(about: str, parts: Sequence[str], across: Axis, up: Axis) -> str:
         f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
         for y, text in up[1]
     ]
-    x_name, y_name = escape(across[0]), escape(up[0])
+    x_name, y_name = html(across[0]), html(up[0])
     return f"""<svg role="img" viewBox="0 0 360 286" text-anchor="middle"
 aria-label="{about}: {y_name} against {x_name}">
 {"".join([*grid, *parts])}
@@ -135,7 +135,7 @@ def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> st
     for i, (method, cell) in enumerate(cells.items()):
         y = row * i + 24
         value, start, stop = (known.scale * x for x in cell.interval[:3])
-        name = escape(title(method))
+        name = html(title(method))
         line = f"M{place(start):.1f} {y}H{place(stop):.1f}"
         parts.append(
             f"<g><title>{name}: {value:z.1f}, {start:z.1f} to {stop:z.1f}</title>"
@@ -143,8 +143,8 @@ def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> st
             f'<path stroke="{COLOURS[0]}" stroke-width="2" d="{line}"/>'
             f'<circle fill="{COLOURS[0]}" r="4.5" cx="{place(value):.1f}" cy="{y}"/></g>'
         )
-    about = f"{escape(known.title)}, mean over targets"
+    about = f"{html(known.title)}, mean over targets"
     return f"""<svg role="img" viewBox="0 0 360 {bottom + 38}" text-anchor="middle"
-aria-label="{about}, of {len(cells)} methods with 95 % intervals">
+aria-label="{about}, of {count(len(cells), "method")} with 95 % intervals">
 {"".join(parts)}
 <text x="{(left + right) / 2}" y="{bottom + 34}">{about}</text></svg>"""

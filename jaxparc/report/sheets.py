@@ -1,15 +1,14 @@
 """Tables of what a summary says, in plain cells: for the terminal, Markdown, CSV and the page."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from jaxparc import files, printing
 from jaxparc.evaluation import controls
 from jaxparc.evaluation.measures import MEASURES, Measure
 from jaxparc.evaluation.resampling import Interval
@@ -35,28 +34,29 @@ class Sheet(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def markdown(self) -> str:
-        """The sheet in Markdown; cells are escaped."""
-        lines = [self.head, ["---", *["---:"] * (len(self.head) - 1)], *self.rows]
-        body = "\n".join(
-            f"| {' | '.join(c.replace('|', chr(92) + '|') for c in x)} |" for x in lines
-        )
-        notes = "".join(f"\n{note}\n" for note in self.notes)
-        return f"### {self.title}\n\n{body}\n{notes}"
+        """The sheet in Markdown; what it says is escaped."""
+        head, *rows = ([*map(printing.markdown, row)] for row in (self.head, *self.rows))
+        lines = [head, ["---", *["---:"] * (len(self.head) - 1)], *rows]
+        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        notes = "".join(f"\n{printing.markdown(note)}\n" for note in self.notes)
+        return f"### {printing.markdown(self.title)}\n\n{body}\n{notes}"
 
     def csv(self) -> str:
         """The head and the rows."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.head, *self.rows])
-        return text.getvalue()
+        return files.table_text([self.head, *self.rows])
 
     def rich(self) -> Table:
         """The sheet for a terminal."""
-        table = Table(title=Text(self.title, style="italic"), caption="\n".join(self.notes) or None)
+        table = Table(title=Text(printing.shown(self.title), style="italic"))
+        if self.notes:
+            notes = "\n".join(map(printing.shown, self.notes))
+            table.caption = Text(notes, style="dim italic")
         table.caption_justify = "left"
         for index, name in enumerate(self.head):
-            table.add_column(Text(name), justify="right" if index else "left")
+            justify: Literal["left", "right"] = "right" if index else "left"
+            table.add_column(Text(printing.shown(name)), justify=justify)
         for row in self.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(printing.shown(cell)) for cell in row))
         return table
 
 
@@ -163,20 +163,17 @@ def beyond(summary: Summary, title: Callable[[str], str], circular: Collection[s
 
 def long_csv(summary: Summary) -> str:
     """Every number, unrounded, a line for each method and measure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     targets = summary.outcomes.targets
-    writer.writerow(
-        ["method", "measure", "mean", "low", "high", "std", "next", "p_next", "undefined", *targets]
-    )
+    head = ("method", "measure", "mean", "low", "high", "std", "next", "p_next", "undefined")
+    rows: list[list[str]] = [[*head, *targets]]
     for name, cells in summary.cells.items():
         for method, cell in cells.items():
             below, p = cell.worse or ("", math.nan)
             numbers = [*cell.interval[:3], cell.std, below, p, summary.undefined.get(method, 0)]
-            writer.writerow([method, name, *map(_raw, [*numbers, *cell.targets])])
+            rows.append([method, name, *map(_raw, [*numbers, *cell.targets])])
         band = summary.chance[name]
-        writer.writerow(["random order", name, *map(_raw, band[:3]), *[""] * (4 + len(targets))])
-    return text.getvalue()
+        rows.append(["random order", name, *map(_raw, band[:3]), *[""] * (4 + len(targets))])
+    return files.table_text(rows)
 
 
 def _raw(value: object) -> str:

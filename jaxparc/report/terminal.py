@@ -3,21 +3,22 @@
 from rich.table import Table
 from rich.text import Text
 
+from jaxparc.printing import shown
 from jaxparc.report.results import Results, accuracy_rows, every, number, over, selector_rows
 
 
 def accuracy_table(results: Results) -> Table:
     """Accuracy of each transfer: a row for each pretrained model, a column for each target."""
-    title = Text(f"{results.name}: accuracy after fine-tuning (%)", style="italic")
+    title = Text(shown(f"{results.name}: accuracy after fine-tuning (%)"), style="italic")
     table = Table("architecture", "source", title=title)
-    table.caption = "– own source; bold: best of its target"
+    table.caption = shown("– own source; bold: best of its target")
     for target in every("target", results):
-        table.add_column(Text(target), justify="right")
+        table.add_column(Text(shown(target)), justify="right")
     for architecture, rows in accuracy_rows(results).items():
         table.add_section()
         for index, (source, cells) in enumerate(rows.items()):
-            texts = [Text(text, style="bold" if shade == 1 else "") for text, shade in cells]
-            table.add_row(Text("" if index else architecture), Text(source), *texts)
+            texts = [Text(shown(text), style="bold" if shade == 1 else "") for text, shade in cells]
+            table.add_row(Text("" if index else shown(architecture)), Text(shown(source)), *texts)
     return table
 
 
@@ -27,10 +28,10 @@ def selector_table(results: Results) -> Table:
     The spread of the targets' PC is on the page alone, so that the table fits 100 columns.
     """
     head, rows = selector_rows(results, lambda pc: number(pc.mean))
-    table = Table(title=Text(f"{results.name}: selectors", style="italic"))
-    table.caption = f"Pearson correlation x 100, {over(results)}"
+    table = Table(title=Text(shown(f"{results.name}: selectors"), style="italic"))
+    table.caption = Text(shown(f"Pearson correlation x 100, {over(results)}"), style="dim italic")
     for index, name in enumerate(head):
-        table.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
+        table.add_column(Text(shown(name)), justify="right" if index else "left", no_wrap=not index)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(shown(cell)) for cell in row))
     return table

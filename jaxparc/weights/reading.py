@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import files, pickles
+from jaxparc import array_files, files, pickles
 from jaxparc.pickles import Inert
 from jaxparc.weights import WeightsError, keras, torch_files
 from jaxparc.weights.budget import Budget
@@ -183,8 +183,7 @@ def _npz(path: Path) -> dict[str, Any]:
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             budget.take(info.file_size, info.filename)
-    with path.open("rb") as file, files.load_arrays(file) as arrays:
-        return {name: arrays[name] for name in arrays}
+    return array_files.read(path)
 
 
 def _pickle(path: Path) -> Any:

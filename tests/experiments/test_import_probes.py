@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import extract_probes, import_probes, oracle
+from experiments import extract_probes, import_probes, oracle, probe_images
 from experiments.import_probes import PublishedFileError, import_file
-from jaxparc import models
+from jaxparc import files, models
 from jaxparc.evaluation import Transfer
 
 N = 12
@@ -189,7 +189,8 @@ def test_a_table_goes_in_as_it_is(tmp_path):
         ("alexnet,a,b,nan\n", "line 2: Oracle is 'nan'"),
         ("alexnet,a,b,inf\n", "line 2: Oracle is 'inf'"),
         ("alexnet,,b,50\n", "line 2: a cell is empty"),
-        ("alexnet,a\n", "line 2: a cell is empty"),
+        ("alexnet,a\n", "line 2 has 2 cells; expected 4"),
+        ("alexnet,a,b,1_0\n", "line 2: Oracle is '1_0'"),
     ],
 )
 def test_wrong_rows_are_named_by_line(rows, reason, tmp_path):
@@ -225,3 +226,54 @@ def test_the_published_tables_go_in(name, rows, valid):
     found = oracle.read(Path(folder) / f"{name}.csv")
     assert len(found) == rows
     assert np.isfinite(list(found.values())).sum() == valid
+
+
+# Damage
+
+
+def test_a_flipped_bit_of_a_probe_file_is_noticed(tmp_path):
+    transfer = Transfer("resnet50", "nabird", "oxford_pets")
+    path = tmp_path / extract_probes.file_name(transfer, 3)
+    arrays = {"features": np.ones((4, 2), np.float32), "y": np.arange(4)}
+    extract_probes.write(path, transfer, 3, arrays, 1.0)
+    name = extract_probes.unit_name(transfer, 3)
+    whole, expected = path.read_bytes(), extract_probes.read(path, name)
+    # the header of the first array, of which NumPy compares no checksum
+    start = whole.index(b"\x93NUMPY")
+    for bit in range(8 * start, 8 * (start + 128), 3):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        with pytest.raises(files.DamagedFileError, match="is damaged"):
+            extract_probes.read(path, name)
+    path.write_bytes(whole)
+    assert extract_probes.read(path, name).keys() == expected.keys()
+
+
+def test_a_damaged_npz_and_damaged_labels_are_refused_by_name(tmp_path):
+    path = tmp_path / "resnet50_nabird_oxford_pets_3.npz"
+    np.savez(path, **{k: v for k, v in content().items() if k != "y"})
+    folder = probe_images.folder_of(tmp_path / "out", "oxford_pets", 3)
+    folder.mkdir(parents=True)
+    np.save(folder / "labels.npy", np.arange(N) % 3)
+    assert import_file(path, tmp_path / "out").exists()
+    os.truncate(folder / "labels.npy", 140)
+    with pytest.raises(PublishedFileError, match=r"labels\.npy cannot be read"):
+        import_file(path, tmp_path / "out")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"descr")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PublishedFileError, match=r"_3\.npz cannot be read"):
+        import_file(path, tmp_path / "out")
+
+
+def test_a_table_goes_in_without_its_byte_order_mark(tmp_path):
+    text = ",".join(oracle.COLUMNS) + "\nresnet50,a,b,50\n"
+    (tmp_path / "o.csv").write_text("\ufeff" + text, encoding="utf-8")
+    assert import_file(tmp_path / "o.csv", tmp_path / "out").read_text(encoding="utf-8") == text
+
+
+def test_a_name_too_long_for_a_file_is_refused(tmp_path):
+    path = dumped(tmp_path, content(source_dataset="x" * 190))
+    with pytest.raises(PublishedFileError, match="bytes long; at most 200"):
+        import_file(path, tmp_path / "out")

@@ -336,7 +336,7 @@ def test_detection_goes_from_images_to_features_to_a_report(voc, tmp_path, monke
             if (architecture, probe_set) != ("resnet101", 1):
                 import_probes.import_file(path, out)
     assert detection(tmp_path, monkeypatch, score_probes) == 2
-    assert "1 units need" in capsys.readouterr().err
+    assert "1 unit needs what" in capsys.readouterr().err
     assert detection(tmp_path, monkeypatch, score_probes, "--allow-missing") == 0
     import_probes.import_file(path, out)
     assert detection(tmp_path, monkeypatch, score_probes) == 0

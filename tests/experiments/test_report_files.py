@@ -1,9 +1,13 @@
 """Reports of any table: the two forms, the published ones, and what is refused."""
 
 import csv
+import io
 import os
+import re
 import subprocess
 import sys
+import warnings
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ import scipy.stats
 
 from experiments import benchmarks, outcome_files, published, report_files
 from experiments.oracle import OracleError
+from jaxparc import files
 from jaxparc.evaluation import MEASURES, Transfer, baselines, outcomes, summary
 
 LONG = "model,target,accuracy,ours,theirs\n"
@@ -65,7 +70,7 @@ def test_scores_of_several_runs_in_a_second_table(tmp_path):
         (LONG + "m,t,1,1,?\n", None, "o.csv line 2: theirs is '?'; expected a number"),
         (LONG + "m,t,1,1,1\nm,t,2,1,1\n", None, "o.csv line 3: m  t is there twice"),
         (LONG + ",t,1,1,1\n", None, "o.csv line 2: a cell is empty"),
-        (LONG + "m,t,1\n", None, "o.csv line 2: ours is None; expected a number"),
+        (LONG + "m,t,1\n", None, "o.csv line 2 has 3 cells; expected 5: model"),
         (LONG + "m,t,1,1,1\n", "model,target,s\nn,t,1\n", "s.csv line 2: n  t has no accuracy"),
         (LONG + "m,t,1,1,1\n", "model,s\nm,1\n", "s.csv has no column target"),
         (LONG + "m,t,1,1,1\n", "model,target\nm,t\n", "s.csv has no column of scores"),
@@ -279,3 +284,75 @@ def test_scipy_agrees_on_a_target_of_the_controlled_benchmark(oracles):
         value = outcomes.by_target(found, "heuristic", MEASURES[name])[0, j]
         expected = reference(found.scores["heuristic"][0, there, j], found.accuracies[there, j])
         np.testing.assert_allclose(value, expected.statistic, rtol=1e-12)
+
+
+# What anybody named
+
+HOSTILE = ("=cmd|x", "a\x1b[31mb", "<svg onload=x>", "$\\frac$", "[x](y)|z", "modèle-日本")
+
+
+def test_names_are_text_in_every_file_of_a_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    rows = [["model", "target", "accuracy", "=m<b>", "a\x9bb"]]
+    rng = np.random.default_rng(0)
+    rows += [[n, t, *rng.uniform(50, 90, 3)] for n in HOSTILE for t in ("t<1>\x1b", "+u")]
+    (tmp_path / "o.csv").write_text(files.table_text(rows), encoding="utf-8")
+    words = ["--oracle", str(tmp_path / "o.csv"), "--out", str(tmp_path / "out")]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        report_files.main([*words, "--resamples", "20"])
+    sys.stdout.flush()
+    printed = sys.stdout.buffer.getvalue().decode("ascii")
+    assert "\x1b" not in printed
+    assert r"t<1>\x1b" in printed
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {path.suffix for path in written} >= {".md", ".csv", ".html"}
+    for path in written:
+        if path.suffix == ".svg":
+            ET.parse(path)
+        if path.suffix == ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                for cell in (cell for row in csv.reader(file) for cell in row):
+                    assert cell[:1] not in ("=", "+", "@", "\t", "\r")
+        if path.suffix in (".md", ".html"):
+            text = path.read_text(encoding="utf-8")
+            assert "<svg onload" not in text
+            assert "m<b>" not in text
+            assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (LONG + "m,t,1,1,1,7\n", "line 2 has 6 cells; expected 5"),
+        (LONG + "m,t,1_0,1,1\n", "line 2: accuracy is '1_0'; expected a number"),
+        (LONG + 'm,"t\nu",1,1,1\n\nm,x,1,no,1\n', "line 5: ours is 'no'; expected a number"),
+        (LONG.encode("utf-16"), "is UTF-16; expected UTF-8"),
+        (b"\xff" + LONG.encode(), "line 1 is not UTF-8"),
+    ],
+)
+def test_tables_lose_no_cell_and_name_the_line(content, reason, tmp_path):
+    path = tmp_path / "o.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(OracleError) as caught:
+        outcome_files.read(path)
+    assert reason in str(caught.value)
+
+
+def test_the_index_of_a_data_frame_is_no_method(tmp_path):
+    (tmp_path / "o.csv").write_text(",model,target,accuracy,ours\n0,m,t,1,2\n1,n,t,3,4\n")
+    assert list(outcome_files.read(tmp_path / "o.csv").scores) == ["ours"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "o.csv")
+    with pytest.raises(SystemExit) as stopped:
+        report_files.main(["--oracle", str(tmp_path / "o.csv"), "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "o.csv is a pipe; expected a file\n" in capsys.readouterr().err
+
+
+def test_times_of_no_transfer_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("Stage,Method,Items,Seconds\nscore,parc,0,1\n")
+    with pytest.raises(OracleError, match="line 2: Items is '0'; expected above 0"):
+        outcome_files.read_times(tmp_path / "t.csv")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from jaxparc import files
 from jaxparc.datasets.specs import DATASETS, DatasetError
 
 FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
@@ -129,11 +130,13 @@ def read_folder(manual: Path) -> tuple[dict[str, Photograph], dict[int, str]]:
 def _read(path: Path) -> dict[str, str]:
     """The lines of a file: a key, a space, and the rest."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"nabirds: {path} cannot be read: {error}") from error
+        text = files.read_text(path)
+    except OSError as error:
+        raise DatasetError(f"nabirds: {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DatasetError(f"nabirds: {error}") from error
     table: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         key, _, value = line.strip().partition(" ")
         if not value:
             raise DatasetError(f"nabirds: {path} line {number}: {line!r}; expected two words")

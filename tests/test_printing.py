@@ -1,0 +1,91 @@
+"""What others named, in every kind of output."""
+
+import io
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from jaxparc import printing
+
+HOSTILE = "a\x1b[31m\x00\n\u202e\u2028\x9b\udcffb"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("resnet50/imagenet v2", "resnet50/imagenet v2"),
+        ("modèle-日本 \u3000", "modèle-日本 \u3000"),
+        (HOSTILE, r"a\x1b[31m\x00\n\u202e\u2028\x9b\udcffb"),
+    ],
+)
+def test_what_acts_or_hides_is_made_visible(text, expected):
+    assert printing.visible(text) == expected
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "cp932", "utf-8"])
+def test_what_is_shown_is_in_the_encoding(encoding):
+    shown = printing.shown(f"modèle-日本 3 ± 1 – … ≈ {HOSTILE}", encoding)
+    shown.encode(encoding)
+    if encoding == "ascii":
+        assert shown.startswith(r"mod\xe8le-\u65e5\u672c 3 +/- 1 - ... ~ a")
+
+
+def test_an_error_is_one_line_with_its_file():
+    assert printing.line(ValueError("a\n  b\x1b")) == r"a b\x1b"
+    assert printing.line(OSError(28, "No space left", "x\n.csv")) == "x .csv: No space left"
+    assert printing.line(OSError(28, "No space left")) == "output: No space left"
+    assert printing.line(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize("text", ["<svg onload=x>", "a|b", "[x](javascript:y)", "`*a*`", HOSTILE])
+def test_markdown_shows_a_cell_as_it_is(text):
+    cell = printing.markdown(text)
+    assert "\n" not in cell
+    assert "<" not in cell
+    assert "](" not in cell
+    assert all(cell[i - 1] == "\\" for i, c in enumerate(cell) if c in "|`*")
+
+
+def test_html_is_text_in_elements_and_in_attributes():
+    for text in (HOSTILE, "<svg onload='x'>", "\"'&"):
+        found = ET.fromstring(f'<p a="{printing.html(text)}">{printing.html(text)}</p>')
+        assert found.text == found.get("a") == printing.visible(text)
+
+
+def test_one_is_no_plural():
+    counts = [printing.count(n, "model") for n in (0, 1, 2, 1000)]
+    assert counts == ["0 models", "1 model", "2 models", "1,000 models"]
+    assert printing.count(2, "class", "classes") == "2 classes"
+
+
+def command(code, **options):
+    code = f"import sys; from jaxparc import printing\nwith printing.ending():\n    {code}"
+    return subprocess.run(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = command("print('x')", stdout=full)
+    assert (done.returncode, done.stderr) == (1, "output: No space left on device\n")
+
+
+def test_a_reader_that_went_away_ends_it_quietly():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        done = command("print('x')", stdout=pipe)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_streams_take_every_character(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), "ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    with printing.ending():
+        print("modèle")
+    assert out.buffer.getvalue() == b"mod\\xe8le\n"
