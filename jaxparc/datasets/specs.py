@@ -218,7 +218,7 @@ _SPECS = (
 
 DATASETS: Mapping[str, DatasetSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})
 
-_NAMES: Mapping[str, DatasetSpec] = MappingProxyType(
+NAMES: Mapping[str, DatasetSpec] = MappingProxyType(
     {name: spec for spec in _SPECS for name in (spec.name, *spec.aliases)}
 )
 
@@ -229,9 +229,9 @@ def registered(name: str) -> DatasetSpec:
     Raises:
       ValueError: none has; the message lists the known ones.
     """
-    if name not in _NAMES:
+    if name not in NAMES:
         raise ValueError(
-            f"unknown data set {name!r}; known: {', '.join(_NAMES)}, and your own images as "
+            f"unknown data set {name!r}; known: {', '.join(NAMES)}, and your own images as "
             "folder:PATH, csv:FILE or npz:FILE"
         )
-    return _NAMES[name]
+    return NAMES[name]

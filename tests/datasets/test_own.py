@@ -413,7 +413,7 @@ def test_a_class_without_training_images_is_refused(tmp_path, data_dir):
         ("path,label\n0.png,a\n1.png,\n", "line 3: path or label is empty"),
         ("path,label\n0.png,a|\n", "line 2: path or label is empty"),
         ("path,label\n0.png,a\n1.png,b\n0.png,b\n", "line 4: 0.png was in line 2 already"),
-        ("path,label,split\n0.png,a,trian\n", "line 2: split is 'trian'; known: train, test"),
+        ("path,label,split\n0.png,a,trian\n", "line 2: split is 'trian'; known: train, training, "),
         ("path,label,split\n0.png,a,test\n", "lists no images to train on"),
         ("path,label\n", "lists no images to train on"),
     ],
@@ -470,5 +470,6 @@ def test_the_command_line_takes_addresses(tmp_path, data_dir, capsys):
     root = class_folders(tmp_path / "f", {"a": 4, "b": 4})
     name = f"folder:{root}"
     assert main(["data", "prepare", name, "--data_dir", str(data_dir)]) == 0
-    assert capsys.readouterr() == (f"{name}: {root}\n", "")
+    classes = "2 classes; images: train 6, test 2: a 3 + 1, b 3 + 1"
+    assert capsys.readouterr() == (f"{name}: {root}\n{name}: {classes}\n", "")
     assert json.loads(next((data_dir / "own").glob("f-*.json")).read_text())
