@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxparc import images
-from jaxparc.datasets import own, prepared
+from jaxparc.datasets import folders, own, prepared
 from jaxparc.datasets.specs import DATASETS as DATASETS
 from jaxparc.datasets.specs import NAMES, Record, Rows, registered
 from jaxparc.datasets.specs import DatasetError as DatasetError
@@ -203,8 +203,7 @@ def summary(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str
         for label in counts["train"]
     }
     shown = [
-        f"{label if label.isprintable() else ascii(label)} {text}"
-        for label, text in list(each.items())[:CLASSES_SHOWN]
+        f"{folders.visible(label)} {text}" for label, text in list(each.items())[:CLASSES_SHOWN]
     ]
     if len(each) > CLASSES_SHOWN:
         rest = list(counts["train"].values())[CLASSES_SHOWN:]

@@ -139,8 +139,7 @@ class _Walk:
             if target in (*above, real):
                 found.passed["links to a folder above"] += 1
             elif not is_folder and not is_image:
-                ending = place.suffix if place.suffix.isprintable() else ascii(place.suffix)
-                found.passed[f"ending in {ending}" if ending else "without ending"] += 1
+                found.passed[f"ending in {place.suffix}" if place.suffix else "without ending"] += 1
             elif target in self.seen:
                 self.again.append((self.seen[target], place))
             else:
@@ -242,7 +241,8 @@ def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder
         raise DatasetError(f"folder:{root}: of {names}, two are the same split; {known}")
     passed["folders without images"] += len(top.folders) - len(holding)
     passed["images beside the folders of splits"] += len(top.images)
-    return {str(split): folder for split, folder in zip(splits, holding, strict=True)}
+    folders = dict(zip(splits, holding, strict=True))
+    return {split: folders[split] for split in SPLITS if split in folders}
 
 
 def some(names: Sequence[str]) -> str:
@@ -274,6 +274,11 @@ def _check_class(root: Path, cls: _Folder, others: set[str]) -> None:
                     f"folder:{root}: {folder.path.relative_to(root)} is in a class and has the "
                     f"name {what}; expected splits above the classes, and no class in another"
                 )
+
+
+def visible(text: str) -> str:
+    """Text on one line, with what cannot be printed escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def said(passed: Counter[str], form: str = "{}") -> str:

@@ -189,7 +189,7 @@ def open_set(name: str, root: Path) -> Own:
     address = parse(name)
     listing = layouts.READERS[address.kind](address.path)
     if passed := folders.said(listing.passed):
-        print(f"{name}: passed over: {passed}", file=sys.stderr)
+        _say(name, f"passed over: {passed}")
     readable, content = _readable(name, address, listing.groups, root)
     if "test" not in readable:
         readable = _split(address, readable["train"])
@@ -204,7 +204,7 @@ def open_set(name: str, root: Path) -> Own:
     if len(classes) < 2:
         raise DatasetError(f"{name}: all images are of class {classes[0]!r}; expected two classes")
     if alike := _alike(classes):
-        print(f"{name}: classes that differ in spelling alone stay apart: {alike}", file=sys.stderr)
+        _say(name, f"classes that differ in spelling alone stay apart: {alike}")
     codes = {label: code for code, label in enumerate(classes)}
     splits = {}
     for number, (split, items) in enumerate(readable.items()):
@@ -305,9 +305,7 @@ def _readable(name: str, address: Address, groups: Groups, root: Path) -> tuple[
             f"skipped (skip={len(flaws)} would do): {_some(flaws)}"
         )
     if flaws:
-        print(
-            f"{name}: {len(flaws)} of {len(paths)} images left out: {_some(flaws)}", file=sys.stderr
-        )
+        _say(name, f"{len(flaws)} of {len(paths)} images left out: {_some(flaws)}")
     kept = {
         split: [item for item in items if str(item.image) not in flaws]
         for split, items in groups.items()
@@ -361,11 +359,15 @@ def _looked_at(
 def _say_dark(name: str, count: int, largest: int) -> None:
     """Says that images seem to have fewer bits than the 16 that they are scaled from."""
     if count and largest < 2**15:
-        print(
-            f"{name}: {count} images of 16 bits hold no value above {largest:,} and come out dark, "
-            f"as 65,535 is white: if they have {largest.bit_length()} bits, scale them",
-            file=sys.stderr,
+        _say(
+            name,
+            f"{count} images of 16 bits hold no value above {largest:,} and come out dark, as "
+            f"65,535 is white: if they have {largest.bit_length()} bits, scale them",
         )
+
+
+def _say(name: str, text: str) -> None:
+    print(folders.visible(f"{name}: {text}"), file=sys.stderr)
 
 
 class _Look(NamedTuple):
