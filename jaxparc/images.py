@@ -76,6 +76,12 @@ _PIXELS = _Shared(MAX_PIXELS)  # that are decoded at one time
 os.register_at_fork(after_in_child=_PIXELS.give_back)
 
 
+def require(path: Path) -> None:
+    """Refuses what would be read for ever; errors are those of `encoded`."""
+    if (size := files.require_regular(path).st_size) > MAX_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; expected at most {MAX_BYTES:,}")
+
+
 def encoded(path: str | Path) -> bytes:
     """Reads the file of an image.
 
@@ -83,7 +89,7 @@ def encoded(path: str | Path) -> bytes:
         OSError: it is not there, or cannot be read.
         ValueError: it is no regular file, or larger than an image can be; the message names it.
     """
-    _require(Path(path))
+    require(Path(path))
     return Path(path).read_bytes()
 
 
@@ -122,7 +128,7 @@ def open_square(file: str | Path | bytes, side: int) -> np.ndarray:
 @contextlib.contextmanager
 def _decoded(file: str | Path | bytes, side: int | None) -> Iterator[Image.Image]:
     if not isinstance(file, bytes):
-        _require(Path(file))
+        require(Path(file))
     with io.BytesIO(file) if isinstance(file, bytes) else Path(file).open("rb") as stream:
         with _failing():
             image = _opened(stream)
@@ -141,11 +147,6 @@ def _decoded(file: str | Path | bytes, side: int | None) -> Iterator[Image.Image
             with _failing():
                 rgb = _rgb(image)
             yield rgb
-
-
-def _require(path: Path) -> None:
-    if (size := files.require_regular(path).st_size) > MAX_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; expected at most {MAX_BYTES:,}")
 
 
 @contextlib.contextmanager

@@ -22,9 +22,9 @@ import numpy as np
 from jaxparc import images
 from jaxparc.datasets import folders, own, prepared
 from jaxparc.datasets.specs import DATASETS as DATASETS
-from jaxparc.datasets.specs import NAMES, Record, Rows, registered
 from jaxparc.datasets.specs import DatasetError as DatasetError
 from jaxparc.datasets.specs import DatasetSpec as DatasetSpec
+from jaxparc.datasets.specs import Record, Rows, is_registered, registered
 
 CLASSES_SHOWN = 12  # in a line
 
@@ -213,7 +213,7 @@ def summary(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str
 
 def _address(name: str) -> str:
     """The address that a name means, if it means people's own images; else the name itself."""
-    if name not in NAMES:
+    if not is_registered(name):
         return own.address_of(name)
     _say_which(name)
     return name

@@ -214,9 +214,11 @@ def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder
     splits = [split_of(folder.name) for folder in holding]
     names = some([folder.name for folder in holding])
     if not deep:
-        if None not in splits and len(set(splits)) > 1:
+        if len({split for split in splits if split}) > 1:
+            flat = [folder.name for folder in holding if split_of(folder.name)]
             raise DatasetError(
-                f"folder:{root}: {names} are splits, and hold images without a folder per class"
+                f"folder:{root}: {some(flat)} are splits, and hold images without a folder per "
+                "class"
             )
         return {"train": top}
     known = f"expected one folder per class, or such in folders of splits, known: {KNOWN}"

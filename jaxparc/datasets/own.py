@@ -405,15 +405,16 @@ def _looks(name: str, paths: Sequence[Path]) -> Iterator[_Look]:
 
 def _look(path: Path) -> _Look:
     try:
-        content = images.encoded(path)
+        images.require(path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         may_pass = not isinstance(error, FileNotFoundError)
         return _Look(error.strerror or str(error), may_pass=may_pass)
     except ValueError as error:
         return _Look(str(error).removeprefix(f"{path} "))
-    digest = hashlib.sha256(content).hexdigest()
     try:
-        image = images.open_rgb(content, side=1)
+        image = images.open_rgb(path, side=1)
     except (OSError, ValueError) as error:
         return _Look(getattr(error, "strerror", None) or str(error), digest)
     except MemoryError:

@@ -218,9 +218,14 @@ _SPECS = (
 
 DATASETS: Mapping[str, DatasetSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})
 
-NAMES: Mapping[str, DatasetSpec] = MappingProxyType(
+_NAMES: Mapping[str, DatasetSpec] = MappingProxyType(
     {name: spec for spec in _SPECS for name in (spec.name, *spec.aliases)}
 )
+
+
+def is_registered(name: str) -> bool:
+    """Tells whether a data set has this name or alias."""
+    return name in _NAMES
 
 
 def registered(name: str) -> DatasetSpec:
@@ -229,9 +234,9 @@ def registered(name: str) -> DatasetSpec:
     Raises:
       ValueError: none has; the message lists the known ones.
     """
-    if name not in NAMES:
+    if name not in _NAMES:
         raise ValueError(
-            f"unknown data set {name!r}; known: {', '.join(NAMES)}, and your own images as "
+            f"unknown data set {name!r}; known: {', '.join(_NAMES)}, and your own images as "
             "folder:PATH, csv:FILE or npz:FILE"
         )
-    return NAMES[name]
+    return _NAMES[name]

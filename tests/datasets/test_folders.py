@@ -127,6 +127,8 @@ def test_levels_that_are_mixed_are_refused(tmp_path):
 def test_splits_without_classes_are_refused(tmp_path):
     tree(tmp_path, "train/0.png", "train/1.png", "test/2.png")
     assert "test, train are splits, and hold images without a folder per class" in refused(tmp_path)
+    tree(tmp_path, *classes("unlabeled"))
+    assert "test, train are splits, and hold images without a folder per class" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("names", [("train", "plane", "car"), ("dev1", "dev2"), ("test1", "test2")])

@@ -490,17 +490,17 @@ def test_what_may_be_read_next_time_is_not_remembered_as_unreadable(
     tmp_path, data_dir, monkeypatch
 ):
     root = class_folders(tmp_path / "f", {"a": 3, "b": 3})
-    encoded = own.images.encoded
+    require = own.images.require
 
     def failing(path):
         if path.name == "0.png":
             raise OSError(24, "Too many open files")
-        return encoded(path)
+        return require(path)
 
-    monkeypatch.setattr(own.images, "encoded", failing)
+    monkeypatch.setattr(own.images, "require", failing)
     with pytest.raises(DatasetError, match="Too many open files"):
         datasets.spec_of(f"folder:{root}", data_dir=data_dir)
-    monkeypatch.setattr(own.images, "encoded", encoded)
+    monkeypatch.setattr(own.images, "require", require)
     assert sum(datasets.spec_of(f"folder:{root}", data_dir=data_dir).sizes.values()) == 6
 
 
