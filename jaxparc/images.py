@@ -181,7 +181,7 @@ def _opened(stream: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _rgb(image: ImageFile.ImageFile) -> Image.Image:
-    deep = ";16" in str(image.tile)
+    deep = ";16" in str(image.tile) or "sgi16" in str(image.tile)
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     if image.mode == "F" or tags and (image.mode == "I" or _SIGNED in tags.get(_SAMPLE_FORMAT, ())):
         raise ValueError(_unbounded(image, tags))
@@ -198,7 +198,7 @@ def _rgb(image: ImageFile.ImageFile) -> Image.Image:
     image.load()
     image.info.pop("transparency", None)  # which it would warn of
     rgb = image.convert("RGB")
-    if deep and image.mode.startswith("RGB"):  # of which Pillow has kept the upper half
+    if deep and image.mode in ("L", "RGB", "RGBA"):  # of which Pillow has kept the upper half
         return _noting(rgb, 256 * int(np.max(rgb.getextrema())) + 255)
     return rgb
 

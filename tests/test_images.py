@@ -102,6 +102,8 @@ def test_colour_of_16_bits_keeps_its_range():
     assert image.info["largest"] == 65535
     dark = images.open_rgb(tiff(np.full((1, 2, 3), 4000, np.uint16), 16, photometric=2))
     assert 4000 <= dark.info["largest"] < 4096
+    grey = Image.fromarray(np.array([[0, 100, 200]], np.uint8))
+    assert images.open_rgb(encoded(grey, "SGI", bpc=2)).info["largest"] // 256 == 200
 
 
 def test_transparency_is_dropped_and_not_warned_of():

@@ -37,7 +37,7 @@ _LEFT = frozenset(
     )
 )
 _DEEPEST = 64
-_SHOWN = 5  # names or endings in a message
+SHOWN = 5  # names or endings in a message
 
 
 class Item(NamedTuple):
@@ -111,9 +111,17 @@ class _Walk:
         self.seen: dict[str, Path] = {}  # by the path without links
         self.again: list[tuple[Path, Path]] = []  # first and further places
 
-    def folder(self, path: Path, real: str, above: tuple[str, ...] = ()) -> _Folder:
+    def folder(self, path: Path, real: str, above: tuple[str, ...], depth: int = 0) -> _Folder:
+        """Lists one, with all in it.
+
+        Args:
+          path: as the user has it.
+          real: without links.
+          above: the folders around it, without links.
+          depth: how many of them belong to the set.
+        """
         found = _Folder(path)
-        if len(above) > _DEEPEST:
+        if depth > _DEEPEST:
             raise DatasetError(f"folder {path} lies more than {_DEEPEST} folders deep")
         try:
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
@@ -130,7 +138,7 @@ class _Walk:
                 is_folder = stat.S_ISDIR(os.stat(place).st_mode)
             except OSError as error:
                 # A lost class would not be missed otherwise; a lost image is named when it is read.
-                if not above and not is_image:
+                if depth == 0 and not is_image:
                     raise DatasetError(f"{place} cannot be followed: {error.strerror}") from error
                 if not is_image:
                     found.passed["links to nothing"] += 1
@@ -145,7 +153,7 @@ class _Walk:
             else:
                 self.seen[target] = place
                 if is_folder:
-                    found.folders.append(self.folder(place, target, (*above, real)))
+                    found.folders.append(self.folder(place, target, (*above, real), depth + 1))
                 else:
                     found.images.append(place)
         return found
@@ -158,7 +166,8 @@ def read(root: Path) -> Listing:
       DatasetError: the folders are neither, or a file is in two classes, or a class has no image.
     """
     walk = _Walk()
-    top = walk.folder(root, os.path.realpath(root))
+    real = os.path.realpath(root)
+    top = walk.folder(root, real, tuple(map(str, Path(real).parents)))
     passed = sum((folder.passed for folder in (top, *top.below())), Counter[str]())
     _check_links(root, walk, {}, {root})
     splits = _splits(root, top, passed)
@@ -167,7 +176,7 @@ def read(root: Path) -> Listing:
     test = test_split(splits)
     for split, folder in splits.items():
         if split not in ("train", test):
-            passed[f"images of {folder.name}, as there is a test split"] += folder.total()
+            passed[f"images of {folder.name} beside a test split"] += folder.total()
             continue
         passed["images beside the folders of classes"] += len(folder.images)
         if not folder.folders:
@@ -193,7 +202,7 @@ def _check_links(
             next((places[one] for one in (path, *path.parents) if one in places), None)
             for path in pair
         )
-        lost = pair[1].parent in above and pair[1].is_dir()
+        lost = pair[1].parent in above and os.path.isdir(pair[1])
         if lost or (second is not None and first != second):
             names = " and ".join(str(path.relative_to(root)) for path in pair)
             raise DatasetError(
@@ -249,8 +258,8 @@ def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder
 
 def some(names: Sequence[str]) -> str:
     """Names, the first few of many."""
-    return ", ".join(names[:_SHOWN]) + (
-        f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:SHOWN]) + (
+        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     )
 
 
@@ -260,8 +269,8 @@ def _check_class(root: Path, cls: _Folder, others: set[str]) -> None:
     if not cls.total():
         held = sum((folder.passed for folder in (cls, *cls.below())), Counter[str]())
         raise DatasetError(
-            f"folder:{root}: {name} holds no image{said(held, ' ({})')}; expected one folder per "
-            "class"
+            f"folder:{root}: {name} holds no image{said(held, ', but what is {}')}; expected one "
+            "folder per class"
         )
     if not cls.images:
         raise DatasetError(
@@ -287,7 +296,7 @@ def said(passed: Counter[str], form: str = "{}") -> str:
     """What was passed over, as a text in a form; "" if nothing was."""
     endings = Counter({what: n for what, n in passed.items() if what.startswith("ending in ")})
     rest = passed - endings
-    shown = [f"{n:,} {what}" for what, n in [*rest.items(), *endings.most_common(_SHOWN)]]
-    if more := endings.total() - sum(n for _, n in endings.most_common(_SHOWN)):
-        shown.append(f"{more:,} of other endings")
+    shown = [f"{what} ({n:,})" for what, n in [*rest.items(), *endings.most_common(SHOWN)]]
+    if more := endings.total() - sum(n for _, n in endings.most_common(SHOWN)):
+        shown.append(f"of other endings ({more:,})")
     return form.format(", ".join(shown)) if shown else ""

@@ -84,7 +84,7 @@ def _read_csv(where: Path) -> Listing:
     if test := folders.test_split(groups):
         found.groups["test"] = groups.pop(test)
     for split, items in groups.items():
-        found.passed[f"images of {split}, as there is a test split"] += len(items)
+        found.passed[f"images of {split} beside a test split"] += len(items)
     return found
 
 
@@ -113,7 +113,9 @@ def _read_npz(root: Path) -> Listing:
             pairs = _pairs(where, pixels, found.pop(pixels), labels, found.pop(labels))
             listing.groups[split] = pairs
     unused = [member for member in members if member not in names or member in found]
-    listing.passed[f"of its arrays ({folders.some(unused)})"] += len(unused)
+    listing.passed.update(f"array {name}" for name in unused[: folders.SHOWN])
+    listing.passed["other arrays"] += len(unused[folders.SHOWN :])
+    listing.passed = +listing.passed
     return listing
 
 
@@ -138,7 +140,10 @@ def _pairs(where: str, pixels: str, x: np.ndarray, labels: str, y: np.ndarray) -
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.shape[:1] != x.shape[:1] or y.ndim > 2 or y.dtype.kind not in "biuUS":
-        hint = f": {labels}.astype(int)" if y.dtype.kind == "f" and np.all(y == np.floor(y)) else ""
+        hint = ""
+        if y.dtype.kind == "f":
+            absent = int(np.isnan(y).sum())
+            hint = f"; {absent} are NaN" if absent else f": {labels}.astype(int)"
         raise DatasetError(
             f"{where}: {labels} are {y.dtype} {y.shape}, for {len(x)} images; expected ({len(x)},) "
             f"integers or words, or (n, c) zeros and ones{hint}"

@@ -317,7 +317,10 @@ def _readable(name: str, address: Address, groups: Groups, root: Path) -> tuple[
 
 
 def _some(flaws: Mapping[str, str]) -> str:
-    named = [f"{path} ({reason})" for path, reason in list(flaws.items())[:SHOWN]]
+    named = [
+        f"{path if len(path) < 500 else f'...{path[-200:]}'} ({reason})"
+        for path, reason in list(flaws.items())[:SHOWN]
+    ]
     return "; ".join(named) + (f"; and {len(flaws) - SHOWN} more" if len(flaws) > SHOWN else "")
 
 

@@ -82,10 +82,10 @@ def test_beside_a_test_split_validation_images_are_passed_over_and_counted(first
     tree(tmp_path, *classes("train/a", "train/b", f"{first}/a", "dev/a", "dev/b"))
     counts, passed = found(tmp_path)
     assert counts["test"] == {"a": [f"{first}/a/0.png", f"{first}/a/1.png"]}
-    assert passed == {"images of dev, as there is a test split": 4}
+    assert passed == {"images of dev beside a test split": 4}
     datasets.spec_of(f"folder:{tmp_path}", data_dir=tmp_path / ".tfds")
     assert capsys.readouterr().err == (
-        f"folder:{tmp_path}: passed over: 4 images of dev, as there is a test split\n"
+        f"folder:{tmp_path}: passed over: images of dev beside a test split (4)\n"
     )
 
 
@@ -177,8 +177,9 @@ def test_splits_and_classes_inside_a_class_are_refused(inner, tmp_path):
 
 def test_a_class_of_which_nothing_is_read_is_refused_with_what_it_holds(tmp_path):
     tree(tmp_path, *classes("cat"), "dog/0.heic", "dog/1.HEIC", "dog/2.heic", "dog/.x")
-    assert "dog holds no image (1 hidden, 2 ending in .heic, 1 ending in .HEIC)" in refused(
-        tmp_path
+    assert (
+        "dog holds no image, but what is hidden (1), ending in .heic (2), ending in .HEIC (1); "
+        in refused(tmp_path)
     )
 
 
@@ -222,8 +223,8 @@ def test_what_is_passed_over_is_said_once_and_by_kind(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        f"{name}: passed over: 1 hidden, 2 ending in .txt, 1 ending in .x0, 1 ending in .x1, "
-        "1 ending in .x2, 1 ending in .x3, 5 of other endings\n"
+        f"{name}: passed over: hidden (1), ending in .txt (2), ending in .x0 (1), "
+        "ending in .x1 (1), ending in .x2 (1), ending in .x3 (1), of other endings (5)\n"
     )
 
 
@@ -264,6 +265,15 @@ def test_circles_of_links_end(tmp_path):
     (tmp_path / "dog" / "root").symlink_to(tmp_path)
     counts, passed = found(tmp_path)
     assert {label: len(of) for label, of in counts["train"].items()} == {"cat": 4, "dog": 2}
+    assert passed == {"links to a folder above": 3}
+
+
+def test_links_out_of_the_set_do_not_lead_back_around_it(tmp_path):
+    tree(tmp_path / "set", *classes("cat", "dog"))
+    for number, target in enumerate(("/", tmp_path, "/proc/self/root")):
+        (tmp_path / "set" / "cat" / f"x{number}").symlink_to(target)
+    counts, passed = found(tmp_path / "set")
+    assert len(counts["train"]["cat"]) == 2
     assert passed == {"links to a folder above": 3}
 
 

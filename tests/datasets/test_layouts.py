@@ -67,7 +67,7 @@ def test_splits_of_a_table_have_the_names_of_folders(tmp_path, data_dir, capsys)
     name = table(tmp_path, "\n".join(["path,label,split", *rows]))
     assert dict(datasets.spec_of(name, data_dir=data_dir).sizes) == {"train": 2, "test": 2}
     assert capsys.readouterr().err == (
-        f"{name}: passed over: 2 images of val, as there is a test split\n"
+        f"{name}: passed over: images of val beside a test split (2)\n"
     )
 
 
@@ -96,7 +96,7 @@ def test_labels_that_are_spelt_differently_stay_apart_and_in_one_order(tmp_path,
     ("arrays", "reason"),
     [
         ({"images": IMAGES, "labels": np.arange(4.0)}, "zeros and ones: labels.astype(int)"),
-        ({"images": IMAGES, "labels": np.array([0, 1, np.nan, 1])}, "integers or words, or (n, c)"),
+        ({"images": IMAGES, "labels": np.array([0, 1, np.nan, 1])}, "zeros and ones; 1 are NaN"),
         ({"images": IMAGES, "labels": np.array(3)}, "labels are int64 (), for 4 images"),
         (
             {"images": IMAGES, "labels": np.array(["a", "nan", "b", "None"])},
@@ -125,5 +125,7 @@ def test_one_column_of_labels_is_taken_as_classes_and_unused_arrays_are_said(
     np.savez(tmp_path / "a.npz", **arrays, **labels)
     name = f"npz:{tmp_path}/a.npz:test=0.5"
     assert datasets.labels(name, "train", data_dir=data_dir).shape == (2,)
-    said = f"{name}: passed over: 3 of its arrays (val_images, test_images, val_labels)\n"
+    said = (
+        f"{name}: passed over: array val_images (1), array test_images (1), array val_labels (1)\n"
+    )
     assert capsys.readouterr().err == said
