@@ -181,7 +181,7 @@ def _opened(stream: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _rgb(image: ImageFile.ImageFile) -> Image.Image:
-    deep = ";16" in str(image.tile) or "sgi16" in str(image.tile)
+    deep = any(mark in str(image.tile) for mark in (";16", "SGI16"))
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     if image.mode == "F" or tags and (image.mode == "I" or _SIGNED in tags.get(_SAMPLE_FORMAT, ())):
         raise ValueError(_unbounded(image, tags))
