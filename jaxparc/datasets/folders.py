@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,12 +55,10 @@ class Listing:
     Attributes:
       groups: the images of each split; without test split of `train` alone.
       passed: what was passed over, and how often.
-      notes: what else has to be said of it.
     """
 
     groups: dict[str, list[Item]]
     passed: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
 
 
 def split_of(name: str) -> str | None:
@@ -98,6 +97,10 @@ class _Folder:
         for folder in self.folders:
             yield folder
             yield from folder.below()
+
+    def all_passed(self) -> Counter[str]:
+        """What is passed over in it, at any depth."""
+        return sum((folder.passed for folder in (self, *self.below())), Counter[str]())
 
     def total(self) -> int:
         """How many images are in it, at any depth."""
@@ -168,7 +171,7 @@ def read(root: Path) -> Listing:
     walk = _Walk()
     real = os.path.realpath(root)
     top = walk.folder(root, real, tuple(map(str, Path(real).parents)))
-    passed = sum((folder.passed for folder in (top, *top.below())), Counter[str]())
+    passed = top.all_passed()
     _check_links(root, walk, {}, {root})
     splits = _splits(root, top, passed)
     places: dict[Path, tuple[str, str]] = {}
@@ -214,13 +217,13 @@ def _check_links(
 def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder]:
     """The folders that hold those of the classes, by split."""
     holding = [folder for folder in top.folders if folder.total()]
-    # Of a split, some images may lie beside the folders of its classes.
+    splits = [split_of(folder.name) for folder in holding]
+    # Of splits, some images may lie beside the folders of the classes.
     deep = [
         folder
         for folder in holding
-        if folder.total() > len(folder.images) and (not folder.images or split_of(folder.name))
+        if folder.total() > len(folder.images) and (not folder.images or None not in splits)
     ]
-    splits = [split_of(folder.name) for folder in holding]
     names = some([folder.name for folder in holding])
     if not deep:
         if len({split for split in splits if split}) > 1:
@@ -230,6 +233,12 @@ def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder
                 "class"
             )
         return {"train": top}
+    for folder in top.folders:
+        held = folder.all_passed()
+        if split_of(folder.name) and not folder.total() and held.total() > held["hidden"]:
+            raise DatasetError(
+                f"folder:{root}: {folder.name} holds no image, but what is {said(held)}"
+            )
     known = f"expected one folder per class, or such in folders of splits, known: {KNOWN}"
     if len(holding) == 1 and splits == [None]:
         raise DatasetError(
@@ -267,10 +276,9 @@ def _check_class(root: Path, cls: _Folder, others: set[str]) -> None:
     """A class has images of its own, and no folders in it that seem to be something else."""
     name = cls.path.relative_to(root)
     if not cls.total():
-        held = sum((folder.passed for folder in (cls, *cls.below())), Counter[str]())
+        held = said(cls.all_passed(), ", but what is {}")
         raise DatasetError(
-            f"folder:{root}: {name} holds no image{said(held, ', but what is {}')}; expected one "
-            "folder per class"
+            f"folder:{root}: {name} holds no image{held}; expected one folder per class"
         )
     if not cls.images:
         raise DatasetError(
@@ -290,6 +298,11 @@ def _check_class(root: Path, cls: _Folder, others: set[str]) -> None:
 def visible(text: str) -> str:
     """Text on one line, with what cannot be printed escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(name: str, text: str) -> None:
+    """Says something of a data set on stderr."""
+    print(visible(f"{name}: {text}"), file=sys.stderr)
 
 
 def said(passed: Counter[str], form: str = "{}") -> str:

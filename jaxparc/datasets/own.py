@@ -16,26 +16,23 @@ Every image is decoded once, before anything else is done with them; what was un
 the TFDS data folder, so that it is looked at again only when a file has changed.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import re
-import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import files, images, sampling
-from jaxparc.datasets import folders, layouts
+from jaxparc import images, sampling
+from jaxparc.datasets import folders, layouts, looks
 from jaxparc.datasets.folders import Item
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 
@@ -189,7 +186,7 @@ def open_set(name: str, root: Path) -> Own:
     address = parse(name)
     listing = layouts.READERS[address.kind](address.path)
     if passed := folders.said(listing.passed):
-        _say(name, f"passed over: {passed}")
+        folders.say(name, f"passed over: {passed}")
     readable, content = _readable(name, address, listing.groups, root)
     if "test" not in readable:
         readable = _split(address, readable["train"])
@@ -204,7 +201,7 @@ def open_set(name: str, root: Path) -> Own:
     if len(classes) < 2:
         raise DatasetError(f"{name}: all images are of class {classes[0]!r}; expected two classes")
     if alike := _alike(classes):
-        _say(name, f"classes that differ in spelling alone stay apart: {alike}")
+        folders.say(name, f"classes that differ in spelling alone stay apart: {alike}")
     codes = {label: code for code, label in enumerate(classes)}
     splits = {}
     for number, (split, items) in enumerate(readable.items()):
@@ -296,7 +293,8 @@ def _readable(name: str, address: Address, groups: Groups, root: Path) -> tuple[
             for item in items:
                 pixels.update(f"{item.image.shape}".encode() + item.image.tobytes())
         return groups, pixels.hexdigest()
-    flaws, content = _looked_at(name, address, paths, root)
+    place = f"{address.kind}:{address.path}"
+    flaws, content = looks.looked_at(name, short_name(name), place, paths, root)
     if len(flaws) == len(paths):
         raise DatasetError(f"{name}: none of {len(paths)} images can be read: {_some(flaws)}")
     if len(flaws) > address.skip:
@@ -305,7 +303,7 @@ def _readable(name: str, address: Address, groups: Groups, root: Path) -> tuple[
             f"skipped (skip={len(flaws)} would do): {_some(flaws)}"
         )
     if flaws:
-        _say(name, f"{len(flaws)} of {len(paths)} images left out: {_some(flaws)}")
+        folders.say(name, f"{len(flaws)} of {len(paths)} images left out: {_some(flaws)}")
     kept = {
         split: [item for item in items if str(item.image) not in flaws]
         for split, items in groups.items()
@@ -322,107 +320,6 @@ def _some(flaws: Mapping[str, str]) -> str:
         for path, reason in list(flaws.items())[:SHOWN]
     ]
     return "; ".join(named) + (f"; and {len(flaws) - SHOWN} more" if len(flaws) > SHOWN else "")
-
-
-def _looked_at(
-    name: str, address: Address, paths: Sequence[Path], root: Path
-) -> tuple[dict[str, str], str]:
-    """Path and reason of every image that cannot be read, and a hash of all files."""
-    stamp = hashlib.sha256()
-    for path in paths:
-        try:
-            status = path.stat()  # with its ctime, which no program sets, and with the permissions
-            facts = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-        except OSError:
-            facts = "missing"
-        stamp.update(os.fsencode(path) + f"\0{facts}\n".encode())
-    key = hashlib.sha256(os.fsencode(f"{address.kind}:{address.path}")).hexdigest()[:8]
-    memory = root / "own" / f"{short_name(name)}-{key}.json"
-    try:
-        known = files.read_sealed(memory)
-        if known["stamp"] == stamp.hexdigest():
-            _say_dark(name, *known["deep"])
-            return dict(known["unreadable"]), known["content"]
-    except (OSError, KeyError, files.DamagedFileError):
-        pass  # not looked at yet
-    looks = list(_looks(name, paths))
-    flaws = {str(path): look.flaw for path, look in zip(paths, looks, strict=True) if look.flaw}
-    content = hashlib.sha256("".join(look.digest for look in looks).encode()).hexdigest()
-    largest = [look.largest for look in looks if look.largest is not None]
-    deep = len(largest), max(largest, default=0)
-    known = {"stamp": stamp.hexdigest(), "unreadable": flaws, "content": content, "deep": deep}
-    if not any(look.may_pass for look in looks):
-        # If it cannot be kept, they are looked at again next time.
-        with contextlib.suppress(OSError):
-            files.write_sealed(memory, known)
-    _say_dark(name, *deep)
-    return flaws, content
-
-
-def _say_dark(name: str, count: int, largest: int) -> None:
-    """Says that images seem to have fewer bits than the 16 that they are scaled from."""
-    if count and largest < 2**15:
-        _say(
-            name,
-            f"{count} images of 16 bits hold no value above {largest:,} and come out dark, as "
-            f"65,535 is white: if they have {largest.bit_length()} bits, scale them",
-        )
-
-
-def _say(name: str, text: str) -> None:
-    print(folders.visible(f"{name}: {text}"), file=sys.stderr)
-
-
-class _Look(NamedTuple):
-    """What is found in a file.
-
-    Attributes:
-      flaw: why it cannot be read, "" if it can.
-      digest: a hash of it.
-      largest: of 16 bits, the largest value.
-      may_pass: whether the flaw is not one of the file, so that it may be read next time.
-    """
-
-    flaw: str = ""
-    digest: str = ""
-    largest: int | None = None
-    may_pass: bool = False
-
-
-def _looks(name: str, paths: Sequence[Path]) -> Iterator[_Look]:
-    """Decodes every image, with a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from track(
-            pool.map(_look, paths),
-            description=f"Reading {short_name(name)}",
-            total=len(paths),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-
-
-def _look(path: Path) -> _Look:
-    try:
-        images.require(path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        may_pass = not isinstance(error, FileNotFoundError)
-        return _Look(error.strerror or str(error), may_pass=may_pass)
-    except ValueError as error:
-        return _Look(str(error).removeprefix(f"{path} "))
-    try:
-        image = images.open_rgb(path, side=1)
-    except (OSError, ValueError) as error:
-        return _Look(getattr(error, "strerror", None) or str(error), digest)
-    except MemoryError:
-        return _Look("too little memory to decode it", digest, may_pass=True)
-    return _Look("", digest, image.info.get("largest"))
 
 
 def _version(address: Address, groups: Groups, content: str) -> str:

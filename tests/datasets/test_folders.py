@@ -122,6 +122,8 @@ def test_levels_that_are_mixed_are_refused(tmp_path):
     assert f"folder:{tmp_path}/k/train reads that alone" in message
     tree(tmp_path / "deep", *classes("train/cat/x", "train/dog"))
     assert "train/cat holds no image itself, but its folders do" in refused(tmp_path / "deep")
+    tree(tmp_path / "vehicles", *classes("train", "train/steam", "plane"))
+    assert sorted(found(tmp_path / "vehicles")[0]["train"]) == ["plane", "train"]
 
 
 def test_splits_without_classes_are_refused(tmp_path):
@@ -181,6 +183,8 @@ def test_a_class_of_which_nothing_is_read_is_refused_with_what_it_holds(tmp_path
         "dog holds no image, but what is hidden (1), ending in .heic (2), ending in .HEIC (1); "
         in refused(tmp_path)
     )
+    tree(tmp_path / "s", *classes("train/cat", "train/dog"), "test/cat/0.heic")
+    assert "test holds no image, but what is ending in .heic (1)" in refused(tmp_path / "s")
 
 
 # What is passed over

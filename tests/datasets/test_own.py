@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxparc import datasets
 from jaxparc.__main__ import main
-from jaxparc.datasets import DatasetError, own
+from jaxparc.datasets import DatasetError, looks, own
 
 
 def pixels_of(source):
@@ -295,8 +295,8 @@ def test_what_was_read_is_not_read_again_until_it_changes(tmp_path, data_dir, mo
     root = broken(tmp_path / "f")
     name = f"folder:{root}:skip=4"
     looked = []
-    look = own._look
-    monkeypatch.setattr(own, "_look", lambda path: (looked.append(path), look(path))[1])
+    look = looks._look
+    monkeypatch.setattr(looks, "_look", lambda path: (looked.append(path), look(path))[1])
     datasets.spec_of(name, data_dir=data_dir)
     assert len(looked) == 14
     own.open_set.cache_clear()
@@ -490,17 +490,17 @@ def test_what_may_be_read_next_time_is_not_remembered_as_unreadable(
     tmp_path, data_dir, monkeypatch
 ):
     root = class_folders(tmp_path / "f", {"a": 3, "b": 3})
-    require = own.images.require
+    require = looks.images.require
 
     def failing(path):
         if path.name == "0.png":
             raise OSError(24, "Too many open files")
         return require(path)
 
-    monkeypatch.setattr(own.images, "require", failing)
+    monkeypatch.setattr(looks.images, "require", failing)
     with pytest.raises(DatasetError, match="Too many open files"):
         datasets.spec_of(f"folder:{root}", data_dir=data_dir)
-    monkeypatch.setattr(own.images, "require", require)
+    monkeypatch.setattr(looks.images, "require", require)
     assert sum(datasets.spec_of(f"folder:{root}", data_dir=data_dir).sizes.values()) == 6
 
 
