@@ -93,6 +93,13 @@ def encoded(path: str | Path) -> bytes:
     return Path(path).read_bytes()
 
 
+def suffix_of(data: bytes) -> str:
+    """Returns the usual ending of an encoded image's name; errors are those of `open_rgb`."""
+    with _failing():
+        form = _opened(io.BytesIO(data)).format or ""
+    return FORMATS["JPEG" if form == "MPO" else form][0]
+
+
 def open_rgb(file: str | Path | bytes, *, side: int | None = None) -> Image.Image:
     """Opens and decodes an image whole, while all threads together decode MAX_PIXELS at most.
 

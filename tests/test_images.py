@@ -172,6 +172,15 @@ def test_every_listed_format_is_one_of_pillow_and_its_suffixes_are_known():
         assert {known.get(suffix, name) for suffix in suffixes} <= {name, "MPO"}, name
 
 
+def test_the_ending_of_a_format_is_one_that_is_read():
+    image = Image.new("RGB", (4, 4))
+    for name in ("JPEG", "PNG", "JPEG2000", "TIFF", "PPM", "WEBP"):
+        assert images.suffix_of(encoded(image, name)) == images.FORMATS[name][0]
+    mpo = encoded(image, "MPO", save_all=True, append_images=[image])
+    assert images.suffix_of(mpo) == ".jpg"
+    assert np.asarray(images.open_rgb(mpo)).shape == (4, 4, 3)
+
+
 def test_postscript_is_not_given_to_another_program(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a))

@@ -68,7 +68,7 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in SPLITS.items() if word in names), None)
 
 
-def test_split(splits: Iterable[str]) -> str | None:
+def tested(splits: Iterable[str]) -> str | None:
     """Which of those that are there is the test split; None if there is but `train`."""
     return next((split for split in SPLITS if split != "train" and split in splits), None)
 
@@ -176,7 +176,7 @@ def read(root: Path) -> Listing:
     splits = _splits(root, top, passed)
     places: dict[Path, tuple[str, str]] = {}
     groups: dict[str, list[Item]] = {}
-    test = test_split(splits)
+    test = tested(splits)
     for split, folder in splits.items():
         if split not in ("train", test):
             passed[f"images of {folder.name} beside a test split"] += folder.total()

@@ -49,19 +49,18 @@ def _read_csv(where: Path) -> Listing:
         (row.line, dict(zip(names, map(str.strip, row.cells.values()), strict=True)))
         for row in table
     ]
-    if lost := [line for line, row in rows if MISSING & {*row["label"].split("|"), row["path"]}]:
-        first = next(row for line, row in rows if line == lost[0])
-        raise DatasetError(
-            f"csv:{where} line {lost[0]}: path or label is missing ({first['path']}, "
-            f"{first['label']}){f', and in {len(lost) - 1} more lines' if lost[1:] else ''}"
-        )
+    if lost := [(line, row) for line, row in rows if _lacks(row)]:
+        line, row = lost[0]
+        what = "empty"
+        if all(cell for cell in (row["path"], *row["label"].split("|"))):
+            what = f"missing ({row['path']}, {row['label']})"
+        more = f"; so it is in {len(lost) - 1} more of {len(rows)} rows" if lost[1:] else ""
+        raise DatasetError(f"csv:{where} line {line}: path or label is {what}{more}")
     groups: dict[str, list[Item]] = {}
     lines: dict[str, int] = {}
     several = any("|" in row["label"] for _, row in rows)
     for number, row in rows:
         labels = tuple(dict.fromkeys(one.strip() for one in row["label"].split("|")))
-        if not row["path"] or not all(labels):
-            raise DatasetError(f"csv:{where} line {number}: path or label is empty")
         if "\0" in "".join(row.values()):
             raise DatasetError(f"csv:{where} line {number} holds a NUL; expected text")
         path = where.parent / os.path.expanduser(row["path"])
@@ -81,11 +80,16 @@ def _read_csv(where: Path) -> Listing:
     if not groups.get("train"):
         raise DatasetError(f"csv:{where} lists no images to train on")
     found = Listing({"train": groups.pop("train")})
-    if test := folders.test_split(groups):
+    if test := folders.tested(groups):
         found.groups["test"] = groups.pop(test)
     for split, items in groups.items():
         found.passed[f"images of {split} beside a test split"] += len(items)
     return found
+
+
+def _lacks(row: Mapping[str, str]) -> bool:
+    cells = (row["path"], *map(str.strip, row["label"].split("|")))
+    return any(not cell or cell in MISSING for cell in cells)
 
 
 def _read_npz(root: Path) -> Listing:

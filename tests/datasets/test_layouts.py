@@ -36,7 +36,7 @@ def test_usual_tables_are_read_alike(text, tmp_path, data_dir):
         (["0.png,cat", "x/../0.png,cat"], "line 3: x/../0.png was in line 2 already"),
         (["0.png,cat", "link.png,dog"], "line 3: link.png was in line 2 already"),
         (["0.png,cat", "1.png,NaN", "2.png,None"], "line 3: path or label is missing (1.png, NaN)"),
-        (["0.png,cat", "1.png,cat|nan"], "line 3: path or label is missing (1.png, cat|nan)"),
+        (["0.png,cat", "1.png,cat| nan"], "line 3: path or label is missing (1.png, cat| nan)"),
         (["0.png,c\0t"], "line 2 holds a NUL; expected text"),
     ],
 )
@@ -51,7 +51,7 @@ def test_wrong_rows_are_refused_by_the_line_that_an_editor_shows(rows, reason, t
 
 def test_how_many_labels_are_missing_is_said(tmp_path, data_dir):
     text = "\n".join(["path,label", *ROWS[:2], "2.png,NA", "3.png,<NA>", "4.png,null"])
-    with pytest.raises(DatasetError, match=r"\(2.png, NA\), and in 2 more lines$"):
+    with pytest.raises(DatasetError, match=r"\(2.png, NA\); so it is in 2 more of 5 rows$"):
         datasets.spec_of(table(tmp_path, text), data_dir=data_dir)
 
 
