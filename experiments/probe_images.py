@@ -6,7 +6,6 @@ features that a model has for these images, in this order, come in with import_p
 """
 
 import functools
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from experiments import _data, _main, _run, extract_probes
-from jaxparc import datasets
+from jaxparc import datasets, images
 
 
 def stage(run: _run.Run) -> int:
@@ -68,10 +67,7 @@ def _write(run: _run.Run, target: str, probe_set: int, on_images: Callable[[int]
 def _save(path: Path, image: Any) -> str:
     """The image as it is stored, or as PNG; returns the name of the file."""
     if isinstance(image, bytes):
-        with Image.open(io.BytesIO(image)) as opened:
-            path = path.with_suffix(
-                {"JPEG": ".jpg"}.get(form := opened.format or "", f".{form}".lower())
-            )
+        path = path.with_suffix(images.suffix_of(image))
         path.write_bytes(image)
     else:
         path = path.with_suffix(".png")

@@ -88,7 +88,11 @@ def read_results(run: _run.Run) -> report.Results:
         losses=finetune_all.losses(run),
         milliseconds=milliseconds,
         stage_seconds=stage_seconds,
-        settings=run.benchmark.settings(),
+        settings=run.benchmark.settings()
+        | {
+            f"images of {datasets.short_name(address)}": datasets.summary(address)
+            for address in run.benchmark.addresses
+        },
         extra=tuple(map(datasets.short_name, run.benchmark.extra_targets)),
         order=(
             *run.benchmark.architectures,

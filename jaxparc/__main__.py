@@ -253,6 +253,7 @@ def _data_prepare(args: argparse.Namespace) -> None:
         datasets.short_name(name)
     for name in args.names:
         print(printing.shown(f"{name}: {datasets.prepare(name, data_dir=args.data_dir)}"))
+        print(printing.shown(f"{name}: {datasets.summary(name, data_dir=args.data_dir)}"))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from absl import flags
 from PIL import Image
 
 from jaxparc import files
-from jaxparc.images import open_rgb
+from jaxparc.images import open_square
 
 Batch = dict[str, np.ndarray]
 B = TypeVar("B")
@@ -372,19 +372,17 @@ def _read(source: Source, index: int, side: int) -> tuple[np.ndarray, Any]:
     record = source[index]
     try:
         return _square(record["image"], side), record["label"]
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"image {index} of the source cannot be decoded: {error}") from error
 
 
 def _square(image: np.ndarray | bytes, side: int) -> np.ndarray:
     """Decodes where needed, and resizes to (side, side, 3), averaging where it shrinks."""
     if isinstance(image, bytes):
-        opened = open_rgb(image, side=side)
-    elif image.shape[:2] == (side, side):
+        return open_square(image, side)
+    if image.shape[:2] == (side, side):
         return image
-    else:
-        opened = Image.fromarray(image)
-    return np.asarray(opened.resize((side, side), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def _ahead(dataset: Any, threads: int, workers: int = 0) -> Iterator[Any]:

@@ -383,7 +383,7 @@ def shutil_usage(free):
 
 def test_a_failure_while_decoding_leaves_nothing(tmp_path):
     source = [*odd_source(), {"image": b"no image", "label": 0}]
-    with pytest.raises(ValueError, match="image 11 of the source cannot be decoded: cannot ident"):
+    with pytest.raises(ValueError, match="image 11 of the source cannot be decoded: it is of no "):
         decode(source, size=SIZE, limit=0, file=tmp_path / "set")
     assert not [path for path in tmp_path.iterdir() if path.name != ".lock"]
 

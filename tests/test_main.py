@@ -29,7 +29,10 @@ def test_data_list_shows_every_set_and_whether_it_is_there(tmp_path, capsys, mon
 
 def test_data_prepare_prepares(tmp_path, capsys):
     assert main(["data", "prepare", "digits", "--data_dir", str(tmp_path)]) == 0
-    assert capsys.readouterr() == (f"digits: {tmp_path}/digits/1.0.0\n", "")
+    assert capsys.readouterr() == (
+        f"digits: {tmp_path}/digits/1.0.0\ndigits: 10 classes; images: train 1,297, test 500\n",
+        "",
+    )
     assert datasets.is_prepared("digits", data_dir=tmp_path)
 
 

@@ -3,25 +3,30 @@
 `load` prepares a set on first use where it has not been prepared. Registered sets lie in the TFDS
 data folder (`data_dir`, else the environment variable TFDS_DATA_DIR, else ~/tensorflow_datasets)
 and are read without TensorFlow; people's own images (`datasets.own`: "folder:PATH", "csv:FILE",
-"npz:FILE") are read where they are.
+"npz:FILE") are read where they are. The path of a folder, a .csv or an .npz stands for its address,
+unless a registered set is called so.
 
 Only this package imports tensorflow_datasets, and only when a registered set is prepared or read.
 """
 
+import functools
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxparc import images
+from jaxparc import images, printing
 from jaxparc.datasets import own, prepared
 from jaxparc.datasets.specs import DATASETS as DATASETS
 from jaxparc.datasets.specs import DatasetError as DatasetError
 from jaxparc.datasets.specs import DatasetSpec as DatasetSpec
-from jaxparc.datasets.specs import Record, Rows, registered
+from jaxparc.datasets.specs import Record, Rows, is_registered, registered
+
+CLASSES_SHOWN = 12  # in a line
 
 
 class Source(Sequence[Record]):
@@ -76,6 +81,7 @@ def spec_of(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dat
       DatasetError: own images are not in one of the forms that `datasets.own` describes, or too
         many cannot be read.
     """
+    name = _address(name)
     return own.open_set(name, root_of(data_dir)).spec if own.is_own(name) else registered(name)
 
 
@@ -88,6 +94,7 @@ def short_name(name: str) -> str:
     Raises:
       ValueError: as `spec_of`.
     """
+    name = _address(name)
     return own.short_name(name) if own.is_own(name) else (registered(name), name)[1]
 
 
@@ -104,6 +111,7 @@ def root_of(data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def folder_of(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Returns where a set lies, whether it is there or not."""
+    name = _address(name)
     if own.is_own(name):
         return own.parse(name).path
     return prepared.folder_of(registered(name), root_of(data_dir))
@@ -111,6 +119,7 @@ def folder_of(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> P
 
 def is_prepared(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> bool:
     """Tells whether a set can be read at once; of people's own images, whether they are there."""
+    name = _address(name)
     return own.is_own(name) or prepared.is_prepared(registered(name), root_of(data_dir))
 
 
@@ -141,6 +150,7 @@ def load(
       ValueError: the name or the split is unknown, or the slice asks for more than there is.
       DatasetError: a package is missing, or the set cannot be read, or its folder not written.
     """
+    name = _address(name)
     spec = spec_of(name, data_dir=data_dir)
     chosen = _chosen(name, spec, split)
     which = split.partition("[")[0]
@@ -162,6 +172,65 @@ def labels(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = N
     return load(name, split, data_dir=data_dir).labels()
 
 
+def class_counts(
+    name: str, *, data_dir: str | os.PathLike[str] | None = None
+) -> dict[str, dict[str, int]]:
+    """Returns split -> class -> images; one with several classes counts in each.
+
+    Classes of registered sets have their numbers as names. Args and errors are those of `load`.
+    """
+    name = _address(name)
+    if own.is_own(name):
+        splits = own.open_set(name, root_of(data_dir)).splits
+        return {split: rows.counts() for split, rows in splits.items()}
+    spec, counts = registered(name), {}
+    for split in spec.sizes:
+        found = labels(name, split, data_dir=data_dir)
+        each = found.sum(0) if found.ndim == 2 else np.bincount(found, minlength=spec.num_classes)
+        counts[split] = {str(code): int(count) for code, count in enumerate(each)}
+    return counts
+
+
+def summary(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str:
+    """Returns one line: how many images and classes a set has, and of own images which.
+
+    Args and errors are those of `spec_of`.
+    """
+    name = _address(name)
+    spec = spec_of(name, data_dir=data_dir)
+    sizes = ", ".join(f"{split} {size:,}" for split, size in spec.sizes.items())
+    line = f"{spec.num_classes:,} classes; images: {sizes}"
+    if not own.is_own(name):
+        return line
+    counts = class_counts(name, data_dir=data_dir)
+    each = {
+        label: " + ".join(f"{counts[split][label]:,}" for split in counts)
+        for label in counts["train"]
+    }
+    shown = [
+        f"{printing.visible(label)} {text}" for label, text in list(each.items())[:CLASSES_SHOWN]
+    ]
+    if len(each) > CLASSES_SHOWN:
+        rest = list(counts["train"].values())[CLASSES_SHOWN:]
+        shown.append(f"and {len(rest):,} more, of {min(rest):,} to {max(rest):,} to train on")
+    return f"{line}: {', '.join(shown)}"
+
+
+def _address(name: str) -> str:
+    """The address that a name means, if it means people's own images; else the name itself."""
+    if not is_registered(name):
+        return own.address_of(name)
+    _say_which(name)
+    return name
+
+
+@functools.cache
+def _say_which(name: str) -> None:
+    """Says that a registered set is meant, where there is a folder too that is not the set's."""
+    if os.path.isdir(name) and Path(name).absolute() != root_of() / name:
+        print(f"{name}: the registered data set, not the folder folder:{name}", file=sys.stderr)
+
+
 def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Makes a data set ready to read, and a damaged one anew; looks at all of people's own images.
 
@@ -181,6 +250,7 @@ def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Pat
       DatasetError: a package or a file is missing, or the folder cannot be written, or own images
         cannot be read.
     """
+    name = _address(name)
     if own.is_own(name):
         own.open_set(name, root_of(data_dir))
         return own.parse(name).path

@@ -1,6 +1,7 @@
 """People's own images as data sets, named by where they are: no code, no copy.
 
-    folder:PATH     one folder per class; or train/ and test/ (or val/), each with these
+    folder:PATH     one folder per class; or train/ and test/ (or val/, and others that
+                    `folders.SPLITS` lists), each with these
     csv:FILE        columns path and label, optionally split; several labels as cat|dog
     npz:FILE        images (n, h, w[, 3]) uint8 and labels; optionally test_images, test_labels
 
@@ -15,28 +16,30 @@ Every image is decoded once, before anything else is done with them; what was un
 the TFDS data folder, so that it is looked at again only when a file has changed.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import files, images, sampling
-from jaxparc.datasets import layouts
-from jaxparc.datasets.layouts import Groups, Item
+from jaxparc import images, sampling
+from jaxparc.datasets import folders, layouts, looks
+from jaxparc.datasets.folders import Item
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 
 SHOWN = 5  # unreadable images that a message names
+
+Groups = dict[str, list[Item]]
+"""The images of each split; without test split of `train` alone."""
 
 
 class Address(NamedTuple):
@@ -72,14 +75,20 @@ class OwnRows:
             image = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
         else:
             try:
-                image = image.read_bytes()
-            except OSError as error:
-                raise DatasetError(f"{image} cannot be read any more: {error.strerror}") from error
+                image = images.encoded(image)
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or error
+                raise DatasetError(f"{image} cannot be read any more: {why}") from error
         return {"image": image, "label": self._class(label)}
 
     def labels(self) -> list[Any]:
         """Returns all labels."""
         return [self._class(item.label) for item in self.items]
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many images each class has, in the order of their numbers."""
+        found = Counter(one for item in self.items for one in _classes(item.label))
+        return {label: found[label] for label in self.codes}
 
     def _class(self, label: Any) -> Any:
         if isinstance(label, tuple):
@@ -100,6 +109,36 @@ def is_own(name: str) -> bool:
     return name.partition(":")[0] in layouts.READERS and ":" in name
 
 
+def address_of(name: str) -> str:
+    """Returns the address that the path of a folder, .csv or .npz stands for; else the name.
+
+    Raises:
+      ValueError: it is the path of another file, or of nothing.
+    """
+    path, _ = _parts(name)
+    place = os.path.abspath(os.path.expanduser(path))
+    if is_own(name) or not path:
+        return name
+    if os.path.isdir(place):
+        return f"folder:{name}"
+    kind = place.rpartition(".")[2].lower()
+    if os.path.isfile(place):
+        if kind not in ("csv", "npz"):
+            raise ValueError(f"{name}: {place} is a file; expected a folder, .csv or .npz")
+        return f"{kind}:{name}"
+    if os.sep in path:
+        raise ValueError(f"{name}: there is no {place}; expected a folder, .csv or .npz")
+    return name
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """A path, and the options behind it."""
+    before, _, options = path.rpartition(":")
+    if before and re.fullmatch(r"\w+=[^,=/]*(,\w+=[^,=/]*)*", options):
+        return before, options
+    return path, ""
+
+
 def parse(name: str) -> Address:
     """Takes an address apart.
 
@@ -107,11 +146,10 @@ def parse(name: str) -> Address:
       ValueError: there is nothing at the path, or an option is unknown or has no such value.
     """
     kind, _, rest = name.partition(":")
-    path, _, options = rest.rpartition(":")
-    if not path or not re.fullmatch(r"\w+=[^,=/]*(,\w+=[^,=/]*)*", options):
-        path, options = rest, ""
+    path, options = _parts(rest)
     address = Address(kind, Path(os.path.abspath(os.path.expanduser(path))))
-    if not path or not (address.path.is_dir() if kind == "folder" else address.path.is_file()):
+    is_there = os.path.isdir if kind == "folder" else os.path.isfile
+    if not path or not is_there(address.path):
         expected = "folder" if kind == "folder" else "file"
         raise ValueError(f"{name}: {path and address.path or 'nothing'} is no {expected}")
     for option in filter(None, options.split(",")):
@@ -146,10 +184,10 @@ def open_set(name: str, root: Path) -> Own:
         be read, or none can.
     """
     address = parse(name)
-    groups = {
-        split: list(items) for split, items in layouts.READERS[address.kind](address.path).items()
-    }
-    readable, content = _readable(name, address, groups, root)
+    listing = layouts.READERS[address.kind](address.path)
+    if passed := folders.said(listing.passed):
+        folders.say(name, f"passed over: {passed}")
+    readable, content = _readable(name, address, listing.groups, root)
     if "test" not in readable:
         readable = _split(address, readable["train"])
     classes = sorted(
@@ -162,6 +200,8 @@ def open_set(name: str, root: Path) -> Own:
             )
     if len(classes) < 2:
         raise DatasetError(f"{name}: all images are of class {classes[0]!r}; expected two classes")
+    if alike := _alike(classes):
+        folders.say(name, f"classes that differ in spelling alone stay apart: {alike}")
     codes = {label: code for code, label in enumerate(classes)}
     splits = {}
     for number, (split, items) in enumerate(readable.items()):
@@ -207,8 +247,21 @@ def _classes(label: Any) -> tuple[str, ...]:
 
 
 def _natural(label: str) -> tuple[Any, ...]:
-    """Sorts "2" before "10"; numbers come before words."""
-    return (0, int(label), "") if label.isdecimal() else (1, 0, label)
+    """Sorts "2" before "10", and "01" before "1"; numbers come before words."""
+    if not (label.isascii() and label.isdecimal()):
+        return 1, 0, label
+    digits = label.lstrip("0")  # which may be more than int() takes
+    return 0, len(digits), digits, label
+
+
+def _alike(classes: Sequence[str]) -> str:
+    """Classes that differ by case, white space or the composition of letters alone, if any."""
+    groups: dict[str, list[str]] = {}
+    for label in classes:
+        key = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+        groups.setdefault(key, []).append(label)
+    several = [" and ".join(map(ascii, group)) for group in groups.values() if len(group) > 1]
+    return folders.some(several)
 
 
 def _split(address: Address, items: list[Item]) -> Groups:
@@ -240,7 +293,8 @@ def _readable(name: str, address: Address, groups: Groups, root: Path) -> tuple[
             for item in items:
                 pixels.update(f"{item.image.shape}".encode() + item.image.tobytes())
         return groups, pixels.hexdigest()
-    flaws, content = _looked_at(name, address, paths, root)
+    place = f"{address.kind}:{address.path}"
+    flaws, content = looks.looked_at(name, short_name(name), place, paths, root)
     if len(flaws) == len(paths):
         raise DatasetError(f"{name}: none of {len(paths)} images can be read: {_some(flaws)}")
     if len(flaws) > address.skip:
@@ -249,9 +303,7 @@ def _readable(name: str, address: Address, groups: Groups, root: Path) -> tuple[
             f"skipped (skip={len(flaws)} would do): {_some(flaws)}"
         )
     if flaws:
-        print(
-            f"{name}: {len(flaws)} of {len(paths)} images left out: {_some(flaws)}", file=sys.stderr
-        )
+        folders.say(name, f"{len(flaws)} of {len(paths)} images left out: {_some(flaws)}")
     kept = {
         split: [item for item in items if str(item.image) not in flaws]
         for split, items in groups.items()
@@ -263,72 +315,11 @@ def _readable(name: str, address: Address, groups: Groups, root: Path) -> tuple[
 
 
 def _some(flaws: Mapping[str, str]) -> str:
-    named = [f"{path} ({reason})" for path, reason in list(flaws.items())[:SHOWN]]
+    named = [
+        f"{path if len(path) < 500 else f'...{path[-200:]}'} ({reason})"
+        for path, reason in list(flaws.items())[:SHOWN]
+    ]
     return "; ".join(named) + (f"; and {len(flaws) - SHOWN} more" if len(flaws) > SHOWN else "")
-
-
-def _looked_at(
-    name: str, address: Address, paths: Sequence[Path], root: Path
-) -> tuple[dict[str, str], str]:
-    """Path and reason of every image that cannot be read, and a hash of all files."""
-    stamp = hashlib.sha256()
-    for path in paths:
-        try:
-            status = path.stat()
-            stamp.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        except OSError:
-            stamp.update(f"{path}\0missing\n".encode())
-    key = hashlib.sha256(f"{address.kind}:{address.path}".encode()).hexdigest()[:8]
-    memory = root / "own" / f"{short_name(name)}-{key}.json"
-    try:
-        known = files.read_sealed(memory)
-        if known["stamp"] == stamp.hexdigest():
-            return dict(known["unreadable"]), known["content"]
-    except (OSError, files.DamagedFileError):
-        pass  # not looked at yet
-    looks = list(_looks(name, paths))
-    flaws = {str(path): look.flaw for path, look in zip(paths, looks, strict=True) if look.flaw}
-    content = hashlib.sha256("".join(look.digest for look in looks).encode()).hexdigest()
-    known = {"stamp": stamp.hexdigest(), "unreadable": flaws, "content": content}
-    with contextlib.suppress(OSError):  # if it cannot be kept, they are looked at again next time
-        files.write_sealed(memory, known)
-    return flaws, content
-
-
-class _Look(NamedTuple):
-    """What is found in a file: why it cannot be read, "" if it can, and a hash of it."""
-
-    flaw: str
-    digest: str
-
-
-def _looks(name: str, paths: Sequence[Path]) -> Iterator[_Look]:
-    """Decodes every image, with a bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from track(
-            pool.map(_look, paths),
-            description=f"Reading {short_name(name)}",
-            total=len(paths),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-
-
-def _look(path: Path) -> _Look:
-    content = b""
-    try:
-        content = path.read_bytes()
-        images.open_rgb(content, side=1)
-    except Exception as error:  # whatever broken bytes make PIL raise
-        # PIL names the object that it was given, which says nothing here.
-        flaw = re.sub(r" <_io\.BytesIO.*?>", "", str(getattr(error, "strerror", None) or error))
-        return _Look(flaw or type(error).__name__, hashlib.sha256(content).hexdigest())
-    return _Look("", hashlib.sha256(content).hexdigest())
 
 
 def _version(address: Address, groups: Groups, content: str) -> str:

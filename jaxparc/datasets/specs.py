@@ -223,6 +223,11 @@ _NAMES: Mapping[str, DatasetSpec] = MappingProxyType(
 )
 
 
+def is_registered(name: str) -> bool:
+    """Tells whether a data set has this name or alias."""
+    return name in _NAMES
+
+
 def registered(name: str) -> DatasetSpec:
     """Returns the spec that has a name or an alias.
 

@@ -4,35 +4,12 @@ import os
 
 import numpy as np
 import pytest
+from made_up import IMAGES, class_folders, picture
 from PIL import Image
 
 from jaxparc import datasets
 from jaxparc.__main__ import main
-from jaxparc.datasets import DatasetError, own
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    """Each test looks at its sets as a new process would."""
-    own.open_set.cache_clear()
-
-
-@pytest.fixture
-def data_dir(tmp_path):
-    return tmp_path / "tfds"
-
-
-def picture(seed, size=(12, 10), mode="RGB"):
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def class_folders(root, counts, suffix=".png"):
-    for c, (name, count) in enumerate(counts.items()):
-        (root / name).mkdir(parents=True)
-        for i in range(count):
-            picture(100 * c + i).save(root / name / f"{i}{suffix}")
-    return root
+from jaxparc.datasets import DatasetError, looks, own
 
 
 def pixels_of(source):
@@ -318,8 +295,8 @@ def test_what_was_read_is_not_read_again_until_it_changes(tmp_path, data_dir, mo
     root = broken(tmp_path / "f")
     name = f"folder:{root}:skip=4"
     looked = []
-    look = own._look
-    monkeypatch.setattr(own, "_look", lambda path: (looked.append(path), look(path))[1])
+    look = looks._look
+    monkeypatch.setattr(looks, "_look", lambda path: (looked.append(path), look(path))[1])
     datasets.spec_of(name, data_dir=data_dir)
     assert len(looked) == 14
     own.open_set.cache_clear()
@@ -413,7 +390,7 @@ def test_a_class_without_training_images_is_refused(tmp_path, data_dir):
         ("path,label\n0.png,a\n1.png,\n", "line 3: path or label is empty"),
         ("path,label\n0.png,a|\n", "line 2: path or label is empty"),
         ("path,label\n0.png,a\n1.png,b\n0.png,b\n", "line 4: 0.png was in line 2 already"),
-        ("path,label,split\n0.png,a,trian\n", "line 2: split is 'trian'; known: train, test"),
+        ("path,label,split\n0.png,a,trian\n", "line 2: split is 'trian'; known: train, training, "),
         ("path,label,split\n0.png,a,test\n", "lists no images to train on"),
         ("path,label\n", "lists no images to train on"),
     ],
@@ -431,9 +408,6 @@ def test_a_csv_that_is_no_text_is_refused(tmp_path, data_dir):
     (tmp_path / "list.csv").write_bytes(b"path,label\n\xff\xfe\x00,a\n")
     with pytest.raises(DatasetError, match=r"list\.csv cannot be read"):
         datasets.spec_of(f"csv:{tmp_path}/list.csv", data_dir=data_dir)
-
-
-IMAGES = np.zeros((4, 5, 5), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -470,5 +444,71 @@ def test_the_command_line_takes_addresses(tmp_path, data_dir, capsys):
     root = class_folders(tmp_path / "f", {"a": 4, "b": 4})
     name = f"folder:{root}"
     assert main(["data", "prepare", name, "--data_dir", str(data_dir)]) == 0
-    assert capsys.readouterr() == (f"{name}: {root}\n", "")
+    classes = "2 classes; images: train 6, test 2: a 3 + 1, b 3 + 1"
+    assert capsys.readouterr() == (f"{name}: {root}\n{name}: {classes}\n", "")
     assert json.loads(next((data_dir / "own").glob("f-*.json")).read_text())
+
+
+# Images that are no 8-bit images
+
+
+@pytest.mark.parametrize(("largest", "bits"), [(4095, 12), (255, 8), (32767, 15)])
+def test_fewer_bits_than_a_file_states_are_said(largest, bits, tmp_path, data_dir, capsys):
+    for c in "ab":
+        (tmp_path / "f" / c).mkdir(parents=True)
+        for i in range(2):
+            values = np.array([[i, largest]], np.uint16)
+            Image.fromarray(values).save(tmp_path / "f" / c / f"{i}.png")
+    name = f"folder:{tmp_path}/f"
+    said = (
+        f"{name}: 4 images of 16 bits hold no value above {largest:,} and come out dark, as 65,535 "
+        f"is white: if they have {bits} bits, scale them\n"
+    )
+    for _ in range(2):  # also when they are not looked at again
+        own.open_set.cache_clear()
+        datasets.spec_of(name, data_dir=data_dir)
+        assert capsys.readouterr().err == said
+    Image.fromarray(np.array([[0, 40000]], np.uint16)).save(tmp_path / "f/a/2.png")
+    own.open_set.cache_clear()
+    datasets.spec_of(name, data_dir=data_dir)
+    assert capsys.readouterr().err == ""
+
+
+def test_images_of_no_known_range_are_named_with_it(tmp_path, data_dir):
+    root = class_folders(tmp_path / "f", {"a": 3, "b": 3})
+    Image.fromarray(np.array([[-1000, 3000]], np.int32)).save(root / "a" / "ct.tif")
+    with pytest.raises(DatasetError) as error:
+        datasets.spec_of(f"folder:{root}", data_dir=data_dir)
+    assert "1 of 7 images cannot be read" in str(error.value)
+    assert (
+        f"{root}/a/ct.tif (its pixels are signed 32-bit integers from -1000 to 3000, of no known "
+        "range)"
+    ) in str(error.value)
+
+
+def test_what_may_be_read_next_time_is_not_remembered_as_unreadable(
+    tmp_path, data_dir, monkeypatch
+):
+    root = class_folders(tmp_path / "f", {"a": 3, "b": 3})
+    require = looks.images.require
+
+    def failing(path):
+        if path.name == "0.png":
+            raise OSError(24, "Too many open files")
+        return require(path)
+
+    monkeypatch.setattr(looks.images, "require", failing)
+    with pytest.raises(DatasetError, match="Too many open files"):
+        datasets.spec_of(f"folder:{root}", data_dir=data_dir)
+    monkeypatch.setattr(looks.images, "require", require)
+    assert sum(datasets.spec_of(f"folder:{root}", data_dir=data_dir).sizes.values()) == 6
+
+
+def test_a_file_that_is_replaced_without_a_trace_in_its_date_is_read_again(tmp_path, data_dir):
+    root = class_folders(tmp_path / "f", {"a": 3, "b": 3}, ".bmp")
+    version = datasets.spec_of(f"folder:{root}", data_dir=data_dir).version
+    dates = os.stat(root / "a/0.bmp")
+    picture(99).save(root / "a/0.bmp")
+    os.utime(root / "a/0.bmp", ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    own.open_set.cache_clear()
+    assert datasets.spec_of(f"folder:{root}", data_dir=data_dir).version != version

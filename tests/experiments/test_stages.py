@@ -122,6 +122,7 @@ def test_the_page_names_every_model(finished):
     for name in ("resnet18", "glyph_digits", "glyph_letters", "scratch"):
         assert name in page
     assert "Curves of 3 training runs" in page
+    assert "10 classes; images: train 1,297, test 500" in page
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
