@@ -20,7 +20,7 @@ import jax
 from experiments import _run, benchmarks, oracle
 from experiments._run import Damage, Run, Stage, StageError, say
 from experiments.benchmarks import Benchmark
-from jaxparc import datasets, files, grid
+from jaxparc import datasets, files, grid, interrupts
 
 
 def main(description: str | None, *stages: Stage) -> None:
@@ -35,7 +35,8 @@ def main(description: str | None, *stages: Stage) -> None:
         prog=f"python -m {spec.name}" if spec else None,
         description=description,
         epilog="Weights go to checkpoints/NAME.\n"
-        "Exit codes: 0 done; 1 some units failed, the others are done; 2 it could not go on.",
+        "Exit codes: 0 done; 1 some units failed, the others are done; 2 it could not go on; "
+        "130 interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = ", ".join(benchmarks.BENCHMARKS)
@@ -114,7 +115,8 @@ def main(description: str | None, *stages: Stage) -> None:
         cache_compilations()
         _preflight(run, stages)
         with _alone_in(run.out, run.shard), _alone_in(run.weights, run.shard):
-            signal.signal(signal.SIGTERM, _interrupt)
+            if not interrupts.watching():  # as it was not started by python -m
+                signal.signal(signal.SIGTERM, _interrupt)
             _run.prepare(run)
             failures = [stage.run(run) for stage in stages]
     except (StageError, datasets.DatasetError, *Damage) as error:
@@ -125,7 +127,8 @@ def main(description: str | None, *stages: Stage) -> None:
         where = error.filename or out
         parser.exit(2, f"{parser.prog}: {where}: {error.strerror}; what is done is kept\n")
     except KeyboardInterrupt:  # or SIGTERM, as before a machine is taken away
-        parser.exit(130, "interrupted; what is done is kept, and the same command goes on\n")
+        print("interrupted; what is done is kept, and the same command goes on", file=sys.stderr)
+        interrupts.leave(interrupts.CODE)
     sys.exit(1 if any(failures) else 0)
 
 

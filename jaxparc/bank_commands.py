@@ -6,11 +6,12 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxparc import scoring
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Ranking: TypeAlias = Callable[[argparse.Namespace, Any, Mapping[str, Any], Mapping[str, str]], str]
 
@@ -114,8 +115,10 @@ def _failed(looks: Sequence[Any]) -> str:
     return f"{models} failed: {', '.join(failed)}" if failed else ""
 
 
-def _classes(target: str, labels: np.ndarray, data_dir: str | None, most: int = 10) -> str:
+def _classes(target: str, labels: "np.ndarray", data_dir: str | None, most: int = 10) -> str:
     """The classes of a target and how many images to train on each has, on one line."""
+    import numpy as np
+
     from jaxparc import datasets
     from jaxparc.datasets import own
 
@@ -186,6 +189,8 @@ def _reference(path: str | None, probe: Any) -> Any:
     Raises:
         ValueError: they cannot be read, or are of other images.
     """
+    import numpy as np
+
     from jaxparc import feature_files, given
 
     if path is None:

@@ -4,11 +4,12 @@ the rest.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from jaxparc.feature_files import Bank
+    from jaxparc.feature_files import Bank
 
 # Where the command line has what a method needs.
 FROM = {
@@ -53,7 +54,7 @@ class Plan(NamedTuple):
 
 def plan(
     args: argparse.Namespace,
-    labels: np.ndarray,
+    labels: "np.ndarray",
     num_classes: int | None,
     given: Mapping[str, Any],
     where: Mapping[str, str] = FROM,
@@ -108,7 +109,7 @@ class Scored(NamedTuple):
 
 
 def score(
-    bank: Bank,
+    bank: "Bank",
     methods: Sequence[str],
     given: Mapping[str, Any],
     *,
@@ -125,6 +126,8 @@ def score(
     Raises:
         ValueError: as of `jaxparc.score_bank`.
     """
+    import numpy as np
+
     import jaxparc
     from jaxparc import selectors
 
@@ -138,8 +141,8 @@ def score(
         groups.setdefault(able, []).append(method)
         if unable := [name for name in names if name not in able]:
             which = ", ".join(unable[:3]) + (f" and {len(unable) - 3} more" if unable[3:] else "")
-            lacking = " or no ".join(n for n in needed if any(u not in given[n] for u in unable))
-            notes.append(f"{method} is NaN of {which}, of which there are no {lacking}")
+            lacking = " or ".join(n for n in needed if any(u not in given[n] for u in unable))
+            notes.append(f"{method} is NaN for {which}, without {lacking}")
     values = np.full((1, len(names), len(methods)), np.nan)
     for able, of_these in groups.items():
         if not able:

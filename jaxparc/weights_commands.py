@@ -96,8 +96,8 @@ def _finetune(args: argparse.Namespace) -> None:
         except OSError as error:
             raise RuntimeError(f"{error.filename or out}: {error.strerror}") from error
         except KeyboardInterrupt:
-            kept = "kept, and the same command goes on" if partial.exists() else "lost"
-            raise KeyboardInterrupt(f"{done} of {args.steps} steps are {kept}") from None
+            kept = "are kept, and the same command goes on" if partial.exists() else "were done"
+            raise KeyboardInterrupt(f"{done} of {args.steps} steps {kept}") from None
         print(f"{args.name} on {target}: {tuned.accuracy:.2f} % of the test images")
         if tuned.at_chance:
             print(
