@@ -67,8 +67,10 @@ def read(path: str | Path) -> list[Entry]:
     except RecursionError:
         raise ValueError(f"{path} cannot be read: it is nested too deeply") from None
     except ValueError as error:  # no TOML, no UTF-8, or a number that Python does not take
-        said = str(error).removeprefix(f"{path} ")
-        raise ValueError(f"{path} cannot be read: {said}") from error
+        said = str(error)
+        raise ValueError(
+            said if said.startswith(str(path)) else f"{path} cannot be read: {said}"
+        ) from error
     tables = content.get("model")
     if not isinstance(tables, list) or set(content) != {"model"} or not tables:
         found = ", ".join(key if key.isprintable() else shown(key) for key in content) or "nothing"

@@ -6,7 +6,6 @@ whatever they do, and at a second signal at once. Only commands watch, as the si
 belong to whoever wrote its main program.
 """
 
-import _thread
 import os
 import signal
 import sys
@@ -120,4 +119,4 @@ def _unraisable(unraisable: Any) -> None:
         return
     busy()
     _state["came"] = False
-    _thread.interrupt_main()
+    threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()

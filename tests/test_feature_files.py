@@ -199,7 +199,6 @@ BROKEN = {
     "two of a name": (save("whole.npy", np.ones((303, 4))), (), "whole.npy and whole.npz"),
     "other images": (save("a.npy", np.ones((7, 4))), (), "model 'a': features of 7 images"),
     "no matrix": (save("a.npy", np.ones(303)), (), "model 'a': features have shape (303,)"),
-    "no probs": (nothing, ("--probs",), "probs has no entry for model 'reference'"),
     "no reference": (nothing, ("--methods", "dds"), "dds needs reference, from --reference FILE"),
     "no layers": (nothing, ("--methods", "knn+l"), "knn+l needs layers, from the column layers"),
     "missing labels": (nothing, LABELS, "y.txt cannot be read as labels: No such file"),
