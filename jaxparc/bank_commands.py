@@ -130,7 +130,7 @@ def _classes(target: str, labels: "np.ndarray", data_dir: str | None, most: int 
         counts = np.bincount(labels, minlength=len(names))
     else:
         counts = labels.sum(axis=0).astype(np.int64)
-    listed = [f"{n} {count}" for n, count in zip(names, counts.tolist(), strict=True)]
+    listed = [f"{n} ({count})" for n, count in zip(names, counts.tolist(), strict=True)]
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     text = f"{datasets.short_name(target)}: {len(labels)} images to train on, {len(names)} classes"
     text = f"{text}: {', '.join(listed[:most])}{more}"

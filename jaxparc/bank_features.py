@@ -249,7 +249,7 @@ def _look(entry: Entry, probe: ProbeImages, batch_size: int) -> dict[str, Any]:
 
 def _made_of(entry: Entry, probe: ProbeImages) -> str:
     """A hash of all that decides what a model sees."""
-    return _hash([seen_by(entry), probe.digest, _package()])
+    return _hash([seen_by(entry), probe.digest, package()])
 
 
 def seen_by(entry: Entry) -> dict[str, Any]:
@@ -280,8 +280,8 @@ def _content(weights: Path) -> str:
 
 
 @functools.cache
-def _package() -> str:
-    """A hash of this package: what it sees in images may change with any of its files."""
+def package() -> str:
+    """A hash of this package: what models see in images may change with any of its files."""
     found = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         found.update(path.read_bytes())

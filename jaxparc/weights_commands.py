@@ -52,7 +52,7 @@ def _finetune(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from jaxparc import bank_features, bank_file, datasets
+    from jaxparc import bank_features, bank_file, datasets, interrupts
 
     entries = {entry.name: entry for entry in bank_file.read(args.bank)}
     if args.name not in entries:
@@ -73,12 +73,11 @@ def _finetune(args: argparse.Namespace) -> None:
         made_of = [told, bank_features.seen_by(entry), _version(args.target, args.data_dir)]
     except OSError as error:
         raise RuntimeError(f"{error.filename or entry.weights}: {error.strerror}") from error
-    digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    out = args.out or Path("finetuned") / f"{args.name}-{target}-{digest[:6]}.safetensors"
+    out = args.out or Path("finetuned") / f"{args.name}-{target}-{_hash(made_of)}.safetensors"
     _require_writable(out)
     # Whatever is interrupted goes on from here, if it is the same training.
     states = out.with_name(f".{out.name}.partial")
-    partial, done = states / digest[:16], 0
+    partial, done = states / _hash([made_of, bank_features.package()], 16), 0
 
     def watch(steps: Any) -> None:
         nonlocal done
@@ -94,6 +93,10 @@ def _finetune(args: argparse.Namespace) -> None:
                     entry, args.target, **told, data_dir=args.data_dir, watch=watch, partial=partial
                 )
         except OSError as error:
+            if interrupts.came():
+                raise KeyboardInterrupt(
+                    f"{done} of {args.steps} steps were done and cannot be kept: {error.strerror}"
+                ) from error
             raise RuntimeError(f"{error.filename or out}: {error.strerror}") from error
         except KeyboardInterrupt:
             kept = "are kept, and the same command goes on" if partial.exists() else "were done"
@@ -106,6 +109,10 @@ def _finetune(args: argparse.Namespace) -> None:
             )
         _save(tuned.loaded, out)
     print(f"written to {out}")
+
+
+def _hash(told: Any, digits: int = 6) -> str:
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:digits]
 
 
 def _version(target: str, data_dir: str | None) -> list[str]:

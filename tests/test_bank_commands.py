@@ -187,7 +187,7 @@ def test_what_decides_the_features_is_looked_at_by_its_content(bank, monkeypatch
     entry.weights.write_bytes(b"X")  # as many bytes, at the same time
     os.utime(entry.weights, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert changed() != first
-    monkeypatch.setattr(bank_features, "_package", lambda: "another version")
+    monkeypatch.setattr(bank_features, "package", lambda: "another version")
     entry.weights.write_bytes(bytes([0]))
     assert changed() != first
 
@@ -565,7 +565,7 @@ def test_weights_go_elsewhere_where_the_disk_fills_up_on_the_way(bank, capsys, m
         assert main(words) == 1
         assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
         # a full disk is seen before
-        (bank.path / "disk" / "full").write_bytes(bytes(60_000))
+        (bank.path / "disk" / "full").write_bytes(bytes(16 * 4096))
         assert main(words) == finetune("--out", "disk/w.safetensors") == 1
         assert capsys.readouterr().err == 2 * f"python -m jaxparc: {full}\n"
 
@@ -625,13 +625,25 @@ def test_two_trainings_at_once_do_not_write_one_file(bank, capsys):
     assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
 
 
+def test_an_interrupted_training_that_cannot_be_kept_says_so(bank, capsys, monkeypatch):
+    def full(*args, **options):
+        interrupts._state["came"] = True
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(interrupts._state, "came", False)
+    monkeypatch.setattr(bank_file, "finetune", full)
+    assert finetune() == 130
+    said = "interrupted; 0 of 4 steps were done and cannot be kept: No space left on device"
+    assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_an_interrupted_training_goes_on(saved, bank, capsys, monkeypatch):
     places = []
 
     def interrupted(*args, partial, watch, **options):
         places.append(partial)
-        if len(places) == 2:
+        if len(places) > 1:
             return tuned()
         watch(types.SimpleNamespace(first=2, metrics={"loss": np.zeros((1, 1))}))
         if saved:
@@ -647,4 +659,7 @@ def test_an_interrupted_training_goes_on(saved, bank, capsys, monkeypatch):
     assert (bank.path / "finetuned").exists() == saved
     assert finetune() == 0
     assert places[0] == places[1]
+    monkeypatch.setattr(bank_features, "package", lambda: "another version")
+    assert finetune() == 0
+    assert places[0] != places[2]
     assert len(list((bank.path / "finetuned").iterdir())) == 1
