@@ -460,19 +460,15 @@ def test_commands_import_little_before_they_watch():
 )
 def test_commands_can_be_interrupted_as_soon_as_they_start(words, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONVERBOSE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-    )
-    for line in process.stderr:
-        if line.startswith("import 'jax._src"):
-            process.send_signal(signal.SIGINT)
-            break
-    said = process.stderr.read()
-    process.wait(timeout=60)
+    command = [sys.executable, "-m", *words]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("import 'numpy"):
+                process.send_signal(signal.SIGINT)
+                break
+        said = process.stderr.read()
     assert process.returncode == 130
     assert "interrupted" in said
     assert "Traceback" not in said
