@@ -52,12 +52,23 @@ def add(commands: "argparse._SubParsersAction[Any]", print_ranking: Ranking) -> 
     rank.set_defaults(run=functools.partial(_rank, print_ranking))
 
 
-def _extract(args: argparse.Namespace) -> None:
+def _opened(args: argparse.Namespace) -> tuple[list[Any], Any]:
+    """The models, and the images that they look at; chooses the folder if none is given."""
     from jaxparc import bank_features, bank_file
 
+    for flag, least in (("images", 1), ("batch_size", 1), ("seed", 0)):
+        if getattr(args, flag) < least:
+            raise ValueError(f"--{flag} is {getattr(args, flag)}; expected at least {least}")
     entries = bank_file.read(args.bank)
     probe = bank_features.probe_images(args.target, args.images, args.seed, args.data_dir)
     args.out = args.out or bank_features.folder_for(args.bank, probe)
+    return entries, probe
+
+
+def _extract(args: argparse.Namespace) -> None:
+    from jaxparc import bank_features
+
+    entries, probe = _opened(args)
     print(_classes(args.target, probe.split_labels, args.data_dir))
     with bank_features.alone_in(args.out, probe, entries):
         looks = _look(args, entries, probe)
@@ -146,11 +157,9 @@ _FROM = {
 
 
 def _rank(print_ranking: Ranking, args: argparse.Namespace) -> None:
-    from jaxparc import bank_features, bank_file
+    from jaxparc import bank_features
 
-    entries = bank_file.read(args.bank)
-    probe = bank_features.probe_images(args.target, args.images, args.seed, args.data_dir)
-    args.out = args.out or bank_features.folder_for(args.bank, probe)
+    entries, probe = _opened(args)
     args.num_classes = probe.num_classes
     facts = {
         "layers": {entry.name: bank_features.layers(entry) for entry in entries},

@@ -341,7 +341,8 @@ def layers(entry: Entry) -> int:
 
 def _said(error: Exception) -> str:
     """An error on one line."""
+    text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split()) or type(error).__name__
+        text = f"{error.filename}: {error.strerror}"
+    text = " ".join(text.split()) or type(error).__name__
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

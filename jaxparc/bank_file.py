@@ -131,8 +131,14 @@ class Key(NamedTuple):
     seen: bool = True
 
 
+def _is_plain(text: str) -> bool:
+    """Whether there is nothing in a text that a terminal or a file system takes for a command."""
+    kinds = map(unicodedata.category, text)
+    return all(kind[0] != "C" and kind not in ("Zl", "Zp") for kind in kinds)
+
+
 def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and bool(value)
+    return isinstance(value, str) and _is_plain(value) and bool(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -176,7 +182,7 @@ def _flaw(name: str) -> str | None:
     """Why there can be no file of a name, None if there can."""
     if not name or Path(name).name != name or name[0] == ".":
         return "a name is also that of a file"
-    if not name.isprintable():
+    if not _is_plain(name):
         return "a name is also that of a file, of characters that can be printed"
     if len(name.encode()) > LONGEST:
         return f"a name is also that of a file, of at most {LONGEST} bytes"

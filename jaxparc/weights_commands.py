@@ -65,6 +65,8 @@ def _finetune(args: argparse.Namespace) -> None:
     for flag in ("steps", "batch_size", "learning_rate"):
         if not getattr(args, flag) > 0:
             raise ValueError(f"--{flag} is {getattr(args, flag)}; expected a number above 0")
+    if args.seed < 0:
+        raise ValueError(f"--seed is {args.seed}; expected at least 0")
     if args.batch_size % jax.local_device_count():
         devices = jax.local_device_count()
         raise ValueError(f"--batch_size {args.batch_size} does not divide over {devices} devices")

@@ -265,6 +265,8 @@ def test_what_cannot_be_scored_does_not_stop_the_rest(bank, capsys):
     assert {name: values[0] for name, values in scores.items()} == {
         name: values[0] for name, values in rows(bank.path / "s").items()
     }
+    assert main(["score", "f", "--methods", "nce", "leep", "dds", "--out", "s"]) == 1
+    assert np.isnan(rows(bank.path / "s")["c"]).all()
     os.remove(bank.path / "f" / "c.npz")
     assert main(["score", "f", "--methods", "nce", "leep", "--out", "s"]) == 0
     assert {name: scores[name][1:] for name in "ab"} == rows(bank.path / "s")
@@ -304,6 +306,8 @@ def test_a_wrong_reference_is_refused_before_a_model_runs(file, reason, bank, ca
     [
         (range(9), (), "method 'parc_f32' compares images of one class with others; no class has"),
         ([*range(8), 0], ("--methods", "knn", "logistic"), "'knn' needs two images of every class"),
+        ([0, 1] * 9, ("--batch_size", "0"), "--batch_size is 0; expected at least 1"),
+        ([0, 1] * 9, ("--seed", "-1"), "--seed is -1; expected at least 0"),
         ([0, 1] * 9, ("--methods", "parc", "nope"), "unknown method 'nope'"),
         (
             [0, 1] * 9,
@@ -447,7 +451,6 @@ def test_commands_import_little_before_they_watch():
     assert done.stdout == "set()\n"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -132,11 +132,14 @@ def test_a_bank_is_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["a/b", "..", ".a", "", r"a\u0000b", r"a\nb", r"\u001b[2J", "ä" * 101, "B", "ﬁ"]
+    "name",
+    ["a/b", "..", ".a", "", r"a\u0000b", r"a\nb", r"\u001b[2J", r"\u202e", "ä" * 101, "B", "ﬁ"],
 )
 def test_a_name_that_no_file_can_have_stops_its_model_alone(name, tmp_path):
     """Of two names that some file systems take for one, the second is refused."""
-    good = [MODEL.replace('"a"', f'"{other}"') for other in ("b", "labels", "models", "fi", "=1")]
+    good = [
+        MODEL.replace('"a"', f'"{other}"') for other in ("b", "labels", "Foto 1\u202f", "fi", "=1")
+    ]
     (tmp_path / "bank.toml").write_text("\n".join([*good, MODEL.replace('"a"', f'"{name}"')]))
     *others, last = bank_file.read(tmp_path / "bank.toml")
     assert [entry.refused for entry in others] == [None] * 5
