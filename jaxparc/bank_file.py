@@ -264,6 +264,7 @@ def finetune(
     data_dir: str | Path | None = None,
     watch: Callable[[Any], None] | None = None,
     partial: Path | None = None,
+    keep: Callable[[Any], None] = lambda loaded: None,
 ) -> Tuned:
     """Fine-tunes all weights of a model to a target's training split, with a new head.
 
@@ -279,6 +280,7 @@ def finetune(
         watch: told of steps, as `fitting.fit` takes it.
         partial: where KeyboardInterrupt leaves the state of the training, which goes on from it;
             its name must tell all that decides the weights, and whoever calls removes it.
+        keep: called with the network and its new weights before its accuracy is measured.
 
     Raises:
         ValueError: the target is unknown, or the weights do not fit.
@@ -311,8 +313,9 @@ def finetune(
         partial=partial,
         every=math.inf,  # a disk that is full on the way would end the training
     )
-    accuracy = fitting.accuracy(task, variables, test, size=size, batch_size=batch_size)
     tuned = loaded._replace(module=module.clone(axis_name=None), variables=variables)
+    keep(tuned)
+    accuracy = fitting.accuracy(task, variables, test, size=size, batch_size=batch_size)
     labels = datasets.labels(target, "test", data_dir=data_dir)
     largest = None if data.multi_label else 100 * float(np.bincount(labels).max()) / len(labels)
     return Tuned(tuned, accuracy, len(labels), largest)

@@ -81,6 +81,17 @@ def _finetune(args: argparse.Namespace) -> None:
     states = out.with_name(f".{out.name}.partial")
     partial, done = states / _hash([made_of, bank_features.package()], 16), 0
 
+    failure: RuntimeError | None = None
+    kept = ""
+
+    def keep(loaded: Any) -> None:
+        nonlocal failure, kept
+        try:
+            _save(loaded, out)
+            kept = f"the weights are written to {out}"
+        except RuntimeError as error:
+            failure, kept = error, str(error)
+
     def watch(steps: Any) -> None:
         nonlocal done
         done = steps.first + steps.metrics["loss"].shape[1]
@@ -92,7 +103,13 @@ def _finetune(args: argparse.Namespace) -> None:
             with Progress(console=console, disable=not console.is_terminal) as bar:
                 task = bar.add_task(f"{args.name} to {target}", total=args.steps)
                 tuned = bank_file.finetune(
-                    entry, args.target, **told, data_dir=args.data_dir, watch=watch, partial=partial
+                    entry,
+                    args.target,
+                    **told,
+                    data_dir=args.data_dir,
+                    watch=watch,
+                    partial=partial,
+                    keep=keep,
                 )
         except OSError as error:
             if interrupts.came():
@@ -101,15 +118,16 @@ def _finetune(args: argparse.Namespace) -> None:
                 ) from error
             raise RuntimeError(f"{error.filename or out}: {error.strerror}") from error
         except KeyboardInterrupt:
-            kept = "are kept, and the same command goes on" if partial.exists() else "were done"
-            raise KeyboardInterrupt(f"{done} of {args.steps} steps {kept}") from None
+            how = "are kept, and the same command goes on" if partial.exists() else "were done"
+            raise KeyboardInterrupt(kept or f"{done} of {args.steps} steps {how}") from None
         print(f"{args.name} on {target}: {tuned.accuracy:.2f} % of the test images")
         if tuned.at_chance:
             print(
                 f"that is at chance level: {tuned.largest:.1f} % of them are of the largest class; "
                 "another --learning_rate or more --steps may help"
             )
-        _save(tuned.loaded, out)
+        if failure is not None:
+            raise failure
     print(f"written to {out}")
 
 
@@ -133,21 +151,24 @@ def _alone_at(out: Path, states: Path, partial: Path) -> Iterator[None]:
     from jaxparc import files
 
     made, done = not out.parent.exists(), False
-    try:
-        with files.locked(states, wait=False):
-            try:
-                yield
-                done = True
-            finally:
-                if done or not partial.exists():
-                    shutil.rmtree(states, ignore_errors=True)
-                    if made and not done:
-                        with contextlib.suppress(OSError):  # there is more in it by now
-                            out.parent.rmdir()
-    except BlockingIOError:
-        raise RuntimeError(
-            f"another process trains what goes to {out}; wait for it, or give another --out"
-        ) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(states, wait=False))
+        except BlockingIOError:
+            raise RuntimeError(
+                f"another process trains what goes to {out}; wait for it, or give another --out"
+            ) from None
+        except OSError as error:
+            raise RuntimeError(f"cannot write {states}: {error.strerror}") from error
+        try:
+            yield
+            done = True
+        finally:
+            if done or not partial.exists():
+                shutil.rmtree(states, ignore_errors=True)
+                if made and not done:
+                    with contextlib.suppress(OSError):  # there is more in it by now
+                        out.parent.rmdir()
 
 
 def _require_writable(path: Path) -> None:

@@ -511,6 +511,16 @@ def tuned(accuracy=90.0, largest=34.0, **options):
     return bank_file.Tuned(Weights(**options), accuracy, 300, largest)
 
 
+def training(monkeypatch, result=None):
+    """Training takes no time, and gives this."""
+
+    def trained(*args, keep, **options):
+        keep((result or tuned()).loaded)
+        return result or tuned()
+
+    monkeypatch.setattr(bank_file, "finetune", trained)
+
+
 def finetune(*words, target="folder:x/pics"):
     return main(["finetune", "bank.toml", "a", target, "--steps", "4", "--batch_size", "8", *words])
 
@@ -547,7 +557,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(
 
 
 def test_weights_go_elsewhere_where_the_disk_fills_up_on_the_way(bank, capsys, monkeypatch):
-    monkeypatch.setattr(bank_file, "finetune", lambda *args, **options: tuned())
+    training(monkeypatch)
     monkeypatch.setattr("jaxparc.models.load", lambda *args, **options: Weights())
     with tiny_disk(bank.path / "disk"):
         assert finetune("--out", "disk/w.safetensors") == 1
@@ -573,7 +583,7 @@ def test_weights_that_fit_nowhere_are_one_line(bank, capsys, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bank_file, "finetune", lambda *args, **options: tuned())
+    training(monkeypatch)
     monkeypatch.setattr("jaxparc.weights.native.save", full)
     assert finetune() == 1
     err = capsys.readouterr().err
@@ -597,7 +607,7 @@ def test_accuracy_at_chance_level_is_said(
     accuracy, largest, images, said, bank, capsys, monkeypatch
 ):
     result = tuned(accuracy, largest)._replace(images=images)
-    monkeypatch.setattr(bank_file, "finetune", lambda *args, **options: result)
+    training(monkeypatch, result)
     assert finetune() == 0
     out = capsys.readouterr().out
     assert ("that is at chance level" in out) == said
@@ -606,7 +616,7 @@ def test_accuracy_at_chance_level_is_said(
 
 def test_no_two_trainings_share_a_file(bank, capsys, monkeypatch):
     pictures(bank.path / "y" / "pics", seed=1)
-    monkeypatch.setattr(bank_file, "finetune", lambda *args, **options: tuned())
+    training(monkeypatch)
     assert finetune() == finetune(target="folder:y/pics") == finetune("--seed", "1") == 0
     assert len(list((bank.path / "finetuned").iterdir())) == 3
     assert finetune() == 0
@@ -636,13 +646,27 @@ def test_an_interrupted_training_that_cannot_be_kept_says_so(bank, capsys, monke
     assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
 
 
+def test_an_interrupt_while_the_accuracy_is_measured_keeps_the_weights(bank, capsys, monkeypatch):
+    def interrupted(*args, keep, **options):
+        keep(Weights())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bank_file, "finetune", interrupted)
+    assert finetune("--out", "w.safetensors") == 130
+    said = "interrupted; the weights are written to w.safetensors"
+    assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
+    assert (bank.path / "w.safetensors").stat().st_size > 200_000
+    assert not (bank.path / ".w.safetensors.partial").exists()
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_an_interrupted_training_goes_on(saved, bank, capsys, monkeypatch):
     places = []
 
-    def interrupted(*args, partial, watch, **options):
+    def interrupted(*args, partial, watch, keep, **options):
         places.append(partial)
         if len(places) > 1:
+            keep(Weights())
             return tuned()
         watch(types.SimpleNamespace(first=2, metrics={"loss": np.zeros((1, 1))}))
         if saved:
