@@ -1,5 +1,9 @@
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -223,6 +227,30 @@ def test_one_bad_model_does_not_stop_the_others(bank, capsys):
     (bank / "b.safetensors").unlink()
     assert main(["extract", "bank.toml", "folder:hues", "--images", "30"]) == 1
     assert "b.safetensors: No such file or directory" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_interrupt_within_a_model_keeps_the_others(bank, capsys):
+    words = ["rank", "bank.toml", "folder:hues", "--images", "30", "--out", "f"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "jaxparc", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        while not process.stdout.readline().startswith("1/3 a"):
+            assert process.poll() is None
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said == "python -m jaxparc: interrupted; 1 of 3 models are done and kept in f\n"
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("was there") == 1
+    assert not list(bank.rglob("*.incomplete"))
 
 
 def test_an_unknown_target_exits_2_before_any_work(bank, capsys):
