@@ -20,7 +20,7 @@ import jax
 from experiments import _run, benchmarks, oracle
 from experiments._run import Run, Stage, StageError, say
 from experiments.benchmarks import Benchmark
-from jaxparc import datasets, files, grid, printing
+from jaxparc import datasets, files, grid, interrupts, printing
 
 
 def main(description: str | None, *stages: Stage) -> None:
@@ -40,7 +40,8 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
         prog=f"python -m {spec.name}" if spec else None,
         description=description,
         epilog="Weights go to checkpoints/NAME.\n"
-        "Exit codes: 0 done; 1 some units failed, the others are done; 2 it could not go on.",
+        "Exit codes: 0 done; 1 some units failed, the others are done; 2 it could not go on; "
+        "130 interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = ", ".join(benchmarks.BENCHMARKS)
@@ -119,7 +120,8 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
         cache_compilations()
         _preflight(run, stages)
         with _alone_in(run.out, run.shard), _alone_in(run.weights, run.shard):
-            signal.signal(signal.SIGTERM, _interrupt)
+            if not interrupts.watching():  # as it was not started by python -m
+                signal.signal(signal.SIGTERM, _interrupt)
             _run.prepare(run)
             failures = [stage.run(run) for stage in stages]
     except (RuntimeError, MemoryError) as error:  # of a stage, a data set or damage, or of JAX
@@ -129,7 +131,8 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
     except OSError as error:
         parser.exit(2, f"{parser.prog}: {printing.line(error)}; what is done is kept\n")
     except KeyboardInterrupt:  # or SIGTERM, as before a machine is taken away
-        parser.exit(130, "interrupted; what is done is kept, and the same command goes on\n")
+        print("interrupted; what is done is kept, and the same command goes on", file=sys.stderr)
+        interrupts.leave(interrupts.CODE)
     sys.exit(1 if any(failures) else 0)
 
 

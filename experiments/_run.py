@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from experiments._terminal import Progress
 from experiments._terminal import say as say
 from experiments.benchmarks import Benchmark
-from jaxparc import checkpoints, files, printing
+from jaxparc import checkpoints, files, interrupts, printing
 
 # What a damaged unit raises when it is looked at.
 Damage = (checkpoints.CheckpointError, files.DamagedFileError)
@@ -188,6 +188,8 @@ def make(unit: Unit, on_images: Callable[[int], None]) -> Made:
             raise FatalError(
                 f"cannot write {error.filename or unit.path}: {error.strerror}"
             ) from error
+        if interrupts.came():  # it is what a library made of the interrupt
+            raise KeyboardInterrupt from error
         text = f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
         return Made(unit, time.monotonic() - started, text, trace)

@@ -1,21 +1,20 @@
 """The command line: `python -m jaxparc COMMAND ...`.
 
-Exit codes: 0 done; 1 a command failed, with the reason on one line of stderr; 2 the command
-line is wrong, likewise.
+Exit codes: 0 done; 1 a command failed, or some models or methods of those asked for did and the
+others are done, with the reason on one line of stderr; 2 the command line is wrong, likewise; 130
+it was interrupted.
 """
 
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from jaxparc import bank_commands, printing
+from jaxparc import bank_commands, interrupts, printing, scoring, weights_commands
 
-if TYPE_CHECKING:
-    from jaxparc.feature_files import Bank
-    from jaxparc.scores import BankScores
+PROGRAM = "python -m jaxparc"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,26 +37,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args = _parser().parse_args(argv)
             args.run(args)
-        except ValueError as error:
-            return _fail(error, 2)
+        except KeyboardInterrupt as interrupt:
+            print(printing.shown(interrupts.line(PROGRAM, interrupt)), file=sys.stderr)
+            return interrupts.CODE
         except BrokenPipeError:
             raise
-        except (RuntimeError, OSError, MemoryError) as error:
-            return _fail(error, 1)
+        except Exception as error:
+            if interrupts.came():  # it is what a library made of the interrupt
+                print(interrupts.line(PROGRAM), file=sys.stderr)
+                return interrupts.CODE
+            if isinstance(error, ValueError):
+                return _fail(error, 2)
+            if isinstance(error, RuntimeError | OSError | MemoryError):
+                return _fail(error, 1)
+            raise
     return 0
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"python -m jaxparc: {printing.line(error)}", file=sys.stderr)
+    print(f"{PROGRAM}: {printing.line(error)}", file=sys.stderr)
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
     """Builds the parser; each command adds itself and names the function that runs it."""
-    parser = _Parser(prog="python -m jaxparc", description=__doc__.splitlines()[0])
+    parser = _Parser(prog=PROGRAM, description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_score(commands)
-    bank_commands.add(commands, _score)
+    bank_commands.add(commands, _print_ranking)
+    weights_commands.add(commands)
     _add_data(commands)
     return parser
 
@@ -75,20 +83,7 @@ def _add_score(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help=".npy, or text with one per line; by default FOLDER/labels.npy, else the labels in "
         "the models' files",
     )
-    score.add_argument(
-        "--methods",
-        nargs="+",
-        metavar="NAME",
-        help="of jaxparc.selectors, the first one ranks [parc_f32]",
-    )
-    score.add_argument(
-        "--probs", action="store_true", help="also nce and leep, by the probs in the .npz files"
-    )
-    score.add_argument(
-        "--reference",
-        metavar="FILE",
-        help="features of a model trained on the target, for rsa and dds",
-    )
+    scoring.add_options(score)
     score.add_argument(
         "--models",
         metavar="FILE",
@@ -106,45 +101,44 @@ def _add_score(commands: "argparse._SubParsersAction[_Parser]") -> None:
     score.set_defaults(run=_score)
 
 
-# Where the command line has what a method needs.
-_FROM = {
-    "probs": "the .npz files",
-    "reference": "--reference FILE",
-    "layers": "the column layers of --models FILE",
-    "source_images": "the column source_images of --models FILE",
-    "target_images": "--target_images N",
-}
-
-
 def _score(args: argparse.Namespace) -> None:
-    from rich.console import Console
+    from jaxparc import feature_files
 
-    from jaxparc import feature_files, files, selectors
-
-    methods = list(dict.fromkeys(args.methods or ["parc_f32"]))
-    if args.probs:
-        methods += [name for name in ("nce", "leep") if name not in methods]
-    needs = {need for method in methods for need in selectors.method(method).needs}
     bank = feature_files.read_bank(args.folder, args.labels, reference=args.reference)
-    options: dict[str, Any] = {"probs": bank.probs if "probs" in needs else None}
-    given = {
-        "probs": bool(bank.probs),
-        "reference": args.reference is not None,
-        "layers": args.models is not None,
-        "source_images": args.models is not None,
-        "target_images": args.target_images is not None,
-    }
-    for need in sorted(needs & given.keys()):
-        if not given[need]:
-            asking = ", ".join(m for m in methods if need in selectors.method(m).needs)
-            raise ValueError(f"{asking} needs {need}, from {_FROM[need]}")
-    if args.reference is not None:
-        options["reference"] = feature_files.read_array(args.reference, "features")
+    facts: dict[str, Any] = {}
     if args.models is not None:
         names = [name for name in bank.features if name != bank.reference]
         others = [bank.reference] if bank.reference else []
-        options |= feature_files.read_facts(args.models, names, others)
-    options |= {"target_images": args.target_images, "num_classes": args.num_classes}
+        facts = feature_files.read_facts(args.models, names, others)
+    if left_out := _print_ranking(args, bank, {**facts, "target_images": args.target_images}):
+        raise RuntimeError(f"not scored: {left_out}")
+
+
+def _print_ranking(
+    args: argparse.Namespace,
+    bank: Any,
+    facts: Mapping[str, Any],
+    where: Mapping[str, str] = scoring.FROM,
+) -> str:
+    """Scores a bank, prints the table and writes it.
+
+    Args:
+        args: with methods, probs, reference, num_classes and out.
+        bank: a `feature_files.Bank`.
+        facts: what methods need besides it -> that, as far as it is known.
+        where: what methods need -> where it would come from.
+
+    Returns:
+        Which methods were left out and why, on one line; empty if none.
+    """
+    from rich.console import Console
+
+    from jaxparc import feature_files, files
+
+    given: dict[str, Any] = {**dict.fromkeys(scoring.FROM), **facts, "probs": bank.probs}
+    if args.reference is not None:
+        given["reference"] = feature_files.read_array(args.reference, "features")
+    plan = scoring.plan(args, bank.labels, args.num_classes, given, where)
     table = args.out / "scores.csv"
     try:
         with (
@@ -153,48 +147,15 @@ def _score(args: argparse.Namespace) -> None:
             Console(stderr=True).status(f"Scoring {printing.count(len(bank.features), 'model')}"),
         ):
             warnings.simplefilter("always")
-            scores = _scored(bank, methods, options)
+            scores, notes = scoring.score(bank, plan.methods, given, num_classes=args.num_classes)
             scores.to_csv(temporary)
     except OSError as error:
         raise RuntimeError(f"cannot write {table}: {error.strerror}") from error
     print(scores)
-    for note in dict.fromkeys(str(warning.message) for warning in caught):
+    for note in dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]):
         print(f"note: {printing.shown(note)}", file=sys.stderr)
     print(printing.shown(f"written to {table}"))
-
-
-def _scored(bank: "Bank", methods: Sequence[str], options: dict[str, Any]) -> "BankScores":
-    """Scores of every model.
-
-    For the reference, those of what compares with it are NaN, and those of what needs
-    probabilities or numbers that it comes without, as it need not be a candidate.
-    """
-    import numpy as np
-
-    import jaxparc
-    from jaxparc import selectors
-
-    def score(names: Sequence[str], by: Sequence[str]) -> "BankScores":
-        features = {name: bank.features[name] for name in names}
-        return jaxparc.score_bank(features, bank.labels, methods=by, **options)
-
-    names, itself = list(bank.features), bank.reference
-    if itself is None:
-        return score(names, methods)
-    per_model = ("probs", "layers", "source_images")
-    lacks = {"reference", *(n for n in per_model if itself not in (options.get(n) or ()))}
-    apart = [method for method in methods if lacks & set(selectors.method(method).needs)]
-    others = [name for name in names if name != itself]
-    values = np.full((1, len(names), len(methods)), np.nan)
-    for models, by in ((names, [m for m in methods if m not in apart]), (others, apart)):
-        if models and by:
-            rows, columns = map(names.index, models), map(methods.index, by)
-            values[0][np.ix_(list(rows), list(columns))] = score(models, by).values
-    if apart:
-        warnings.warn(
-            f"model {itself!r} is the reference, and left out by {', '.join(apart)}", stacklevel=2
-        )
-    return jaxparc.BankScores(tuple(names), tuple(methods), values)
+    return "; ".join(dict.fromkeys(plan.left_out.values()))
 
 
 def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -251,10 +212,14 @@ def _data_prepare(args: argparse.Namespace) -> None:
 
     for name in args.names:  # a misspelt name stops us before any work
         datasets.short_name(name)
-    for name in args.names:
-        print(printing.shown(f"{name}: {datasets.prepare(name, data_dir=args.data_dir)}"))
+    for number, name in enumerate(args.names):
+        try:
+            print(printing.shown(f"{name}: {datasets.prepare(name, data_dir=args.data_dir)}"))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{number} of {len(args.names)} are prepared") from None
         print(printing.shown(f"{name}: {datasets.summary(name, data_dir=args.data_dir)}"))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.watch(PROGRAM)
+    interrupts.leave(main())

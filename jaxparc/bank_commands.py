@@ -1,27 +1,25 @@
-"""The commands that take a bank file or weights: extract, rank, finetune and convert."""
+"""The commands that let the models of a bank look at a target: extract and rank."""
 
 import argparse
 import functools
-from collections.abc import Callable
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-Command = Callable[[argparse.Namespace], None]
+from jaxparc import printing, scoring
+
+Ranking: TypeAlias = Callable[[argparse.Namespace, Any, Mapping[str, Any], Mapping[str, str]], str]
 
 
-def add(commands: "argparse._SubParsersAction[Any]", score: Command) -> None:
+def add(commands: "argparse._SubParsersAction[Any]", print_ranking: Ranking) -> None:
     """Adds the commands, each with the function that runs it.
 
     Args:
         commands: of the command line.
-        score: runs the command `score`, with which `rank` ends.
+        print_ranking: scores a bank and prints the table, with which `rank` ends.
     """
-    _add_rank(commands, score)
-    _add_finetune(commands)
-    _add_convert(commands)
-
-
-def _add_rank(commands: "argparse._SubParsersAction[Any]", score: Command) -> None:
     bank = argparse.ArgumentParser(add_help=False)
     bank.add_argument("bank", metavar="BANK", help="bank.toml: models, and where their weights are")
     bank.add_argument("target", metavar="TARGET", help="of data list, or folder:PATH, csv:, npz:")
@@ -32,7 +30,7 @@ def _add_rank(commands: "argparse._SubParsersAction[Any]", score: Command) -> No
         "--data_dir", help="TFDS data folder; TFDS_DATA_DIR or ~/tensorflow_datasets if not given"
     )
     bank.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of features [features/BANK-TARGET]"
+        "--out", type=Path, metavar="DIR", help="folder of features [features/BANK-TARGET-HASH]"
     )
     extract = commands.add_parser(
         "extract",
@@ -47,171 +45,162 @@ def _add_rank(commands: "argparse._SubParsersAction[Any]", score: Command) -> No
         help="rank the models of a bank for a target: extract and score",
         description="Rank pretrained models by how good they will be after fine-tuning.",
     )
-    rank.add_argument("--methods", nargs="+", metavar="NAME", help="the first one ranks [parc_f32]")
-    rank.set_defaults(run=functools.partial(_rank, score))
+    scoring.add_options(rank)
+    rank.set_defaults(run=functools.partial(_rank, print_ranking))
+
+
+def _opened(args: argparse.Namespace) -> tuple[list[Any], Any]:
+    """The models, and the images that they look at; chooses the folder if none is given."""
+    from jaxparc import bank_features, bank_file
+
+    for flag, least in (("images", 1), ("batch_size", 1), ("seed", 0)):
+        if getattr(args, flag) < least:
+            raise ValueError(f"--{flag} is {getattr(args, flag)}; expected at least {least}")
+    entries = bank_file.read(args.bank)
+    probe = bank_features.probe_images(args.target, args.images, args.seed, args.data_dir)
+    args.out = args.out or bank_features.folder_for(args.bank, probe)
+    return entries, probe
 
 
 def _extract(args: argparse.Namespace) -> None:
+    from jaxparc import bank_features
+
+    entries, probe = _opened(args)
+    _print_classes(args, probe)
+    with bank_features.alone_in(args.out, probe, entries):
+        looks = _look(args, entries, probe)
+    command = f"python -m jaxparc score {shlex.quote(str(args.out))}"
+    print(printing.shown(f"features are in {args.out}: {command}"))
+    if failed := _failed(looks):
+        raise RuntimeError(failed)
+
+
+def _print_classes(args: argparse.Namespace, probe: Any) -> None:
+    from jaxparc import datasets
+
+    classes = datasets.summary(args.target, data_dir=args.data_dir)
+    print(printing.shown(f"{probe.target}: {classes}"))
+
+
+def _look(args: argparse.Namespace, entries: Sequence[Any], probe: Any) -> list[Any]:
+    """Lets every model look, with a line on each as it is done."""
     import time
 
     from rich.console import Console
 
-    from jaxparc import bank_file, datasets
+    from jaxparc import bank_features, bank_file
 
-    entries = bank_file.read(args.bank)
-    name = datasets.short_name(args.target)
-    args.out = args.out or Path("features") / f"{Path(args.bank).stem}-{name}"
-    console, failed, started = Console(), [], time.monotonic()
+    console, started = Console(), time.monotonic()
+    looks: list[bank_features.Look] = []
     with console.status("") as status:
 
         def starts(entry: bank_file.Entry) -> None:
-            status.update(f"{entry.name} looks at {name}")
+            status.update(f"{entry.name} looks at {probe.target}")
 
-        looks = bank_file.extract(
-            entries,
-            args.target,
-            args.out,
-            images=args.images,
-            seed=args.seed,
-            batch_size=args.batch_size,
-            data_dir=args.data_dir,
-            starts=starts,
-        )
         try:
-            for number, look in enumerate(looks, start=1):
+            for look in bank_features.extract(
+                entries, probe, args.out, batch_size=args.batch_size, starts=starts
+            ):
+                looks.append(look)
                 seconds, started = time.monotonic() - started, time.monotonic()
                 outcome = "was there" if look.kept else f"{seconds:.1f} s"
                 if look.error is not None:
-                    failed.append(look.entry.name)
                     outcome = f"FAILED: {look.error}"
-                line = f"{number}/{len(entries)} {look.entry.name}: {outcome}"
+                outcome = "; ".join((outcome, *look.notes))
+                line = f"{len(looks)}/{len(entries)} {bank_file.said_name(look.entry)}: {outcome}"
+                line = printing.shown(line)
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
         except OSError as error:
-            raise RuntimeError(f"cannot write {args.out}: {error.strerror}") from error
-    args.failed = failed
-    if args.run is _extract:
-        print(f"features are in {args.out}: python -m jaxparc score {args.out}")
-        _say_failed(args)
+            raise RuntimeError(
+                f"cannot write {args.out}: {error.strerror}; {_kept(looks, entries)}"
+            ) from error
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{_kept(looks, entries)} in {args.out}") from None
+    return looks
 
 
-def _say_failed(args: argparse.Namespace) -> None:
-    if args.failed:
-        raise RuntimeError(f"{len(args.failed)} models failed: {', '.join(args.failed)}")
+def _kept(looks: Sequence[Any], entries: Sequence[Any]) -> str:
+    done = sum(look.error is None for look in looks)
+    return f"{done} of {len(entries)} models are done and kept"
 
 
-def _rank(score: Command, args: argparse.Namespace) -> None:
-    from jaxparc import bank_file, datasets
+def _failed(looks: Sequence[Any]) -> str:
+    """Which models failed, on one line; empty if none."""
+    from jaxparc import bank_file
 
-    _extract(args)
-    of_bank = {entry.name for entry in bank_file.read(args.bank)}
-    there = {path.stem for path in args.out.glob("*.npz")}
-    if others := there - of_bank:
-        raise ValueError(f"{args.out} holds features of others: {', '.join(sorted(others))}")
-    if there:
-        spec = datasets.spec_of(args.target, data_dir=args.data_dir)
-        args.folder, args.labels, args.reference, args.probs = args.out, None, None, False
-        args.models, args.num_classes = args.out / "models.csv", spec.num_classes
-        args.target_images = spec.sizes["train"]
-        score(args)
-    _say_failed(args)
+    failed = [bank_file.said_name(look.entry) for look in looks if look.error is not None]
+    return f"{printing.count(len(failed), 'model')} failed: {', '.join(failed)}" if failed else ""
 
 
-def _add_finetune(commands: "argparse._SubParsersAction[Any]") -> None:
-    tune = commands.add_parser(
-        "finetune",
-        help="fine-tune a model of a bank: what the ranking advised",
-        description="Fine-tune all weights of one model of a bank to a target.",
-    )
-    tune.add_argument("bank", metavar="BANK", help="bank.toml")
-    tune.add_argument("name", metavar="NAME", help="of a model in it")
-    tune.add_argument("target", metavar="TARGET", help="of data list, or folder:PATH, csv:, npz:")
-    for flag, kind, default, what in (
-        ("steps", int, 1000, "batches"),
-        ("batch_size", int, 64, "of all devices together"),
-        ("learning_rate", float, 0.01, "after the warm-up"),
-        ("seed", int, 0, "of head, order and crops"),
-    ):
-        metavar = "N" if kind is int else "X"
-        tune.add_argument(
-            f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{what} [{default}]"
+# Where `rank` has what a method needs.
+_FROM = {
+    "probs": "models whose weights have a head",
+    "reference": "--reference FILE",
+    "source_images": "the key source_images of models",
+}
+
+
+def _rank(print_ranking: Ranking, args: argparse.Namespace) -> None:
+    from jaxparc import bank_features
+
+    entries, probe = _opened(args)
+    args.num_classes = probe.num_classes
+    facts = {
+        "layers": {entry.name: bank_features.layers(entry) for entry in entries},
+        "source_images": {e.name: e.source_images for e in entries if e.source_images},
+        "target_images": len(probe.split_labels),
+    }
+    # What no model can help is refused before the first one looks; heads are seen later.
+    reference = _reference(args.reference, probe)
+    given = {**facts, "reference": reference, "probs": True}
+    scoring.plan(args, probe.labels, probe.num_classes, given, _FROM)
+    _print_classes(args, probe)
+    with bank_features.alone_in(args.out, probe, entries):
+        looks = _look(args, entries, probe)
+        others = {path.stem for path in args.out.glob("*.npz")} - {e.name for e in entries}
+        if others:
+            line = f"note: not of this bank: {_some(others)} in {args.out}"
+            print(printing.shown(line), file=sys.stderr)
+        bank, problems = bank_features.bank_of(looks, probe), [_failed(looks)]
+        if bank.features:
+            try:
+                left_out = print_ranking(args, bank, facts, _FROM)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"features are kept in {args.out}") from None
+            problems.append(left_out and f"not scored: {left_out}")
+    if problems := [problem for problem in problems if problem]:
+        raise RuntimeError("; ".join(problems))
+
+
+def _some(names: set[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+
+
+def _reference(path: str | None, probe: Any) -> Any:
+    """The features of --reference, None if there is none.
+
+    Raises:
+        ValueError: they cannot be read, or are of other images.
+    """
+    import numpy as np
+
+    from jaxparc import feature_files, given
+
+    if path is None:
+        return None
+    features = feature_files.read_array(path, "features")
+    try:
+        given.reference(np.asarray(features), len(probe.labels))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    try:
+        labels = feature_files.read_array(path, "labels") if Path(path).suffix == ".npz" else None
+    except ValueError:  # it need not say
+        labels = None
+    if labels is not None and not np.array_equal(np.asarray(labels), probe.labels):
+        raise ValueError(
+            f"{path} has other labels than the {probe}; a reference must have seen the same images "
+            "in the same order"
         )
-    tune.add_argument(
-        "--data_dir", help="TFDS data folder; TFDS_DATA_DIR or ~/tensorflow_datasets if not given"
-    )
-    tune.add_argument(
-        "--out", type=Path, metavar="FILE", help="weights [finetuned/NAME-TARGET.safetensors]"
-    )
-    tune.set_defaults(run=_finetune)
-
-
-def _finetune(args: argparse.Namespace) -> None:
-    import jax
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from jaxparc import bank_file, datasets
-    from jaxparc.weights import native
-
-    entries = {entry.name: entry for entry in bank_file.read(args.bank)}
-    if args.name not in entries:
-        raise ValueError(f"{args.bank} has no model {args.name!r}; it has {', '.join(entries)}")
-    target = datasets.short_name(args.target)
-    for flag in ("steps", "batch_size", "learning_rate"):
-        if not getattr(args, flag) > 0:
-            raise ValueError(f"--{flag} is {getattr(args, flag)}; expected a number above 0")
-    if args.batch_size % jax.local_device_count():
-        devices = jax.local_device_count()
-        raise ValueError(f"--batch_size {args.batch_size} does not divide over {devices} devices")
-    out = args.out or Path("finetuned") / f"{args.name}-{target}.safetensors"
-    console = Console(stderr=True)
-    try:
-        with Progress(console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task(f"{args.name} to {target}", total=args.steps * args.batch_size)
-            tuned = bank_file.finetune(
-                entries[args.name],
-                args.target,
-                steps=args.steps,
-                batch_size=args.batch_size,
-                learning_rate=args.learning_rate,
-                seed=args.seed,
-                data_dir=args.data_dir,
-                on_images=lambda count: bar.advance(task, count),
-            )
-        native.save(tuned.loaded, out)
-    except OSError as error:
-        raise RuntimeError(f"{error.filename or out}: {error.strerror}") from error
-    print(f"{args.name} on {target}: {tuned.accuracy:.2f} % of the test images")
-    print(f"written to {out}")
-
-
-def _add_convert(commands: "argparse._SubParsersAction[Any]") -> None:
-    convert = commands.add_parser(
-        "convert",
-        help="weights of any format to a safetensors file of this library's own names",
-        description="Read weights as they were published, and write them for jaxparc.models.load.",
-    )
-    convert.add_argument("source", metavar="SRC", help="PyTorch's, safetensors, npz, Keras's, ...")
-    convert.add_argument("destination", type=Path, metavar="DST", help="a .safetensors file")
-    convert.add_argument("--architecture", metavar="NAME", help="told by the names if not given")
-    convert.add_argument("--scheme", metavar="NAME", help="whose names they are; found by default")
-    convert.set_defaults(run=_convert)
-
-
-def _convert(args: argparse.Namespace) -> None:
-    from jaxparc import models
-    from jaxparc.weights import loading, native
-
-    if args.destination.suffix != ".safetensors":
-        raise ValueError(f"{args.destination} does not end in .safetensors")
-    try:
-        name = args.architecture or loading.guess(args.source)
-        loaded = models.load(name, args.source, scheme=args.scheme)
-        native.save(loaded, args.destination)
-    except OSError as error:
-        where = error.filename or args.destination
-        raise RuntimeError(f"{where}: {error.strerror}") from error
-    classes = loaded.module.num_classes
-    print(f"{args.source}: {name}, {loaded.scheme}'s names, {classes} classes")
-    for left_out in loaded.left_out:
-        print(f"  left out: {left_out}")
-    print(f"written to {args.destination}")
+    return features

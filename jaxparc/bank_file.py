@@ -5,6 +5,11 @@ name = "resnet50-imagenet"            # of its file of features, and in the rank
 architecture = "resnet50"             # a key of jaxparc.models.MODELS
 weights = "weights/resnet50.pth"      # from this file's folder; what models.load reads
 scheme = "pytorch"                    # whose names the weights have; found by default
+variant = "torchvision"               # which of several networks of these names (docs/models.md)
+weights_key = "state_dict_ema"        # which of several weights in the file
+ignore = ["criterion.*"]              # names in the file that are none of the network's
+channels = "rgb"                      # or "bgr"; as the weights want by default
+stride_in_1x1 = false                 # of ResNets; likewise
 source = "imagenet2012"               # what it was trained on; optional, as all but the first three
 source_images = 1281167               # for the heuristic
 layers = 50                           # for "+ layers"; the architecture's by default
@@ -14,31 +19,38 @@ std = [0.229, 0.224, 0.225]
 licence = "BSD-3-Clause"
 """
 
-import csv
 import dataclasses
-import hashlib
-import io
-import json
+import math
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import array_files, files
+from jaxparc import files
 
 Colour = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One model of a bank; what is None follows from the weights or the architecture."""
+    """One model of a bank; what is None follows from the weights or the architecture.
+
+    Attributes:
+        refused: why there can be no file of its name; None if there can.
+    """
 
     name: str
     architecture: str
     weights: Path
     scheme: str | None = None
+    variant: str | None = None
+    weights_key: str | None = None
+    ignore: tuple[str, ...] = ()
+    channels: str | None = None
+    stride_in_1x1: bool | None = None
     source: str | None = None
     source_images: int | None = None
     layers: int | None = None
@@ -46,21 +58,7 @@ class Entry:
     mean: Colour | None = None
     std: Colour | None = None
     licence: str | None = None
-
-
-_KINDS: Mapping[str, type] = {
-    "name": str,
-    "architecture": str,
-    "weights": str,
-    "scheme": str,
-    "source": str,
-    "source_images": int,
-    "layers": int,
-    "size": int,
-    "mean": list,
-    "std": list,
-    "licence": str,
-}
+    refused: str | None = None
 
 
 def read(path: str | Path) -> list[Entry]:
@@ -68,25 +66,39 @@ def read(path: str | Path) -> list[Entry]:
 
     Raises:
         ValueError: it cannot be read, or a model lacks a key or has an unknown or a wrong one, or
-            two have one name; the message names the file, the model and the key.
+            two have one name, or none has a name that a file can have; the message names the file,
+            the model and the key.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        content = tomllib.loads(files.read_text(path))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError:
+        raise ValueError(f"{path} cannot be read: it is nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, or a number that Python does not take
+        said = str(error)
+        raise ValueError(
+            said if said.startswith(str(path)) else f"{path} cannot be read: {said}"
+        ) from error
     tables = content.get("model")
     if not isinstance(tables, list) or set(content) != {"model"} or not tables:
-        raise ValueError(
-            f"{path} holds {', '.join(content) or 'nothing'}; expected [[model]] tables"
-        )
+        found = ", ".join(key if key.isprintable() else shown(key) for key in content) or "nothing"
+        raise ValueError(f"{path} holds {found}; expected [[model]] tables")
     entries: dict[str, Entry] = {}
+    names: dict[str, str] = {}  # as file systems that do not tell case apart have them
     for number, table in enumerate(tables, start=1):
         entry = _entry(path, number, table)
         if entry.name in entries:
-            raise ValueError(f"{path}: model {entry.name!r} is there twice")
+            raise ValueError(f"{path}: model {shown(entry.name)} is there twice")
+        same = names.setdefault(_folded(entry.name), entry.name)
+        if same != entry.name and entry.refused is None:
+            refused = f"some file systems cannot tell it from {same!r}"
+            entry = dataclasses.replace(entry, refused=refused)
         entries[entry.name] = entry
+    if all(entry.refused for entry in entries.values()):
+        first = next(iter(entries.values()))
+        raise ValueError(f"{path}: model {shown(first.name)}: {first.refused}")
     return list(entries.values())
 
 
@@ -97,117 +109,139 @@ def _entry(path: Path, number: int, table: Any) -> Entry:
     where = f"{path}: model {number}"
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
         raise ValueError(f"{where} has no name")
-    where = f"{path}: model {table['name']!r}"
+    where = f"{path}: model {shown(table['name'])}"
     if lacking := {"architecture", "weights"} - table.keys():
         raise ValueError(f"{where} has no {' and no '.join(sorted(lacking))}")
-    if unknown := table.keys() - _KINDS.keys():
-        raise ValueError(f"{where}: unknown key {min(unknown)!r}; known: {', '.join(_KINDS)}")
+    if unknown := table.keys() - KEYS.keys():
+        raise ValueError(f"{where}: unknown key {shown(min(unknown))}; known: {', '.join(KEYS)}")
     for key, value in table.items():
-        if not _fits(key, value):
-            raise ValueError(f"{where}: {key} is {value!r}; expected {_EXPECTED[_KINDS[key]]}")
-    if not table["name"] or Path(table["name"]).name != table["name"] or table["name"][0] == ".":
-        raise ValueError(f"{where}: a name is also that of a file")
+        if not KEYS[key].fits(value):
+            raise ValueError(f"{where}: {key} is {shown(value)}; expected {KEYS[key].expected}")
     try:
         models.get(table["architecture"])
         schemes.check(table["architecture"], table.get("scheme"))
-    except ValueError as error:
+        weights = path.parent / Path(table["weights"]).expanduser()
+    except (ValueError, RuntimeError) as error:  # a RuntimeError of a home that is nobody's
         raise ValueError(f"{where}: {error}") from None
-    colours = {key: tuple(table[key]) for key in ("mean", "std") if key in table}
-    weights = path.parent / Path(table["weights"]).expanduser()
-    return Entry(**{**table, **colours, "weights": weights})
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return Entry(**{**given, "weights": weights, "refused": _flaw(table["name"])})
 
 
-_EXPECTED: Mapping[type, str] = {
-    str: "a string",
-    int: "a whole number, at least 1",
-    list: "three numbers, of red, green and blue",
-}
+class Key(NamedTuple):
+    """What a key of a model may be.
+
+    Attributes:
+        fits: whether a value is of its kind and range.
+        expected: the same in words.
+        seen: whether features depend on it.
+    """
+
+    fits: Callable[[Any], bool]
+    expected: str
+    seen: bool = True
 
 
-def _fits(key: str, value: Any) -> bool:
-    """Whether a value is of the key's kind and range."""
-    kind = _KINDS[key]
-    if kind is str:
-        return isinstance(value, str)
-    if kind is int:
-        return _is_number(value) and isinstance(value, int) and value >= 1
-    if not isinstance(value, list) or len(value) != 3 or not all(map(_is_number, value)):
-        return False
-    return key != "std" or min(value) > 0
+def _is_plain(text: str) -> bool:
+    """Whether there is nothing in a text that a terminal or a file system takes for a command."""
+    kinds = map(unicodedata.category, text)
+    return all(kind[0] != "C" and kind not in ("Zl", "Zp") for kind in kinds)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and _is_plain(value) and bool(value)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """What became of one model: the file of its features, or why there is none."""
-
-    entry: Entry
-    path: Path
-    kept: bool = False
-    error: str | None = None
+def _whole(most: int) -> Callable[[Any], bool]:
+    return lambda x: _is_number(x) and isinstance(x, int) and 1 <= x <= most
 
 
-def extract(
-    entries: Sequence[Entry],
-    target: str,
-    out: Path,
-    *,
-    images: int = 500,
-    seed: int = 0,
-    batch_size: int = 32,
-    data_dir: str | Path | None = None,
-    starts: Callable[[Entry], None] = lambda entry: None,
-) -> Iterator[Look]:
-    """Lets every model look at a probe set of a target.
+def _colour(above: bool) -> Callable[[Any], bool]:
+    def fits(value: Any) -> bool:
+        if not isinstance(value, list) or len(value) != 3 or not all(map(_is_number, value)):
+            return False
+        # NaN is neither; a std below 1e-6 would divide by 0 in float32
+        return all((1e-6 if above else 0) <= x <= 1 for x in value)
 
-    Args:
-        entries: the models.
-        target: a data set, as `datasets.load` takes it; its training split is looked at.
-        out: the folder that gets one .npz for each model (features, labels and, of networks with a
-            head, probs), as `feature_files.read_bank` reads it, and models.csv. A model whose file
-            is there, made of the same weights and images, is not run again.
-        images: of the probe set.
-        seed: of the probe set.
-        batch_size: of all devices together; rounded up to a multiple of their number.
-        data_dir: as `datasets.load` takes it.
-        starts: called with each model before it looks.
+    return fits
 
-    Yields:
-        What became of each model, in order; one that fails does not stop the others.
+
+_WORD = "a string of characters that can be printed"
+
+KEYS: Mapping[str, Key] = {
+    "name": Key(lambda x: isinstance(x, str), "a string", seen=False),
+    "architecture": Key(_is_word, _WORD),
+    "weights": Key(_is_word, _WORD),
+    "scheme": Key(_is_word, _WORD),
+    "variant": Key(_is_word, _WORD),
+    "weights_key": Key(_is_word, _WORD),
+    "ignore": Key(lambda x: isinstance(x, list) and all(map(_is_word, x)), "a list of patterns"),
+    "channels": Key(lambda x: x in ("rgb", "bgr"), '"rgb" or "bgr"'),
+    "stride_in_1x1": Key(lambda x: isinstance(x, bool), "true or false"),
+    "source": Key(_is_word, _WORD, seen=False),
+    "source_images": Key(_whole(10**15), "a whole number, at least 1", seen=False),
+    "layers": Key(_whole(10**6), "a whole number, at least 1", seen=False),
+    "size": Key(_whole(10**4), "a whole number, at least 1 and at most 10000"),
+    "mean": Key(_colour(False), "three numbers from 0 to 1, of red, green and blue"),
+    "std": Key(_colour(True), "three numbers above 0, at most 1, of red, green and blue"),
+    "licence": Key(_is_word, _WORD, seen=False),
+}
+
+
+def _flaw(name: str) -> str | None:
+    """Why there can be no file of a name, None if there can."""
+    try:
+        files.check_name(name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def said_name(entry: Entry) -> str:
+    """A model's name on a terminal: as it is, or quoted where it can be no name."""
+    return entry.name if entry.refused is None else shown(entry.name)
+
+
+def shown(value: Any) -> str:
+    """A value of a bank file in a message: on one line, and not endless."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python prints
+        return "too long to be shown"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def load(entry: Entry) -> Any:
+    """The network of a model, with its weights, and the mean and std that it is to be given.
+
+    Returns:
+        `models.Loaded`.
 
     Raises:
-        ValueError: the target is unknown.
-        DatasetError: the target cannot be read.
-        OSError: the folder cannot be written.
+        ValueError: the weights do not fit.
+        OSError: they cannot be read.
     """
-    from jaxparc import datasets, features, sampling
+    from jaxparc import models
 
-    labels = datasets.labels(target, "train", data_dir=data_dir)
-    indices = sampling.probe_indices(labels, images, seed)
-    source = datasets.load(target, "train", data_dir=data_dir, decode=False)
-    probe = features.Subset(source, indices)
-    seen = hashlib.sha256(f"{source.spec.version}{indices.tolist()}".encode()).hexdigest()
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_text(out / "models.csv", _facts(entries))
-    for entry in entries:
-        path = out / f"{entry.name}.npz"
-        starts(entry)
-        try:
-            made_of = _made_of(entry, seen)
-            if _made(path) == made_of:
-                yield Look(entry, path, kept=True)
-                continue
-            arrays = _look(entry, probe, batch_size)
-        except Exception as error:  # whatever it is, the other models go on
-            path.unlink(missing_ok=True)  # of other weights or images
-            yield Look(entry, path, error=_said(error))
-            continue
-        with files.replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays, labels=labels[indices], made_of=np.array(made_of))
-        yield Look(entry, path)
+    loaded = models.load(
+        entry.architecture,
+        entry.weights,
+        scheme=entry.scheme,
+        variant=entry.variant,
+        weights_key=entry.weights_key,
+        ignore=entry.ignore,
+        channels=entry.channels,
+        stride_in_1x1=entry.stride_in_1x1,
+    )
+    mean, std = entry.mean or loaded.spec.mean, entry.std or loaded.spec.std
+    return loaded._replace(spec=dataclasses.replace(loaded.spec, mean=mean, std=std))
 
 
 class Tuned(NamedTuple):
@@ -216,10 +250,27 @@ class Tuned(NamedTuple):
     Attributes:
         loaded: the network and its new weights.
         accuracy: percent of the target's test split.
+        images: of that split.
+        largest: percent of it that are of its largest class; None where an image may have several.
     """
 
     loaded: Any  # models.Loaded, which is not imported before it is needed
     accuracy: float
+    images: int
+    largest: float | None
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether naming the largest class for every image does as well, as far as can be told:
+        its share is not below the 95 % interval (Wilson's) of the accuracy.
+        """
+        from scipy.stats import binomtest
+
+        if self.largest is None:
+            return False
+        right = round(self.accuracy * self.images / 100)
+        interval = binomtest(right, self.images).proportion_ci(0.95, "wilson")
+        return bool(100 * interval.low <= self.largest)
 
 
 def finetune(
@@ -231,7 +282,9 @@ def finetune(
     learning_rate: float,
     seed: int = 0,
     data_dir: str | Path | None = None,
-    on_images: Callable[[int], None] | None = None,
+    watch: Callable[[Any], None] | None = None,
+    partial: Path | None = None,
+    keep: Callable[[Any], None] = lambda loaded: None,
 ) -> Tuned:
     """Fine-tunes all weights of a model to a target's training split, with a new head.
 
@@ -244,7 +297,10 @@ def finetune(
             to 0 by a cosine.
         seed: of the head, the order of the images, crops and mirroring.
         data_dir: as `datasets.load` takes it.
-        on_images: called with the number of images after each step.
+        watch: told of steps, as `fitting.fit` takes it.
+        partial: where KeyboardInterrupt leaves the state of the training, which goes on from it;
+            its name must tell all that decides the weights, and whoever calls removes it.
+        keep: called with the network and its new weights before its accuracy is measured.
 
     Raises:
         ValueError: the target is unknown, or the weights do not fit.
@@ -252,14 +308,12 @@ def finetune(
         DivergedError: the loss is no longer finite.
         OSError: the weights cannot be read.
     """
-    from jaxparc import datasets, fitting, models, parallel, train
+    from jaxparc import datasets, fitting, parallel, train
     from jaxparc import input as input_
 
     data = datasets.spec_of(target, data_dir=data_dir)
-    loaded = models.load(entry.architecture, entry.weights, scheme=entry.scheme)
-    spec = dataclasses.replace(
-        loaded.spec, mean=entry.mean or loaded.spec.mean, std=entry.std or loaded.spec.std
-    )
+    loaded = load(entry)
+    spec = loaded.spec
     size = entry.size or spec.input_size
     module = loaded.module.clone(num_classes=data.num_classes, axis_name=parallel.AXIS)
     task = train.Task(module, spec.mean, spec.std, data.multi_label)
@@ -275,66 +329,13 @@ def finetune(
         size=size,
         mirror=data.mirror,
         seed=seed,
-        watch=None if on_images is None else lambda done: on_images(done.images),
+        watch=watch,
+        partial=partial,
+        every=math.inf,  # a disk that is full on the way would end the training
     )
+    tuned = loaded._replace(module=module.clone(axis_name=None), variables=variables)
+    keep(tuned)
     accuracy = fitting.accuracy(task, variables, test, size=size, batch_size=batch_size)
-    tuned = loaded._replace(spec=spec, module=module.clone(axis_name=None), variables=variables)
-    return Tuned(tuned, accuracy)
-
-
-def _said(error: Exception) -> str:
-    """An error on one line."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _look(entry: Entry, probe: Any, batch_size: int) -> dict[str, Any]:
-    """Features, and class probabilities if the weights have a head."""
-    import jax
-
-    from jaxparc import features, models, parallel, train
-
-    loaded = models.load(entry.architecture, entry.weights, scheme=entry.scheme)
-    mean, std = entry.mean or loaded.spec.mean, entry.std or loaded.spec.std
-    module = loaded.module.clone(axis_name=parallel.AXIS)
-    devices = jax.local_device_count()
-    found, probs = features.extract(
-        train.Task(module, mean, std),
-        parallel.replicate(dict(loaded.variables)),
-        probe,
-        size=entry.size or loaded.spec.input_size,
-        batch_size=-(-batch_size // devices) * devices,
-    )
-    if not np.isfinite(found).all():
-        raise ValueError("its features are not finite")
-    return {"features": found} | ({"probs": probs} if probs.shape[1] else {})
-
-
-def _made_of(entry: Entry, seen: str) -> str:
-    """A hash of all that decides what a model sees."""
-    path = entry.weights / "model.json" if entry.weights.is_dir() else entry.weights
-    status = path.stat()
-    told = {**dataclasses.asdict(entry), "weights": [status.st_size, status.st_mtime_ns]}
-    return hashlib.sha256(json.dumps([told, seen], default=str).encode()).hexdigest()
-
-
-def _made(path: Path) -> str | None:
-    try:
-        return str(array_files.read(path)["made_of"])  # all of it is read, so all of it is checked
-    except Exception:  # not there, or damaged: made anew
-        return None
-
-
-def _facts(entries: Sequence[Entry]) -> str:
-    """models.csv: what methods want to know of the models, as far as it is known of all."""
-    from jaxparc import models
-
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    known = all(entry.source_images for entry in entries)
-    table.writerow(["model", "layers", *(["source_images"] if known else [])])
-    for entry in entries:
-        layers = entry.layers or models.get(entry.architecture).layers
-        table.writerow([entry.name, layers, *([entry.source_images] if known else [])])
-    return text.getvalue()
+    labels = datasets.labels(target, "test", data_dir=data_dir)
+    largest = None if data.multi_label else 100 * float(np.bincount(labels).max()) / len(labels)
+    return Tuned(tuned, accuracy, len(labels), largest)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxparc import checkpoints, feed, parallel, train
+from jaxparc import checkpoints, feed, interrupts, parallel, train
 from jaxparc import input as input_
 
 STEPS_PER_CALL = 10
@@ -178,13 +178,13 @@ def fit_together(
     program, rates, keys = _program(task, points, run.rates)
     state, keys = parallel.replicate((state, keys), copy=True)
     saved = time.monotonic()
-    with _Interrupts() as interrupts:
+    with _Interrupts() as torn:
         try:
             for count, given in zip(sizes, batches, strict=True):
                 now = jax.tree.map(lambda x, i=run.sent, n=count: x[..., i : i + n], rates)
                 # The call takes the old state away: until it has given the new one, an interrupt
                 # waits. The first call compiles, which can take long, and has nothing to lose.
-                with interrupts.held(run.sent > start):
+                with torn.held(run.sent > start):
                     state, metrics = program(state, given, now, keys)
                     run.send(count, metrics)
                 run.settle(but=1)
@@ -195,6 +195,7 @@ def fit_together(
                     saved = time.monotonic()
             run.settle()
         except KeyboardInterrupt:
+            interrupts.busy()
             if run.sent > start:
                 run.watch = None
                 run.save(state)

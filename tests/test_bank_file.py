@@ -1,4 +1,9 @@
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -77,7 +82,21 @@ def test_a_bank_file_is_read_whole(tmp_path):
             MODEL + 'scheme = "keras2"\n',
             "model 'a': unknown scheme 'keras2' of resnet18; known",
         ),
-        (MODEL.replace('"a"', '"../a"'), "model '../a': a name is also that of a file"),
+        (MODEL.replace('"a"', '"../a"'), "model '../a': the name '../a' holds '/'"),
+        (MODEL.replace('"a"', r'"a\u0000b"'), r"model 'a\x00b': the name 'a\x00b' holds a con"),
+        (MODEL.replace('"a"', '"' + 240 * "a" + '"'), "is 240 bytes long; at most 200 fit"),
+        (MODEL + "mean = [123.675, 116.28, 103.53]\n", "expected three numbers from 0 to 1"),
+        (MODEL + "mean = [nan, 0, 0]\n", "mean is [nan, 0, 0]; expected three numbers from 0 to 1"),
+        (MODEL + "std = [58.4, 57.1, 57.4]\n", "expected three numbers above 0, at most 1"),
+        (MODEL + "std = [1e-300, 1, 1]\n", "expected three numbers above 0, at most 1"),
+        (MODEL + "size = 100000\n", "expected a whole number, at least 1 and at most 10000"),
+        (MODEL + f"layers = {5000 * '9'}\n", "cannot be read: Exceeds the limit"),
+        (MODEL + f"layers = 0x{5000 * 'f'}\n", "layers is too long to be shown; expected a whole"),
+        (MODEL + f"layers = {9999 * '['}{9999 * ']'}\n", "it is nested too deeply"),
+        (MODEL + 'licence = "\0"\n', "cannot be read"),
+        (MODEL.replace("a.safe", r"a\u0000.safe"), "expected a string of characters that can be"),
+        (MODEL.replace("a.safe", "~nobody-at-all/a.safe"), "model 'a': Could not determine home"),
+        (MODEL + r'"\u001b[2J" = 1' + "\n", r"unknown key '\x1b[2J'"),
     ],
 )
 def test_a_wrong_bank_file_is_named(text, reason, tmp_path, capsys):
@@ -89,6 +108,49 @@ def test_a_wrong_bank_file_is_named(text, reason, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("\ufeff" + MODEL, None),
+        (MODEL.encode("utf-16"), "is UTF-16; expected UTF-8"),
+        (MODEL.encode() + b'licence = "\xe9"\n', "line 5 is not UTF-8"),
+        (b"\0\1\2", "cannot be read"),
+    ],
+)
+def test_a_bank_file_is_utf8_with_or_without_a_mark(content, reason, tmp_path):
+    path = tmp_path / "bank.toml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    if reason is None:
+        assert bank_file.read(path)[0].name == "a"
+        return
+    with pytest.raises(ValueError, match=re.escape(f"{path}") + ".*" + re.escape(reason)):
+        bank_file.read(path)
+
+
+def test_a_bank_is_a_file(tmp_path):
+    with pytest.raises(ValueError, match="bank.toml cannot be read: No such file"):
+        bank_file.read(tmp_path / "bank.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(ValueError, match="pipe.toml is a pipe; expected a file"):
+        bank_file.read(tmp_path / "pipe.toml")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/b", "..", ".a", "", r"a\u0000b", r"a\nb", r"\u001b[2J", r"\u202e", "ä" * 101, "B", "ﬁ"],
+)
+def test_a_name_that_no_file_can_have_stops_its_model_alone(name, tmp_path):
+    """Of two names that some file systems take for one, the second is refused."""
+    good = [
+        MODEL.replace('"a"', f'"{other}"') for other in ("b", "labels", "Foto 1\u202f", "fi", "=1")
+    ]
+    (tmp_path / "bank.toml").write_text("\n".join([*good, MODEL.replace('"a"', f'"{name}"')]))
+    *others, last = bank_file.read(tmp_path / "bank.toml")
+    assert [entry.refused for entry in others] == [None] * 5
+    assert last.refused is not None
+    assert bank_file.said_name(last).isprintable()
+
+
 @pytest.mark.slow
 def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     words = ["rank", "bank.toml", "folder:hues", "--images", "30"]
@@ -96,9 +158,12 @@ def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     lines = out.splitlines()
-    assert [line.split(":")[0] for line in lines[:3]] == ["1/3 a", "2/3 b", "3/3 c"]
-    assert "written to features/bank-hues/scores.csv" in out
-    folder = bank / "features" / "bank-hues"
+    assert (
+        lines[0] == "hues: 48 images to train on, 3 classes: class0 (16), class1 (16), class2 (16)"
+    )
+    assert [line.split(":")[0] for line in lines[1:4]] == ["1/3 a", "2/3 b", "3/3 c"]
+    (folder,) = (bank / "features").glob("bank-hues-??????")
+    assert f"written to {folder.relative_to(bank)}/scores.csv" in out
     read = feature_files.read_bank(folder)
     assert list(read.features) == ["a", "b", "c"]
     assert list(read.probs) == ["a", "b"]  # the third has no head
@@ -112,9 +177,11 @@ def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     assert main(words) == 0
     again = capsys.readouterr().out
     assert again.count("was there") == 3
-    # other images, or other weights, are looked at again
+    # other images go to another folder; other weights are looked at again
     assert main([*words[:-1], "27"]) == 0
     assert "was there" not in capsys.readouterr().out
+    assert len(list((bank / "features").iterdir())) == 2
+    assert len(feature_files.read_bank(folder).labels) == 30
     changed = {k: v * 2 if k == "fc.bias" else v for k, v in weights("resnet18", 7).items()}
     save_file(changed, bank / "a.safetensors")
     assert main([*words[:-1], "27"]) == 0
@@ -147,13 +214,13 @@ def test_features_are_those_of_the_network(bank, capsys):
 @pytest.mark.slow
 def test_one_bad_model_does_not_stop_the_others(bank, capsys):
     (bank / "b.safetensors").write_text("<html>")
-    (bank / "features" / "bank-hues").mkdir(parents=True)
-    stale = bank / "features" / "bank-hues" / "b.npz"
-    np.savez(stale, features=np.ones((30, 4)), labels=np.zeros(30))
-    assert main(["rank", "bank.toml", "folder:hues", "--images", "30"]) == 1
+    stale = bank / "f" / "b.npz"
+    stale.parent.mkdir()
+    stale.write_bytes(b"PK of other weights")
+    assert main(["rank", "bank.toml", "folder:hues", "--images", "30", "--out", "f"]) == 1
     out, err = capsys.readouterr()
     assert "2/3 b: FAILED: b.safetensors begins with b'<html>'" in out
-    assert "1 models failed: b" in err
+    assert err == "python -m jaxparc: 1 model failed: b\n"
     assert not stale.exists()
     assert "│ a " in out
     assert "│ c " in out
@@ -163,12 +230,27 @@ def test_one_bad_model_does_not_stop_the_others(bank, capsys):
 
 
 @pytest.mark.slow
-def test_features_of_others_are_refused(bank, capsys):
-    folder = bank / "features" / "bank-hues"
-    folder.mkdir(parents=True)
-    np.savez(folder / "stranger.npz", features=np.ones((30, 4)))
-    assert main(["rank", "bank.toml", "folder:hues", "--images", "30"]) == 2
-    assert "holds features of others: stranger" in capsys.readouterr().err
+def test_an_interrupt_within_a_model_keeps_the_others(bank, capsys):
+    words = ["rank", "bank.toml", "folder:hues", "--images", "30", "--out", "f"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "jaxparc", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        while not process.stdout.readline().startswith("1/3 a"):
+            assert process.poll() is None
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said == "python -m jaxparc: interrupted; 1 of 3 models are done and kept in f\n"
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("was there") == 1
+    assert not list(bank.rglob("*.incomplete"))
 
 
 def test_an_unknown_target_exits_2_before_any_work(bank, capsys):
@@ -185,7 +267,8 @@ def test_the_advice_can_be_followed(bank, capsys):
     assert err == ""
     accuracy = float(re.match(r"a on hues: (\d+\.\d+) % of the test images", out)[1])
     assert accuracy > 60  # three hues, chance is 33
-    path = bank / "finetuned" / "a-hues.safetensors"
+    (path,) = (bank / "finetuned").iterdir()
+    assert re.fullmatch(r"a-hues-[0-9a-f]{6}\.safetensors", path.name)
     assert f"written to {path.relative_to(bank)}" in out
     loaded = models.load("resnet18", path)
     assert (loaded.scheme, loaded.module.num_classes) == ("jaxparc", 3)

@@ -163,7 +163,9 @@ def test_a_reference_in_the_folder_may_lack_what_others_have(tmp_path, capsys):
     (tmp_path / "models.csv").write_text("model,layers\na,1\nb,2\n")
     words = ("--methods", "nce", "nce+l", "rsa", "--models", str(tmp_path / "models.csv"))
     assert score(bank, *words, "--reference", str(bank / "target.npy")) == 0
-    assert "'target' is the reference, and left out by nce, nce+l, rsa" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "note: model 'target' is the reference, and left out by rsa\n" in err
+    assert "note: nce+l is NaN for target, without probs or layers\n" in err
     found = table(bank)
     assert np.isnan(list(found.pop("target").values())).all()
     assert np.isfinite([x for row in found.values() for x in row.values()]).all()
@@ -316,7 +318,6 @@ BROKEN = {
     "two of a name": (save("whole.npy", np.ones((303, 4))), (), "whole.npy and whole.npz"),
     "other images": (save("a.npy", np.ones((7, 4))), (), "model 'a': features of 7 images"),
     "no matrix": (save("a.npy", np.ones(303)), (), "model 'a': features have shape (303,)"),
-    "no probs": (nothing, ("--probs",), "probs has no entry for model 'reference'"),
     "no reference": (nothing, ("--methods", "dds"), "dds needs reference, from --reference FILE"),
     "no layers": (nothing, ("--methods", "knn+l"), "knn+l needs layers, from the column layers"),
     "missing labels": (nothing, LABELS, "y.txt cannot be read as labels: No such file"),

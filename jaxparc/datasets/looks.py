@@ -90,7 +90,8 @@ def _looks(title: str, paths: Sequence[Path]) -> Iterator[_Look]:
     from rich.progress import track
 
     console = Console(stderr=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         yield from track(
             pool.map(_look, paths),
             description=f"Reading {title}",
@@ -99,6 +100,8 @@ def _looks(title: str, paths: Sequence[Path]) -> Iterator[_Look]:
             disable=not console.is_terminal,
             transient=True,
         )
+    finally:  # an interrupt does not wait for the rest
+        pool.shutdown(cancel_futures=True)
 
 
 def _look(path: Path) -> _Look:
