@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import files
+from jaxparc.labels import is_missing
 
 LABELS_FILE = "labels.npy"
 LABELS = ("labels", "y")  # members of an .npz, the first that is there
@@ -133,6 +134,12 @@ def read_labels(path: str | Path) -> np.ndarray:
     if not found or not all(found):
         what = f"line {found.index('') + 1} is empty" if found else "it is empty"
         raise ValueError(f"{path}: {what}; expected one label per line")
+    if missing := [number for number, label in enumerate(found, start=1) if is_missing(label)]:
+        raise ValueError(
+            f"{path}: {len(missing)} of {len(found)} labels are missing, the first in line "
+            f"{missing[0]} ({found[missing[0] - 1]!r}); expected one label per line, and none of "
+            "these words as a class"
+        )
     try:
         return np.array([int(label) for label in found])
     except ValueError:
