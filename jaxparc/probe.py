@@ -81,8 +81,11 @@ class Probe:
         """
 
         def compute() -> tuple[Array, Array | None]:
-            x, kept = self.reduced(n_dims)
-            return stats.standardize(x), kept
+            if n_dims is None:
+                return stats.standardize(self.features), None
+            # the vectors, not the scores: their sizes would be divided out again
+            left, _, kept = self.principal(n_dims)
+            return stats.standardize(left), kept
 
         return self._once(("represented", n_dims), compute)
 
