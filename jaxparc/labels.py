@@ -102,6 +102,29 @@ def encode(
     return _encode_classes(y, num_classes) if y.ndim == 1 else _encode_rows(y, num_classes, kind)
 
 
+def present(labels: Labels) -> tuple[np.ndarray, int, int]:
+    """Labels with no more classes than images: values, c, and how many classes were left out.
+
+    Beyond n, classes that no image has are left out and the others renumbered, so that what is
+    n x c in size does not depend on how large a label is.
+    """
+    n = len(labels.values)
+    if labels.kind != "classes" or labels.num_classes <= n:
+        return labels.values, labels.num_classes, 0
+    values = np.unique(labels.values, return_inverse=True)[1].astype(np.int32)
+    return values, n, labels.num_classes - n
+
+
+def lone_negative(labels: Any) -> tuple[int, int] | None:
+    """The one negative of at least four integers, as -1 for "none", and how many images have it."""
+    y = np.array(_read(labels))
+    if y.dtype.kind != "i" or y.ndim != 1:
+        return None
+    found, images = np.unique(y, return_counts=True)
+    alone = len(found) >= 4 and found[0] < 0 <= found[1]
+    return (int(found[0]), int(images[0])) if alone else None
+
+
 def _read(labels: Any) -> np.ndarray | list[Any]:
     """Numbers of one type as an array, all else as Python's objects: NumPy would merge some."""
     if isinstance(labels, (str, bytes, Mapping, Set)):
@@ -223,8 +246,9 @@ def _readings(value: Any) -> set[str]:
     if isinstance(value, (tuple, frozenset)):
         return {repr([sorted(_readings(v) or {repr(v)})[0] for v in value])}
     if isinstance(value, numbers.Number):
-        whole = isinstance(value, numbers.Real) and math.isfinite(value) and value == int(value)
-        return {str(value), str(int(value))} if whole else {str(value)}  # type: ignore[call-overload]
+        if isinstance(value, numbers.Real) and math.isfinite(value) and value % 1 == 0:
+            return {str(value), str(math.floor(value))}
+        return {str(value)}
     return set()
 
 

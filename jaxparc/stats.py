@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# Directions whose singular value is below this share of the columns that make them up carry rounding
-# noise only: float32 leaves a few 1e-7 of a column in every direction, and real spectra end well
-# above. The second is for features that have more digits than float32.
+# Directions whose singular value is below this share of the columns that make them up carry
+# rounding noise only: float32 leaves a few 1e-7 of a column in every direction, and real spectra
+# end well above. The second is for features that have more digits than float32.
 RANK_CUT = 1e-5
 RANK_CUT_FLOAT64 = 1e-10
 
@@ -21,6 +21,10 @@ RANK_CUT_FLOAT64 = 1e-10
 OVERSAMPLES = 32
 RESIDUAL = 1e-2
 GRAM_CUT = {4: 1e-4, 8: 1e-10}  # by the bytes of a number
+
+# The squared distance of an image from its nearest, over their squared lengths, under which their
+# product has too few digits to tell; by the bytes of a number.
+CROWDED = {4: 1e-3, 8: 1e-9}
 
 # Singular values, over the first, that one decomposition is relied on for, and the most of them.
 RESOLVED = {4: 1e-3, 8: 1e-6}
@@ -41,8 +45,8 @@ def standardize(x: Array) -> Array:
     Returns:
         (n, d) float32.
     """
-    # Minus one image first: that is exact where a large offset, or a constant, is all there is; over
-    # the largest distance from it next, so that squares stay in range whatever the column's size.
+    # Minus one image first: that is exact where a large offset, or a constant, is all there is.
+    # Over the largest distance from it: squares stay in range, whatever the column's size.
     y = x - x[0]
     spread = jnp.max(jnp.abs(y), axis=0)
     constant = spread == 0
@@ -133,6 +137,28 @@ def _centred(x: Array) -> tuple[Array, Array]:
     return (y - jnp.mean(y, axis=0)) * (1.0 / scale), scale
 
 
+def squared_distances(x: Array) -> Array:
+    """Between the rows of x (n, d), (n, n): not by products, and so however close they are."""
+    y, _ = _centred(x)
+    return jax.lax.map(lambda row: jnp.sum(jnp.square(y - row), axis=1), y)
+
+
+def crowded(distances: Array, squares: Array, share: float) -> Array:
+    """Whether most images have another one near, for their lengths; () bool.
+
+    So it is where a column, or a direction, dominates: images that agree in it differ by less than
+    its square has digits for. Images that are the same do not count as near.
+
+    Args:
+        distances: (n, n), squared.
+        squares: (n,), squared lengths.
+        share: of the squared lengths of two images, which a distance is near under.
+    """
+    lengths = squares[:, None] + squares[None, :]
+    apart = (distances > share * lengths) | (distances == 0)
+    return jnp.mean(jnp.all(apart, axis=1).astype(jnp.float32)) < 0.5
+
+
 def cka(a: Array, b: Array) -> Array:
     """Centred kernel alignment of two symmetric matrices, by the unbiased statistic.
 
@@ -206,12 +232,12 @@ def ranks(x: Array) -> Array:
     key = ((x - lowest) / jnp.where(unit == 0, 1.0, unit)).astype(jnp.int32)
     coarse, fine = key >> 12, key & 0xFFF
     in_bin = jnp.zeros(4097, jnp.int32).at[coarse].add(1)
-    below = jnp.cumsum(in_bin) - in_bin
+    below = jnp.cumsum(in_bin, dtype=jnp.int32) - in_bin
     share = fine.astype(jnp.float32) / (1 << 12)
     within = (finer * in_bin[coarse]).astype(jnp.float32) * share
     slot = finer * below[coarse] + within.astype(jnp.int32)
     in_slot = jnp.zeros(finer * k, jnp.int32).at[slot].add(1)
-    upto = jnp.cumsum(in_slot)
+    upto = jnp.cumsum(in_slot, dtype=jnp.int32)
     # twice the average rank of a slot is an integer
     average = (2 * upto - in_slot + 1).astype(x.dtype) / 2
     return jnp.where(jnp.isfinite(highest - lowest), average[slot], jnp.nan)
@@ -246,7 +272,8 @@ def spearman(a: Array, b: Array) -> Array:
 
 
 def cosine(a: Array, b: Array) -> Array:
-    """Inner product, in [-1, 1], of two arrays of one shape and length 1."""
+    """Inner product, in [-1, 1], of two arrays of one shape and length 1, in the first's type."""
+    b = b.astype(a.dtype)
     return jnp.clip(jnp.sum(a * b), -1.0, 1.0)
 
 
@@ -339,34 +366,49 @@ def _by_stages(x: Array, f: int) -> tuple[Array, Array]:
         (n, f) and (f,), zeros for what has no rank; NaN if the features are not finite.
     """
     size = jnp.dtype(x.dtype).itemsize
-    left_out, scale = _centred(x)
-    columns = jnp.sqrt(jnp.sum(jnp.square(left_out), axis=0))
+    whole, scale = _centred(x)
     cut: Array | float = RANK_CUT
     if size == 8:
-        cut = jnp.where(jnp.all(x == x.astype(jnp.float32)), RANK_CUT, RANK_CUT_FLOAT64)
+        cut = jnp.where(
+            jnp.all(x == x.astype(jnp.float32).astype(x.dtype)), RANK_CUT, RANK_CUT_FLOAT64
+        )
 
     def stage(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        rest, left, values, count, turns = state
+        rest, columns, top, left, values, count, turns = state
         found, sizes = _decomposed(rest, f)
         resolved = sizes > RESOLVED[size] * sizes[0]
         vectors = jnp.where(resolved, found, 0.0)
         parts = matmul(vectors.T, rest)
-        made_of = jnp.sqrt(jnp.sum(jnp.square(parts * columns), axis=1))
+        made_of = jnp.sqrt(len(x) * jnp.sum(jnp.square(parts * columns), axis=1))
         taken = resolved & (jnp.square(sizes) > cut * made_of)
-        place = jnp.where(taken, count + jnp.cumsum(taken) - 1, f)
+        place = jnp.where(taken, count + jnp.cumsum(taken, dtype=jnp.int32) - 1, f)
         left = left.at[:, place].set(vectors, mode="drop")
-        values = values.at[place].set(sizes, mode="drop")
+        values = values.at[place].set(sizes * top, mode="drop")
         rest = rest - matmul(vectors, parts)
         rest = rest - matmul(vectors, matmul(vectors.T, rest))
-        small = jnp.sqrt(jnp.sum(jnp.square(rest), axis=0)) <= cut * columns
-        rest = jnp.where(small, 0.0, rest)
-        return rest, left, values, count + jnp.sum(taken, dtype=jnp.int32), turns + 1
+        largest = jnp.max(jnp.abs(rest), axis=0)
+        said = largest > cut * columns
+        # over the largest that is left: it may be smaller than the first by any power
+        unit = jnp.max(jnp.where(said, largest, 0.0))
+        shrink = 1.0 / jnp.where(unit > 0, unit, 1.0)
+        rest = jnp.where(said, rest * shrink, 0.0)
+        columns = jnp.where(said, columns * shrink, 0.0)
+        count = count + jnp.sum(taken, dtype=jnp.int32)
+        return rest, columns, top * unit, left, values, count, turns + 1
 
-    nothing = jnp.zeros((x.shape[0], f), x.dtype), jnp.zeros(f, x.dtype), jnp.int32(0), jnp.int32(0)
-    _, left, values, _, _ = jax.lax.while_loop(
-        lambda s: (s[3] < f) & (s[4] < STAGES) & jnp.any(s[0] != 0) & jnp.isfinite(scale),
+    start: tuple[Array, ...] = (
+        whole,
+        jnp.max(jnp.abs(whole), axis=0),
+        jnp.ones((), x.dtype),
+        jnp.zeros((x.shape[0], f), x.dtype),
+        jnp.zeros(f, x.dtype),
+        jnp.int32(0),
+        jnp.int32(0),
+    )
+    *_, left, values, _, _ = jax.lax.while_loop(
+        lambda s: (s[5] < f) & (s[6] < STAGES) & jnp.any(s[0] != 0) & jnp.isfinite(scale),
         stage,
-        (left_out, *nothing),
+        start,
     )
     return left, jnp.where(jnp.isfinite(scale), scale * values, jnp.nan)
 

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxparc import bank, score_bank, selectors
+from jaxparc import bank, programs, score_bank, selectors
 from jaxparc.selectors import knn, parc
 
 N = 12
@@ -207,7 +207,7 @@ def test_bad_features_name_the_model(bad, message):
 def test_bad_features_of_a_mapping_are_refused_before_any_compilation(monkeypatch):
     ran = []
     for program in ("_compiled", "_compiled_targets"):
-        monkeypatch.setattr(bank, program, lambda *_: lambda *_: ran.append(1) or np.ones((1, 1)))
+        monkeypatch.setattr(programs, program, lambda *_: lambda *_: ran.append(1))
     refused("'bad'", {"a": A, "bad": A[:11]}, methods="knn")
     assert not ran
 
@@ -393,13 +393,13 @@ def test_side_by_side_the_number_of_models_compiles_nothing_new(monkeypatch):
 def test_what_the_target_fixes_is_computed_once(monkeypatch, methods):
     """However many models: its program is called once per probe set."""
     calls = []
-    inner = bank._compiled_targets
+    inner = programs._compiled_targets
 
     def counted(*arguments):
         run = inner(*arguments)
         return lambda shared: calls.append(1) or run(shared)
 
-    monkeypatch.setattr(bank, "_compiled_targets", counted)
+    monkeypatch.setattr(programs, "_compiled_targets", counted)
     score_bank([BANK, BANK], [Y, Y], methods=methods, reference=[A, A])
     assert len(calls) == 2
 
