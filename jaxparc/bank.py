@@ -21,6 +21,9 @@ from jaxparc.programs import Model, Programs
 from jaxparc.scores import BankScores
 from jaxparc.selectors import Method
 
+# Bytes per pair of images that whatever looks at features takes: products, distances.
+GRAM = 12
+
 # A CPU runs models one after the other faster than side by side; an accelerator wants many.
 SIDE_BY_SIDE = {True: 1, False: 32}
 
@@ -128,8 +131,9 @@ def _labels(
     n = len(encoded.values)
     if n < 3:
         raise ValueError(f"{n} images are labelled; expected at least 3")
-    if any("features" in method.needs for method in methods):
-        memory.check(n)
+    looking = {method.function: method.selector for method in methods if method.reads_images}
+    if looking:
+        memory.check(n, [GRAM, *(selector.bytes_per_pair for selector in looking.values())])
     if lone := labels_.lone_negative(labels):
         notes[
             f"label {lone[0]} of {lone[1]} images is taken for a class; leave them out if it means "
@@ -260,7 +264,7 @@ def _score_probe_set(
         raise ValueError("the bank is empty; expected at least one model")
     given.check_lengths(per_model, len(names))
     values = np.stack([scores[i] for i in range(len(names))]).astype(np.float64)
-    looking = np.array(["features" in m.needs for m in methods])
+    looking = np.array([m.reads_images for m in methods])
     for name, what in undefined.items():
         values[names[name], looking] = np.nan
         notes[f"model {name!r}: features are {what}; its scores are NaN"] = None
@@ -268,7 +272,7 @@ def _score_probe_set(
     _note_what_is_undefined(methods, values, list(names), set(undefined), notes)
     for column, method in enumerate(methods):
         if method.plus_layers:
-            raw = values[:, column]
+            raw = values[:, column].copy()
             values[:, column] = capacity.plus_layers(raw, np.array(looked_up["layers"]), ell_max)
             if np.isnan(values[~np.isnan(raw), column]).any():
                 notes[
@@ -287,11 +291,10 @@ def _note_what_is_undefined(
 ) -> None:
     """Scores that are NaN for a reason of the method's own."""
     for column, method in enumerate(methods):
-        looks = "features" in method.needs
         nan = [
             name
             for name, value in zip(names, values[:, column], strict=True)
-            if np.isnan(value) and not (looks and name in noted)
+            if np.isnan(value) and not (method.reads_images and name in noted)
         ]
         if nan:
             notes[

@@ -76,7 +76,7 @@ class Programs:
                 continue
             again = lost.astype(bool) | (steep.astype(bool) & look.rounded)
             if look.coarse:
-                again |= ["features" in m.needs for m in self.methods]
+                again |= [m.reads_images for m in self.methods]
             if again.any():
                 scores[model.place][again] = self._again(model, shared, targets)[again]
         return scores

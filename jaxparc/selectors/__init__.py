@@ -47,6 +47,7 @@ class Selector:
         lost: of the same `Probe` and options, whether float32 is too coarse for the score, which is
             then computed in float64; None if it never is.
         undefined: when it is NaN.
+        bytes_per_pair: of memory that it takes per n^2, beyond products of all images.
     """
 
     function: Callable[..., Array]
@@ -58,22 +59,27 @@ class Selector:
     target: Callable[..., Array] | None = None
     lost: Callable[..., Array] | None = None
     undefined: str = ""
+    bytes_per_pair: int = 0
 
 
 _CLASSES = ("classes",)
 
+_RANKS = 40  # bytes
 _FLAT = "an image has one value in all its standardised features"
 _DISTRIBUTION = "probs have no logarithm"
 
 SELECTORS: Mapping[str, Selector] = MappingProxyType(
     {
-        "parc": Selector(parc, "PARC", target=annotation_ranks, undefined=_FLAT),
+        "parc": Selector(
+            parc, "PARC", target=annotation_ranks, undefined=_FLAT, bytes_per_pair=_RANKS
+        ),
         "rsa": Selector(
             rsa,
             "RSA",
             ("features", "reference"),
             target=reference_ranks,
             undefined=f"{_FLAT}, or in the reference's",
+            bytes_per_pair=_RANKS,
         ),
         "dds": Selector(
             dds,
@@ -82,6 +88,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             target=reference_arrangement,
             undefined="an image has only 0 as standardised features, or as the reference's, or all "
             "images are equally far apart",
+            bytes_per_pair=8,
         ),
         "nce": Selector(
             nce,
@@ -153,6 +160,11 @@ class Method:
     steep: Callable[[Probe], Array] | None
     needs: tuple[str, ...]
     plus_layers: bool = False
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether it looks at features."""
+        return "features" in self.needs
 
     @property
     def kinds(self) -> tuple[str, ...]:

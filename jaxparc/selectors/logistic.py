@@ -19,6 +19,9 @@ TOLERANCE = {4: 1e-4, 8: 1e-9}
 ENOUGH = {4: 0.05, 8: 0.005}
 GIVEN_UP = {4: 0.2, 8: 0.01}
 
+# What features add to the logits, at most, for them to decide; by the bytes of a number.
+LEAST = {4: 1e-4, 8: 1e-8}
+
 # In float64: squares of components over the largest that rounding takes away, and those that are
 # under the ridge's 1 by so much that it does not matter.
 DROWNED = 1e-12
@@ -71,11 +74,15 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         y = jax.nn.one_hot(labels[:half], c, dtype=squares.dtype)
         there = jnp.any(y > 0, axis=0)
         fitted, away = _fit(squares[:half, :half], y, there)
-        seen = stats.matmul(squares[half:, :half], fitted.weights) + fitted.intercept
+        told = stats.matmul(squares[half:, :half], fitted.weights)
+        seen = told + fitted.intercept
         best = jnp.argmax(jnp.where(there, seen, -jnp.inf), axis=1).astype(labels.dtype)
         right = jnp.mean((best == labels[half:]).astype(squares.dtype))
         # NaN would be taken for the largest logit
         away = jnp.where(jnp.all(jnp.isfinite(seen)), away, jnp.nan)
+        # Features that tell less than the intercepts are rounded by decide nothing.
+        reach = jnp.max(jnp.abs(told - told[0]))
+        away = jnp.where(reach > LEAST[squares.dtype.itemsize], away, jnp.nan)
         if squares.dtype == jnp.float64:  # there are no more digits to ask for
             away = jnp.where(_drowned(probe, n_dims), jnp.nan, away)
         return 100.0 * right, away
