@@ -1,28 +1,28 @@
-"""Scoring a whole bank of pretrained models at once: the one place that jits and maps selectors.
+"""Scoring a whole bank of pretrained models at once.
 
 Models whose features have the same shape form a group and share one compiled program that
 computes every method asked for. Padding narrower features to one width would be simpler and wrong:
 rows are centred over their d columns, so zeros change the score.
 """
 
-import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxparc import capacity, given, selectors
+from jaxparc import capacity, given, memory, selectors
 from jaxparc import labels as labels_
 from jaxparc.given import Features, PerModel
 from jaxparc.probe import Probe
+from jaxparc.programs import Model, Programs
 from jaxparc.scores import BankScores
 from jaxparc.selectors import Method
 
-_Model: TypeAlias = dict[str, Any]  # the per-model fields of a Probe
+# Bytes per pair of images that whatever looks at features takes: products, distances.
+GRAM = 12
 
 # A CPU runs models one after the other faster than side by side; an accelerator wants many.
 SIDE_BY_SIDE = {True: 1, False: 32}
@@ -53,10 +53,11 @@ def score_bank(
             float type, anything with `__array__`: a mapping from model name, one (m, n, d) array
             (models are then named "0", "1", ...), or an iterable of (name, array) pairs, which is
             read as it is scored, so that a bank larger than memory goes through. Several probe
-            sets: a list of these, with the same models in the same order.
-        labels: (n,) classes, non-negative integers or any hashable values, or (n, c): multi-label
+            sets: a list of these, with the same models in the same order. Numbers as names are
+            turned into text.
+        labels: (n,) classes, non-negative integers or other hashable values, or (n, c): multi-label
             if it holds zeros and ones alone, else annotation vectors (see `jaxparc.labels` for
-            those of boxes and masks). Several probe sets: a list of these.
+            those of boxes and masks). None may be missing. Several probe sets: a list of these.
         methods: names in `jaxparc.selectors.SELECTORS` such as "parc"; those that look at features
             also with a reduction by PCA, such as "parc_f32" for 32 dimensions; each with "+l"
             appended for eq. 6 over this call's models; or functions of `jaxparc.selectors`, with
@@ -73,13 +74,14 @@ def score_bank(
         label_kind: "classes", "multi_label" or "vectors", instead of what the labels look like.
 
     Returns:
-        Scores of every model by every method. A model whose features are not finite, or all equal,
-        scores NaN and one warning names it. A warning also says where "hscore" is void and where
-        the half of the images that "logistic" trains on lacks a class.
+        Scores of every model by every method, in float64 where float32 would lose what features
+        show: finite features of any size and offset have one. A model whose features are not
+        finite, or all equal, scores NaN; a warning names whatever is NaN, with the reason, and
+        where "hscore" is void.
 
     Raises:
-        ValueError: bad input, in one line that names the model or argument, before any compilation
-            (of an iterable of pairs: when it is read).
+        ValueError: bad input, in one line that names the model or argument, or more images than fit
+            into memory, before any compilation (of an iterable of pairs: when it is read).
     """
     if isinstance(methods, str) or callable(methods):
         methods = (methods,)
@@ -101,7 +103,7 @@ def score_bank(
     values: list[np.ndarray] = []
     notes: dict[str, None] = {}  # what there is to warn of, each once
     for run in _probe_sets(features, labels, probs, reference):
-        run_labels = _labels(run.labels, num_classes, label_kind, chosen)
+        run_labels = labels_for(run.labels, num_classes, label_kind, chosen, notes)
         run_names, run_values = _score_probe_set(
             run, run_labels, chosen, per_model, target_images, ell_max, notes
         )
@@ -115,19 +117,36 @@ def score_bank(
     return BankScores(names, tuple(m.label for m in chosen), np.stack(values))
 
 
-def _labels(
-    labels: Any, num_classes: int | None, kind: str | None, methods: tuple[Method, ...]
+def labels_for(
+    labels: Any,
+    num_classes: int | None,
+    kind: str | None,
+    methods: tuple[Method, ...],
+    notes: dict[str, None],
 ) -> labels_.Labels:
     """The labels of a probe set, fit for every method."""
+    if isinstance(labels, Iterator):
+        labels = list(labels)
     encoded = labels_.encode(labels, num_classes, kind)
     n = len(encoded.values)
     if n < 3:
         raise ValueError(f"{n} images are labelled; expected at least 3")
+    looking = {method.function: method.selector for method in methods if method.reads_images}
+    if looking:
+        memory.check(n, [GRAM, *(selector.bytes_per_pair for selector in looking.values())])
+    if lone := labels_.lone_negative(labels):
+        notes[
+            f"label {lone[0]} of {lone[1]} images is taken for a class; leave them out if it means "
+            "that they have none"
+        ] = None
     for method in methods:
         if encoded.kind not in method.kinds:
+            hint = ""
+            if encoded.kind == "multi_label" and (encoded.values.sum(axis=1) == 1).all():
+                hint = ": for one class per image pass numpy.argmax(labels, axis=1)"
             raise ValueError(
                 f"method {method.label!r} takes {' or '.join(method.kinds)} labels; these are "
-                f"{encoded.kind}"
+                f"{encoded.kind}{hint}"
             )
     if encoded.kind == "classes":
         classes, images = np.unique(encoded.values, return_counts=True)
@@ -156,14 +175,13 @@ class _ProbeSet(NamedTuple):
 
 def _probe_sets(features: Any, labels: Any, probs: Any, reference: Any) -> list[_ProbeSet]:
     """One per probe set; a list of arrays as labels, and as features, means several."""
-    several = (
-        isinstance(labels, (list, tuple))
-        and len(labels) > 0
-        and isinstance(features, (list, tuple))
-        and len(features) > 0
-        and not isinstance(features[0], tuple)
-    )
-    if not several:
+    listed = isinstance(features, (list, tuple)) and len(features) > 0
+    several = listed and not given.is_pair(features[0])
+    if several and not isinstance(features[0], Mapping) and given.dimensions(features[0]) == 2:
+        raise ValueError(
+            f"features are a list of {len(features)} arrays without names; expected {given.FORMS}"
+        )
+    if not several or not (isinstance(labels, (list, tuple)) and len(labels) > 0):
         return [_ProbeSet(features, labels, probs, reference)]
     arguments = {"features": features, "labels": labels, "probs": probs, "reference": reference}
     for argument, value in arguments.items():
@@ -193,7 +211,8 @@ def _score_probe_set(
             for argument, value in per_model.items():
                 given.of_model(argument, value, name, index)
             if "probs" in needs:
-                given.check_probabilities(name, given.probabilities(run.probs, name, index, n))
+                probs = given.probabilities(run.probs, name, index, n)
+                given.check_probabilities(str(name), probs)
         given.check_lengths(per_model, len(bank))
     names: dict[str, int] = {}
     undefined: dict[str, str] = {}
@@ -201,54 +220,92 @@ def _score_probe_set(
     scores: dict[int, np.ndarray] = {}
     looked_up: dict[str, list[float]] = {name: [] for name in per_model}
 
-    def models() -> Iterator[tuple[int, _Model]]:
-        for name, array in given.pairs(bank, n):
+    def models() -> Iterator[Model]:
+        for key, array in given.pairs(bank, n):
+            name = str(key)
             if name in names:
                 raise ValueError(f"model {name!r} is there twice")
-            model: _Model = {}
+            fields: dict[str, Any] = {}
+            look = None
             if "features" in needs:
-                model["features"] = given.float32(name, array, undefined)
+                look = given.look(f"model {name!r}", array)
+                if look.flaw:
+                    undefined[name] = look.flaw
+                fields["features"] = look.features
+                with np.errstate(over="ignore"):  # then logistic finds no optimum in float32
+                    fields["scale"] = np.ldexp(np.float32(1), look.exponent)
             widths.append(np.shape(array)[1])
             for argument, value in per_model.items():
-                number = given.of_model(argument, value, name, len(names))
+                number = given.of_model(argument, value, key, len(names))
                 looked_up[argument].append(number)
-                model[argument] = np.float32(number)
+                fields[argument] = np.float32(number)
             if "probs" in needs:
-                probs = given.probabilities(run.probs, name, len(names), n)
+                probs = given.probabilities(run.probs, key, len(names), n)
                 if not isinstance(bank, Mapping):
                     given.check_probabilities(name, probs)
-                model["probs"] = probs
+                fields["probs"] = probs
             names[name] = len(names)
-            yield names[name], model
+            yield Model(names[name], fields, look)
 
     images = np.float32(np.nan if target_images is None else target_images)
     shared = {"labels": labels.values, "target_images": images}
     if "reference" in needs:
         shared["reference"] = given.reference(run.reference, n)
-    options = labels.num_classes, labels.kind == "vectors"
-    prepare = _compiled_targets(tuple(m.target for m in methods), *options)
-    functions = tuple(m.function for m in methods)
+    values, num_classes, absent = labels_.present(labels)
+    shared["labels"] = values
+    programs = Programs(methods, num_classes, labels.kind == "vectors", absent)
     targets = None
-    for indices, chunk in _by_shape(models(), SIDE_BY_SIDE[jax.default_backend() == "cpu"]):
+    for chunk in _by_shape(models(), SIDE_BY_SIDE[jax.default_backend() == "cpu"]):
         if targets is None:  # after the first model was looked at: bad input is refused first
-            targets = prepare(shared)
-        scored = _compiled(functions, *options)(chunk, shared, targets)
-        scores.update(zip(indices, np.asarray(scored), strict=False))  # a chunk may be filled up
+            targets = programs.targets(shared)
+        shared.pop("reference", None)
+        scores.update(programs.scores(chunk, shared, targets))
     if not names:
         raise ValueError("the bank is empty; expected at least one model")
     given.check_lengths(per_model, len(names))
     values = np.stack([scores[i] for i in range(len(names))]).astype(np.float64)
-    looking = np.array(["features" in m.needs for m in methods])
+    looking = np.array([m.reads_images for m in methods])
     for name, what in undefined.items():
         values[names[name], looking] = np.nan
-        notes[f"model {name!r}: {what}; its scores are NaN"] = None
+        notes[f"model {name!r}: features are {what}; its scores are NaN"] = None
     _note_what_is_void(labels, methods, values, dict(zip(names, widths, strict=True)), notes)
+    _note_what_is_undefined(methods, values, list(names), set(undefined), notes)
     for column, method in enumerate(methods):
         if method.plus_layers:
-            values[:, column] = capacity.plus_layers(
-                values[:, column], np.array(looked_up["layers"]), ell_max
-            )
+            raw = values[:, column].copy()
+            values[:, column] = capacity.plus_layers(raw, np.array(looked_up["layers"]), ell_max)
+            if np.isnan(values[~np.isnan(raw), column]).any():
+                notes[
+                    f"{method.label}: scores that are all equal, or a single one, cannot be "
+                    "standardised, and layers must be numbers; its scores are NaN"
+                ] = None
     return tuple(names), values
+
+
+def _note_what_is_undefined(
+    methods: tuple[Method, ...],
+    values: np.ndarray,
+    names: list[str],
+    noted: set[str],
+    notes: dict[str, None],
+) -> None:
+    """Scores that are NaN for a reason of the method's own."""
+    for column, method in enumerate(methods):
+        nan = [
+            name
+            for name, value in zip(names, values[:, column], strict=True)
+            if np.isnan(value) and not (method.reads_images and name in noted)
+        ]
+        if nan:
+            notes[
+                f"{method.label.removesuffix('+l')} of {_listed(nan)} is NaN: "
+                f"{method.selector.undefined}"
+            ] = None
+
+
+def _listed(names: list[str]) -> str:
+    others = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + others
 
 
 def _note_what_is_void(
@@ -270,86 +327,20 @@ def _note_what_is_void(
                 if d >= n - 1 and value > limit * (1 - 1e-4)
             ]
             if void:
-                others = f" and {len(void) - 3} others" if len(void) > 3 else ""
-                which = ", ".join(map(repr, void[:3])) + others
                 notes[
-                    f"{label} of {which}: features of rank n - 1 = {n - 1} score {limit}, "
+                    f"{label} of {_listed(void)}: features of rank n - 1 = {n - 1} score {limit}, "
                     "one less than the classes, whatever they show; hscore_f32 reduces them first"
                 ] = None
-        if method.selector is selectors.SELECTORS["logistic"]:
-            half = -(-n // 2)
-            lacking = np.setdiff1d(y[half:], y[:half])
-            if lacking.size:
-                notes[
-                    f"{label} trains on the first {half} images, which lack class "
-                    f"{', '.join(map(str, lacking[:5]))}{'...' if lacking.size > 5 else ''} of the "
-                    "others; order the images by turns over the classes"
-                ] = None
 
 
-def _by_shape(
-    models: Iterator[tuple[int, _Model]], size: int
-) -> Iterator[tuple[tuple[int, ...], tuple[_Model, ...]]]:
+def _by_shape(models: Iterator[Model], size: int) -> Iterator[list[Model]]:
     """Chunks of at most `size` models of one shape, holding back at most one chunk per shape."""
-    waiting: dict[tuple[tuple[int, ...], ...], list[tuple[int, _Model]]] = {}
+    waiting: dict[tuple[tuple[int, ...], ...], list[Model]] = {}
     for item in models:
-        shape = tuple(field.shape for field in item[1].values())
+        shape = tuple(field.shape for field in item.fields.values())
         waiting.setdefault(shape, []).append(item)
         if len(waiting[shape]) == size:
-            yield _unzip(waiting.pop(shape))
+            yield waiting.pop(shape)
     for group in waiting.values():
         # Filled up with its last model: a chunk of another size would be compiled again.
-        indices, chunk = _unzip(group)
-        yield indices, chunk + chunk[-1:] * (size - len(chunk))
-
-
-def _unzip(
-    group: list[tuple[int, _Model]],
-) -> tuple[tuple[int, ...], tuple[_Model, ...]]:
-    indices, models = zip(*group, strict=True)
-    return indices, models
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(
-    functions: tuple[Callable[..., Array], ...], num_classes: int, vectors: bool
-) -> Callable[..., Array]:
-    """The program that gives (models, k) scores for models of one shape.
-
-    One program for all methods, so that XLA computes what they share once. What is `shared` by the
-    models, and the `targets` made from it, are not mapped.
-    """
-
-    @jax.jit
-    def run(models: tuple[_Model, ...], shared: _Model, targets: tuple[Any, ...]) -> Array:
-        def score(model: _Model) -> Array:
-            if "probs" in model:
-                rows = model["probs"]
-                model = model | {"probs": rows / jnp.sum(rows, axis=1, keepdims=True)}
-            probe = Probe(**model, **shared, num_classes=num_classes, vectors=vectors)
-            return jnp.stack(
-                [
-                    function(probe) if target is None else function(probe, target=target)
-                    for function, target in zip(functions, targets, strict=True)
-                ]
-            )
-
-        if len(models) == 1:
-            return score(models[0])[None]
-        return jax.vmap(score)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models))
-
-    return run
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled_targets(
-    targets: tuple[Callable[[Probe], Array] | None, ...], num_classes: int, vectors: bool
-) -> Callable[[_Model], tuple[Any, ...]]:
-    """The program that gives, per method, what all models of a bank share; None if nothing."""
-
-    @jax.jit
-    def run(shared: _Model) -> tuple[Any, ...]:
-        probe = Probe(**shared, num_classes=num_classes, vectors=vectors)
-        return tuple(None if target is None else target(probe) for target in targets)
-
-    return run
+        yield group + group[-1:] * (size - len(group))

@@ -50,8 +50,10 @@ def extract(
         Features and, if there are logits, class probabilities: what `score_bank` takes.
 
     Raises:
-        ValueError: there is no image, or `apply_fn` returns something else; the message says what.
+        ValueError: there is no image, `apply_fn` is no function (such as a module in its place), or
+            it returns something else; the message says what.
     """
+    _require_function(apply_fn)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1")
     n = len(images)
@@ -79,6 +81,28 @@ def extract(
         np.concatenate(part).astype(np.float32) for part in zip(*rows, strict=True)
     )
     return Extracted(features, np.asarray(jax.nn.softmax(logits[0])) if logits else None)
+
+
+def _require_function(apply_fn: Any) -> None:
+    """Refuse a network where a function of images is expected."""
+    owner = getattr(apply_fn, "__self__", apply_fn)  # of a method
+    named = type(owner).__name__
+    if isinstance(apply_fn, type):
+        what, form = f"the class {apply_fn.__name__}", "a function, such as its network's .apply"
+    elif any(parent.__module__.startswith("torch.nn") for parent in type(owner).__mro__):
+        what = f"the torch module {named}"
+        form = "a function of a NumPy batch that runs it and returns NumPy arrays, with jit=False"
+    elif (
+        callable(getattr(apply_fn, "init", None))
+        and callable(getattr(apply_fn, "apply", None))
+        and getattr(apply_fn, "scope", None) is None  # one that is bound knows its variables
+    ):
+        what, form = f"the module {named}", "its function, module.apply, and variables"
+    elif not callable(apply_fn):
+        what, form = f"a {named}", "a function of images, or of (variables, images)"
+    else:
+        return
+    raise ValueError(f"apply_fn is {what}; expected {form}")
 
 
 def _call(apply_fn: Callable[..., Any], takes_variables: bool, images: Any, variables: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import array_files, files, printing
+from jaxparc.labels import is_missing
 
 LABELS_FILE = "labels.npy"
 LABELS = ("labels", "y")  # members of an .npz, the first that is there
@@ -155,6 +156,12 @@ def read_labels(path: str | Path) -> np.ndarray:
             raise ValueError(
                 f"{path} has the columns {', '.join(columns)}; expected one label per line"
             )
+    if missing := [number for number, label in enumerate(found, start=1) if is_missing(label)]:
+        raise ValueError(
+            f"{path}: {len(missing)} of {len(found)} labels are missing, the first in line "
+            f"{missing[0]} ({found[missing[0] - 1]!r}); expected one label per line, and none of "
+            "these words as a class"
+        )
     whole = all(_INTEGER.fullmatch(label) for label in found)
     return np.array([int(label) for label in found]) if whole else np.array(found)
 

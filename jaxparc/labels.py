@@ -5,14 +5,17 @@ distances of one-hot vectors from a floating-point correlation, which take up to
 there are two, rank rounding noise.
 """
 
-from collections.abc import Sequence
+import math
+import numbers
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxparc import stats
+from jaxparc import files, stats
 
 # (n,) one class per image; (n, c) zeros and ones; (n, c) numbers such as shares of area.
 KINDS = ("classes", "multi_label", "vectors")
@@ -39,6 +42,24 @@ class Labels(NamedTuple):
     kind: str
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a label is any library's way to say that there is none.
+
+    None, NaN of any type, NaT, pandas.NA, what NumPy masks, blank text, `files.MISSING`, and
+    several of which one is.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return value.replace("\0", "").strip() in {"", *files.MISSING}
+    if isinstance(value, (tuple, list, frozenset)):
+        return any(map(is_missing, value))
+    try:
+        return value is None or value is np.ma.masked or bool(value != value)
+    except (TypeError, ArithmeticError):  # pandas.NA is neither true nor false
+        return True
+
+
 def encode(
     labels: Sequence[Any] | np.ndarray | Array,
     num_classes: int | None = None,
@@ -47,34 +68,196 @@ def encode(
     """Labels as users have them to labels as `Probe` holds them.
 
     Args:
-        labels: (n,) classes, non-negative integers or any hashable values, or (n, c) numbers.
+        labels: (n,) classes, non-negative integers (2.0 is one) or other hashable values, or (n, c)
+            numbers; a list, or an array, column or categories of any library.
         num_classes: c; by default max(labels) + 1 for non-negative integers under a million, the
             number of distinct values otherwise, and the number of columns for (n, c).
         kind: one of `KINDS`; by default (n,) are classes, (n, c) of zeros and ones alone
             multi-label, and other (n, c) annotation vectors.
 
     Raises:
-        ValueError: none of the forms, fewer than two classes present, a class outside [0, c), or an
-            image whose annotation is constant (it correlates with nothing).
+        ValueError: none of the forms, a label is missing, two are alike and not equal, classes have
+            fractions, fewer than two are present, one is outside [0, c), or an image's annotation
+            is constant (it correlates with nothing).
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"unknown label kind {kind!r}; known: {', '.join(KINDS)}")
-    y = np.asarray(labels)
-    if y.ndim == 2 and y.dtype.kind not in "biuf":  # NumPy takes a list of tuples for a matrix
-        y = np.fromiter(map(tuple, y.tolist()), object, len(y))
+    values = _read(labels)
+    _refuse_missing(values)
+    y = values if isinstance(values, np.ndarray) else _array(values)
+    if y.ndim == 2 and 1 in y.shape:
+        raise ValueError(
+            f"labels have shape {y.shape}; expected (n,) classes: pass numpy.ravel(labels)"
+        )
     if y.ndim not in (1, 2) or (kind is not None and y.ndim != (1 if kind == "classes" else 2)):
         expected = {None: "(n,) classes or (n, c)", "classes": "(n,) classes"}.get(kind, "(n, c)")
         raise ValueError(f"labels have shape {y.shape}; expected {expected}")
     return _encode_classes(y, num_classes) if y.ndim == 1 else _encode_rows(y, num_classes, kind)
 
 
+def present(labels: Labels) -> tuple[np.ndarray, int, int]:
+    """Labels with no more classes than images: values, c, and how many classes were left out.
+
+    Beyond n, classes that no image has are left out and the others renumbered, so that what is
+    n x c in size does not depend on how large a label is.
+    """
+    n = len(labels.values)
+    if labels.kind != "classes" or labels.num_classes <= n:
+        return labels.values, labels.num_classes, 0
+    values = np.unique(labels.values, return_inverse=True)[1].astype(np.int32)
+    return values, n, labels.num_classes - n
+
+
+def lone_negative(labels: Any) -> tuple[int, int] | None:
+    """The one negative of at least four integers, as -1 for "none", and how many images have it."""
+    y = np.array(_read(labels))
+    if y.dtype.kind != "i" or y.ndim != 1:
+        return None
+    found, images = np.unique(y, return_counts=True)
+    alone = len(found) >= 4 and found[0] < 0 <= found[1]
+    return (int(found[0]), int(images[0])) if alone else None
+
+
+def _read(labels: Any) -> np.ndarray | list[Any]:
+    """Numbers of one type as an array, all else as Python's objects: NumPy would merge some."""
+    if isinstance(labels, (str, bytes, Mapping, Set)):
+        raise ValueError(f"labels are a {type(labels).__name__}; expected one label per image")
+    dtype = getattr(labels, "dtype", None)
+    if isinstance(dtype, np.dtype) and not isinstance(labels, np.ma.MaskedArray):
+        if dtype.kind in "biuf":
+            return np.asarray(labels)
+        if dtype.kind == "V" and dtype.names is None:  # bfloat16
+            return np.asarray(labels).astype(np.float32)
+        if dtype.kind in "mM":  # Python's have no unit, and for some no NaT
+            return list(np.asarray(labels))
+    for name in ("to_pylist", "to_list", "tolist"):  # arrow; polars; NumPy, pandas, torch
+        if hasattr(labels, name):
+            labels = getattr(labels, name)()
+            break
+    else:
+        if hasattr(labels, "__array__"):  # frames, tensors of TensorFlow
+            return _read(np.asarray(labels))
+    if not isinstance(labels, Iterable):
+        return np.asarray(labels)  # its shape is refused
+    return [_plain(value) for value in labels]
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of a library as Python's, an array as a list."""
+    if value is np.ma.masked or isinstance(value, (type, np.datetime64, np.timedelta64)):
+        return value
+    for name in ("as_py", "tolist"):  # arrow; NumPy, JAX, torch, pandas
+        if hasattr(value, name):
+            return _plain(getattr(value, name)())
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+def _refuse_missing(values: np.ndarray | list[Any]) -> None:
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind != "f" or values.ndim == 0:
+            return
+        absent = np.isnan(values).reshape(len(values), -1).any(axis=1)
+    else:
+        absent = np.array([is_missing(value) for value in values], bool)
+    if absent.any():
+        where = np.flatnonzero(absent)
+        shown = ", ".join(f"image {i}: {_shown(values[i])}" for i in where[:3])
+        named = any(isinstance(values[i], str) and values[i].strip() for i in where)
+        raise ValueError(
+            f"labels of {where.size} of {len(values)} images are missing ({shown}"
+            f"{', ...' if where.size > 3 else ''}); expected one for each: leave these images out"
+            f"{', or give a class of that name another' if named else ''}"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _array(values: list[Any]) -> np.ndarray:
+    """Numbers, (n,) or (n, c), else codes of classes, (n,)."""
+    several = [i for i, value in enumerate(values) if isinstance(value, (list, tuple))]
+    if several:
+        try:
+            rows = np.asarray(values)
+        except ValueError:  # not of one length
+            rows = np.empty(0, object)
+        if rows.dtype.kind in "biuf" or (rows.ndim == 2 and 1 in rows.shape):
+            return rows
+        i = several[0]
+        if not len(rows) or isinstance(values[i], list):
+            raise ValueError(
+                f"labels of image {i} are {_shown(values[i])}; expected one number or name per "
+                "image, or (n, c) zeros and ones for several labels per image"
+            )
+    codes = _codes(values)
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        array = np.array(values)
+        # of integers among floats, those that a float does not hold
+        lost = (value for value in values if isinstance(value, int) and abs(value) >= 2**53)
+        if array.dtype.kind in "iu" or (array.dtype.kind == "f" and not any(lost)):
+            return array
+    return codes
+
+
+def _codes(values: list[Any]) -> np.ndarray:
+    """Positions of values among the distinct ones, (n,) int64."""
+    codes: dict[Any, int] = {}
+    seen: dict[str, int] = {}  # how a value reads -> the image that has it first
+    for i, value in enumerate(values):
+        try:
+            new = _typed(value) not in codes
+        except TypeError:
+            raise ValueError(
+                f"label of image {i} is a {type(value).__name__}; expected a number or a name"
+            ) from None
+        if new:
+            codes[_typed(value)] = len(codes)
+            for text in _readings(value):
+                if (other := seen.setdefault(text, i)) != i:
+                    raise ValueError(
+                        f"labels hold {_shown(values[other])} (image {other}) and {_shown(value)} "
+                        f"(image {i}), which read alike; expected one form of each class"
+                    )
+    return np.array([codes[_typed(value)] for value in values], np.int64)
+
+
+def _typed(value: Any) -> Any:
+    """The value with its type: to a dict, 1, 1.0 and True are one key."""
+    if isinstance(value, (tuple, frozenset)):
+        return type(value), type(value)(map(_typed, value))
+    return type(value), value
+
+
+def _readings(value: Any) -> set[str]:
+    """What a label would read as in another type."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return {unicodedata.normalize("NFC", value.replace("\0", "").strip())}
+    if isinstance(value, (tuple, frozenset)):
+        return {repr([sorted(_readings(v) or {repr(v)})[0] for v in value])}
+    if isinstance(value, numbers.Number):
+        if isinstance(value, numbers.Real) and math.isfinite(value) and value % 1 == 0:
+            return {str(value), str(math.floor(value))}
+        return {str(value)}
+    return set()
+
+
 def _encode_classes(y: np.ndarray, num_classes: int | None) -> Labels:
+    if y.dtype.kind == "f":
+        broken = np.flatnonzero(~np.isfinite(y) | (y != np.floor(y)))
+        if broken.size:
+            raise ValueError(
+                f"labels are numbers that are no integers (image {broken[0]}: {y[broken[0]]:g}); "
+                "expected classes as integers or names: round them, or turn them into text"
+            )
+        if (abs(y) < 2**53).all():
+            y = y.astype(np.int64)
     counted = np.issubdtype(y.dtype, np.integer) and y.size and y.min() >= 0
     if not (counted and y.max() < NAMES_FROM):
-        if np.issubdtype(y.dtype, np.inexact) and not np.all(np.isfinite(y)):
-            raise ValueError("labels hold values that are not finite")
-        codes: dict[Any, int] = {}
-        y = np.array([codes.setdefault(value, len(codes)) for value in y.tolist()], np.int64)
+        y = _codes(y.tolist())
     present = np.unique(y)
     if present.size < 2:
         raise ValueError(f"labels hold {present.size} class; expected at least 2")
@@ -127,7 +310,7 @@ def from_boxes(boxes: Sequence[Any], classes: Sequence[Any], num_classes: int) -
     vectors = np.zeros((len(boxes), num_classes))
     for i, (given, of) in enumerate(zip(boxes, classes, strict=True)):
         corners = np.asarray(given, np.float64).reshape(-1, 4) if len(given) else np.zeros((0, 4))
-        kinds = np.asarray(of, np.int64).reshape(-1)
+        kinds = _classes_of(of, i)
         if len(corners) != len(kinds):
             raise ValueError(f"image {i}: {len(corners)} boxes and {len(kinds)} classes")
         if not ((kinds >= 0) & (kinds < num_classes)).all():
@@ -159,7 +342,7 @@ def from_masks(
     """
     vectors = np.zeros((len(masks), num_classes))
     for i, mask in enumerate(masks):
-        pixels = np.asarray(mask).ravel()
+        pixels = _classes_of(mask, i)
         if ignore is not None:
             pixels = pixels[pixels != ignore]
         if pixels.size and not (pixels.min() >= 0 and pixels.max() < num_classes):
@@ -167,8 +350,24 @@ def from_masks(
             raise ValueError(
                 f"image {i}: a pixel has class {worst}; expected 0 to {num_classes - 1}"
             )
-        vectors[i] = np.bincount(pixels.astype(np.int64), minlength=num_classes)
+        vectors[i] = np.bincount(pixels, minlength=num_classes)
     return _shares(vectors)
+
+
+def _classes_of(image: Any, i: int) -> np.ndarray:
+    """Classes of boxes or pixels, (k,) int64; what NumPy masks is left out."""
+    if isinstance(image, np.ma.MaskedArray):
+        image = image.compressed()
+    found = np.asarray(image).ravel()
+    try:
+        with np.errstate(invalid="ignore"):  # NaN becomes an integer, and differs from it
+            whole = found.astype(np.int64)
+        same = bool((whole == found).all())
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ValueError(f"image {i}: classes are {found.dtype}, and not all integers")
+    return whole
 
 
 def _shares(amounts: np.ndarray) -> np.ndarray:

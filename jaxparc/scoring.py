@@ -83,7 +83,7 @@ def plan(
             left_out[name] = "; ".join(f"{name} needs {n}, from {where[n]}" for n in lacking)
             continue
         try:
-            bank._labels(labels, num_classes, None, (method,))
+            bank.labels_for(labels, num_classes, None, (method,), {})
         except ValueError as error:
             left_out[name] = str(error)
     methods = tuple(name for name in asked if name not in left_out)

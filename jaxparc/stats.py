@@ -1,8 +1,8 @@
 """Statistics of one sample, as pure functions.
 
 Every function takes one model's arrays, is neither jitted nor mapped (the caller does both), works
-in float32 with the highest matrix precision, and returns NaN where the quantity is undefined.
-n images are rows, d features are columns.
+in their precision, float32 or float64, with the highest matrix precision, and returns NaN where the
+quantity is undefined. n images are rows, d features are columns.
 """
 
 import jax
@@ -10,15 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# Directions whose singular value is below this share of the first carry rounding noise only:
-# float32 leaves a few 1e-7 of the first in every direction, and real spectra end well above.
+# Directions whose singular value is below this share of the columns that make them up carry
+# rounding noise only: float32 leaves a few 1e-7 of a column in every direction, and real spectra
+# end well above. The second is for features that have more digits than float32.
 RANK_CUT = 1e-5
+RANK_CUT_FLOAT64 = 1e-10
 
 # Of the subspace iteration: vectors beyond those asked for, the share of its eigenvalue that may
 # remain of a component, and the eigenvalue, over the first, under which a Gram matrix holds noise.
 OVERSAMPLES = 32
 RESIDUAL = 1e-2
-GRAM_CUT = 1e-4
+GRAM_CUT = {4: 1e-4, 8: 1e-10}  # by the bytes of a number
+
+# The squared distance of an image from its nearest, over their squared lengths, under which their
+# product has too few digits to tell; by the bytes of a number.
+CROWDED = {4: 1e-3, 8: 1e-9}
+
+# Singular values, over the first, that one decomposition is relied on for, and the most of them.
+RESOLVED = {4: 1e-3, 8: 1e-6}
+STAGES = 64
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -35,11 +45,15 @@ def standardize(x: Array) -> Array:
     Returns:
         (n, d) float32.
     """
-    # Constancy is decided on the values: the computed deviation of equal floats is often not 0.
-    constant = jnp.max(x, axis=0) == jnp.min(x, axis=0)
-    centred = x - jnp.mean(x, axis=0)
+    # Minus one image first: that is exact where a large offset, or a constant, is all there is.
+    # Over the largest distance from it: squares stay in range, whatever the column's size.
+    y = x - x[0]
+    spread = jnp.max(jnp.abs(y), axis=0)
+    constant = spread == 0
+    y = y * (1.0 / jnp.where(constant, 1.0, spread))
+    centred = y - jnp.mean(y, axis=0)
     std = jnp.sqrt(jnp.mean(jnp.square(centred), axis=0))
-    return jnp.where(constant, 0.0, centred / jnp.where(constant, 1.0, std))
+    return jnp.where(constant, 0.0, centred * (1.0 / jnp.where(constant, 1.0, std)))
 
 
 def corrcoef(x: Array, where: Array | None = None) -> Array:
@@ -123,6 +137,28 @@ def _centred(x: Array) -> tuple[Array, Array]:
     return (y - jnp.mean(y, axis=0)) * (1.0 / scale), scale
 
 
+def squared_distances(x: Array) -> Array:
+    """Between the rows of x (n, d), (n, n): not by products, and so however close they are."""
+    y, _ = _centred(x)
+    return jax.lax.map(lambda row: jnp.sum(jnp.square(y - row), axis=1), y)
+
+
+def crowded(distances: Array, squares: Array, share: float) -> Array:
+    """Whether most images have another one near, for their lengths; () bool.
+
+    So it is where a column, or a direction, dominates: images that agree in it differ by less than
+    its square has digits for. Images that are the same do not count as near.
+
+    Args:
+        distances: (n, n), squared.
+        squares: (n,), squared lengths.
+        share: of the squared lengths of two images, which a distance is near under.
+    """
+    lengths = squares[:, None] + squares[None, :]
+    apart = (distances > share * lengths) | (distances == 0)
+    return jnp.mean(jnp.all(apart, axis=1).astype(jnp.float32)) < 0.5
+
+
 def cka(a: Array, b: Array) -> Array:
     """Centred kernel alignment of two symmetric matrices, by the unbiased statistic.
 
@@ -192,18 +228,18 @@ def ranks(x: Array) -> Array:
     k = x.size
     finer = max(1, (1 << 17) // k)  # slots for every value
     lowest, highest = jnp.min(x), jnp.max(x)
-    unit = (highest - lowest) / np.float32(1 << 24)
+    unit = (highest - lowest) / (1 << 24)
     key = ((x - lowest) / jnp.where(unit == 0, 1.0, unit)).astype(jnp.int32)
     coarse, fine = key >> 12, key & 0xFFF
     in_bin = jnp.zeros(4097, jnp.int32).at[coarse].add(1)
-    below = jnp.cumsum(in_bin) - in_bin
-    share = fine.astype(jnp.float32) / np.float32(1 << 12)
+    below = jnp.cumsum(in_bin, dtype=jnp.int32) - in_bin
+    share = fine.astype(jnp.float32) / (1 << 12)
     within = (finer * in_bin[coarse]).astype(jnp.float32) * share
     slot = finer * below[coarse] + within.astype(jnp.int32)
     in_slot = jnp.zeros(finer * k, jnp.int32).at[slot].add(1)
-    upto = jnp.cumsum(in_slot)
+    upto = jnp.cumsum(in_slot, dtype=jnp.int32)
     # twice the average rank of a slot is an integer
-    average = (2 * upto - in_slot + 1).astype(jnp.float32) / 2
+    average = (2 * upto - in_slot + 1).astype(x.dtype) / 2
     return jnp.where(jnp.isfinite(highest - lowest), average[slot], jnp.nan)
 
 
@@ -217,7 +253,7 @@ def standard_ranks(x: Array) -> Array:
         (k,) float32; NaN throughout if all values are equal or any is not finite.
     """
     # Ranks over their count: squares of raw ranks of 124,750 pairs lose digits in float32.
-    centred = (ranks(x) - np.float32((x.size + 1) / 2)) / np.float32(x.size)
+    centred = (ranks(x) - (x.size + 1) / 2) / x.size
     norm = jnp.sqrt(jnp.sum(jnp.square(centred)))
     return jnp.where(jnp.max(x) > jnp.min(x), centred / norm, jnp.nan)
 
@@ -236,7 +272,8 @@ def spearman(a: Array, b: Array) -> Array:
 
 
 def cosine(a: Array, b: Array) -> Array:
-    """Inner product, in [-1, 1], of two arrays of one shape and length 1."""
+    """Inner product, in [-1, 1], of two arrays of one shape and length 1, in the first's type."""
+    b = b.astype(a.dtype)
     return jnp.clip(jnp.sum(a * b), -1.0, 1.0)
 
 
@@ -246,8 +283,8 @@ def pca(x: Array, n_dims: int) -> tuple[Array, Array]:
     Subspace iteration on the Gram matrix of the images, until what is left of every component is
     under RESIDUAL of its eigenvalue: a hundredth of a point of PARC or less. The Gram matrix holds
     squares, so behind one dominating component those under about 1e-3 of it drown in float32;
-    where that is so, or the iteration does not end, a singular value decomposition of the features
-    takes its place, several times slower. So it does for few images or narrow features.
+    where that is so, or the iteration does not end, singular value decompositions of the features
+    take its place, several times slower. So they do for few images or narrow features.
 
     The sign of a component is free and changes row correlations. Convention (scikit-learn's
     before 1.5): the image with the largest absolute score on a component is positive.
@@ -258,7 +295,7 @@ def pca(x: Array, n_dims: int) -> tuple[Array, Array]:
 
     Returns:
         Scores (n, f) float32, largest component first, and (f,) bool that is False for a
-        component under RANK_CUT times the first, which is rounding noise; its scores are 0.
+        component that is rounding noise, see `RANK_CUT`; its scores are 0.
 
     Differs from the authors' code, which takes a randomised SVD with one power iteration: that is
     up to 0.4 points of PARC away from the components it approximates.
@@ -279,12 +316,12 @@ def principal(
 
     Returns:
         (n, f) float32 orthonormal columns, signs as `pca` says, (f,) float32, and (f,) bool, False
-        for what is under RANK_CUT times the first; vectors and values are 0 there.
+        for what is rounding noise, see `RANK_CUT`; vectors and values are 0 there.
     """
     n, d = x.shape
     f = min(n_dims, n, d)
     if f + OVERSAMPLES > min(n // 3, d // 2):
-        left, values = _decomposed(x, f)
+        left, values = _by_stages(x, f)
     else:
         squares, scale = gram_and_scale or centred_gram(x)
         left, eigenvalues, found = _leading(squares, f)
@@ -292,15 +329,88 @@ def principal(
         # A loop of no or one turn, where `cond` would do both under vmap.
         left, values, _ = jax.lax.while_loop(
             lambda state: ~state[2],
-            lambda state: (*_decomposed(x, f), jnp.bool_(True)),
+            lambda state: (*_by_stages(x, f), jnp.bool_(True)),
             (left, values, found),
         )
-    kept = values > RANK_CUT * values[0]
+    return _signed(left, values, values > 0)
+
+
+def basis(x: Array) -> tuple[Array, Array]:
+    """An orthonormal basis of what the columns of x (n, d), of one size, span when centred.
+
+    Returns:
+        (n, min(n, d)) float32, and which columns count: not those under RANK_CUT of the first.
+    """
+    left, values = _decomposed(x, min(x.shape))
+    left, _, kept = _signed(left, values, values > RANK_CUT * values[0])
+    return left, kept
+
+
+def _signed(left: Array, values: Array, kept: Array) -> tuple[Array, Array, Array]:
     top = jnp.argmax(jnp.abs(left), axis=0)
-    left = left * jnp.sign(left[top, jnp.arange(f)])
+    left = left * jnp.sign(left[top, jnp.arange(len(values))])
     # what is not finite stays so: it must not look like a component without rank
-    bad = jnp.isnan(values[0])
-    return jnp.where(kept | bad, left, 0.0), jnp.where(kept | bad, values, 0.0), kept | bad
+    kept = kept | jnp.isnan(values[0])
+    return jnp.where(kept, left, 0.0), jnp.where(kept, values, 0.0), kept
+
+
+def _by_stages(x: Array, f: int) -> tuple[Array, Array]:
+    """As `_decomposed`, and right behind components, or columns, that dominate by any factor.
+
+    What a decomposition finds is off by rounding of the first singular value, however small the
+    others are. So only those that are RESOLVED are taken from it, and the next looks at what they
+    leave. There, columns under RANK_CUT of what they were are zeros, and directions under RANK_CUT
+    of the columns that make them up do not count: a column may be small, and say much.
+
+    Returns:
+        (n, f) and (f,), zeros for what has no rank; NaN if the features are not finite.
+    """
+    size = jnp.dtype(x.dtype).itemsize
+    whole, scale = _centred(x)
+    cut: Array | float = RANK_CUT
+    if size == 8:
+        cut = jnp.where(
+            jnp.all(x == x.astype(jnp.float32).astype(x.dtype)), RANK_CUT, RANK_CUT_FLOAT64
+        )
+
+    def stage(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        rest, columns, top, left, values, count, turns = state
+        found, sizes = _decomposed(rest, f)
+        resolved = sizes > RESOLVED[size] * sizes[0]
+        vectors = jnp.where(resolved, found, 0.0)
+        parts = matmul(vectors.T, rest)
+        made_of = jnp.sqrt(len(x) * jnp.sum(jnp.square(parts * columns), axis=1))
+        taken = resolved & (jnp.square(sizes) > cut * made_of)
+        place = jnp.where(taken, count + jnp.cumsum(taken, dtype=jnp.int32) - 1, f)
+        left = left.at[:, place].set(vectors, mode="drop")
+        values = values.at[place].set(sizes * top, mode="drop")
+        rest = rest - matmul(vectors, parts)
+        rest = rest - matmul(vectors, matmul(vectors.T, rest))
+        largest = jnp.max(jnp.abs(rest), axis=0)
+        said = largest > cut * columns
+        # over the largest that is left: it may be smaller than the first by any power
+        unit = jnp.max(jnp.where(said, largest, 0.0))
+        shrink = 1.0 / jnp.where(unit > 0, unit, 1.0)
+        rest = jnp.where(said, rest * shrink, 0.0)
+        columns = jnp.where(said, columns * shrink, 0.0)
+        count = count + jnp.sum(taken, dtype=jnp.int32)
+        return rest, columns, top * unit, left, values, count, turns + 1
+
+    start: tuple[Array, ...] = (
+        whole,
+        jnp.max(jnp.abs(whole), axis=0),
+        jnp.ones((), x.dtype),
+        jnp.zeros((x.shape[0], f), x.dtype),
+        jnp.zeros(f, x.dtype),
+        jnp.int32(0),
+        jnp.int32(0),
+    )
+    *_, left, values, _, _ = jax.lax.while_loop(
+        lambda s: (s[5] < f) & (s[6] < STAGES) & jnp.any(s[0] != 0) & jnp.isfinite(scale),
+        stage,
+        start,
+    )
+    return left, jnp.where(jnp.isfinite(scale), scale * values, jnp.nan)
 
 
 def _decomposed(x: Array, f: int) -> tuple[Array, Array]:
@@ -332,7 +442,7 @@ def _leading(square: Array, f: int) -> tuple[Array, Array, Array]:
     """
     n = square.shape[0]
     drawn = np.random.default_rng(0).standard_normal((f + OVERSAMPLES, n))
-    start = jnp.asarray(drawn, jnp.float32)
+    start = jnp.asarray(drawn, square.dtype)
 
     def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
         # A loop, not its body four times: this is most of what is compiled.
@@ -350,24 +460,24 @@ def _leading(square: Array, f: int) -> tuple[Array, Array, Array]:
     state: tuple[Array, ...] = (
         start,
         jnp.int32(0),
-        jnp.zeros((f, n), jnp.float32),
-        jnp.zeros(f, jnp.float32),
-        jnp.float32(jnp.inf),
+        jnp.zeros((f, n), square.dtype),
+        jnp.zeros(f, square.dtype),
+        jnp.asarray(jnp.inf, square.dtype),
     )
     _, _, vectors, values, remainder = jax.lax.while_loop(
         lambda state: (state[4] > RESIDUAL) & (state[1] < 4), improve, state
     )
     # NaN compares false: what failed is not trusted.
-    trusted = (remainder <= RESIDUAL) & (values[-1] > GRAM_CUT * values[0])
+    trusted = (remainder <= RESIDUAL) & (values[-1] > GRAM_CUT[square.dtype.itemsize] * values[0])
     return vectors.T, values, trusted
 
 
 def _orthonormal(rows: Array) -> Array:
     """Rows (b, n) made orthonormal, each against those before it (Cholesky QR)."""
     rows = rows * jax.lax.rsqrt(jnp.sum(jnp.square(rows), axis=1, keepdims=True))
-    eye = jnp.eye(rows.shape[0], dtype=jnp.float32)
+    eye = jnp.eye(rows.shape[0], dtype=rows.dtype)
     # The summand keeps nearly dependent rows from failing; later turns make up for it.
-    lower = jnp.linalg.cholesky(matmul(rows, rows.T) + np.float32(1e-6) * eye)
+    lower = jnp.linalg.cholesky(matmul(rows, rows.T) + 1e-6 * eye)
     diagonal = jnp.diagonal(lower)
     # L = D (I - N) with N^b = 0, so L^-1 = (I + N)(I + N^2)(I + N^4)... D^-1
     power = eye - lower / diagonal[:, None]

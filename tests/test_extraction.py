@@ -1,5 +1,8 @@
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,3 +101,50 @@ def test_no_image_and_no_batch_are_refused():
         jaxparc.extract(model, IMAGES[:0], WEIGHTS)
     with pytest.raises(ValueError, match="batch_size is 0"):
         jaxparc.extract(model, IMAGES, WEIGHTS, batch_size=0)
+
+
+class Network(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(8)(images.reshape(len(images), -1))
+
+
+class Pair(NamedTuple):
+    """As Haiku has it."""
+
+    init: Callable
+    apply: Callable
+
+
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (Network(), "apply_fn is the module Network; expected its function, module.apply, and var"),
+        (Pair(model, model), "apply_fn is the module Pair; expected its function, module.apply"),
+        (Network, "apply_fn is the class Network; expected a function, such as its network's .app"),
+        (IMAGES, "apply_fn is a ndarray; expected a function of images, or of (variables, images)"),
+        ("resnet50", "apply_fn is a str; expected a function of images"),
+        (None, "apply_fn is a NoneType; expected a function of images"),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_a_network_instead_of_its_function_is_refused(given, reason, jit):
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        jaxparc.extract(given, IMAGES, WEIGHTS, jit=jit)
+
+
+def test_a_network_that_is_bound_and_an_apply_are_functions():
+    network = Network()
+    variables = network.init(jax.random.key(0), IMAGES)
+    found = jaxparc.extract(network.bind(variables), IMAGES)
+    again = jaxparc.extract(network.apply, IMAGES, variables)
+    np.testing.assert_allclose(found.features, again.features, atol=1e-5)
+
+
+def test_a_torch_module_is_refused():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(3, 2)
+    for given in (module, module.forward):
+        with pytest.raises(ValueError, match="is the torch module Linear; .* with jit=False"):
+            jaxparc.extract(given, IMAGES, jit=False)

@@ -1,10 +1,12 @@
 import enum
 import itertools
+from decimal import Decimal
 from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 
 from jaxparc import labels
@@ -45,11 +47,16 @@ class Animal(enum.Enum):
         ["b", "a", "b", "c"],
         np.array(["b", "a", "b", "c"]),
         np.array(["b", "a", "b", "c"], object),
-        [2.5, -1.0, 2.5, 7.0],
+        [2.0, -1.0, 2.0, 7.0],
         [-1, 5, -1, 3],
         [0, 2**32, 0, 2**31],  # identifiers, not positions: int32 must not wrap them together
-        ["b", None, "b", "c"],
+        ["b", "none", "b", "c"],
         [1, "a", 1, "b"],
+        ["001", "1", "001", "01"],
+        [2**70, -(2**70), 2**70, 1],
+        np.array(["2026-01-01", "2026-01-02", "2026-01-01", "2027-01-01"], "datetime64[ns]"),
+        pandas.Series(["b", "a", "b", "c"], index=[7, 7, 9, 9]),
+        pandas.Categorical(["b", "a", "b", "c"]),
         [Animal.CAT, Animal.DOG, Animal.CAT, "other"],
         [("bird", 1), ("dog", 2), ("bird", 1), ("dog", 3)],
         [frozenset("a"), frozenset("b"), frozenset("a"), frozenset("c")],
@@ -90,12 +97,21 @@ def test_multi_label_rows(dtype):
         ([], None, "0 class"),
         ([1, 1, 1], None, "1 class"),
         (["a", "a"], 5, "1 class"),
-        ([0.0, np.nan, 1.0], None, "not finite"),
-        ([0.0, np.inf, 1.0], None, "not finite"),
+        ([0.0, np.inf, 1.0], None, r"no integers \(image 1: inf\)"),
+        ([2.5, 1.0], None, r"no integers \(image 0: 2.5\); expected classes as integers or names"),
+        (np.float32([0, 1, 0.5]), None, r"no integers \(image 2: 0.5\)"),
+        ([[0], [1], [0]], None, r"shape \(3, 1\); expected \(n,\) classes: pass numpy.ravel"),
+        (np.array([["cat"], ["dog"]]), None, r"shape \(2, 1\)"),
+        ([[0, 1, 0]], None, r"shape \(1, 3\); expected \(n,\) classes: pass numpy.ravel"),
+        ([["cat", "dog"], ["cat"]], None, r"image 0 are \['cat', 'dog'\]; .* or \(n, c\) zeros"),
+        ([{"cat"}, {"dog"}], None, "label of image 0 is a set; expected a number or a name"),
+        ({"cat": 0, "dog": 1}, None, "labels are a dict; expected one label per image"),
+        ("labels.npy", None, "labels are a str; expected one label per image"),
+        (None, None, r"labels have shape \(\)"),
         ([0, 1, 5], 5, "class 5; num_classes=5 allows 0 to 4"),
         (["a", "b", "c"], 2, "class 2; num_classes=2"),
         ([[0, 1], [1, 0]], 3, "2 columns; num_classes=3"),
-        ([[np.nan, 1], [1, 0]], None, "not finite"),
+        ([[np.inf, 1], [1, 0]], None, "not finite"),
         ([[0.2, 0.8], [0.3, 0.3]], None, "image 1 has one value: its annotation is constant"),
         ([[0, 1, 0], [0, 0, 0]], None, "image 1 has 0 of 3 labels"),
         ([[1, 1, 1], [0, 1, 0]], None, "image 0 has 3 of 3 labels"),
@@ -104,6 +120,121 @@ def test_multi_label_rows(dtype):
 def test_what_is_no_annotation_is_refused(given, num_classes, message):
     with pytest.raises(ValueError, match=message):
         labels.encode(given, num_classes)
+
+
+NAN = float("nan")
+MISSING = {
+    "list, NaN": ["cat", NAN, "dog"],
+    "list, None": ["cat", None, "dog"],
+    "list, NumPy's NaN": [0, np.float32("nan"), 1],
+    "list, pandas.NA": [0, pandas.NA, 1],
+    "list, NaT": [pandas.Timestamp(0), pandas.NaT, pandas.Timestamp(1)],
+    "list, masked": [0, np.ma.masked, 1],
+    "list, Decimal": [Decimal(0), Decimal("sNaN"), Decimal(1)],
+    "list, complex": [1j, complex(0, NAN), 0j],
+    "list, blank": ["cat", " ", "dog"],
+    "list, tuple": [("cat", 1.0), ("dog", NAN), ("dog", 1.0)],
+    "list, tensors": [jnp.float32(0), jnp.float32(NAN), jnp.float32(1)],
+    "objects": np.array(["cat", NAN, "dog"], object),
+    "text of NumPy": np.array(["cat", NAN, "dog"]),
+    "text of pandas": np.array(["cat", "<NA>", "dog"]),
+    "text of R": ["cat", "NA", "dog"],
+    "bytes": np.array([b"cat", b"nan", b"dog"]),
+    "strings with NaN": np.array(["cat", NAN, "dog"], np.dtypes.StringDType(na_object=NAN)),
+    "floats": np.array([0, NAN, 1]),
+    "bfloat16": jnp.array([0, NAN, 1], jnp.bfloat16),
+    "dates": np.array(["2026-01-01", "NaT", "2026-01-02"], "datetime64[ns]"),
+    "durations": np.array([0, "NaT", 1], "timedelta64[s]"),
+    "masked": np.ma.array([0, 1, 2], mask=[0, 1, 0]),
+    "masked text": np.ma.array(["cat", "emu", "dog"], mask=[0, 1, 0]),
+    "masked rows": np.ma.array([[0, 1], [0, 1], [1, 0]], mask=[[0, 0], [0, 1], [0, 0]]),
+    "series": pandas.Series(["cat", NAN, "dog"]),
+    "series, Int64": pandas.Series([0, None, 1], dtype="Int64"),
+    "series, boolean": pandas.Series([True, None, False], dtype="boolean"),
+    "series, string": pandas.Series(["cat", None, "dog"], dtype="string"),
+    "series, category": pandas.Series(["cat", None, "dog"], dtype="category"),
+    "series, datetime": pandas.Series(pandas.to_datetime(["2026-01-01", None, "2026-01-02"])),
+    "categorical": pandas.Categorical.from_codes([0, -1, 1], ["cat", "dog"]),
+    "index": pandas.Index(["cat", None, "dog"]),
+    "frame": pandas.DataFrame({"cat": [0, NAN, 1], "dog": [1, 1, 0]}),
+    "frame, Int64": pandas.DataFrame({"cat": [0, None, 1], "dog": [1, 1, 0]}, dtype="Int64"),
+    "rows, None": [[0, 1], [None, 1], [1, 0]],
+    "rows, NaN": [[0, 1], [NAN, 1], [1, 0]],
+    "rows, text": [[0, 1], ["", 1], [1, 0]],
+    "rows, arrays": [np.array([0, 1.0]), np.array([NAN, 1.0]), np.array([1.0, 0])],
+}
+
+
+@pytest.mark.parametrize("given", MISSING.values(), ids=MISSING)
+def test_missing_labels_are_refused_with_how_many_and_where(given):
+    with pytest.raises(ValueError, match=r"^labels of 1 of 3 images are missing \(image 1: ") as e:
+        labels.encode(given)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("library", ["pyarrow", "torch"])
+def test_missing_labels_of_libraries_that_may_be_there(library):
+    module = pytest.importorskip(library)
+    if library == "torch":
+        forms = [module.tensor([0, NAN, 1], requires_grad=True)]
+        assert labels.encode(module.tensor([0, 2, 1]))[0].tolist() == [0, 2, 1]
+    else:
+        forms = [module.array(["cat", None, "dog"]), module.array([0, None, 1])]
+        forms += [forms[0].dictionary_encode(), list(forms[0]), module.chunked_array([forms[1]])]
+        assert labels.encode(module.array(["cat", "dog", "cat"]))[0].tolist() == [0, 1, 0]
+    for given in forms:
+        with pytest.raises(ValueError, match="labels of 1 of 3 images are missing"):
+            labels.encode(given)
+
+
+def test_the_first_of_many_missing_labels_are_shown():
+    with pytest.raises(ValueError, match=r"4 of 6 images .* 1: None, image 2: None, image 3: '', "):
+        labels.encode(["a", None, None, "", NAN, "b"])
+    with pytest.raises(ValueError, match="or give a class of that name another"):
+        labels.encode(["a", "null", "b"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [1, "1", 2],
+        [True, 1, 0],
+        [1.0, 1, 2],
+        ["True", True, "x"],
+        [Decimal(1), 1.0, 2],
+        ["a", "a\0", "b"],
+        np.array(["a", "a\0", "b"], object),
+        [b"a", "a", "b"],
+        ["1.0", 1.0, 2.0],
+        [(1, "a"), (True, "a"), (2, "a")],
+        ["\u00e9", "e\u0301", "b"],
+        [" a", "a", "b"],
+    ],
+    ids=repr,
+)
+def test_labels_that_read_alike_are_not_one_class_nor_two(given):
+    with pytest.raises(ValueError, match=r"\(image 0\) and .* \(image 1\), which read alike"):
+        labels.encode(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[0.0, 4.0, 2, 4.0], np.float32([0, 4, 2, 4]), jnp.array([0, 4, 2, 4], jnp.bfloat16)],
+    ids=["list", "float32", "bfloat16"],
+)
+def test_whole_floats_are_integers(given):
+    y, c, _ = labels.encode(given)
+    assert (y.tolist(), c) == ([0, 4, 2, 4], 5)
+
+
+def test_masks_and_boxes_have_whole_classes():
+    masked = np.ma.array([[0, 1]], mask=[[False, True]])
+    assert labels.from_masks([masked, np.float32([[1, 255]])], 2).tolist() == [[1, 0], [0, 1]]
+    for of in ([0.5], [NAN], [None], ["a"]):
+        with pytest.raises(ValueError, match="image 0: classes are .* not all integers"):
+            labels.from_masks([np.array([of])], 2)
+        with pytest.raises(ValueError, match="image 0: classes are .* not all integers"):
+            labels.from_boxes([[[0, 0, 1, 1]]], [of], 2)
 
 
 # ------------------------------------------------------------------------------------ distances

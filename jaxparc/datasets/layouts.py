@@ -19,15 +19,6 @@ NPZ_NAMES = (
 )
 
 
-# What pandas takes for a missing value when it reads a table.
-MISSING = frozenset(
-    (
-        *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
-        *("<NA>", "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null"),
-    )
-)
-
-
 def _read_csv(where: Path) -> Listing:
     """The columns path (from the file's own folder, or absolute), label and perhaps split."""
     try:
@@ -89,7 +80,7 @@ def _read_csv(where: Path) -> Listing:
 
 def _lacks(row: Mapping[str, str]) -> bool:
     cells = (row["path"], *map(str.strip, row["label"].split("|")))
-    return any(not cell or cell in MISSING for cell in cells)
+    return any(not cell or cell in files.MISSING for cell in cells)
 
 
 def _read_npz(root: Path) -> Listing:
@@ -156,7 +147,7 @@ def _pairs(where: str, pixels: str, x: np.ndarray, labels: str, y: np.ndarray) -
             words = (np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y.astype(str)).tolist()
         except UnicodeDecodeError as error:
             raise DatasetError(f"{where}: {labels} are not UTF-8: {error.reason}") from error
-        if lost := [i for i, word in enumerate(words) if word in MISSING or not word.strip()]:
+        if lost := [i for i, word in enumerate(words) if word in files.MISSING or not word.strip()]:
             raise DatasetError(
                 f"{where}: {len(lost)} of {labels} are missing; the first is {words[lost[0]]!r} at "
                 f"{lost[0]}"

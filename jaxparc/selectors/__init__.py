@@ -19,8 +19,10 @@ from jaxparc.selectors.dds import dds as dds
 from jaxparc.selectors.dds import reference_arrangement
 from jaxparc.selectors.hscore import hscore as hscore
 from jaxparc.selectors.knn import knn as knn
+from jaxparc.selectors.knn import lost as distances_lost
 from jaxparc.selectors.leep import leep as leep
 from jaxparc.selectors.logistic import logistic as logistic
+from jaxparc.selectors.logistic import lost as optimum_lost
 from jaxparc.selectors.nce import nce as nce
 from jaxparc.selectors.parc import annotation_ranks
 from jaxparc.selectors.parc import parc as parc
@@ -42,6 +44,10 @@ class Selector:
         needs_two: whether a class with a single image makes no sense to it.
         target: the part of the score that all models of a bank share, of the same `Probe` (without
             features) and options; None if there is none.
+        lost: of the same `Probe` and options, whether float32 is too coarse for the score, which is
+            then computed in float64; None if it never is.
+        undefined: when it is NaN.
+        bytes_per_pair: of memory that it takes per n^2, beyond products of all images.
     """
 
     function: Callable[..., Array]
@@ -51,22 +57,79 @@ class Selector:
     kinds: tuple[str, ...] = KINDS
     needs_two: bool = False
     target: Callable[..., Array] | None = None
+    lost: Callable[..., Array] | None = None
+    undefined: str = ""
+    bytes_per_pair: int = 0
 
 
 _CLASSES = ("classes",)
 
+_RANKS = 40  # bytes
+_FLAT = "an image has one value in all its standardised features"
+_DISTRIBUTION = "probs have no logarithm"
+
 SELECTORS: Mapping[str, Selector] = MappingProxyType(
     {
-        "parc": Selector(parc, "PARC", target=annotation_ranks),
-        "rsa": Selector(rsa, "RSA", ("features", "reference"), target=reference_ranks),
-        "dds": Selector(dds, "DDS", ("features", "reference"), target=reference_arrangement),
-        "nce": Selector(nce, "NCE", ("probs", "labels"), reducible=False, kinds=_CLASSES),
-        "leep": Selector(leep, "LEEP", ("probs", "labels"), reducible=False, kinds=_CLASSES),
-        "hscore": Selector(hscore, "H-Score", kinds=_CLASSES),
-        "knn": Selector(knn, "1-NN CV", needs_two=True),
-        "logistic": Selector(logistic, "Logistic", kinds=_CLASSES, needs_two=True),
+        "parc": Selector(
+            parc, "PARC", target=annotation_ranks, undefined=_FLAT, bytes_per_pair=_RANKS
+        ),
+        "rsa": Selector(
+            rsa,
+            "RSA",
+            ("features", "reference"),
+            target=reference_ranks,
+            undefined=f"{_FLAT}, or in the reference's",
+            bytes_per_pair=_RANKS,
+        ),
+        "dds": Selector(
+            dds,
+            "DDS",
+            ("features", "reference"),
+            target=reference_arrangement,
+            undefined="an image has only 0 as standardised features, or as the reference's, or all "
+            "images are equally far apart",
+            bytes_per_pair=8,
+        ),
+        "nce": Selector(
+            nce,
+            "NCE",
+            ("probs", "labels"),
+            reducible=False,
+            kinds=_CLASSES,
+            undefined=_DISTRIBUTION,
+        ),
+        "leep": Selector(
+            leep,
+            "LEEP",
+            ("probs", "labels"),
+            reducible=False,
+            kinds=_CLASSES,
+            undefined=_DISTRIBUTION,
+        ),
+        "hscore": Selector(
+            hscore, "H-Score", kinds=_CLASSES, undefined="features have no direction"
+        ),
+        "knn": Selector(
+            knn,
+            "1-NN CV",
+            needs_two=True,
+            lost=distances_lost,
+            undefined="an image's features have no direction",
+        ),
+        "logistic": Selector(
+            logistic,
+            "Logistic",
+            kinds=_CLASSES,
+            needs_two=True,
+            lost=optimum_lost,
+            undefined="no optimum is found at this size of the features: standardise them",
+        ),
         "heuristic": Selector(
-            heuristic, "Heuristic", ("layers", "source_images", "target_images"), reducible=False
+            heuristic,
+            "Heuristic",
+            ("layers", "source_images", "target_images"),
+            reducible=False,
+            undefined="layers, source_images or target_images are no positive numbers",
         ),
     }
 )
@@ -82,6 +145,8 @@ class Method:
         selector: what computes it.
         function: of one `Probe`, and of `target` if there is one.
         target: of one `Probe` without features, what all models of a bank share; or None.
+        lost: of one `Probe`, whether float32 is too coarse; or None.
+        steep: likewise, whether it is if features were rounded to float32; or None.
         needs: the fields of `Probe` that must be there.
         plus_layers: whether eq. 6 is applied to the scores of a target's models.
     """
@@ -91,8 +156,15 @@ class Method:
     selector: Selector
     function: Callable[..., Array]
     target: Callable[[Probe], Array] | None
+    lost: Callable[[Probe], Array] | None
+    steep: Callable[[Probe], Array] | None
     needs: tuple[str, ...]
     plus_layers: bool = False
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether it looks at features."""
+        return "features" in self.needs
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -117,19 +189,39 @@ def method(name: str | Callable[[Probe], Array]) -> Method:
     if matched is None or matched[1] not in SELECTORS:
         raise ValueError(f"unknown method {name!r}; known: {_known()}")
     selector = SELECTORS[matched[1]]
-    function, target = selector.function, selector.target
     title, needs = selector.title, selector.needs
+    options: tuple[tuple[str, Any], ...] = ()
     if matched[2]:
         if not selector.reducible:
             raise ValueError(f"method {name!r}: {matched[1]} takes no reduction of features")
-        reduction = (("n_dims", int(matched[2])),)
-        function = _bound(function, reduction)
-        target = target and _bound(target, reduction)
+        options = (("n_dims", int(matched[2])),)
         title += f" f={matched[2]}"
     if matched[3]:
         title += " + layers"
         needs = tuple(dict.fromkeys((*needs, "layers")))
-    return Method(name, title, selector, function, target, needs, bool(matched[3]))
+    return _method(name, title, selector, options, needs, bool(matched[3]))
+
+
+def _method(
+    label: str,
+    title: str,
+    selector: Selector,
+    options: tuple[tuple[str, Any], ...],
+    needs: tuple[str, ...],
+    plus_layers: bool = False,
+) -> Method:
+    reduction = tuple(option for option in options if option[0] == "n_dims")
+    return Method(
+        label,
+        title,
+        selector,
+        _bound(selector.function, options),
+        selector.target and _bound(selector.target, options),
+        selector.lost and _bound(selector.lost, options),
+        _bound(Probe.steep, reduction) if reduction else None,
+        needs,
+        plus_layers,
+    )
 
 
 @functools.cache
@@ -148,9 +240,7 @@ def _of_function(function: Callable[..., Array]) -> Method:
             options = tuple(sorted(bound.items()))
             label = ",".join(f"{key}={value}" for key, value in options)
             label = f"{name}({label})" if label else name
-            target = selector.target and _bound(selector.target, options)
-            function = _bound(inner, options)
-            return Method(label, label, selector, function, target, selector.needs)
+            return _method(label, label, selector, options, selector.needs)
     raise ValueError(f"{function!r} is not a selector; known: {_known()}")
 
 

@@ -45,7 +45,7 @@ def _arrangement(probe: Probe, n_dims: int | None) -> Array:
     x, kept = probe.represented(n_dims)
     # The products of centred rows are what PARC and RSA need too.
     products, mean = probe.row_products(n_dims)
-    columns = x.shape[1] if kept is None else jnp.sum(kept).astype(jnp.float32)
+    columns = x.shape[1] if kept is None else jnp.sum(kept).astype(x.dtype)
     products = products + columns * mean[:, None] * mean[None, :]
     norm = jnp.sqrt(jnp.diagonal(products))
     norm = jnp.where(jnp.any(x != 0, axis=1), norm, jnp.nan)

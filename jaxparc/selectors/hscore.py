@@ -32,12 +32,11 @@ def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:
     value of a covariance matrix, so where the rank is n - 1 it inverts rounding noise.
     """
     if n_dims is None:
-        # min(n, d) components are all there are; the standardised columns are centred already
-        left, _, kept = stats.principal(probe.represented(None)[0], probe.features.shape[0])
+        left, kept = stats.basis(probe.represented(None)[0])
     else:
         left, _, kept = probe.principal(n_dims)
-    y = jax.nn.one_hot(probe.labels, probe.num_classes)
+    y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=left.dtype)
     images = jnp.sum(y, axis=0)
     sums = stats.matmul(y.T, left)
-    between = jnp.sum(jnp.square(sums) / jnp.maximum(images, 1.0)[:, None], axis=0)
+    between = jnp.sum(jnp.square(sums), axis=1) / jnp.maximum(images, 1.0)
     return jnp.where(kept[0], jnp.sum(between), jnp.nan)

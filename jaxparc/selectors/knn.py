@@ -46,17 +46,26 @@ def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "e
     return jnp.where(jnp.all(jnp.isfinite(distances)), score, jnp.nan)
 
 
+def lost(
+    probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "euclidean"
+) -> Array:
+    """Whether float32 is too coarse for the distances; options as of `knn`."""
+    del k
+    if metric == "euclidean":
+        return probe.crowded(n_dims)
+    if metric == "cosine":  # of vectors of length 1, half the squared distance
+        distances = _distances(probe, n_dims, metric)
+        return stats.crowded(distances, jnp.ones(len(distances)), stats.CROWDED[4])
+    return jnp.bool_(False)
+
+
 def _distances(probe: Probe, n_dims: int | None, metric: str) -> Array:
     """Distances, or what orders images likewise, (n, n)."""
+    if metric == "euclidean":
+        return probe.distances(n_dims)
     x, _ = probe.reduced(n_dims)
     if metric == "l1":
         return jax.lax.map(lambda image: jnp.sum(jnp.abs(x - image), axis=1), x)
-    if metric == "euclidean":
-        # ||a - b||^2 = ||a||^2 + ||b||^2 - 2ab cancels; centring keeps the terms of the size of
-        # the distances themselves.
-        product, _ = probe.centred_gram(n_dims)
-        squares = jnp.diagonal(product)
-        return squares[:, None] + squares[None, :] - 2.0 * product
     if metric == "cosine":
         x = x / jnp.max(jnp.abs(x))
         product = stats.gram(x)
@@ -69,7 +78,9 @@ def _agreement(probe: Probe, nearest: Array) -> Array:
     """How well the labels of the (n, k) nearest images foretell each image's own."""
     k = nearest.shape[1]
     if probe.labels.ndim == 1:
-        votes = jnp.sum(jax.nn.one_hot(probe.labels[nearest], probe.num_classes), axis=1)
+        votes = jnp.sum(
+            jax.nn.one_hot(probe.labels[nearest], probe.num_classes, dtype=jnp.float32), axis=1
+        )
         most = votes == jnp.max(votes, axis=1, keepdims=True)
         own = jnp.take_along_axis(most, probe.labels[:, None], axis=1)[:, 0]
         winners = jnp.sum(most, axis=1).astype(jnp.float32)

@@ -22,7 +22,7 @@ def leep(probe: Probe) -> Array:
         () float32 <= 0: the mean log probability of the labels. A source class without any mass
         predicts nothing and adds nothing.
     """
-    y = jax.nn.one_hot(probe.labels, probe.num_classes)
+    y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=probe.probs.dtype)
     joint = stats.matmul(y.T, probe.probs)
     marginal = jnp.sum(probe.probs, axis=0)
     conditional = joint / jnp.where(marginal > 0, marginal, 1.0)

@@ -20,8 +20,8 @@ def nce(probe: Probe) -> Array:
     most probable source class of each image, negated.
 
     Args:
-        probe: needs `probs` (n, z) and `labels` (n,) classes; all c classes count, absent ones
-            too.
+        probe: needs `probs` (n, z) and `labels` (n,) classes; all c classes count, and those of
+            `absent`.
 
     Returns:
         () float32, at most about 0: the sum over all z x c cells of p(z, y) log(p(z, y) / p(z)).
@@ -31,9 +31,11 @@ def nce(probe: Probe) -> Array:
     highest = jnp.max(probe.probs, axis=1, keepdims=True)
     places = jnp.arange(z, dtype=jnp.int32)
     first = jnp.min(jnp.where(probe.probs == highest, places, z), axis=1)
-    seen = jax.nn.one_hot(first, z)
-    y = jax.nn.one_hot(probe.labels, probe.num_classes)
+    seen = jax.nn.one_hot(first, z, dtype=probe.probs.dtype)
+    y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=probe.probs.dtype)
     counts = stats.matmul(seen.T, y)
     joint = counts / n + SMOOTHING
     marginal = jnp.sum(counts, axis=1, keepdims=True) / n + SMOOTHING
-    return jnp.sum(joint * jnp.log(joint / marginal))
+    # cells of classes without an image are all alike
+    empty = jnp.sum(SMOOTHING * jnp.log(SMOOTHING / marginal))
+    return jnp.sum(joint * jnp.log(joint / marginal)) + probe.absent * empty
