@@ -159,7 +159,7 @@ def _rank(print_ranking: Ranking, args: argparse.Namespace) -> None:
         looks = _look(args, entries, probe)
         others = {path.stem for path in args.out.glob("*.npz")} - {e.name for e in entries}
         if others:
-            line = f"note: not of this bank: {_some(others)} in {args.out}"
+            line = f"note: not of this bank: {printing.some(sorted(others))} in {args.out}"
             print(printing.shown(line), file=sys.stderr)
         bank, problems = bank_features.bank_of(looks, probe), [_failed(looks)]
         if bank.features:
@@ -170,11 +170,6 @@ def _rank(print_ranking: Ranking, args: argparse.Namespace) -> None:
             problems.append(left_out and f"not scored: {left_out}")
     if problems := [problem for problem in problems if problem]:
         raise RuntimeError("; ".join(problems))
-
-
-def _some(names: set[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
 
 
 def _reference(path: str | None, probe: Any) -> Any:

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxparc import printing
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -145,9 +147,8 @@ def score(
         )
         groups.setdefault(able, []).append(method)
         if unable := [name for name in names if name not in (*able, compared)]:
-            which = ", ".join(unable[:3]) + (f" and {len(unable) - 3} more" if unable[3:] else "")
             lacking = " or ".join(n for n in needed if any(u not in given[n] for u in unable))
-            notes.append(f"{method} is NaN for {which}, without {lacking}")
+            notes.append(f"{method} is NaN for {printing.some(unable, 3)}, without {lacking}")
     if compares := [m for m in methods if bank.reference and "reference" in needs[m]]:
         which = ", ".join(compares)
         notes.append(f"model {bank.reference!r} is the reference, and left out by {which}")
