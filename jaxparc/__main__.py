@@ -7,8 +7,7 @@ it was interrupted.
 
 import argparse
 import sys
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_score(commands)
-    bank_commands.add(commands, _print_ranking)
+    bank_commands.add(commands)
     weights_commands.add(commands)
     _add_data(commands)
     return parser
@@ -109,53 +108,10 @@ def _score(args: argparse.Namespace) -> None:
     if args.models is not None:
         names = [name for name in bank.features if name != bank.reference]
         others = [bank.reference] if bank.reference else []
-        facts = feature_files.read_facts(args.models, names, others)
-    if left_out := _print_ranking(args, bank, {**facts, "target_images": args.target_images}):
+        facts |= feature_files.read_facts(args.models, names, others)
+    facts["target_images"] = args.target_images
+    if left_out := scoring.print_ranking(args, bank, facts):
         raise RuntimeError(f"not scored: {left_out}")
-
-
-def _print_ranking(
-    args: argparse.Namespace,
-    bank: Any,
-    facts: Mapping[str, Any],
-    where: Mapping[str, str] = scoring.FROM,
-) -> str:
-    """Scores a bank, prints the table and writes it.
-
-    Args:
-        args: with methods, probs, reference, num_classes and out.
-        bank: a `feature_files.Bank`.
-        facts: what methods need besides it -> that, as far as it is known.
-        where: what methods need -> where it would come from.
-
-    Returns:
-        Which methods were left out and why, on one line; empty if none.
-    """
-    from rich.console import Console
-
-    from jaxparc import feature_files, files
-
-    given: dict[str, Any] = {**dict.fromkeys(scoring.FROM), **facts, "probs": bank.probs}
-    if args.reference is not None:
-        given["reference"] = feature_files.read_array(args.reference, "features")
-    plan = scoring.plan(args, bank.labels, args.num_classes, given, where)
-    table = args.out / "scores.csv"
-    try:
-        with (
-            warnings.catch_warnings(record=True) as caught,
-            files.replacing(table) as temporary,
-            Console(stderr=True).status(f"Scoring {printing.count(len(bank.features), 'model')}"),
-        ):
-            warnings.simplefilter("always")
-            scores, notes = scoring.score(bank, plan.methods, given, num_classes=args.num_classes)
-            scores.to_csv(temporary)
-    except OSError as error:
-        raise RuntimeError(f"cannot write {table}: {error.strerror}") from error
-    print(scores)
-    for note in dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]):
-        print(f"note: {printing.shown(note)}", file=sys.stderr)
-    print(printing.shown(f"written to {table}"))
-    return "; ".join(dict.fromkeys(plan.left_out.values()))
 
 
 def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:

@@ -1,25 +1,17 @@
 """The commands that let the models of a bank look at a target: extract and rank."""
 
 import argparse
-import functools
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from jaxparc import printing, scoring
 
-Ranking: TypeAlias = Callable[[argparse.Namespace, Any, Mapping[str, Any], Mapping[str, str]], str]
 
-
-def add(commands: "argparse._SubParsersAction[Any]", print_ranking: Ranking) -> None:
-    """Adds the commands, each with the function that runs it.
-
-    Args:
-        commands: of the command line.
-        print_ranking: scores a bank and prints the table, with which `rank` ends.
-    """
+def add(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Adds the commands, each with the function that runs it."""
     bank = argparse.ArgumentParser(add_help=False)
     bank.add_argument("bank", metavar="BANK", help="bank.toml: models, and where their weights are")
     bank.add_argument("target", metavar="TARGET", help="of data list, or folder:PATH, csv:, npz:")
@@ -46,7 +38,7 @@ def add(commands: "argparse._SubParsersAction[Any]", print_ranking: Ranking) -> 
         description="Rank pretrained models by how good they will be after fine-tuning.",
     )
     scoring.add_options(rank)
-    rank.set_defaults(run=functools.partial(_rank, print_ranking))
+    rank.set_defaults(run=_rank)
 
 
 def _opened(args: argparse.Namespace) -> tuple[list[Any], Any]:
@@ -140,7 +132,7 @@ _FROM = {
 }
 
 
-def _rank(print_ranking: Ranking, args: argparse.Namespace) -> None:
+def _rank(args: argparse.Namespace) -> None:
     from jaxparc import bank_features
 
     entries, probe = _opened(args)
@@ -159,22 +151,17 @@ def _rank(print_ranking: Ranking, args: argparse.Namespace) -> None:
         looks = _look(args, entries, probe)
         others = {path.stem for path in args.out.glob("*.npz")} - {e.name for e in entries}
         if others:
-            line = f"note: not of this bank: {_some(others)} in {args.out}"
+            line = f"note: not of this bank: {printing.some(sorted(others))} in {args.out}"
             print(printing.shown(line), file=sys.stderr)
         bank, problems = bank_features.bank_of(looks, probe), [_failed(looks)]
         if bank.features:
             try:
-                left_out = print_ranking(args, bank, facts, _FROM)
+                left_out = scoring.print_ranking(args, bank, facts, _FROM)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"features are kept in {args.out}") from None
             problems.append(left_out and f"not scored: {left_out}")
     if problems := [problem for problem in problems if problem]:
         raise RuntimeError("; ".join(problems))
-
-
-def _some(names: set[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
 
 
 def _reference(path: str | None, probe: Any) -> Any:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import files
+from jaxparc import files, printing
 
 Colour = tuple[float, float, float]
 
@@ -73,7 +73,7 @@ def read(path: str | Path) -> list[Entry]:
     try:
         content = tomllib.loads(files.read_text(path))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{path} cannot be read: {printing.reason(error)}") from error
     except RecursionError:
         raise ValueError(f"{path} cannot be read: it is nested too deeply") from None
     except ValueError as error:  # no TOML, no UTF-8, or a number that Python does not take
@@ -141,14 +141,8 @@ class Key(NamedTuple):
     seen: bool = True
 
 
-def _is_plain(text: str) -> bool:
-    """Whether there is nothing in a text that a terminal or a file system takes for a command."""
-    kinds = map(unicodedata.category, text)
-    return all(kind[0] != "C" and kind not in ("Zl", "Zp") for kind in kinds)
-
-
 def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and _is_plain(value) and bool(value)
+    return isinstance(value, str) and bool(value) and printing.visible(value) == value
 
 
 def _is_number(value: Any) -> bool:

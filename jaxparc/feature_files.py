@@ -45,7 +45,7 @@ class ArrayFile:
             with array_files.Archive(self.path) as archive:
                 array = archive[self.member]
         except (OSError, KeyError) as error:  # it was there when the bank was opened
-            raise ValueError(f"{self.path} cannot be read: {_reason(error)}") from error
+            raise ValueError(f"{self.path} cannot be read: {printing.reason(error)}") from error
         return array if dtype is None else array.astype(dtype)
 
 
@@ -144,7 +144,7 @@ def read_labels(path: str | Path) -> np.ndarray:
     try:
         found = [line.strip() for line in files.read_text(path).split("\n")]
     except OSError as error:
-        raise ValueError(f"{path} cannot be read as labels: {_reason(error)}") from error
+        raise ValueError(f"{path} cannot be read as labels: {printing.reason(error)}") from error
     while found and not found[-1]:
         found.pop()
     if not found or not all(found):
@@ -204,7 +204,7 @@ def read_facts(
     try:
         head, table = files.read_table(Path(path), ours=True)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
+        raise ValueError(f"{path} cannot be read: {printing.reason(error)}") from error
     if "model" not in head:
         raise ValueError(f"{path} has no column 'model'")
     columns = [column for column in ("layers", "source_images") if column in head]
@@ -244,7 +244,7 @@ def _arrays(path: Path) -> dict[str, ArrayFile]:
                 for name, header in archive.headers.items()
             }
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
+        raise ValueError(f"{path} cannot be read: {printing.reason(error)}") from error
 
 
 def _labels(
@@ -280,8 +280,3 @@ def _labels(
             )
     assert first is not None
     return first[1]
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the path, which the message has already."""
-    return str(getattr(error, "strerror", None) or error)

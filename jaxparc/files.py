@@ -68,6 +68,7 @@ def clear(folder: Path, name: str = "*") -> None:
 
 
 LONGEST = 200  # bytes of a name: the file system takes 255, endings and temporary names included
+# Marks of direction, alone of the characters that format: those that join emoji may be in names.
 _BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 # What a narrow encoding lacks of what our tables are written with.
 _PLAIN = {"±": "+/-", "–": "-", "…": "...", "≈": "~", "’": "'", "×": "x"}  # noqa: RUF001
@@ -57,6 +57,11 @@ def line(error: BaseException) -> str:
     return shown(re.sub(r"\s*\n\s*", " ", text.strip())) or type(error).__name__
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong, without the path, which the message has already."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def markdown(text: str) -> str:
     """A cell or a paragraph of Markdown that shows the text as it is."""
     text = re.sub(r"[\\`*|]", r"\\\g<0>", html(text, quote=False))
@@ -71,6 +76,12 @@ def html(text: str, *, quote: bool = True) -> str:
 def count(number: int, one: str, several: str | None = None) -> str:
     """How many there are: "1 model", "2 models"."""
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """Names, the first `most` of many: "a, b and 3 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def stdout_encoding() -> str:

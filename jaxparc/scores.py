@@ -283,9 +283,7 @@ class BankScores:
         runs = len(self.values_per_run)
         if runs < 2 or len(self.names) < 2 or not (tied := self.tied()):
             return ""
-        others = ", ".join(map(str, tied[1 : 1 + LISTED])) or "none"
-        if len(tied) > 1 + LISTED:
-            others += f" and {len(tied) - 1 - LISTED} more"
+        others = printing.some(list(map(str, tied[1:])), LISTED) or "none"
         how = f"95 %, paired over {runs} probe sets"
         return f"not told apart from the best by {self.methods[0]}: {others} ({how})"
 

@@ -3,8 +3,12 @@ the rest.
 """
 
 import argparse
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxparc import printing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,9 +149,8 @@ def score(
         )
         groups.setdefault(able, []).append(method)
         if unable := [name for name in names if name not in (*able, compared)]:
-            which = ", ".join(unable[:3]) + (f" and {len(unable) - 3} more" if unable[3:] else "")
             lacking = " or ".join(n for n in needed if any(u not in given[n] for u in unable))
-            notes.append(f"{method} is NaN for {which}, without {lacking}")
+            notes.append(f"{method} is NaN for {printing.some(unable, 3)}, without {lacking}")
     if compares := [m for m in methods if bank.reference and "reference" in needs[m]]:
         which = ", ".join(compares)
         notes.append(f"model {bank.reference!r} is the reference, and left out by {which}")
@@ -167,3 +170,51 @@ def score(
         columns = [methods.index(method) for method in of_these]
         values[:, np.array(rows)[:, None], np.array(columns)] = found.values_per_run
     return Scored(jaxparc.BankScores(names, tuple(methods), values), notes)
+
+
+def print_ranking(
+    args: argparse.Namespace,
+    bank: "Bank",
+    facts: Mapping[str, Any],
+    where: Mapping[str, str] = FROM,
+) -> str:
+    """Scores a bank, prints the table and writes it.
+
+    Args:
+        args: with methods, probs, reference, num_classes and out.
+        bank: as it was read.
+        facts: what methods need besides it -> that, as far as it is known.
+        where: what methods need -> where it would come from.
+
+    Returns:
+        Which methods were left out and why, on one line; empty if none.
+
+    Raises:
+        ValueError: as of `plan` and `score`.
+        RuntimeError: the table cannot be written.
+    """
+    from rich.console import Console
+
+    from jaxparc import feature_files, files
+
+    given: dict[str, Any] = {**dict.fromkeys(FROM), **facts, "probs": bank.probs}
+    if args.reference is not None:
+        given["reference"] = feature_files.read_array(args.reference, "features")
+    methods, left_out = plan(args, bank.labels, args.num_classes, given, where)
+    table = args.out / "scores.csv"
+    try:
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            files.replacing(table) as temporary,
+            Console(stderr=True).status(f"Scoring {printing.count(len(bank.features), 'model')}"),
+        ):
+            warnings.simplefilter("always")
+            scores, notes = score(bank, methods, given, num_classes=args.num_classes)
+            scores.to_csv(temporary)
+    except OSError as error:
+        raise RuntimeError(f"cannot write {table}: {error.strerror}") from error
+    print(scores)
+    for note in dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]):
+        print(f"note: {printing.shown(note)}", file=sys.stderr)
+    print(printing.shown(f"written to {table}"))
+    return "; ".join(dict.fromkeys(left_out.values()))

@@ -158,9 +158,8 @@ def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     lines = out.splitlines()
-    assert (
-        lines[0] == "hues: 48 images to train on, 3 classes: class0 (16), class1 (16), class2 (16)"
-    )
+    classes = ", ".join(f"class{i} 16 + 4" for i in range(3))
+    assert lines[0] == f"hues: 3 classes; images: train 48, test 12: {classes}"
     assert [line.split(":")[0] for line in lines[1:4]] == ["1/3 a", "2/3 b", "3/3 c"]
     (folder,) = (bank / "features").glob("bank-hues-??????")
     assert f"written to {folder.relative_to(bank)}/scores.csv" in out

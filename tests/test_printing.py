@@ -38,6 +38,8 @@ def test_an_error_is_one_line_with_its_file():
     assert printing.line(OSError(28, "No space left", "x\n.csv")) == "x .csv: No space left"
     assert printing.line(OSError(28, "No space left")) == "output: No space left"
     assert printing.line(KeyError()) == "KeyError"
+    assert printing.reason(OSError(28, "No space left", "x.csv")) == "No space left"
+    assert printing.reason(OSError("it is cut off")) == "it is cut off"
 
 
 @pytest.mark.parametrize("text", ["<svg onload=x>", "a|b", "[x](javascript:y)", "`*a*`", HOSTILE])
@@ -59,6 +61,14 @@ def test_one_is_no_plural():
     counts = [printing.count(n, "model") for n in (0, 1, 2, 1000)]
     assert counts == ["0 models", "1 model", "2 models", "1,000 models"]
     assert printing.count(2, "class", "classes") == "2 classes"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [("", ""), ("ab", "a, b"), ("abc", "a, b, c"), ("abcde", "a, b, c and 2 more")],
+)
+def test_of_many_names_the_first_are_said(names, said):
+    assert printing.some(names, 3) == said
 
 
 def command(code, **options):

@@ -5,7 +5,7 @@ import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -38,7 +38,7 @@ _LEFT = frozenset(
     )
 )
 _DEEPEST = 64
-SHOWN = 5  # names or endings in a message
+SHOWN = 5  # endings of names, or arrays, in a message
 
 
 class Item(NamedTuple):
@@ -224,13 +224,13 @@ def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder
         for folder in holding
         if folder.total() > len(folder.images) and (not folder.images or None not in splits)
     ]
-    names = some([folder.name for folder in holding])
+    names = printing.some([folder.name for folder in holding])
     if not deep:
         if len({split for split in splits if split}) > 1:
             flat = [folder.name for folder in holding if split_of(folder.name)]
             raise DatasetError(
-                f"folder:{root}: {some(flat)} are splits, and hold images without a folder per "
-                "class"
+                f"folder:{root}: {printing.some(flat)} are splits, and hold images without a "
+                "folder per class"
             )
         return {"train": top}
     for folder in top.folders:
@@ -249,8 +249,9 @@ def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder
         trained = [folder for folder in deep if split_of(folder.name) == "train"]
         hint = f"folder:{trained[0].path} reads that alone; " if trained else ""
         raise DatasetError(
-            f"folder:{root}: {some(flat)} hold{'s' * (len(flat) < 2)} images, and "
-            f"{some([folder.name for folder in deep])} only folders of images; {hint}{known}"
+            f"folder:{root}: {printing.some(flat)} hold{'s' * (len(flat) < 2)} images, and "
+            f"{printing.some([folder.name for folder in deep])} only folders of images; {hint}"
+            f"{known}"
         )
     if None in splits or "train" not in splits:
         raise DatasetError(
@@ -263,13 +264,6 @@ def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder
     passed["images beside the folders of splits"] += len(top.images)
     folders = dict(zip(splits, holding, strict=True))
     return {split: folders[split] for split in SPLITS if split in folders}
-
-
-def some(names: Sequence[str]) -> str:
-    """Names, the first few of many."""
-    return ", ".join(names[:SHOWN]) + (
-        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    )
 
 
 def _check_class(root: Path, cls: _Folder, others: set[str]) -> None:

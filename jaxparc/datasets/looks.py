@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxparc import files, images
+from jaxparc import files, images, printing
 from jaxparc.datasets import folders
 
 
@@ -111,13 +111,13 @@ def _look(path: Path) -> _Look:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         may_pass = not isinstance(error, FileNotFoundError)
-        return _Look(error.strerror or str(error), may_pass=may_pass)
+        return _Look(printing.reason(error), may_pass=may_pass)
     except ValueError as error:
         return _Look(str(error).removeprefix(f"{path} "))
     try:
         image = images.open_rgb(path, side=1)
     except (OSError, ValueError) as error:
-        return _Look(getattr(error, "strerror", None) or str(error), digest)
+        return _Look(printing.reason(error), digest)
     except MemoryError:
         return _Look("too little memory to decode it", digest, may_pass=True)
     return _Look("", digest, image.info.get("largest"))

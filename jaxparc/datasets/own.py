@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import images, sampling
+from jaxparc import images, printing, sampling
 from jaxparc.datasets import folders, layouts, looks
 from jaxparc.datasets.folders import Item
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
@@ -77,7 +77,7 @@ class OwnRows:
             try:
                 image = images.encoded(image)
             except (OSError, ValueError) as error:
-                why = getattr(error, "strerror", None) or error
+                why = printing.reason(error)
                 raise DatasetError(f"{image} cannot be read any more: {why}") from error
         return {"image": image, "label": self._class(label)}
 
@@ -261,7 +261,7 @@ def _alike(classes: Sequence[str]) -> str:
         key = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
         groups.setdefault(key, []).append(label)
     several = [" and ".join(map(ascii, group)) for group in groups.values() if len(group) > 1]
-    return folders.some(several)
+    return printing.some(several)
 
 
 def _split(address: Address, items: list[Item]) -> Groups:

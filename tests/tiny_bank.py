@@ -1,0 +1,58 @@
+"""A bank of models that take no time, images for them, and the commands on it."""
+
+import types
+
+import numpy as np
+from PIL import Image
+
+from jaxparc import bank_features
+from jaxparc.__main__ import main
+from jaxparc.datasets import own
+
+MODEL = """[[model]]
+name = "{0}"
+architecture = "resnet18"
+weights = "{0}.bin"
+size = 32
+"""
+
+
+def pictures(folder, counts=(16, 16, 16), seed=0):
+    rng = np.random.default_rng(seed)
+    for k, count in enumerate(counts):
+        for i in range(count):
+            file = folder / f"class{k}" / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (6, 6, 3), np.uint8)).save(file)
+
+
+def three_models(tmp_path, monkeypatch):
+    """Three models, of which the last has no head; they see what follows from their weights."""
+    for i, name in enumerate("abc"):
+        (tmp_path / f"{name}.bin").write_bytes(bytes([i]))
+    (tmp_path / "bank.toml").write_text("\n".join(MODEL.format(name) for name in "abc"))
+    pictures(tmp_path / "x" / "pics")
+    own.open_set.cache_clear()
+    looked = []
+
+    def look(entry, probe, batch_size):
+        looked.append(entry.name)
+        rng = np.random.default_rng([*entry.weights.read_bytes(), len(probe.labels)])
+        features = rng.normal(size=(len(probe.labels), 8)).astype(np.float32)
+        features += 3 * np.eye(3, 8, dtype=np.float32)[probe.labels]
+        probs = rng.dirichlet(np.ones(4), len(probe.labels)).astype(np.float32)
+        return {"features": features} | ({} if entry.name == "c" else {"probs": probs}), ()
+
+    monkeypatch.setattr(bank_features, "_look", look)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    return types.SimpleNamespace(path=tmp_path, looked=looked)
+
+
+def rank(*words, bank="bank.toml", target="folder:x/pics", command="rank", images="30"):
+    return main([command, bank, target, "--images", images, *words])
+
+
+def rows(folder):
+    lines = (folder / "scores.csv").read_text().splitlines()
+    return {line.split(",")[0]: [float(cell) for cell in line.split(",")[1:]] for line in lines[1:]}
