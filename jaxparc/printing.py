@@ -48,13 +48,21 @@ def lines(text: str) -> str:
     return "\n".join(map(shown, text.split("\n")))
 
 
+_LONGEST = 700  # characters of an error: it may list every array of a network
+
+
 def line(error: BaseException) -> str:
-    """An error as one line that names its file."""
+    """An error as one line that names its file; of a long list, the beginning and the end."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         what = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "output"
         text = f"{what}: {error.strerror}"
-    return shown(re.sub(r"\s*\n\s*", " ", text.strip())) or type(error).__name__
+    else:  # lists have a line for each item, behind a colon
+        text = re.sub(r"\s*\n\s*", "; ", re.sub(r":\s*\n\s*", ": ", text.strip()))
+    text = re.sub(r"\s*\n\s*", " ", text)
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 200]} ... {text[-200:]}"
+    return shown(text) or type(error).__name__
 
 
 def reason(error: BaseException) -> str:

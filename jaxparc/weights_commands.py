@@ -281,6 +281,9 @@ def _convert(args: argparse.Namespace) -> None:
     if not args.architecture and loaded.scheme != "jaxparc":
         lines.append(f"  note: taken for {name} by its names; --architecture says otherwise")
     lines += [f"  note: {note}" for note in loaded.notes]
-    lines += [f"  left out: {name}" for name in loaded.left_out]
+    counters = [name for name in loaded.left_out if name.endswith("num_batches_tracked")]
+    lines += [f"  left out: {name}" for name in loaded.left_out if name not in counters]
+    if counters:
+        lines.append(f"  left out: {printing.count(len(counters), 'name')} *num_batches_tracked")
     for line in (*lines, f"written to {args.destination}"):
         print(printing.shown(line))

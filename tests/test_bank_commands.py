@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -225,8 +226,16 @@ def test_rank_takes_a_reference(bank, capsys):
     assert rank("--out", "f", command="extract") == 0
     words = ("--methods", "rsa", "dds", "--reference", "f/b.npz")
     assert rank(*words, "--out", "f") == 0
-    assert rows(bank.path / "f")["b"] == pytest.approx([100, 100], abs=1e-3)
-    assert list(rows(bank.path / "f")) == ["a", "b", "c"]  # what is ranked is what the bank has
+    found = rows(bank.path / "f")
+    assert list(found) == ["a", "b", "c"]  # what is ranked is what the bank has
+    assert np.isnan(found["b"]).all()
+    assert np.isfinite([found["a"], found["c"]]).all()
+    note = "note: model 'b' is the reference, and left out by rsa, dds\n"
+    assert note in capsys.readouterr().err
+    # a copy elsewhere is no other model
+    shutil.copy(bank.path / "f" / "b.npz", bank.path / "copy.npz")
+    assert rank(*words[:-1], "copy.npz", "--out", "f") == 0
+    assert np.isnan(rows(bank.path / "f")["b"]).all()
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,10 @@ def test_what_is_shown_is_in_the_encoding(encoding):
 
 
 def test_an_error_is_one_line_with_its_file():
-    assert printing.line(ValueError("a\n  b\x1b")) == r"a b\x1b"
+    assert printing.line(ValueError("a:\n  b\x1b\n  c")) == r"a: b\x1b; c"
+    long = printing.line(ValueError("x" * 5000 + "the end"))
+    assert len(long) < 800
+    assert long.endswith("the end")
     assert printing.line(OSError(28, "No space left", "x\n.csv")) == "x .csv: No space left"
     assert printing.line(OSError(28, "No space left")) == "output: No space left"
     assert printing.line(KeyError()) == "KeyError"

@@ -85,7 +85,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         away = jnp.where(reach > LEAST[squares.dtype.itemsize], away, jnp.nan)
         if squares.dtype == jnp.float64:  # there are no more digits to ask for
             away = jnp.where(_drowned(probe, n_dims), jnp.nan, away)
-        return 100.0 * right, away
+        return jnp.minimum(100.0 * right, 100.0), away  # the mean of ones may be more
 
     return probe._once(("logistic", n_dims), compute)
 

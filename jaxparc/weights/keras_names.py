@@ -43,7 +43,7 @@ def resnet50(state: State, facts: Facts) -> Translated | None:
         if mean in kept and (bias := kept.pop(f"{conv}.bias", None)) is not None:
             kept[mean] = kept[mean] - bias
     images = Variant({"stride_in_1x1": True}, CAFFE_MEAN, CAFFE_STD, bgr=True)
-    return Translated("keras", kept, left_out, {"": images})
+    return Translated("keras", kept, left_out, {"": images}, notes=_on_heads(left_out))
 
 
 def mobilenet_v2(state: State, facts: Facts) -> Translated | None:
@@ -55,7 +55,7 @@ def mobilenet_v2(state: State, facts: Facts) -> Translated | None:
     head = module_key("mobilenet_v2", "head")
     kept, left_out = _renamed(state, short, _mobilenet, head)
     images = Variant({"eps": 1e-3, "same_padding": True}, _HALF, _HALF)
-    return Translated("keras", kept, left_out, {"": images})
+    return Translated("keras", kept, left_out, {"": images}, notes=_on_heads(left_out))
 
 
 def _short(state: State) -> dict[str, list[str]]:
@@ -107,6 +107,14 @@ def _renamed(
             depthwise = leaf == "depthwise_kernel" or "depthwise" in layer
             kept[f"{place}.{_LEAVES[leaf]}"] = _laid_out(leaf, state[key], depthwise)
     return kept, tuple(left_out)
+
+
+def _on_heads(left_out: tuple[str, ...]) -> tuple[str, ...]:
+    """That a head of several layers is left out, and with it the class probabilities."""
+    layers = sorted({key.split("/")[-2] for key in left_out if "/" in key})
+    return (
+        (f"its head, {', '.join(layers)}, is left out, and so it has no probs",) if layers else ()
+    )
 
 
 def _laid_out(leaf: str, array: np.ndarray, depthwise: bool) -> np.ndarray:
