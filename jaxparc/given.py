@@ -145,11 +145,13 @@ def look(what: str, array: Any) -> Look:
     narrow = x.dtype == np.float32
     with np.errstate(invalid="ignore"):  # NaN
         highest, lowest = (edge.astype(np.float64) for edge in (x.max(axis=0), x.min(axis=0)))
-    nothing = np.zeros(x.shape, np.float32)
+    flaw = None
     if not (np.isfinite(highest).all() and np.isfinite(lowest).all()):
-        return Look(nothing, x, flaw="not finite")
-    if (highest == lowest).all():
-        return Look(nothing, x, flaw="the same for every image")
+        flaw = "not finite"
+    elif (highest == lowest).all():
+        flaw = "the same for every image"
+    if flaw:
+        return Look(np.zeros(x.shape, np.float32), x, flaw=flaw)
     largest = np.maximum(abs(highest), abs(lowest))
     exponent = int(np.frexp(largest.max())[1])
     if LARGEST[0] < exponent <= LARGEST[1]:
@@ -214,14 +216,14 @@ def check_probabilities(name: str, probs: np.ndarray) -> None:
 
 
 def reference(reference: Any, n: int) -> np.ndarray:
-    """The features of the reference model, (n, d) float64."""
+    """The features of the reference model, (n, d) float32, or float64 if that is too coarse."""
     shape = tuple(np.shape(reference))
     if len(shape) != 2 or shape[0] != n:
         raise ValueError(f"reference has shape {shape}; expected ({n}, d)")
     found = look("reference", reference)
     if found.flaw:
         raise ValueError(f"reference is {found.flaw}")
-    return found.float64()
+    return found.float64() if found.rounded or found.coarse else found.features
 
 
 def of_model(argument: str, value: PerModel | None, name: Any, index: int) -> float:

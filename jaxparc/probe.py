@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxparc import stats
+from jaxparc import components, stats
 
 # The last singular value asked for over the first, below which the components of features that were
 # rounded to float32 are not relied on.
@@ -73,10 +73,10 @@ class Probe:
     # methods asked for together share it; XLA alone does not find all of it.
 
     def principal(self, n_dims: int) -> tuple[Array, Array, Array]:
-        """Singular vectors, singular values and which count, see `stats.principal`."""
+        """Singular vectors, singular values and which count, see `components.principal`."""
         return self._once(
             ("principal", n_dims),
-            lambda: stats.principal(self.features, n_dims, self.centred_gram(None)),
+            lambda: components.principal(self.features, n_dims, self.centred_gram(None)),
         )
 
     def reduced(self, n_dims: int | None) -> tuple[Array, Array | None]:

@@ -49,13 +49,13 @@ class Programs:
     def targets(self, shared: Fields) -> tuple[Any, ...]:
         """Per method, what all models of a bank share, None if nothing.
 
-        Of a reference in float64: its size and offset do not matter either.
+        In float64 if a reference is: its size and offset do not matter either.
         """
         prepare = _compiled_targets(tuple(m.target for m in self.methods), *self._options())
-        if "reference" not in shared:
+        if shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
             return prepare(shared)
         with _float64():
-            return jax.tree.map(np.asarray, prepare(shared))
+            return jax.tree.map(lambda found: np.asarray(found, np.float32), prepare(shared))
 
     def scores(
         self, models: list[Model], shared: Fields, targets: tuple[Any, ...]
@@ -64,8 +64,7 @@ class Programs:
         functions = tuple(m.function for m in self.methods)
         checks = tuple((m.lost, m.steep) for m in self.methods)
         run = _compiled(functions, checks, *self._options())
-        narrow = jax.tree.map(np.float32, targets)
-        found = np.asarray(run(tuple(m.fields for m in models), shared, narrow))
+        found = np.asarray(run(tuple(m.fields for m in models), shared, targets))
         scores: dict[int, np.ndarray] = {}
         for model, (score, lost, steep) in zip(models, found, strict=True):
             look = model.look
@@ -91,7 +90,8 @@ class Programs:
         }
         with _float64():
             run = _compiled(functions, ((None, None),) * len(functions), *self._options())
-            found = run((model.fields | wide,), shared, jax.tree.map(np.float64, targets))
+            of_bank = jax.tree.map(lambda found: np.asarray(found, np.float64), targets)
+            found = run((model.fields | wide,), shared, of_bank)
             return np.asarray(found)[0, 0]
 
     def _options(self) -> tuple[int, bool, int]:

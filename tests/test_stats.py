@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxparc import stats
+from jaxparc import components, stats
 
 SHAPES = [(24, 7), (9, 30)]
 
@@ -12,7 +12,7 @@ SHAPES = [(24, 7), (9, 30)]
 standardize = jax.jit(stats.standardize)
 corrcoef = jax.jit(stats.corrcoef)
 spearman = jax.jit(stats.spearman)
-pca = jax.jit(stats.pca, static_argnums=1)
+pca = jax.jit(components.pca, static_argnums=1)
 
 
 def drawn(*shape, seed=0):
@@ -271,7 +271,7 @@ def test_cka_of_a_constant_matrix_is_nan(n):
 def test_pca_of_many_images_is_an_svd_in_float64(f, decay):
     # enough images for the subspace iteration; decay 0 is noise, whose values lie close together
     n, d = 200, 300
-    assert f + stats.OVERSAMPLES <= min(n // 3, d // 2)
+    assert f + components.OVERSAMPLES <= min(n // 3, d // 2)
     x = (drawn(n, d) * np.arange(1, d + 1) ** -decay + 3).astype(np.float32)
     expected, values = pca_float64(x, f)
     scores, kept = pca(jnp.asarray(x), f)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxparc import stats
+from jaxparc import components, stats
 from jaxparc.probe import Probe
 
 
@@ -32,7 +32,7 @@ def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:
     value of a covariance matrix, so where the rank is n - 1 it inverts rounding noise.
     """
     if n_dims is None:
-        left, kept = stats.basis(probe.represented(None)[0])
+        left, kept = components.basis(probe.represented(None)[0])
     else:
         left, _, kept = probe.principal(n_dims)
     y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=left.dtype)

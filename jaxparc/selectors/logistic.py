@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxparc import stats
+from jaxparc import components, stats
 from jaxparc.probe import Probe
 
 # Newton steps at most, and conjugate gradient steps in each. By the bytes of a number: the gradient
@@ -94,7 +94,7 @@ def _drowned(probe: Probe, n_dims: int | None) -> Array:
     """Whether a component that the ridge lets through is below rounding of the largest square."""
     x, _ = probe.reduced(n_dims)
     if n_dims is None:
-        squares = jnp.square(stats.principal(x, min(x.shape))[1])
+        squares = jnp.square(components.principal(x, min(x.shape))[1])
     else:
         squares = jnp.sum(jnp.square(x), axis=0)
     real = squares if probe.scale is None else squares * jnp.square(probe.scale)
@@ -113,10 +113,10 @@ def halves(labels: Array) -> Array:
     Returns:
         (n,) int32, each side in its own order.
     """
-    n = labels.shape[0]
-    same = labels[:, None] == labels[None, :]
-    before = jnp.sum(same & jnp.tri(n, k=-1, dtype=bool), axis=1)  # images of its class
-    of_class = jnp.sum(same, axis=1)
+    by_class = jnp.argsort(labels, stable=True)
+    start = jnp.searchsorted(labels[by_class], labels)
+    of_class = jnp.searchsorted(labels[by_class], labels, side="right") - start
+    before = jnp.argsort(by_class).astype(start.dtype) - start  # images of its class
     first = 2 * before + 1 < of_class
     middle = 2 * before + 1 == of_class
     first = first | (middle & (jnp.cumsum(middle) <= (jnp.sum(middle) + 1) // 2))
