@@ -699,6 +699,24 @@ def test_what_our_own_files_say_of_themselves_is_checked(key, value, message, st
         models.load("resnet18", path)
     assert str(error.value).startswith(f"{path}: ")
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"channels": "bgr"},
+        {"stride_in_1x1": True},
+        {"variant": "msra"},
+        {"scheme": "detectron2"},
+        {"ignore": ["criterion.*"]},
+    ],
+)
+def test_what_our_own_files_have_decided_is_not_passed_over_in_silence(given, state, tmp_path):
+    path = tmp_path / "w.safetensors"
+    native.save(models.load("resnet18", pickled(tmp_path / "w.pkl", state)), path)
+    agreed = models.load("resnet18", path, channels="rgb", stride_in_1x1=False)
+    assert_is(agreed, state)
+    with pytest.raises(WeightsError, match=next(iter(given))):
+        models.load("resnet18", path, **given)
+
 
 def test_what_weights_decided_is_kept(tmp_path):
     loaded = models.load("mobilenet_v2", tfjs(tmp_path, keras_mobilenet(state_of("mobilenet_v2"))))
