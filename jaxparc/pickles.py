@@ -227,7 +227,7 @@ class _Unpickler(pickle._Unpickler):
         self._names, self._outside, self._inert = names, outside, inert
         self._unencoded = len(file.getbuffer())
         self._uncopied = 1000 + 4 * len(file.getbuffer())
-        self.dispatch = _Charged(len(file.getbuffer()))
+        self.dispatch = _Charged(len(file.getbuffer()))  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for what the file names."""

@@ -141,7 +141,6 @@ BOMBS = {
         b"X\x06\x00\x00\x00latin1q\x020]" + b"h\x00h\x01h\x02\x86Ra" * 100_000 + b"."
     ),
     "sets": b"\x80\x04" + b"\x8f" * 2_000_000 + b".",
-    "marks": b"\x80\x04" + b"(" * 6_000_000 + b".",
     "memoised": b"\x80\x04N" + b"\x94" * 3_000_000 + b".",
     "dtype": b"cnumpy\ndtype\n(X\x0b\x00\x00\x00U9000000000tR.",
 }

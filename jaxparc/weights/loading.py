@@ -156,7 +156,7 @@ _TIMM: Mapping[str, str] = {
     "mobilenet_v2": r"mobilenetv2_100",
 }
 # Of timm's, what has the names of a ResNet and is none.
-_ALIKE = re.compile(r"resnet(blur|aa)\d+\w*")
+_ALIKE = re.compile(r"blur|anti_?alias|(^|[^a-z])(resnet)?_?aa(\d|_|$)", re.IGNORECASE)
 
 
 def _check_same(name: str, facts: Facts) -> None:
@@ -164,7 +164,7 @@ def _check_same(name: str, facts: Facts) -> None:
     told = str(facts.get("config", facts.get("arch", ""))).partition(".")[0]
     known = _TIMM.get(name, rf"(tf_)?{name}")
     other = "config" in facts and not re.fullmatch(known, told)
-    if other or _ALIKE.fullmatch(told):
+    if other or _ALIKE.search(told):
         raise WeightsError(f"it says that it is of {told[:60]}, which is another network")
 
 
