@@ -265,7 +265,7 @@ def seen_by(entry: Entry) -> dict[str, Any]:
 
 def _content(weights: Path) -> str:
     """A hash of weights: of the file and what may lie beside it for it, or of a folder's files."""
-    if weights.is_dir() or weights.suffix == ".json":  # which names other files
+    if weights.is_dir() or _names_others(weights):
         folder = weights if weights.is_dir() else weights.parent
         paths = sorted(path for path in folder.iterdir() if path.is_file())
     else:
@@ -277,6 +277,13 @@ def _content(weights: Path) -> str:
         with path.open("rb") as file:
             digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return _hash(digests)
+
+
+def _names_others(weights: Path) -> bool:
+    """Whether a file is JSON, as of shards, told as its reader does: by its content."""
+    files.require_regular(weights)
+    with weights.open("rb") as file:
+        return file.read(16).lstrip().startswith(b"{")
 
 
 @functools.cache

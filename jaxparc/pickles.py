@@ -227,6 +227,7 @@ class _Unpickler(pickle._Unpickler):
         self._names, self._outside, self._inert = names, outside, inert
         self._unencoded = len(file.getbuffer())
         self._uncopied = 1000 + 4 * len(file.getbuffer())
+        self.dispatch = _Charged(len(file.getbuffer()))  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for what the file names."""
@@ -326,6 +327,35 @@ _Unpickler.dispatch |= {
     pickle.ADDITEMS[0]: _load_additems,
     pickle.FROZENSET[0]: _load_frozenset,
 }
+
+
+class _Charged:
+    """The functions of opcodes, of which each costs memory: a set from a single byte takes 200.
+
+    Args:
+        size: of the file, in bytes.
+    """
+
+    _COSTS: ClassVar[dict[int, int]] = {
+        opcode[0]: cost
+        for cost, opcodes in (
+            (64, (pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.MARK, pickle.LIST, pickle.DICT)),
+            (64, (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)),
+            (128, (pickle.MEMOIZE, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT)),
+            (224, (pickle.EMPTY_SET, pickle.FROZENSET, pickle.REDUCE, pickle.NEWOBJ)),
+            (224, (pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ, pickle.GLOBAL, pickle.STACK_GLOBAL)),
+        )
+        for opcode in opcodes
+    }
+
+    def __init__(self, size: int) -> None:
+        self._left = (256 << 20) + 8 * size
+
+    def __getitem__(self, opcode: int) -> Any:
+        self._left -= self._COSTS.get(opcode, 16)
+        if self._left < 0:
+            raise RefusedError("it holds more objects than a file of its size may")
+        return _Unpickler.dispatch[opcode]
 
 
 def of_pairs(pairs: Iterable[Any]) -> dict[Any, Any]:

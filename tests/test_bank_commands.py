@@ -134,6 +134,10 @@ def test_what_decides_the_features_is_looked_at_by_its_content(bank, monkeypatch
     assert changed(licence="MIT", layers=7, source="x", source_images=5, name="z") == first
     for change in ({"size": 33}, {"mean": (0, 0, 0)}, {"std": (1, 1, 1)}, {"scheme": "timm"}):
         assert changed(**change) != first
+    for change in ({"variant": "msra"}, {"weights_key": "ema"}, {"ignore": ("x",)}):
+        assert changed(**change) != first
+    for change in ({"channels": "bgr"}, {"stride_in_1x1": False}, {"stride_in_1x1": True}):
+        assert changed(**change) != first
     entry.weights.write_bytes(b"X")  # as many bytes, at the same time
     os.utime(entry.weights, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert changed() != first
@@ -150,6 +154,10 @@ def test_shards_belong_to_the_weights(tmp_path):
     assert bank_features._content(by_folder) == first
     (tmp_path / "shard1").write_bytes(b"2")
     assert bank_features._content(by_file) == bank_features._content(by_folder) != first
+    (tmp_path / "index").write_text(' {"weight_map": {}}')  # whatever it is called
+    first = bank_features._content(tmp_path / "index")
+    (tmp_path / "shard1").write_bytes(b"3")
+    assert bank_features._content(tmp_path / "index") != first
     (tmp_path / "w.bin").write_bytes(b"1")
     alone = bank_features._content(tmp_path / "w.bin")
     (tmp_path / "config.json").write_text("{}")  # may say which variant they are

@@ -140,6 +140,8 @@ BOMBS = {
         b"\x80\x02c_codecs\nencode\nq\x000X" + struct.pack("<I", 1000) + b"a" * 1000 + b"q\x010"
         b"X\x06\x00\x00\x00latin1q\x020]" + b"h\x00h\x01h\x02\x86Ra" * 100_000 + b"."
     ),
+    "sets": b"\x80\x04" + b"\x8f" * 2_000_000 + b".",
+    "memoised": b"\x80\x04N" + b"\x94" * 3_000_000 + b".",
     "dtype": b"cnumpy\ndtype\n(X\x0b\x00\x00\x00U9000000000tR.",
 }
 

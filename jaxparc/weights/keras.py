@@ -8,6 +8,7 @@ import io
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _LEAVES: Mapping[str, tuple[str, ...]] = {
 }
 # Of a whole model's file, in Keras 2 and before.
 _GROUPS = ("model_weights", "optimizer_weights")
+_MOST_CHUNKS = 4096  # of one array; each is looked for among all
 
 
 def of_hdf5(path: Path) -> dict[str, Any]:
@@ -67,6 +69,7 @@ def _of_hdf5(file: Any, budget: Budget) -> dict[str, Any]:
                 continue
             chunk = math.prod(node.chunks or ()) * node.dtype.itemsize
             budget.take(max(node.nbytes, chunk), name)
+            _check_filters(node, chunk, name, h5py)
             group, name = _group(opened, name)
             (found.setdefault(group, {}) if group else found)[name] = node[()]
     return found
@@ -92,6 +95,33 @@ def _datasets(opened: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
                 if node.external or node.is_virtual:
                     raise WeightsError(f"its {name} lies in other files, which are not read")
                 yield name, node
+
+
+def _check_filters(node: Any, chunk: int, name: str, h5py: Any) -> None:
+    """Raises a `WeightsError` for chunks that become larger than they say, as HDF5 would let them,
+    and for filters of which that cannot be told.
+    """
+    made = node.id.get_create_plist()
+    filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+    deflate, known = h5py.h5z.FILTER_DEFLATE, (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
+    if filters.count(deflate) > 1 or not {*filters} <= {deflate, *known}:
+        raise WeightsError(f"its {name} is packed by other filters than gzip, which are not read")
+    if deflate not in filters:
+        return
+    for number in range(_counted(node.id.get_num_chunks(), name)):
+        info = node.id.get_chunk_info(number)
+        mask, packed = node.id.read_direct_chunk(info.chunk_offset)
+        if mask == 0:
+            # At most a checksum more than the chunk, if that comes before.
+            whole = zlib.decompressobj().decompress(packed, chunk + 5)
+            if len(whole) > chunk + 4:
+                raise WeightsError(f"a chunk of its {name} is larger than its {chunk} bytes")
+
+
+def _counted(chunks: int, name: str) -> int:
+    if chunks > _MOST_CHUNKS:
+        raise WeightsError(f"its {name} is in {chunks:,} chunks; at most {_MOST_CHUNKS:,} are read")
+    return chunks
 
 
 def _group(opened: Any, name: str) -> tuple[str, str]:
@@ -138,6 +168,8 @@ def of_tfjs(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
         data = memoryview(b"".join(beside(path, name).read_bytes() for name in group["paths"]))
         start = 0
         for weight in group["weights"]:
+            if weight["name"] in found:
+                raise WeightsError(f"two of its arrays are called {weight['name']}")
             array, length = _of_tfjs(weight, data[start:], budget)
             found[weight["name"]], start = array, start + length
         if start != len(data):

@@ -86,14 +86,19 @@ def _renamed(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The arrays by torchvision's names, and the names of those of heads that are not taken.
 
-    A linear layer is the head if it is called so, or if it is the only one.
+    A linear layer is the head if it is called so, or if it is the only one; and takes the averages
+    of the last map, which is the widest.
     """
+    norms = (state[key] for name, (key,) in short.items() if name.endswith("/moving_mean"))
+    widest = max((array.size for array in norms), default=0)
     dense = {
         name.rpartition("/")[0]
         for name, (key,) in short.items()
         if name.endswith("/kernel") and state[key].ndim == 2
     }
     heads = [layer for layer in dense if layer in _HEADS] or [*dense]
+    if heads and len(state[short[f"{heads[0]}/kernel"][0]]) != widest and heads[0] not in _HEADS:
+        heads = []
     kept: dict[str, np.ndarray] = {}
     left_out = []
     for name, (key,) in short.items():

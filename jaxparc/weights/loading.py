@@ -62,11 +62,15 @@ def _loaded(
     stride_in_1x1: bool | None,
 ) -> Loaded:
     if reading.KEY in found.facts:
-        spec, variables, classes = native.load(spec, native.told(found.facts), found.arrays)
-        _check_finite(found.arrays, ())
+        state, ignored = _without(found.arrays, ignore)
+        spec, variables, classes = native.load(spec, native.told(found.facts), state)
+        _check_finite(state, ())
         if num_classes not in (None, classes):
             raise WeightsError(f"its head is of {classes} classes, not of {num_classes}")
-        return Loaded(spec, _module(spec, variables), variables, "jaxparc", found.left_out)
+        module = _module(spec, variables)
+        stride = getattr(module, "stride_in_1x1", None)
+        _check_ours(scheme, variant, channels, None if stride_in_1x1 == stride else stride_in_1x1)
+        return Loaded(spec, module, variables, "jaxparc", (*ignored, *found.left_out))
     state, ignored = _without(found.arrays, ignore)
     translated = schemes.translate(spec.name, state, scheme, found.facts)
     headed = _with_head(spec, translated.state, num_classes)
@@ -96,6 +100,19 @@ def _loaded(
     every = (*left_out, *ignored, *found.left_out)
     notes = (*found.notes, *translated.notes)
     return Loaded(spec, _module(spec, variables), variables, translated.scheme, every, notes)
+
+
+def _check_ours(
+    scheme: str | None, variant: str | None, channels: str | None, stride_in_1x1: bool | None
+) -> None:
+    """Raises a `WeightsError` for what our own files have decided, where it is given besides."""
+    given = {"scheme": scheme, "variant": variant, "stride_in_1x1": stride_in_1x1}
+    given["channels"] = None if channels == "rgb" else channels
+    if others := [f"{key} {value!r}" for key, value in given.items() if value is not None]:
+        raise WeightsError(
+            f"it is of this library's own names, with RGB images, and says of itself what else it "
+            f"wants; {', '.join(others)} cannot be had of it"
+        )
 
 
 def _module(spec: ModelSpec, variables: Mapping[str, Any]) -> Any:
@@ -139,7 +156,7 @@ _TIMM: Mapping[str, str] = {
     "mobilenet_v2": r"mobilenetv2_100",
 }
 # Of timm's, what has the names of a ResNet and is none.
-_ALIKE = re.compile(r"resnet(blur|aa)\d+\w*")
+_ALIKE = re.compile(r"blur|anti_?alias|(^|[^a-z])(resnet)?_?aa(\d|_|$)", re.IGNORECASE)
 
 
 def _check_same(name: str, facts: Facts) -> None:
@@ -147,7 +164,7 @@ def _check_same(name: str, facts: Facts) -> None:
     told = str(facts.get("config", facts.get("arch", ""))).partition(".")[0]
     known = _TIMM.get(name, rf"(tf_)?{name}")
     other = "config" in facts and not re.fullmatch(known, told)
-    if other or _ALIKE.fullmatch(told):
+    if other or _ALIKE.search(told):
         raise WeightsError(f"it says that it is of {told[:60]}, which is another network")
 
 

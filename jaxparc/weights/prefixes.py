@@ -13,7 +13,9 @@ _SECOND = re.compile(
 )
 
 # Networks that decode, over a backbone whose strides have become dilations.
-_DILATED = re.compile(r"(^|\.)(aux_classifier\.|decode_head\.|classifier\.\d+\.convs\.)")
+_DILATED = re.compile(
+    r"(^|[._])(aux_classifier|decode_head|auxiliary_head|a?spp\d?)[._]|(^|\.)\d+\.convs\.|atrous|dilat"
+)
 
 
 def network(stems: Iterable[str]) -> str:
@@ -41,11 +43,20 @@ def apart(
         WeightsError: the others are of a network that dilates its backbone.
     """
     rest = {key: array for key, array in state.items() if key not in left_out}
+    outside = {key: array for key, array in state.items() if not key.startswith(prefix)}
     inside = {k.removeprefix(prefix): a for k, a in rest.items() if k.startswith(prefix)}
     beside = {k: a for k, a in rest.items() if not k.startswith(prefix)}
-    if dilated := next((key for key in beside if _DILATED.search(key)), None):
+    if dilated := next((key for key in outside if _is_dilated(key, outside[key])), None):
         raise WeightsError(
             f"{dilated} is of a segmentation network, whose backbone has dilations for strides, as "
             "no network here has; ignore leaves it out if its backbone has strides"
         )
     return inside, beside
+
+
+def _is_dilated(key: str, array: np.ndarray) -> bool:
+    """Whether an array outside of the backbone is of a decoder over dilations: by its name, or as
+    FCN's, whose first convolution is the classifier's.
+    """
+    fcn = re.search(r"(^|\.)classifier\.0\.weight$", key) and array.ndim == 4
+    return bool(_DILATED.search(key) or (fcn and array.shape[2:] == (3, 3)))

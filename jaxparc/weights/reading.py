@@ -53,6 +53,14 @@ HUB_FILES = (
 KEY = "jaxparc"  # of what our own files say of themselves, in their metadata
 
 
+# Facts of what lies around the weights: under these names a checkpoint may hold anything.
+_TOLD_BESIDE = (KEY, "config", "mean", "std")
+
+
+# Settings of a hub's network that decide nothing, or that the shapes tell.
+_HARMLESS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate"}
+
+
 class Checkpoint(NamedTuple):
     """What a file holds.
 
@@ -131,8 +139,9 @@ def _content(path: Path) -> tuple[Any, dict[str, Any]]:
         if isinstance(described.get("weight_map"), dict):
             return _sharded(path, described["weight_map"]), facts
         return keras.of_tfjs(path, described), facts
-    content = _reader(path, start)(path)
-    if isinstance(content, tuple):
+    read_ = _reader(path, start)
+    content = read_(path)
+    if read_ is _safetensors:
         content, told = content
         facts |= told
     return content, facts
@@ -151,6 +160,13 @@ def _config(path: Path) -> dict[str, Any]:
     images = told.get("pretrained_cfg")
     images = images if isinstance(images, dict) else {}
     colours = {key: images[key] for key in ("mean", "std") if key in images}
+    settings = told.get("model_args")
+    settings = {*settings} - _HARMLESS if isinstance(settings, dict) else {}
+    if settings:
+        raise WeightsError(
+            f"its config.json sets {min(settings)}, which no network here has; load the weights "
+            "from a folder without it if that is of no matter"
+        )
     return {"config": told["architecture"], **colours}
 
 
@@ -213,7 +229,7 @@ def _sharded(index: Path, weight_map: Mapping[str, Any]) -> dict[str, Any]:
         with shard.open("rb") as file:
             reader = _reader(shard, file.read(16))
         content = reader(shard)
-        content = content[0] if isinstance(content, tuple) else content
+        content = content[0] if reader is _safetensors else content
         if not isinstance(content, Mapping):
             raise WeightsError(f"{shard} holds a {type(content).__name__}, no weights by name")
         if twice := found.keys() & content.keys():
@@ -259,7 +275,11 @@ def _weights(path: Path, content: Any, facts: dict[str, Any], key: str | None) -
             raise WeightsError(f"{path} holds itself")
         seen.append(id(content))
         arrays = _arrays_of(content)
-        facts |= {k: v for k, v in content.items() if isinstance(v, str | int | float)}
+        facts |= {
+            k: v
+            for k, v in content.items()
+            if isinstance(v, str | int | float) and k not in _TOLD_BESIDE
+        }
         nests = [n for n in NESTS if isinstance(content.get(n), Mapping)]
         full = [n for n in nests if _holds_arrays(content[n])]
         if not full and (arrays or not nests):

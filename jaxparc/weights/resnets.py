@@ -119,8 +119,8 @@ def _backbone(kept: State, state: State, facts: Facts) -> tuple[str | None, str]
     author = str(facts.get("__author__", ""))
     if "torchvision" in author.lower() or "fc.weight" in kept:
         return "torchvision", ""
-    if (std := state.get("pixel_std")) is not None and np.size(std) == 3 and np.all(std > 0):
-        return ("msra" if np.max(std) < 2 else "torchvision"), ""
+    if "pixel_std" in state:
+        return _by_pixels(state), ""
     statistics = [kept.get(f"bn1.running_{which}", np.ones(0)) for which in ("mean", "var")]
     if all(s.size for s in statistics) and not statistics[0].any() and not np.ptp(statistics[1]):
         return "msra", ""  # whose batch norm was frozen to a scale and a shift before
@@ -130,6 +130,25 @@ def _backbone(kept: State, state: State, facts: Facts) -> tuple[str | None, str]
             "all of the Detectron2 Model Zoo are; variant = 'torchvision' for the others"
         )
     return None, ""
+
+
+def _by_pixels(state: State) -> str | None:
+    """Which of `_BACKBONES` has a file's mean and std, of images up to 255, in the order of their
+    channels; None for others.
+    """
+    images = {
+        "msra": (DETECTRON_MEAN[::-1], CAFFE_STD),
+        "torchvision": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    }
+    for name, colours in images.items():
+        given = [
+            (np.ravel(state[key]) / 255, colour)
+            for key, colour in zip(("pixel_mean", "pixel_std"), colours, strict=True)
+            if key in state
+        ]
+        if all(g.shape == (3,) and np.allclose(g, c, rtol=0.01, atol=0) for g, c in given):
+            return name
+    return None
 
 
 # Caffe2

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
@@ -166,13 +167,27 @@ def test_names_are_ignored_on_demand_alone(state, tmp_path):
         models.load("resnet18", path, ignore=["nothing"])
 
 
-@pytest.mark.parametrize("key", ["aux_classifier.0.weight", "classifier.0.convs.0.0.weight"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "aux_classifier.0.weight",
+        "auxiliary_head.convs.0.conv.weight",
+        "classifier.0.convs.0.0.weight",
+        "classifier.0.weight",  # FCN's
+        "decoder.0.convs.0.0.weight",
+        "decoder.aspp.0.0.weight",
+        "aspp.aspp2.atrous_conv.weight",
+    ],
+)
 def test_a_dilated_backbone_is_not_taken_for_one_with_strides(key, state, tmp_path):
-    given = {f"backbone.{k}": a for k, a in state.items()} | {key: np.ones((2, 2, 1, 1))}
+    given = {f"backbone.{k}": a for k, a in state.items()} | {key: np.ones((2, 2, 3, 3))}
     path = pickled(tmp_path / "w.pkl", given)
     with pytest.raises(WeightsError, match=f"{key} is of a segmentation network"):
         models.load("resnet18", path)
-    assert_is(models.load("resnet18", path, ignore=["*classifier.*"]), state)
+    assert_is(models.load("resnet18", path, ignore=[key]), state)
+    del given[key]
+    given["decoder.blocks.0.conv1.0.weight"] = np.ones((2, 2, 3, 3))
+    assert_is(models.load("resnet18", pickled(path, given)), state)
 
 
 def test_integers_are_no_weights(state, tmp_path):
@@ -402,6 +417,24 @@ def test_the_only_linear_layer_is_the_head_and_others_are_left_out(tmp_path):
     }
 
 
+def test_a_linear_layer_of_something_else_than_the_averages_is_no_head(tmp_path):
+    given = keras_mobilenet(state_of("mobilenet_v2"))
+    del given["predictions/kernel"], given["predictions/bias"]
+    width = given["Conv_1_bn/gamma"].size
+    given |= {"dense/kernel": np.ones((49 * width, 5)), "dense/bias": np.ones(5)}
+    loaded = models.load("mobilenet_v2", tfjs(tmp_path, given))
+    assert loaded.module.num_classes == 0
+    assert set(loaded.left_out) == {"dense/kernel", "dense/bias"}
+
+
+def test_two_weights_of_one_name_in_a_manifest(tmp_path):
+    folder = tfjs(tmp_path, {"a": np.ones(2), "b": np.ones(2)})
+    manifest = folder / "model.json"
+    manifest.write_text(manifest.read_text().replace('"name": "b"', '"name": "a"'))
+    with pytest.raises(WeightsError, match="two of its arrays are called a"):
+        reading.read(folder)
+
+
 # Folders and shards
 
 
@@ -477,11 +510,45 @@ def test_a_port_is_told_from_a_training(told, tmp_path):
 
 
 def test_a_checkpoint_that_says_it_is_of_another_network(state, tmp_path):
-    path = pickled(tmp_path / "w.pkl", {"arch": "resnetblur18", "state_dict": state})
-    with pytest.raises(WeightsError, match="it says that it is of resnetblur18"):
-        models.load("resnet18", path)
+    for arch in ("resnetblur18", "timm/resnetblur18.bt", "resnet_aa18", "antialiased_resnet18"):
+        path = pickled(tmp_path / "w.pkl", {"arch": arch, "state_dict": state})
+        with pytest.raises(WeightsError, match=f"it says that it is of {arch.partition('.')[0]}"):
+            models.load("resnet18", path)
     path = pickled(tmp_path / "w.pkl", {"arch": "moco", "state_dict": state})
     assert_is(models.load("resnet18", path), state)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"mean": 0.13, "std": 0.31},
+        {"mean": "imagenet"},
+        {"config": "configs/r18_8xb32.yaml"},
+        {"jaxparc": "0.9"},
+    ],
+)
+def test_what_a_checkpoint_happens_to_say_is_no_hub_s_config(facts, state, tmp_path):
+    path = pickled(tmp_path / "w.pkl", {**facts, "state_dict": state})
+    loaded = models.load("resnet18", path)
+    assert_is(loaded, state)
+    assert loaded.spec == models.get("resnet18")
+    assert loading.guess(path) == "resnet18"
+
+
+def test_settings_of_the_network_beside_the_file_are_not_passed_over(state, tmp_path):
+    save_file(state, tmp_path / "model.safetensors")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"architecture": "resnet18", "model_args": {"drop_rate": 0.1}}))
+    assert_is(models.load("resnet18", tmp_path), state)
+    config.write_text(json.dumps({"architecture": "resnet18", "model_args": {"output_stride": 8}}))
+    with pytest.raises(WeightsError, match="its config.json sets output_stride, which no network"):
+        models.load("resnet18", tmp_path)
+
+
+def test_several_things_at_once_are_no_weights_by_name(state, tmp_path):
+    for content in ((state, {"mean": (0, 0, 0)}), (state, 3), [state]):
+        with pytest.raises(WeightsError, match=r"holds a (tuple|list), no weights by name"):
+            reading.checkpoint(pickled(tmp_path / "w.pkl", content))
 
 
 # Detectron2
@@ -493,6 +560,9 @@ def detectron():
     from weights.test_loading import torchvision_state
 
     return named(torchvision_state("resnet50"), prefix="", last="")
+
+
+RGB, BGR = (np.array([123.675, 116.28, 103.53])[::step] for step in (1, -1))
 
 
 def frozen(given):
@@ -517,6 +587,16 @@ def frozen(given):
         ),
         ("", {"pixel_std": np.array([58.395, 57.12, 57.375])}, "torchvision"),
         ("", {"pixel_std": np.ones(3)}, "msra"),
+        ("", {"pixel_std": np.ones(3), "pixel_mean": BGR}, "msra"),
+        (
+            "",
+            {"pixel_std": np.float32([[[58.4]], [[57.1]], [[57.4]]]), "pixel_mean": RGB},
+            "torchvision",
+        ),
+        ("", {"pixel_std": np.array([57.375, 57.12, 58.395]), "pixel_mean": BGR}, None),
+        ("", {"pixel_std": np.ones(3), "pixel_mean": RGB}, None),
+        ("", {"pixel_std": np.full(3, 0.226), "pixel_mean": np.full(3, 0.45)}, None),
+        ("", {"pixel_std": np.full(3, 127.5), "pixel_mean": np.full(3, 127.5)}, None),
         ("", None, "msra"),
         ("Detectron2 Model Zoo", {}, "msra"),
         ("", {}, None),
@@ -621,6 +701,26 @@ def test_more_memory_than_a_file_may_ask_for(tmp_path):
         reading.read(path)
 
 
+def test_chunks_of_hdf5_that_become_larger_than_they_say(tmp_path):
+    path = tmp_path / "w.h5"
+    values = np.arange(256, dtype=np.float32)
+
+    def written(packed=None, **settings):
+        with h5py.File(path, "w") as file:
+            made = file.create_dataset("a", (256,), "f4", values, chunks=(100,), **settings)
+            if packed is not None:
+                made.id.write_direct_chunk((0,), packed)
+        return path
+
+    for settings in ({}, {"shuffle": True}, {"fletcher32": True}):
+        found = reading.read(written(compression="gzip", **settings))
+        np.testing.assert_array_equal(found["a"], values)
+    with pytest.raises(WeightsError, match="a chunk of its a is larger than its 400 bytes"):
+        reading.read(written(zlib.compress(bytes(1 << 20)), compression="gzip"))
+    with pytest.raises(WeightsError, match="its a is packed by other filters than gzip"):
+        reading.read(written(compression="lzf"))
+
+
 def test_a_size_twenty_thousand_times(tmp_path):
     """300 KB that would be copied to 12 GB."""
     sides = b"(" + b"K\x01" * 100_000 + b"lq\x01"
@@ -698,6 +798,25 @@ def test_what_our_own_files_say_of_themselves_is_checked(key, value, message, st
     with pytest.raises(WeightsError, match=message) as error:
         models.load("resnet18", path)
     assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"channels": "bgr"},
+        {"stride_in_1x1": True},
+        {"variant": "msra"},
+        {"scheme": "detectron2"},
+        {"ignore": ["criterion.*"]},
+    ],
+)
+def test_what_our_own_files_have_decided_is_not_passed_over_in_silence(given, state, tmp_path):
+    path = tmp_path / "w.safetensors"
+    native.save(models.load("resnet18", pickled(tmp_path / "w.pkl", state)), path)
+    agreed = models.load("resnet18", path, channels="rgb", stride_in_1x1=False)
+    assert_is(agreed, state)
+    with pytest.raises(WeightsError, match=next(iter(given))):
+        models.load("resnet18", path, **given)
 
 
 def test_what_weights_decided_is_kept(tmp_path):
