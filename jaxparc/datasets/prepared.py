@@ -154,8 +154,7 @@ def _check_means(spec: DatasetSpec, root: Path) -> None:
         folder = folder_of(spec, root)
         message = (
             f"{spec.name} is prepared, once, by a generator that needs TensorFlow (reading it does "
-            'not): pip install "jaxparc[prepare]", then python -m jaxparc data prepare '
-            f"{spec.name}"
+            'not): pip install "jaxparc[prepare]"'
         )
         if sys.version_info[:2] > LAST_PYTHON:
             here, last = (".".join(map(str, v[:2])) for v in (sys.version_info, LAST_PYTHON))
