@@ -228,7 +228,14 @@ def reference(reference: Any, n: int) -> np.ndarray:
 
 def of_model(argument: str, value: PerModel | None, name: Any, index: int) -> float:
     """One model's entry of a mapping or sequence; NaN where nothing was given."""
-    return np.nan if value is None else float(_entry(argument, value, name, index))
+    if value is None:
+        return np.nan
+    found = _entry(argument, value, name, index)
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        message = f"{argument} of model {str(name)!r} is {found!r}; expected a number"
+        raise ValueError(message) from None
 
 
 def _entry(argument: str, value: Any, name: Any, index: int) -> Any:

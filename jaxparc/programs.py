@@ -100,8 +100,12 @@ class Programs:
 
 @contextlib.contextmanager
 def _float64() -> Iterator[None]:
-    """On the CPU, as some accelerators have no such numbers."""
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    """On the CPU if JAX may use it, as some accelerators have no such numbers."""
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        device = None
+    with jax.enable_x64(True), jax.default_device(device):
         yield
 
 

@@ -430,6 +430,10 @@ def test_a_missing_entry_names_the_model_and_the_argument(argument, given):
     )
 
 
+def test_an_entry_that_is_no_number_names_the_model_and_the_argument():
+    refused("layers of model 'b' is None; expected a number", methods="knn+l", layers=[1, 2, None])
+
+
 def test_probe_sets_must_agree():
     refused("2 probe sets of features, 3 of labels", [BANK, BANK], [Y, Y, Y])
     refused("different models", [{"a": A}, {"b": A}], [Y, Y])
