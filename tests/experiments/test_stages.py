@@ -580,7 +580,7 @@ def test_a_failed_scratch_run_does_not_withhold_the_transfers(copy, monkeypatch)
         (
             "scratch.csv",
             "Architecture,Source Dataset,Target Dataset,Oracle\na,b\n",
-            "scratch.csv line 2: Target Dataset is None",
+            "scratch.csv line 2 has 2 cells; expected 4",
         ),
     ],
 )
