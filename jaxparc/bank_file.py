@@ -223,17 +223,9 @@ def load(entry: Entry) -> Any:
         OSError: they cannot be read.
     """
     from jaxparc import models
+    from jaxparc.weights import loading
 
-    loaded = models.load(
-        entry.architecture,
-        entry.weights,
-        scheme=entry.scheme,
-        variant=entry.variant,
-        weights_key=entry.weights_key,
-        ignore=entry.ignore,
-        channels=entry.channels,
-        stride_in_1x1=entry.stride_in_1x1,
-    )
+    loaded = models.load(entry.architecture, entry.weights, **loading.chosen(entry))
     mean, std = entry.mean or loaded.spec.mean, entry.std or loaded.spec.std
     return loaded._replace(spec=dataclasses.replace(loaded.spec, mean=mean, std=std))
 

@@ -261,16 +261,7 @@ def _convert(args: argparse.Namespace) -> None:
     _require_writable(args.destination)
     try:
         name = args.architecture or loading.guess(args.source, args.weights_key, args.ignore)
-        loaded = models.load(
-            name,
-            args.source,
-            scheme=args.scheme,
-            variant=args.variant,
-            weights_key=args.weights_key,
-            ignore=args.ignore,
-            channels=args.channels,
-            stride_in_1x1=args.stride_in_1x1,
-        )
+        loaded = models.load(name, args.source, **loading.chosen(args))
         _save(loaded, args.destination)
     except OSError as error:
         raise RuntimeError(f"{error.filename or args.source}: {error.strerror}") from error

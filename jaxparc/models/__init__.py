@@ -195,9 +195,7 @@ def load(
     """
     from jaxparc.weights import loading  # which imports this package
 
-    return loading.load(
-        get(name),
-        path,
+    choices = loading.Choices(
         num_classes=num_classes,
         scheme=scheme,
         variant=variant,
@@ -206,6 +204,7 @@ def load(
         channels=channels,
         stride_in_1x1=stride_in_1x1,
     )
+    return loading.load(get(name), path, choices)
 
 
 def get(name: str) -> ModelSpec:

@@ -20,27 +20,35 @@ from jaxparc.weights.torchvision import Facts, Translated, Variant
 CHANNELS = ("rgb", "bgr")
 
 
-def load(
-    spec: ModelSpec,
-    path: str | Path,
-    *,
-    num_classes: int | None = None,
-    scheme: str | None = None,
-    variant: str | None = None,
-    weights_key: str | None = None,
-    ignore: Collection[str] = (),
-    channels: str | None = None,
-    stride_in_1x1: bool | None = None,
-) -> Loaded:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a file of weights may not say; the fields are those arguments of `models.load`."""
+
+    num_classes: int | None = None
+    scheme: str | None = None
+    variant: str | None = None
+    weights_key: str | None = None
+    ignore: Collection[str] = ()
+    channels: str | None = None
+    stride_in_1x1: bool | None = None
+
+
+def chosen(given: Any) -> dict[str, Any]:
+    """The choices of a model of a bank, or of a command line, as arguments of `models.load`."""
+    names = (field.name for field in dataclasses.fields(Choices))
+    return {name: getattr(given, name) for name in names if hasattr(given, name)}
+
+
+def load(spec: ModelSpec, path: str | Path, choices: Choices) -> Loaded:
     """As `models.load`."""
-    schemes.check(spec.name, scheme)
-    if channels not in (None, *CHANNELS):
-        raise WeightsError(f"channels are {channels!r}; expected {' or '.join(CHANNELS)}")
-    if stride_in_1x1 and not spec.name.startswith("resnet"):
+    schemes.check(spec.name, choices.scheme)
+    if choices.channels not in (None, *CHANNELS):
+        raise WeightsError(f"channels are {choices.channels!r}; expected {' or '.join(CHANNELS)}")
+    if choices.stride_in_1x1 and not spec.name.startswith("resnet"):
         raise WeightsError(f"{spec.name} has no stride_in_1x1; ResNets have")
-    found = reading.checkpoint(path, weights_key)
+    found = reading.checkpoint(path, choices.weights_key)
     try:
-        loaded = _loaded(spec, found, num_classes, scheme, variant, ignore, channels, stride_in_1x1)
+        return _loaded(spec, found, choices)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}{_hint(spec, found.arrays)}") from None
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
@@ -48,32 +56,19 @@ def load(
         raise WeightsError(
             f"{path}: its names or shapes are no {spec.name}'s: {type(error).__name__}: {error}"
         ) from error
-    return loaded
 
 
-def _loaded(
-    spec: ModelSpec,
-    found: Checkpoint,
-    num_classes: int | None,
-    scheme: str | None,
-    variant: str | None,
-    ignore: Collection[str],
-    channels: str | None,
-    stride_in_1x1: bool | None,
-) -> Loaded:
+def _loaded(spec: ModelSpec, found: Checkpoint, choices: Choices) -> Loaded:
+    state, ignored = _without(found.arrays, choices.ignore)
     if reading.KEY in found.facts:
-        state, ignored = _without(found.arrays, ignore)
         spec, variables, classes = native.load(spec, native.told(found.facts), state)
         _check_finite(state, ())
-        if num_classes not in (None, classes):
-            raise WeightsError(f"its head is of {classes} classes, not of {num_classes}")
+        _check_classes(classes, choices.num_classes)
         module = _module(spec, variables)
-        stride = getattr(module, "stride_in_1x1", None)
-        _check_ours(scheme, variant, channels, None if stride_in_1x1 == stride else stride_in_1x1)
+        _check_ours(choices, getattr(module, "stride_in_1x1", None))
         return Loaded(spec, module, variables, "jaxparc", (*ignored, *found.left_out))
-    state, ignored = _without(found.arrays, ignore)
-    translated = schemes.translate(spec.name, state, scheme, found.facts)
-    headed = _with_head(spec, translated.state, num_classes)
+    translated = schemes.translate(spec.name, state, choices.scheme, found.facts)
+    headed = _with_head(spec, translated.state, choices.num_classes)
     lacking = torchvision.lacking(spec.name, headed)
     if lacking:  # then nothing is left out that could be it
         headed |= translated.beside
@@ -83,13 +78,13 @@ def _loaded(
     torchvision.check(spec.name, headed)
     _check_finite(state, left_out)
     _check_same(spec.name, found.facts)
-    which = _variant(spec.name, translated, scheme, variant)
-    if (which.bgr if channels is None else channels == "bgr") and not lacking:
+    which = _variant(spec.name, translated, choices)
+    if which.bgr if choices.channels is None else choices.channels == "bgr":
         stem = torchvision.stem_key(spec.name)
         headed[stem] = headed[stem][:, ::-1]
     options = dict(which.options)
-    if stride_in_1x1 is not None:
-        options["stride_in_1x1"] = stride_in_1x1
+    if choices.stride_in_1x1 is not None:
+        options["stride_in_1x1"] = choices.stride_in_1x1
     spec = dataclasses.replace(
         spec,
         module=functools.partial(spec.module, **options) if options else spec.module,
@@ -102,12 +97,17 @@ def _loaded(
     return Loaded(spec, _module(spec, variables), variables, translated.scheme, every, notes)
 
 
-def _check_ours(
-    scheme: str | None, variant: str | None, channels: str | None, stride_in_1x1: bool | None
-) -> None:
+def _check_classes(found: int, expected: int | None) -> None:
+    if expected not in (None, found):
+        raise WeightsError(f"its head is of {found} classes, not of {expected}")
+
+
+def _check_ours(choices: Choices, stride_in_1x1: bool | None) -> None:
     """Raises a `WeightsError` for what our own files have decided, where it is given besides."""
-    given = {"scheme": scheme, "variant": variant, "stride_in_1x1": stride_in_1x1}
-    given["channels"] = None if channels == "rgb" else channels
+    given: dict[str, Any] = {"scheme": choices.scheme, "variant": choices.variant}
+    if choices.stride_in_1x1 != stride_in_1x1:
+        given["stride_in_1x1"] = choices.stride_in_1x1
+    given["channels"] = None if choices.channels == "rgb" else choices.channels
     if others := [f"{key} {value!r}" for key, value in given.items() if value is not None]:
         raise WeightsError(
             f"it is of this library's own names, with RGB images, and says of itself what else it "
@@ -168,22 +168,23 @@ def _check_same(name: str, facts: Facts) -> None:
         raise WeightsError(f"it says that it is of {told[:60]}, which is another network")
 
 
-def _variant(name: str, translated: Translated, scheme: str | None, variant: str | None) -> Variant:
+def _variant(name: str, translated: Translated, choices: Choices) -> Variant:
     """What the network must know; asked for where the file does not say."""
+    variant = choices.variant
     variants = translated.variants
     if variant is not None and variant not in (*variants, name):
         known = ", ".join(filter(None, variants)) or name
         raise WeightsError(f"unknown variant {variant!r}; known: {known}")
-    chosen = variant if variant in variants else translated.evident
-    if chosen is None and scheme is not None:
-        chosen = translated.by_scheme
-    if chosen is None:
-        means = "; ".join(f"{key!r}: {_told(which)}" for key, which in variants.items())
+    which = variant if variant in variants else translated.evident
+    if which is None and choices.scheme is not None:
+        which = translated.by_scheme
+    if which is None:
+        means = "; ".join(f"{key!r}: {_told(told)}" for key, told in variants.items())
         raise WeightsError(
             f"its names are those of several networks, and it does not say of which: variant is "
             f"one of {means}"
         )
-    return variants[chosen]
+    return variants[which]
 
 
 def _told(variant: Variant) -> str:
@@ -208,8 +209,7 @@ def _with_head(
     weight, _ = torchvision.head(spec.name, 1, 1)
     if weight.key in state:
         found = len(np.atleast_1d(state[weight.key]))
-        if num_classes not in (None, found):
-            raise WeightsError(f"its head is of {found} classes, not of {num_classes}")
+        _check_classes(found, num_classes)
         return dict(state)
     classes = num_classes or 0
     # At another width than 1, the stem tells it.
