@@ -172,6 +172,14 @@ def score(
     return Scored(jaxparc.BankScores(names, tuple(methods), values), notes)
 
 
+def _images(labels: "np.ndarray") -> str:
+    """How many images were looked at, and of how many classes: 1 and 01 are two."""
+    import numpy as np
+
+    classes = labels.shape[1] if labels.ndim == 2 else len(np.unique(labels))
+    return f"{printing.count(len(labels), 'image')}, {printing.count(classes, 'class', 'classes')}"
+
+
 def _same(bank: "Bank", reference: Any) -> str | None:
     """The model of a bank whose features are the reference's, None if none is."""
     import numpy as np
@@ -228,5 +236,6 @@ def print_ranking(
     print(scores)
     for note in dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]):
         print(f"note: {printing.shown(note)}", file=sys.stderr)
+    print(_images(bank.labels))
     print(printing.shown(f"written to {table}"))
     return "; ".join(dict.fromkeys(left_out.values()))
