@@ -98,16 +98,8 @@ def alone_in(folder: Path, probe: ProbeImages, entries: Sequence[Entry]) -> Iter
         ValueError: it holds features of other images, or a file that would be written over and
             does not say what it was made of.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(files.locked(folder, wait=False))
-            files.clear(folder)
-        except BlockingIOError:
-            raise RuntimeError(
-                f"another process is at work in {folder}; wait for it, or give another --out"
-            ) from None
-        except OSError as error:
-            raise RuntimeError(f"cannot write {folder}: {error.strerror}") from error
+    with files.alone(folder, f"another process is at work in {folder}"):
+        files.clear(folder)
         ours = {entry.name for entry in entries}
         for path in sorted(folder.glob("*.npz")):
             seen = _seen(path)

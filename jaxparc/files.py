@@ -126,6 +126,27 @@ def locked(folder: Path, *, wait: bool, shared: bool = False) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def alone(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder's lock as a command does, which does not wait for another one.
+
+    Args:
+        folder: made if it is not there.
+        busy: says what another process does.
+
+    Raises:
+        RuntimeError: another process holds it, or the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder, wait=False))
+        except BlockingIOError:
+            raise RuntimeError(f"{busy}; wait for it, or give another --out") from None
+        except OSError as error:
+            raise RuntimeError(f"cannot write {folder}: {error.strerror}") from error
+        yield
+
+
 def require_regular(path: Path) -> os.stat_result:
     """The status of a regular file; a pipe or a device would be read for ever.
 

@@ -154,15 +154,7 @@ def _alone_at(out: Path, states: Path, partial: Path) -> Iterator[None]:
     from jaxparc import files
 
     made, done = not out.parent.exists(), False
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(files.locked(states, wait=False))
-        except BlockingIOError:
-            raise RuntimeError(
-                f"another process trains what goes to {out}; wait for it, or give another --out"
-            ) from None
-        except OSError as error:
-            raise RuntimeError(f"cannot write {states}: {error.strerror}") from error
+    with files.alone(states, f"another process trains what goes to {out}"):
         try:
             yield
             done = True

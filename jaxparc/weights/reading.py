@@ -131,20 +131,27 @@ def _file(path: Path) -> Path:
 
 def _content(path: Path) -> tuple[Any, dict[str, Any]]:
     """All that a file holds, and what is known of it besides."""
-    with path.open("rb") as file:
-        start = file.read(16)
+    start = _start(path)
     facts = _config(path)
-    if start.lstrip().startswith(b"{"):
-        described = json.loads(path.read_bytes())
-        if isinstance(described.get("weight_map"), dict):
-            return _sharded(path, described["weight_map"]), facts
-        return keras.of_tfjs(path, described), facts
-    read_ = _reader(path, start)
-    content = read_(path)
-    if read_ is _safetensors:
-        content, told = content
-        facts |= told
-    return content, facts
+    if not start.lstrip().startswith(b"{"):
+        content, told = _single(path, start)
+        return content, facts | told
+    described = json.loads(path.read_bytes())
+    if isinstance(described.get("weight_map"), dict):
+        return _sharded(path, described["weight_map"]), facts
+    return keras.of_tfjs(path, described), facts
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
+
+
+def _single(path: Path, start: bytes) -> tuple[Any, dict[str, Any]]:
+    """The content of a file that names no others, and what it says of itself."""
+    reader = _reader(path, start)
+    content = reader(path)
+    return content if reader is _safetensors else (content, {})
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -226,10 +233,7 @@ def _sharded(index: Path, weight_map: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in sorted(set(map(str, weight_map.values()))):
         shard = keras.beside(index, name)
-        with shard.open("rb") as file:
-            reader = _reader(shard, file.read(16))
-        content = reader(shard)
-        content = content[0] if reader is _safetensors else content
+        content, _ = _single(shard, _start(shard))
         if not isinstance(content, Mapping):
             raise WeightsError(f"{shard} holds a {type(content).__name__}, no weights by name")
         if twice := found.keys() & content.keys():
