@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from experiments import _main, _run
-from experiments._terminal import Progress
+from experiments import _run
+from experiments.runner import command_line as _main
+from jaxparc.units.progress import Progress
 
 RETRIES = 3  # of a unit whose machine is lost
 _PASSED_ON = ("JAX_", "TFDS_", "XLA_")  # beginnings of the variables that machines are given

@@ -17,10 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from experiments._terminal import Progress
-from experiments._terminal import say as say
 from experiments.benchmarks import Benchmark
-from jaxparc import checkpoints, files, interrupts, printing
+from jaxparc import files, interrupts, printing
+from jaxparc.training import checkpoints
+from jaxparc.units.progress import Progress
+from jaxparc.units.progress import say as say
 
 # What a damaged unit raises when it is looked at.
 Damage = (checkpoints.CheckpointError, files.DamagedFileError)

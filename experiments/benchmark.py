@@ -3,14 +3,8 @@
 With everything done, a second run takes seconds.
 """
 
-from experiments import (
-    _main,
-    extract_probes,
-    finetune_all,
-    report,
-    score_probes,
-    train_sources,
-)
+from experiments import extract_probes, finetune_all, report, score_probes, train_sources
+from experiments.runner import command_line as _main
 
 if __name__ == "__main__":
     _main.main(

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from experiments._settings import Benchmark as Benchmark
-from jaxparc import train
+from experiments.runner.settings import Benchmark as Benchmark
+from jaxparc.training import steps as train
 
 # As the paper's Table 1 lists them, each with and without "+ layers".
 _METHODS = tuple(

@@ -18,11 +18,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import _data, _main, _run, _telemetry, train_sources
+from experiments import _run, train_sources
 from experiments.benchmarks import Benchmark
-from jaxparc import checkpoints, files, fitting, grid, train
-from jaxparc import input as input_
+from experiments.runner import command_line as _main
+from experiments.runner import data as _data
+from experiments.runner import telemetry as _telemetry
+from jaxparc import files
 from jaxparc.evaluation import SCRATCH, Transfer
+from jaxparc.training import batches as input_
+from jaxparc.training import checkpoints, grid
+from jaxparc.training import loop as fitting
+from jaxparc.training import steps as train
 
 _GRID = (
     "Architecture",

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _run, extract_probes, oracle, probe_images
-from jaxparc import array_files, files, models, pickles, printing
+from experiments import _run, extract_probes, probe_images
+from experiments.tables import oracle
+from jaxparc import array_files, files, models, printing
 from jaxparc.evaluation import Transfer
+from jaxparc.weights import pickles
 
 LIMIT = 1 << 30  # bytes of a list of rows
 _ROW = (np.ndarray, np.generic, int, float)

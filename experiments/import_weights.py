@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import _run, benchmarks, train_sources
-from jaxparc import checkpoints, models, printing
+from jaxparc import models, printing
+from jaxparc.training import checkpoints
 from jaxparc.weights import WeightsError
 
 

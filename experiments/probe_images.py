@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments import _data, _main, _run, extract_probes
-from jaxparc import datasets, images
+from experiments import _run, extract_probes
+from experiments.runner import command_line as _main
+from experiments.runner import data as _data
+from jaxparc import datasets
+from jaxparc.datasets import images
 
 
 def stage(run: _run.Run) -> int:

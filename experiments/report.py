@@ -2,7 +2,7 @@
 
 Reads oracle.csv, scratch.csv, scores.csv and times.csv of the results folder, and for the curves of
 the losses grid.csv and transfers/. With --oracle FILE it reports any table of accuracies and scores
-instead: see `experiments.report_files`.
+instead: see `experiments.tables.report`.
 """
 
 import importlib.metadata
@@ -17,7 +17,11 @@ import jax
 from rich.console import Console
 
 import jaxparc
-from experiments import _main, _run, finetune_all, oracle, outcome_files, report_files
+from experiments import _run, finetune_all
+from experiments.runner import command_line as _main
+from experiments.tables import oracle
+from experiments.tables import read as outcome_files
+from experiments.tables import report as report_files
 from jaxparc import datasets, files, report
 from jaxparc.evaluation import Transfer
 from jaxparc.report import sheets

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxparc
-from experiments import _main, _run, extract_probes, finetune_all, train_sources
-from jaxparc import checkpoints, files, models, selectors
+from experiments import _run, extract_probes, finetune_all, train_sources
+from experiments.runner import command_line as _main
+from jaxparc import files, models, selectors
 from jaxparc import labels as labels_
 from jaxparc.evaluation import Transfer
+from jaxparc.training import checkpoints
 
 
 def stage(run: _run.Run) -> int:

@@ -19,18 +19,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments import (
-    _main,
-    _run,
-    extract_probes,
-    figures,
-    finetune_all,
-    oracle,
-    published,
-    score_probes,
-    train_sources,
-)
-from experiments.figures import Point
+from experiments import _run, extract_probes, finetune_all, score_probes, train_sources
+from experiments.runner import command_line as _main
+from experiments.tables import figures, oracle, published
+from experiments.tables.figures import Point
 from jaxparc import datasets, evaluation, files, report, selectors
 from jaxparc.evaluation import Transfer
 from jaxparc.report import sheets

@@ -12,9 +12,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments import _data, _main, _run, _telemetry
+from experiments import _run
 from experiments.benchmarks import Benchmark
-from jaxparc import checkpoints, fitting, models, parallel, train
+from experiments.runner import command_line as _main
+from experiments.runner import data as _data
+from experiments.runner import telemetry as _telemetry
+from jaxparc import models, parallel
+from jaxparc.training import checkpoints
+from jaxparc.training import loop as fitting
+from jaxparc.training import steps as train
 
 
 def task_of(

@@ -13,16 +13,16 @@ from jaxparc._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from jaxparc import selectors as selectors
-    from jaxparc.bank import score_bank as score_bank
+    from jaxparc.bank.scores import BankScores as BankScores
+    from jaxparc.bank.scoring import score_bank as score_bank
     from jaxparc.extraction import extract as extract
-    from jaxparc.probe import Probe as Probe
-    from jaxparc.scores import BankScores as BankScores
+    from jaxparc.selectors.probe import Probe as Probe
 
 _HOMES = {
-    "BankScores": "scores",
-    "Probe": "probe",
+    "BankScores": "bank.scores",
+    "Probe": "selectors.probe",
     "extract": "extraction",
-    "score_bank": "bank",
+    "score_bank": "bank.scoring",
 }
 
 

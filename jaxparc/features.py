@@ -11,9 +11,10 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxparc import input as input_
-from jaxparc import parallel, train
+from jaxparc import parallel
 from jaxparc.models import inference
+from jaxparc.training import batches as input_
+from jaxparc.training import steps as train
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,10 @@ import sys
 import jax
 import numpy as np
 
-from jaxparc import fitting, models, parallel, train
-from jaxparc import input as input_
+from jaxparc import models, parallel
+from jaxparc.training import batches as input_
+from jaxparc.training import loop as fitting
+from jaxparc.training import steps as train
 
 SIZE = 16
 RECIPE = train.Recipe(steps=6, batch_size=16, learning_rate=0.05)

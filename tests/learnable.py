@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from jaxparc import input as input_
-from jaxparc import models, parallel, train
+from jaxparc import models, parallel
+from jaxparc.training import batches as input_
+from jaxparc.training import steps as train
 
 SIZE = 16
 

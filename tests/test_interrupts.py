@@ -10,8 +10,9 @@ import pytest
 import tiny_bank
 from tiny_bank import rank
 
-from jaxparc import bank_features, interrupts
+from jaxparc import interrupts
 from jaxparc.__main__ import main
+from jaxparc.bank import features as bank_features
 
 bank = pytest.fixture(tiny_bank.three_models)
 
@@ -44,7 +45,7 @@ def test_an_interrupt_while_scoring_keeps_the_features(bank, capsys, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxparc.scoring.score", interrupted)
+        patch.setattr("jaxparc.commands.score.score", interrupted)
         assert rank("--out", "f") == 130
         assert "interrupted; features are kept in f" in capsys.readouterr().err
         assert main(["score", "f"]) == 130

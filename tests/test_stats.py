@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxparc import components, stats
+from jaxparc import stats
+from jaxparc.selectors import components
 
 SHAPES = [(24, 7), (9, 30)]
 

@@ -5,8 +5,8 @@ import types
 import numpy as np
 from PIL import Image
 
-from jaxparc import bank_features
 from jaxparc.__main__ import main
+from jaxparc.bank import features as bank_features
 from jaxparc.datasets import own
 
 MODEL = """[[model]]

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxparc import images, printing
-from jaxparc.datasets import own, prepared
+from jaxparc import printing
+from jaxparc.datasets import images, own, prepared
 from jaxparc.datasets.specs import DATASETS as DATASETS
 from jaxparc.datasets.specs import DatasetError as DatasetError
 from jaxparc.datasets.specs import DatasetSpec as DatasetSpec
@@ -138,8 +138,8 @@ def load(
         "train[:80%]", where a share of the images is rounded to the nearest number, as in TFDS.
       data_dir: the TFDS data folder; by default TFDS_DATA_DIR or ~/tensorflow_datasets.
       decode: whether images are given decoded, uint8 (h, w, 3) RGB with grey repeated. Otherwise as
-        they are stored, mostly the bytes of a file, which `jaxparc.input` decodes faster, as it
-        knows how small they will be.
+        they are stored, mostly the bytes of a file, which `jaxparc.training.batches` decodes
+        faster, as it knows how small they will be.
 
     Returns:
       A sequence of records, in an order that never changes. A record is a dictionary of `image` and

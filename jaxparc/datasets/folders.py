@@ -11,7 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jaxparc import images, printing
+from jaxparc import printing
+from jaxparc.datasets import images
 from jaxparc.datasets.specs import DatasetError
 
 # What people call a split. Of those that are not trained on, the first that is there is the test

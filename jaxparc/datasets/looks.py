@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxparc import files, images, printing
-from jaxparc.datasets import folders
+from jaxparc import files, printing
+from jaxparc.datasets import folders, images
 
 
 def looked_at(

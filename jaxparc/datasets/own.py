@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import images, printing, sampling
-from jaxparc.datasets import folders, layouts, looks
+from jaxparc import printing, sampling
+from jaxparc.datasets import folders, images, layouts, looks
 from jaxparc.datasets.folders import Item
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxparc import files, images
+from jaxparc import files
+from jaxparc.datasets import images
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 
 # The last Python that a release of TensorFlow (2.21) is known to be there for.

@@ -12,11 +12,10 @@ from typing import Any
 
 from jax import Array
 
-from jaxparc.capacity import heuristic as heuristic
 from jaxparc.labels import KINDS
-from jaxparc.probe import Probe
 from jaxparc.selectors.dds import dds as dds
 from jaxparc.selectors.dds import reference_arrangement
+from jaxparc.selectors.heuristic import heuristic as heuristic
 from jaxparc.selectors.hscore import hscore as hscore
 from jaxparc.selectors.knn import knn as knn
 from jaxparc.selectors.knn import lost as distances_lost
@@ -26,6 +25,7 @@ from jaxparc.selectors.logistic import lost as optimum_lost
 from jaxparc.selectors.nce import nce as nce
 from jaxparc.selectors.parc import annotation_ranks
 from jaxparc.selectors.parc import parc as parc
+from jaxparc.selectors.probe import Probe
 from jaxparc.selectors.rsa import reference_ranks
 from jaxparc.selectors.rsa import rsa as rsa
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxparc import stats
-from jaxparc.probe import Probe
+from jaxparc.selectors.probe import Probe
 
 
 def dds(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:

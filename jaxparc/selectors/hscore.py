@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxparc import components, stats
-from jaxparc.probe import Probe
+from jaxparc import stats
+from jaxparc.selectors import components
+from jaxparc.selectors.probe import Probe
 
 
 def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 from jaxparc import stats
-from jaxparc.probe import Probe
+from jaxparc.selectors.probe import Probe
 
 METRICS = ("euclidean", "cosine", "l1")
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxparc import stats
-from jaxparc.probe import Probe
+from jaxparc.selectors.probe import Probe
 
 
 def leep(probe: Probe) -> Array:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxparc import components, stats
-from jaxparc.probe import Probe
+from jaxparc import stats
+from jaxparc.selectors import components
+from jaxparc.selectors.probe import Probe
 
 # Newton steps at most, and conjugate gradient steps in each. By the bytes of a number: the gradient
 # over the first, and over the weights, at which the optimum counts as found; the latter above which

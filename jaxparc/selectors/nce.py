@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 from jaxparc import stats
-from jaxparc.probe import Probe
+from jaxparc.selectors.probe import Probe
 
 # Added to every joint and marginal frequency by the authors' code. With many empty cells it decides
 # part of the number, which is why the number of target classes is an input.

@@ -3,7 +3,7 @@
 from jax import Array
 
 from jaxparc import labels, stats
-from jaxparc.probe import Probe
+from jaxparc.selectors.probe import Probe
 
 
 def parc(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:

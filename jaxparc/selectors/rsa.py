@@ -3,7 +3,7 @@
 from jax import Array
 
 from jaxparc import stats
-from jaxparc.probe import Probe
+from jaxparc.selectors.probe import Probe
 
 
 def rsa(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import array_files, files, pickles
-from jaxparc.pickles import Inert
-from jaxparc.weights import WeightsError, keras, torch_files
+from jaxparc import array_files, files
+from jaxparc.weights import WeightsError, keras, pickles, torch_files
 from jaxparc.weights.budget import Budget
+from jaxparc.weights.pickles import Inert
 
 # Where training scripts put the weights among the rest of a checkpoint, the likelier first: of an
 # average beside the weights that were trained, the latter; of a distillation, the teacher.

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from jaxparc import pickles
-from jaxparc.pickles import Inert
-from jaxparc.weights import WeightsError
+from jaxparc.weights import WeightsError, pickles
 from jaxparc.weights.budget import Budget
+from jaxparc.weights.pickles import Inert
 
 ZIP = b"PK\x03\x04"
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older format

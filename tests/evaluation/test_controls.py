@@ -3,9 +3,9 @@ import pytest
 import scipy.stats
 from evaluation.test_resampling import collected, drawn
 
-from jaxparc import capacity
 from jaxparc.evaluation import VARYING, controls, mean_pc, outcomes, summary
 from jaxparc.evaluation.measures import MEASURES
+from jaxparc.selectors.heuristic import plus_layers
 
 LAYERS = {"a": 8, "b": 18, "c": 50}
 PEARSON = MEASURES["pearson"]
@@ -18,7 +18,7 @@ def test_plus_layers_of_each_target_is_eq_6():
     for run in range(2):
         for j in range(3):
             there = found.where[:, j]
-            expected = capacity.plus_layers(found.scores["good"][run, there, j], depth[there])
+            expected = plus_layers(found.scores["good"][run, there, j], depth[there])
             np.testing.assert_allclose(layered[run, there, j], expected, rtol=1e-12)
 
 

@@ -8,8 +8,9 @@ import pytest
 import scipy.stats
 
 from experiments import benchmarks
-from jaxparc import Probe, capacity, evaluation
+from jaxparc import Probe, evaluation
 from jaxparc.evaluation import VARYING, Transfer
+from jaxparc.selectors.heuristic import heuristic
 
 
 def drawn(seed=0, transfers=None):
@@ -143,7 +144,7 @@ def published():
         }
     scores = {
         t: float(
-            capacity.heuristic(
+            heuristic(
                 Probe(
                     layers=np.float32(LAYERS[t.architecture]),
                     source_images=np.float32(IMAGES[t.source]),

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import _data, _run, benchmarks, finetune_all
+from experiments import _run, benchmarks, finetune_all
 from experiments.finetune_all import Candidate
+from experiments.runner import data as _data
 from jaxparc import datasets
 from jaxparc.evaluation import Transfer
 

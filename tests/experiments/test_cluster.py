@@ -10,7 +10,8 @@ import time
 import pytest
 import tiny
 
-from experiments import _main, _run, benchmarks, finetune_all, train_sources
+from experiments import _run, benchmarks, finetune_all, train_sources
+from experiments.runner import command_line as _main
 
 
 def rows(path):

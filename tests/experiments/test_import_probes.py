@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import extract_probes, import_probes, oracle, probe_images
+from experiments import extract_probes, import_probes, probe_images
 from experiments.import_probes import PublishedFileError, import_file
+from experiments.tables import oracle
 from jaxparc import files, models
 from jaxparc.evaluation import Transfer
 

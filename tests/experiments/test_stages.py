@@ -13,9 +13,11 @@ import pytest
 import tiny
 
 from experiments import _run, extract_probes, finetune_all, score_probes
-from jaxparc import checkpoints, evaluation, files, fitting, score_bank
+from jaxparc import evaluation, files, score_bank
 from jaxparc.evaluation import Transfer
 from jaxparc.selectors import SELECTORS
+from jaxparc.training import checkpoints
+from jaxparc.training import loop as fitting
 
 pytestmark = pytest.mark.slow  # a benchmark is run first
 

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from experiments import (
-    _main,
     _run,
     benchmarks,
     extract_probes,
@@ -16,7 +15,9 @@ from experiments import (
     score_probes,
     train_sources,
 )
-from jaxparc import fitting, train
+from experiments.runner import command_line as _main
+from jaxparc.training import loop as fitting
+from jaxparc.training import steps as train
 
 TINY = dataclasses.replace(
     benchmarks.SMOKE,

@@ -202,7 +202,7 @@ def test_quantised_tensors_are_named_not_taken():
         b"\x80\x02}(X\x01\0\0\0actorch._utils\n_rebuild_qtensor\n(ctorch\nQInt8Storage\ntR"
         b"X\x01\0\0\0bcnumpy\ndtype\nX\x02\0\0\0f4\x85Ru."
     )
-    from jaxparc import pickles
+    from jaxparc.weights import pickles
 
     found = pickles.load_next(io.BytesIO(program), inert=True)
     assert found["a"].name == "torch._utils._rebuild_qtensor"

@@ -1,0 +1,1 @@
+"""The settings, command line, data and telemetry that the stages share."""

@@ -1,0 +1,230 @@
+"""What a benchmark is: what is trained, on what, and how it is scored."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxparc import datasets, models, selectors
+from jaxparc.evaluation import SCRATCH, Transfer
+from jaxparc.training import steps as train
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One benchmark: every architecture trained on every source, then fine-tuned to every target.
+
+    Attributes:
+        name: of its results folder.
+        architectures: names in `models.MODELS`.
+        sources: what `datasets.load` takes: names and addresses of own images, which appear in
+            tables and names of files under their `datasets.short_name`.
+        targets: likewise; a source is not its own target.
+        extra_targets: likewise; left out of Mean PC.
+        external: (architecture, source) of models that were pretrained elsewhere. Their probe files
+            and accuracies are brought in by import_probes.
+        external_from_oracle: whether these are those of the results folder's oracle.csv.
+        annotations: of targets' images, "labels" or the "boxes" of their objects.
+        widths: per architecture, the multiplier of its channels.
+        stem: of the networks, "imagenet" or "small".
+        dropout: whether the networks that have dropout use it.
+        image_size: side of the images, in pixels.
+        source_recipe: how sources are trained; the learning rate is the next field's.
+        source_learning_rates: per architecture.
+        source_steps: of the sources that are trained for another number of steps.
+        source_start: the source whose models the other sources' start from; "" for random weights.
+        transfer_recipe: how they are fine-tuned; its learning rate is replaced by each of the grid.
+        learning_rates: per architecture, the grid; chosen from per (target, architecture).
+        halving: whether the worse half of a grid is given up after a quarter, and again after half,
+            of the steps: by the mean over the sources, as the choice is.
+        transfer_images: images of the target's training split that are fine-tuned on; the first
+            ones, in the order of the data set. None for all that validation leaves.
+        validation_images: images of the same split, its last ones, that choose from the grid.
+        scratch: whether to fine-tune a random initialisation too.
+        probe_images: n, images of a probe set, from the target's training split.
+        probe_sets: how many are drawn.
+        methods: what scores them.
+        reference: the architecture whose model trained on the target itself is what RSA and DDS
+            compare with.
+        published_images: per data set, the number of images that eq. 4 counts, where that is not
+            the size of its training split.
+        ell_max: the depth that counts 1 in eq. 6.
+        dtype: that networks compute in when they are trained, "float32" or "bfloat16"; parameters
+            and statistics are float32.
+        sync_batch_norm: whether batch norm counts the images of all devices or of each alone.
+        momentum: of SGD.
+        weight_decay: of convolution and linear weights.
+        eval_batch_size: of evaluation and extraction.
+        seed: everything random follows from it.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    extra_targets: tuple[str, ...] = ()
+    external: tuple[tuple[str, str], ...] = ()
+    external_from_oracle: bool = False
+    annotations: str = "labels"
+    widths: Mapping[str, float] = dataclasses.field(hash=False)
+    stem: str
+    dropout: bool
+    image_size: int
+    source_recipe: train.Recipe
+    source_learning_rates: Mapping[str, float] = dataclasses.field(hash=False)
+    source_steps: Mapping[str, int] = dataclasses.field(hash=False, default_factory=dict)
+    source_start: str = ""
+    transfer_recipe: train.Recipe
+    learning_rates: Mapping[str, tuple[float, ...]] = dataclasses.field(hash=False)
+    halving: bool = False
+    transfer_images: int | None
+    validation_images: int
+    scratch: bool = True
+    probe_images: int = 500
+    probe_sets: int = 5
+    methods: tuple[str, ...] = ("parc", "parc_f32", "knn", "heuristic")
+    reference: str = "resnet50"
+    published_images: Mapping[str, int] = dataclasses.field(hash=False, default_factory=dict)
+    ell_max: float = 50
+    dtype: str = "float32"
+    sync_batch_norm: bool = True
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    eval_batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names before anything is trained."""
+        for architecture in self.architectures:
+            models.get(architecture)
+        for field in ("widths", "source_learning_rates", "learning_rates"):
+            if lacking := set(self.architectures) - getattr(self, field).keys():
+                raise ValueError(
+                    f"benchmark {self.name}: {field} has no value for {', '.join(sorted(lacking))}"
+                )
+        self._check_names()
+        for architecture, _ in self.external:
+            models.get(architecture)
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"benchmark {self.name}: unknown dtype {self.dtype!r}; known: float32, bfloat16"
+            )
+        if self.source_start and self.source_start not in self.source_names:
+            raise ValueError(f"benchmark {self.name}: {self.source_start!r} is no source of it")
+        needs = {need for method in self.methods for need in selectors.method(method).needs}
+        if "reference" in needs:
+            if self.reference not in self.architectures:
+                raise ValueError(
+                    f"benchmark {self.name}: reference {self.reference!r} is none of its "
+                    f"architectures {', '.join(self.architectures)}"
+                )
+            if lacking := sorted(set(self.target_names) - set(self.source_names)):
+                raise ValueError(
+                    f"benchmark {self.name}: RSA and DDS need a model trained on each target; "
+                    f"{', '.join(lacking)} is no source"
+                )
+
+    def _check_names(self) -> None:
+        """One name is of one data set, and one data set has one name."""
+        names: dict[str, str] = {}
+        identities: dict[Any, str] = {}
+        for address in self.addresses:
+            identity = datasets.folder_of(address)
+            if identities.setdefault(identity, address) != address:
+                raise ValueError(
+                    f"benchmark {self.name}: {identities[identity]} and {address} are the same set"
+                )
+            name = datasets.short_name(address)
+            if names.setdefault(name, address) != address:
+                raise ValueError(
+                    f"benchmark {self.name}: {names[name]} and {address} are both called {name}"
+                )
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """What the sources are called in tables and in names of files."""
+        return tuple(map(datasets.short_name, self.sources))
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Likewise the targets, the extra ones last."""
+        return tuple(map(datasets.short_name, (*self.targets, *self.extra_targets)))
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All data sets, as `datasets.load` takes them."""
+        return tuple(dict.fromkeys((*self.sources, *self.targets, *self.extra_targets)))
+
+    def address(self, name: str) -> str:
+        """What `datasets.load` takes for the data set that is called so."""
+        return next(known for known in self.addresses if datasets.short_name(known) == name)
+
+    def data(self, name: str) -> datasets.DatasetSpec:
+        """What is known of the data set that is called so."""
+        return datasets.spec_of(self.address(name))
+
+    def images(self, name: str) -> float:
+        """The images of a data set that eq. 4 counts; NaN of one that is not known."""
+        if name in self.published_images:
+            return self.published_images[name]
+        names = map(datasets.short_name, self.addresses)
+        return self.data(name).sizes["train"] if name in names else math.nan
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the results, as JSON can hold it."""
+        settings = dataclasses.asdict(self)
+        if self.external_from_oracle:
+            del settings["external"]
+        return settings | {
+            "sources": self.source_names,
+            "targets": tuple(map(datasets.short_name, self.targets)),
+            "extra_targets": tuple(map(datasets.short_name, self.extra_targets)),
+            "dataset_versions": self._versions({*self.source_names, *self.target_names}),
+        }
+
+    def transfers(self, *, scratch: bool = False) -> Iterator[Transfer]:
+        """Every transfer of the models trained here; with `scratch` of random weights too."""
+        sources = self.source_names + ((SCRATCH,) if scratch else ())
+        for parts in itertools.product(self.architectures, sources, self.target_names):
+            if parts[1] != parts[2]:  # a source is not its own target
+                yield Transfer(*parts)
+
+    def external_transfers(self) -> Iterator[Transfer]:
+        """Every transfer of a model that was pretrained elsewhere."""
+        for (architecture, source), target in itertools.product(self.external, self.target_names):
+            yield Transfer(architecture, source, target)
+
+    def references(self) -> Iterator[Transfer]:
+        """What looks at the targets besides the transfers' sources, if a method needs it."""
+        if any("reference" in selectors.method(method).needs for method in self.methods):
+            for target in self.target_names:
+                yield Transfer(self.reference, target, target)
+
+    def source_settings(self) -> dict[str, Any]:
+        """The part of them that decides what a source model is."""
+        settings = dataclasses.asdict(self)
+        return {key: settings[key] for key in _OF_SOURCES} | {
+            "dataset_versions": self._versions(set(self.source_names))
+        }
+
+    def _versions(self, names: set[str]) -> dict[str, str]:
+        return {name: self.data(name).version for name in sorted(names)}
+
+
+_OF_SOURCES = (
+    "widths",
+    "stem",
+    "dropout",
+    "image_size",
+    "source_recipe",
+    "source_learning_rates",
+    "source_steps",
+    "source_start",
+    "dtype",
+    "sync_batch_norm",
+    "momentum",
+    "weight_decay",
+    "eval_batch_size",
+    "seed",
+)

@@ -1,0 +1,81 @@
+"""How training runs went, step by step: a file for each, and TensorBoard's if that is wanted."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from experiments import _run
+from jaxparc.training import loop as fitting
+
+
+@contextlib.contextmanager
+def watching(
+    run: _run.Run, stage: str, names: Sequence[str], on_images: Callable[[int], None]
+) -> Iterator[Callable[[int, fitting.Steps], None]]:
+    """Writes metrics/STAGE/NAME.jsonl of runs as they go.
+
+    A line has the step, its loss, accuracy on its own batch in percent, learning rate, and the
+    images per second since the line before, of each of runs at once; null where a loss is not
+    finite, and for the speed of steps before an interruption. A run that goes on writes all its
+    lines anew.
+
+    Args:
+        run: in whose results folder.
+        stage: that trains.
+        names: of the runs.
+        on_images: told the number of images, also.
+
+    Yields:
+        What is told the number of a run, and of its steps.
+    """
+    with contextlib.ExitStack() as stack:
+        writers: dict[int, Callable[[dict[str, Any]], None]] = {}
+
+        def watch(number: int, done: fitting.Steps) -> None:
+            if number not in writers:
+                writers[number] = stack.enter_context(_writing(run, stage, names[number]))
+            for line in _lines(done):
+                writers[number](line)
+            on_images(done.images)
+
+        yield watch
+
+
+def _lines(done: fitting.Steps) -> Iterator[dict[str, Any]]:
+    losses, accuracies, rates = (
+        done.metrics[name][0].tolist() for name in ("loss", "accuracy", "learning_rate")
+    )
+    speed = round(done.images / max(done.seconds, 1e-9), 1) if done.images else None
+    for i, (loss, accuracy, rate) in enumerate(zip(losses, accuracies, rates, strict=True)):
+        yield {
+            "step": done.first + i,
+            "loss": loss if math.isfinite(loss) else None,
+            "accuracy": round(100 * accuracy, 4),
+            "learning_rate": rate,
+            "images_per_second": speed,
+        }
+
+
+@contextlib.contextmanager
+def _writing(run: _run.Run, stage: str, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    path = run.out / "metrics" / stage / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("w", encoding="utf-8", buffering=1))
+        board = None
+        if run.tensorboard:
+            import tensorboardX
+
+            folder = run.out / "tensorboard" / stage / name
+            board = stack.enter_context(tensorboardX.SummaryWriter(str(folder)))
+
+        def write(line: dict[str, Any]) -> None:
+            file.write(json.dumps(line) + "\n")
+            if board is not None:
+                for key, value in line.items():
+                    if key != "step" and value is not None:
+                        board.add_scalar(key, value, line["step"])
+
+        yield write

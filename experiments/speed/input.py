@@ -1,0 +1,239 @@
+"""`python -m experiments.speed input`: from JPEG files to batches, and whether training waits.
+
+JPEGs of photographs' size and detail are made on the spot. The sides are a plain loop (PIL: open,
+resize to 256, random 224 crop and flip, stack), this library's pipeline by threads and by worker
+processes, and its cache of decoded images in memory and on disk; they alternate. Then a ResNet-18
+trains at 224 px: on images that lie on the device already, which says what it can consume, and from
+the pipeline, where the time that it waits for batches is taken.
+"""
+
+import dataclasses
+import functools
+import io
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from experiments.speed import measured as _measured
+from jaxparc import models, parallel
+from jaxparc.training import batches as input_
+from jaxparc.training import feed
+from jaxparc.training import steps as train
+
+PACKAGES = ("jax", "jaxlib", "numpy", "pillow", "grain")
+SIZE = 224
+ENDLESS = 10**6  # epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is measured.
+
+    Attributes:
+        photographs: (width, height) of the JPEGs.
+        images: of each size.
+        batch_size: rows of a batch.
+        repeats: of each side.
+        steps: of each training, beside the first.
+    """
+
+    photographs: tuple[tuple[int, int], ...] = ((500, 375), (1024, 768))
+    images: int = 512
+    batch_size: int = 32
+    repeats: int = 5
+    steps: int = 8
+
+
+QUICK = Sizes(images=128, repeats=3, steps=3)
+
+
+@dataclasses.dataclass
+class Row:
+    """One line: images per second of every repeat, and the cores that the side may use."""
+
+    what: str
+    photographs: str
+    cores: int
+    images_per_second: list[float]
+    waiting: float | None = None
+
+
+def photographs(width: int, height: int, count: int) -> list[dict[str, Any]]:
+    """JPEG files with a photograph's mixture of smooth areas and detail, and labels."""
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(count):
+        coarse = rng.integers(0, 256, (height // 32 + 1, width // 32 + 1, 3), np.uint8)
+        smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        grain_ = rng.normal(0, 9, (height, width, 1))
+        pixels = np.clip(np.asarray(smooth) + grain_, 0, 255).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "jpeg", quality=90)
+        records.append({"image": file.getvalue(), "label": i % 10})
+    return records
+
+
+def plain(records: list[dict[str, Any]], batch_size: int) -> Iterator[np.ndarray]:
+    """Batches without end, as one would write it down."""
+    rng = np.random.default_rng(0)
+    side = input_.resized(SIZE)
+    for start in itertools.cycle(range(0, len(records), batch_size)):
+        rows = []
+        for record in records[start : start + batch_size]:
+            image = Image.open(io.BytesIO(record["image"])).convert("RGB")
+            pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+            top, left = rng.integers(0, side - SIZE + 1, 2)
+            crop = pixels[top : top + SIZE, left : left + SIZE]
+            rows.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+        yield np.stack(rows)
+
+
+def sides(
+    records: list[dict[str, Any]], sizes: Sizes, folder: Path
+) -> dict[str, tuple[int, Callable[[], Iterator[Any]]]]:
+    """What is compared -> the cores it may use, and its batches without end."""
+    batches = functools.partial(
+        input_.batches,
+        batch_size=sizes.batch_size,
+        size=SIZE,
+        train=True,
+        mirror=True,
+        epochs=ENDLESS,
+    )
+    cores = input_.THREADS
+    memory = input_.decode(records, size=SIZE, limit=1 << 40)
+    disk = input_.decode(records, size=SIZE, limit=0, file=folder / f"{id(records)}")
+    found: dict[str, tuple[int, Callable[[], Iterator[Any]]]] = {
+        "plain PIL loop": (1, lambda: plain(records, sizes.batch_size)),
+        "pipeline, 1 thread": (1, lambda: batches(records, threads=1)),
+        f"pipeline, {cores} threads": (cores, lambda: batches(records, threads=cores)),
+        f"pipeline, {cores} worker processes": (
+            cores,
+            lambda: batches(records, threads=1, workers=cores),
+        ),
+        "decoded, in memory": (cores, lambda: batches(memory, threads=cores)),
+        "decoded, on disk": (cores, lambda: batches(disk, threads=cores)),
+    }
+    return found
+
+
+def images_per_second(batches: Callable[[], Iterator[Any]], sizes: Sizes) -> float:
+    """In the steady state: what threads and processes made before the clock started is used up."""
+    iterator = batches()
+    count = sizes.images // sizes.batch_size
+    for _ in range(count):
+        next(iterator)
+    started = time.perf_counter()
+    for _ in range(count):
+        next(iterator)
+    return count * sizes.batch_size / (time.perf_counter() - started)
+
+
+def train_steps(batches: Iterator[Any], sizes: Sizes) -> tuple[list[float], float]:
+    """Images per second of every training step of a ResNet-18, and the share spent waiting."""
+    spec = models.get("resnet18")
+    module = spec.module(num_classes=10, axis_name=parallel.AXIS)
+    task = train.Task(module, spec.mean, spec.std)
+    variables = train.initial(module, SIZE, 0)
+    step = train.compiled_train_steps(task)
+    state = parallel.replicate(train.new_state(task, variables), copy=True)
+    key = parallel.replicate(jax.random.key(0))
+    learning = train.Rates(np.full(1, 0.01, np.float32), np.full(1, 1e-4, np.float32))
+    rates, waited, total = [], 0.0, 0.0
+    for number in range(1 + sizes.steps):
+        started = time.perf_counter()
+        (batch,) = next(batches)
+        arrived = time.perf_counter()
+        state, told = step(state, batch, learning, key)
+        jax.block_until_ready(told)
+        seconds = time.perf_counter() - started
+        if number:  # the first one compiles
+            rates.append(sizes.batch_size / seconds)
+            waited, total = waited + arrived - started, total + seconds
+    return rates, waited / total
+
+
+def measure(sizes: Sizes) -> Iterator[Row]:
+    """Every line of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        for width, height in sizes.photographs:
+            records = photographs(width, height, sizes.images)
+            compared = sides(records, sizes, Path(folder))
+            found: dict[str, list[float]] = {what: [] for what in compared}
+            for repeat in range(1 + sizes.repeats):
+                for what, (_, batches) in compared.items():
+                    rate = images_per_second(batches, sizes)
+                    if repeat:  # the first round warms up
+                        found[what].append(rate)
+            for what, (cores, _) in compared.items():
+                yield Row(what, f"{width}x{height}", cores, found[what])
+        width, height = sizes.photographs[0]
+        records = photographs(width, height, sizes.images)
+        options: dict[str, Any] = {
+            "batch_size": sizes.batch_size,
+            "size": SIZE,
+            "train": True,
+            "mirror": True,
+            "epochs": ENDLESS,
+            "num_classes": None,
+        }
+
+        def stacks(source: Any) -> Iterator[Any]:
+            return feed.stacks(source, None, [1] * (1 + sizes.steps), [0], **options)
+
+        fixed = next(stacks(records))
+        decoded = input_.decode(records, size=SIZE, limit=1 << 40)
+        trainings: dict[str, Iterator[Any]] = {
+            "ResNet-18 training, images on the device": itertools.repeat(fixed),
+            "ResNet-18 training, from JPEGs": stacks(records),
+            "ResNet-18 training, from decoded images": stacks(decoded),
+        }
+        for what, placed in trainings.items():
+            rates, waiting = train_steps(placed, sizes)
+            yield Row(what, f"{width}x{height}", input_.THREADS, rates, waiting)
+
+
+HEADER = ("side", "JPEGs", "images/s", "per core", "to the plain loop", "waiting")
+
+
+def cells(row: Row, plain_rate: float | None) -> tuple[str, ...]:
+    """A row as the tables print it."""
+    middle = statistics.median(row.images_per_second)
+    training = row.waiting is not None
+    return (
+        row.what,
+        row.photographs,
+        _measured.spread(row.images_per_second),
+        "–" if training else f"{middle / row.cores:.0f}",
+        "–" if training or plain_rate is None else f"{middle / plain_rate:.1f}",
+        f"{100 * row.waiting:.1f} %" if row.waiting is not None else "–",
+    )
+
+
+def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
+    """Measure, print as it goes, and write OUT.md and OUT.json."""
+    rates: list[float] = []
+
+    def line(row: Row) -> tuple[str, ...]:
+        if row.what == "plain PIL loop":
+            rates.append(statistics.median(row.images_per_second))
+        return cells(row, rates[-1] if rates else None)
+
+    title = f"{SIZE} px, median (lowest–highest)"
+    return _measured.run("input", PACKAGES, sizes, measure(sizes), HEADER, line, title, out)
+
+
+def add(commands: _measured.Commands) -> None:
+    """The command's flags."""
+    command = _measured.command(
+        commands, "input", "images per second from JPEGs to batches", "images"
+    )
+    command.set_defaults(run=lambda args: run(QUICK if args.quick else Sizes(), args.out))

@@ -1,0 +1,1 @@
+"""Models and labels in, a ranking out."""

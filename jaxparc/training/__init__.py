@@ -1,0 +1,1 @@
+"""Training across devices: the step, the loop, the grid of learning rates, data, checkpoints."""

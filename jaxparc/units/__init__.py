@@ -1,0 +1,1 @@
+"""Units of work: done or not, made, resumed, recorded, shown."""

@@ -1,0 +1,361 @@
+"""Reports of any table: the two forms, the published ones, and what is refused."""
+
+import csv
+import io
+import os
+import re
+import subprocess
+import sys
+import warnings
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import benchmarks
+from experiments.tables import published
+from experiments.tables import read as outcome_files
+from experiments.tables import report as report_files
+from experiments.tables.oracle import OracleError
+from jaxparc import files
+from jaxparc.evaluation import MEASURES, Transfer, baselines, outcomes, summary
+
+LONG = "model,target,accuracy,ours,theirs\n"
+SHORT = "Architecture,Source Dataset,Target Dataset,Oracle\n"
+
+
+def long_table(path, models=6, targets=3):
+    rng = np.random.default_rng(0)
+    lines = [
+        f"m{i},t{j},{a:.2f},{a + rng.normal(0, 3):.3f},{rng.normal():.3f}"
+        for i in range(models)
+        for j in range(targets)
+        for a in [rng.normal(70 + i, 5)]
+    ]
+    path.write_text(LONG + "\n".join(lines) + "\n")
+    return path
+
+
+# Reading
+
+
+def test_the_long_form_has_scores_in_further_columns(tmp_path):
+    read = outcome_files.read(long_table(tmp_path / "a.csv"))
+    assert len(read.accuracies) == 18
+    assert list(read.scores) == ["ours", "theirs"]
+    assert [len(runs) for runs in read.scores.values()] == [1, 1]
+    assert set(read.scores["ours"][0]) == set(read.accuracies)
+    assert Transfer("m0", "", "t0") in read.accuracies
+
+
+def test_scores_of_several_runs_in_a_second_table(tmp_path):
+    (tmp_path / "o.csv").write_text(SHORT + "resnet18,x,y,50\nresnet50,x,y,-1\n")
+    head = "Run,Architecture,Source Dataset,Target Dataset,parc,knn\n"
+    (tmp_path / "s.csv").write_text(
+        head + "0,resnet18,x,y,1,2\n0,resnet50,x,y,3,\n1,resnet18,x,y,5,6\n1,resnet50,x,y,7,8\n"
+    )
+    read = outcome_files.read(tmp_path / "o.csv", tmp_path / "s.csv")
+    first, second = Transfer("resnet18", "x", "y"), Transfer("resnet50", "x", "y")
+    assert np.isnan(read.accuracies[second])
+    assert read.scores["parc"] == [{first: 1, second: 3}, {first: 5, second: 7}]
+    assert np.isnan(read.scores["knn"][0][second])
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "scores", "reason"),
+    [
+        ("a,b\n1,2\n", None, "o.csv has the columns a, b; expected Architecture, "),
+        ("", None, "o.csv has the columns none"),
+        (LONG, None, "o.csv has no row"),
+        (LONG + "m,t,x,1,1\n", None, "o.csv line 2: accuracy is 'x'; expected a number"),
+        (LONG + "m,t,1,1,?\n", None, "o.csv line 2: theirs is '?'; expected a number"),
+        (LONG + "m,t,1,1,1\nm,t,2,1,1\n", None, "o.csv line 3: m  t is there twice"),
+        (LONG + ",t,1,1,1\n", None, "o.csv line 2: a cell is empty"),
+        (LONG + "m,t,1\n", None, "o.csv line 2 has 3 cells; expected 5: model"),
+        (LONG + "m,t,1,1,1\n", "model,target,s\nn,t,1\n", "s.csv line 2: n  t has no accuracy"),
+        (LONG + "m,t,1,1,1\n", "model,s\nm,1\n", "s.csv has no column target"),
+        (LONG + "m,t,1,1,1\n", "model,target\nm,t\n", "s.csv has no column of scores"),
+        (LONG + "m,t,1,1,1\n", "model,target,s\n", "s.csv has no row"),
+        (
+            LONG + "m,t,1,1,1\n",
+            "model,target,s\nm,t,1\nm,t,2\n",
+            "s.csv line 3: m  t is there twice",
+        ),
+    ],
+)
+def test_what_cannot_be_taken_is_one_line(accuracies, scores, reason, tmp_path, capsys):
+    (tmp_path / "o.csv").write_text(accuracies)
+    words = ["--oracle", str(tmp_path / "o.csv"), "--out", str(tmp_path / "out")]
+    if scores is not None:
+        (tmp_path / "s.csv").write_text(scores)
+        words += ["--scores", str(tmp_path / "s.csv")]
+    with pytest.raises(SystemExit) as stopped:
+        report_files.main(words)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_times_are_read_and_checked(tmp_path):
+    table = tmp_path / "times.csv"
+    table.write_text(
+        "Stage,Unit,Method,Items,Seconds\ntrain,a,,1,2.5\ntrain,b,,1,1.5\n"
+        "score,x,parc,4,0.4\nscore,y,parc,4,0.8\n"
+    )
+    stages, milliseconds = outcome_files.read_times(table)
+    assert stages == {"train": 4.0, "score": pytest.approx(1.2)}
+    assert milliseconds == {"parc": pytest.approx(150)}
+    table.write_text("Stage,Method,Items,Seconds\ntrain,,1,soon\n")
+    with pytest.raises(OracleError, match="line 2: Seconds is 'soon'; expected a number"):
+        outcome_files.read_times(table)
+    table.write_text("Stage,Items\n")
+    with pytest.raises(OracleError, match="has no column Method, Seconds"):
+        outcome_files.read_times(table)
+
+
+# The report
+
+
+def test_the_report_of_a_long_table(tmp_path):
+    table = long_table(tmp_path / "peers.csv")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.report", "--oracle", table, "--out", tmp_path / "out"]
+        + ["--resamples", "200"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mean z-score on the other targets" in done.stdout
+    assert "a random order" in done.stdout
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<h2>What the numbers are worth</h2>" in page
+    assert "m0: score" in page
+    assert "http" not in page.replace("http-equiv", "")
+    with (tmp_path / "out" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    methods = {"ours", "theirs", "others_mean"}
+    assert {row["method"] for row in rows} == {*methods, "random order"}
+    assert {row["measure"] for row in rows} == set(MEASURES)
+    for row in rows:
+        assert float(row["low"]) <= float(row["high"])
+        if row["method"] not in methods:
+            continue
+        values = [float(row[f"t{j}"]) for j in range(3)]
+        np.testing.assert_allclose(np.mean(values), float(row["mean"]), atol=1e-4)
+    assert {p.name for p in (tmp_path / "out" / "tables").iterdir()} == {
+        f"{name}.{suffix}" for name in ("mean_pc", "measures", "beyond") for suffix in ("md", "csv")
+    }
+    assert {p.name for p in (tmp_path / "out" / "figures").iterdir()} == {
+        f"{name}.{suffix}"
+        for name in ("mean_pc", "accuracies", "scores")
+        for suffix in ("svg", "png")
+    }
+    markdown = (tmp_path / "out" / "tables" / "mean_pc.md").read_text()
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_one_target_and_no_scores_is_nothing_to_report(tmp_path):
+    (tmp_path / "o.csv").write_text("model,target,accuracy\nm,t,1\nn,t,2\n")
+    with pytest.raises(OracleError, match="no scores and no baseline"):
+        report_files.run(tmp_path / "o.csv", None, tmp_path / "out")
+
+
+def test_names_of_the_paper_with_other_targets_are_no_published_benchmark(tmp_path):
+    table = tmp_path / "o.csv"
+    rows = [
+        f"resnet{n},{s},{t},{n + len(s)}"
+        for n in (18, 50)
+        for s in ("cub200", "voc2007")
+        for t in "ab"
+    ]
+    table.write_text(SHORT + "\n".join(rows) + "\n")
+    found, benchmark = report_files.collect(outcome_files.read(table))
+    assert benchmark is None
+    assert set(found.scores) == {"others_mean", "best_source", "layers"}
+
+
+def test_scores_that_are_given_are_not_replaced_by_a_baseline(tmp_path):
+    (tmp_path / "o.csv").write_text(
+        "model,target,accuracy,others_mean\nm,t,1,5\nn,t,2,6\nm,u,3,7\nn,u,4,8\n"
+    )
+    found, _ = report_files.collect(outcome_files.read(tmp_path / "o.csv"))
+    np.testing.assert_array_equal(found.scores["others_mean"], [[[5, 7], [6, 8]]])
+
+
+def test_detectors_fill_table_6(tmp_path):
+    """mAP of models of any name, on one target; annotations stay with whoever scored."""
+    rng = np.random.default_rng(0)
+    lines = [f"d{i},voc2007,{m:.1f},{m + rng.normal():.2f}" for i, m in enumerate(range(40, 46))]
+    (tmp_path / "map.csv").write_text("model,target,accuracy,parc\n" + "\n".join(lines) + "\n")
+    words = ["--oracle", str(tmp_path / "map.csv"), "--out", str(tmp_path / "out")]
+    report_files.main([*words, "--benchmark", "detection", "--resamples", "50"])
+    table = (tmp_path / "out" / "tables" / "table_6.md").read_text()
+    assert table.startswith("### Table 6: detectors\n")
+    assert "| PARC |" in table
+    with pytest.raises(SystemExit) as stopped:
+        report_files.main([*words, "--benchmark", "controlled"])
+    assert stopped.value.code == 2
+
+
+def test_every_printed_number_belongs_to_a_table_and_every_measure_has_a_scale():
+    assert {table for table, *_ in published.PRINTED} <= {1, 2, 3, 4, 5, 6}
+
+
+# The published tables
+
+
+@pytest.fixture
+def oracles():
+    folder = os.environ.get("JAXPARC_ORACLES")
+    if not folder:
+        pytest.skip("JAXPARC_ORACLES names no folder of the published tables")
+    return Path(folder)
+
+
+def test_the_controlled_benchmark(oracles):
+    found, benchmark = report_files.collect(outcome_files.read(oracles / "controlled.csv"))
+    assert benchmark is benchmarks.CONTROLLED
+    assert found.where.sum() == 168
+    tables = report_files.paper_tables(found, benchmark)
+    first, varying, layered = (tables[f"table_{n}"] for n in (1, 2, 4))
+    heuristic = {row[0]: row[1:] for row in first.rows}["Heuristic"]
+    assert heuristic[0] == "51.06 [51.05]"
+    heuristic = {row[0]: row[1:] for row in varying.rows}["Heuristic"]
+    assert heuristic == ("51.06", "61.27 [61.27]", "7.13 [7.13]", "13.63 [13.63]")
+    assert layered.head[-1] == "+ layers, pooled"
+    pearson = MEASURES["pearson"]
+    static = 100 * outcomes.by_target(found, "others_mean", pearson).mean()
+    assert static == pytest.approx(65, abs=0.5)
+
+
+def test_the_static_baseline_with_voc_among_the_others(oracles):
+    read = outcome_files.read(oracles / "controlled.csv")
+    seven = outcomes.collect(read.accuracies, {})
+    scores = baselines.others_mean(seven)
+    six = seven.beside({"others": scores}).only([t for t in seven.targets if t != "voc2007"])
+    value = 100 * outcomes.by_target(six, "others", MEASURES["pearson"]).mean()
+    assert value == pytest.approx(67.5, abs=0.1)
+
+
+def test_the_crowd_sourced_benchmark_has_424_transfers(oracles):
+    found, benchmark = report_files.collect(outcome_files.read(oracles / "crowd_sourced.csv"))
+    assert benchmark is benchmarks.CROWD_SOURCED
+    assert found.where.sum() == 424
+    tables = report_files.paper_tables(found, benchmark)
+    assert "424" in tables["table_5"].notes[-1]
+
+
+def test_published_scores_of_others(oracles):
+    read = outcome_files.read(oracles / "peers" / "tllib_cnn10_full.csv")
+    found = outcomes.collect(read.accuracies, read.scores)
+    tau = MEASURES["weighted_tau"]
+    values = {m: outcomes.by_target(found, m, tau).mean() for m in found.scores}
+    expected = {"hscore": 0.65, "logme": 0.67, "nce": 0.69, "leep": 0.42}
+    for method, value in expected.items():
+        assert values[method] == pytest.approx(value, abs=0.006)
+    z = np.mean(
+        [outcomes.standardised(found.scores[m][0], found.where) for m in found.scores], axis=0
+    )
+    mean = outcomes.by_target(found.beside({"mean": z[None]}), "mean", tau).mean()
+    assert mean == pytest.approx(0.71, abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["cnn11_full", "cnn11_head", "ssl12_full", "vit13_full"])
+def test_tables_of_peers_without_scores_have_the_static_baseline(oracles, name):
+    found, benchmark = report_files.collect(outcome_files.read(oracles / "peers" / f"{name}.csv"))
+    assert benchmark is None
+    assert "others_mean" in found.scores
+    result = summary.summarise(found, ["pearson"], resamples=100)
+    cell = result.cells["pearson"]["others_mean"]
+    assert np.isfinite(cell.interval.value)
+
+
+def test_scipy_agrees_on_a_target_of_the_controlled_benchmark(oracles):
+    found, _ = report_files.collect(outcome_files.read(oracles / "controlled.csv"))
+    j = found.targets.index("cub200")
+    there = found.where[:, j]
+    for name, reference in (
+        ("kendall", scipy.stats.kendalltau),
+        ("spearman", scipy.stats.spearmanr),
+    ):
+        value = outcomes.by_target(found, "heuristic", MEASURES[name])[0, j]
+        expected = reference(found.scores["heuristic"][0, there, j], found.accuracies[there, j])
+        np.testing.assert_allclose(value, expected.statistic, rtol=1e-12)
+
+
+# What anybody named
+
+HOSTILE = ("=cmd|x", "a\x1b[31mb", "<svg onload=x>", "$\\frac$", "[x](y)|z", "modèle-日本")
+
+
+def test_names_are_text_in_every_file_of_a_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    rows = [["model", "target", "accuracy", "=m<b>", "a\x9bb"]]
+    rng = np.random.default_rng(0)
+    rows += [[n, t, *rng.uniform(50, 90, 3)] for n in HOSTILE for t in ("t<1>\x1b", "+u")]
+    (tmp_path / "o.csv").write_text(files.table_text(rows), encoding="utf-8")
+    words = ["--oracle", str(tmp_path / "o.csv"), "--out", str(tmp_path / "out")]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        report_files.main([*words, "--resamples", "20"])
+    sys.stdout.flush()
+    printed = sys.stdout.buffer.getvalue().decode("ascii")
+    assert "\x1b" not in printed
+    assert r"t<1>\x1b" in printed
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {path.suffix for path in written} >= {".md", ".csv", ".html"}
+    for path in written:
+        if path.suffix == ".svg":
+            ET.parse(path)
+        if path.suffix == ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                for cell in (cell for row in csv.reader(file) for cell in row):
+                    assert cell[:1] not in ("=", "+", "@", "\t", "\r")
+        if path.suffix in (".md", ".html"):
+            text = path.read_text(encoding="utf-8")
+            assert "<svg onload" not in text
+            assert "m<b>" not in text
+            assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (LONG + "m,t,1,1,1,7\n", "line 2 has 6 cells; expected 5"),
+        (LONG + "m,t,1_0,1,1\n", "line 2: accuracy is '1_0'; expected a number"),
+        (LONG + 'm,"t\nu",1,1,1\n\nm,x,1,no,1\n', "line 5: ours is 'no'; expected a number"),
+        (LONG.encode("utf-16"), "is UTF-16; expected UTF-8"),
+        (b"\xff" + LONG.encode(), "line 1 is not UTF-8"),
+    ],
+)
+def test_tables_lose_no_cell_and_name_the_line(content, reason, tmp_path):
+    path = tmp_path / "o.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(OracleError) as caught:
+        outcome_files.read(path)
+    assert reason in str(caught.value)
+
+
+def test_the_index_of_a_data_frame_is_no_method(tmp_path):
+    (tmp_path / "o.csv").write_text(",model,target,accuracy,ours\n0,m,t,1,2\n1,n,t,3,4\n")
+    assert list(outcome_files.read(tmp_path / "o.csv").scores) == ["ours"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "o.csv")
+    with pytest.raises(SystemExit) as stopped:
+        report_files.main(["--oracle", str(tmp_path / "o.csv"), "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "o.csv is a pipe; expected a file\n" in capsys.readouterr().err
+
+
+def test_times_of_no_transfer_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("Stage,Method,Items,Seconds\nscore,parc,0,1\n")
+    with pytest.raises(OracleError, match="line 2: Items is '0'; expected above 0"):
+        outcome_files.read_times(tmp_path / "t.csv")
