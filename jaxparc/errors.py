@@ -1,0 +1,20 @@
+"""Errors whose message is for the user; any other exception is a defect, shown with its traceback.
+
+This module imports nothing, so that every other module can raise these.
+"""
+
+
+class InputError(ValueError):
+    """An argument or an input file is wrong.
+
+    The message is one line that says where (the argument, the file, the model), what was found and
+    what was expected. The command line prints it and exits with 2.
+    """
+
+
+class OperationError(RuntimeError):
+    """Valid input could not be processed, wholly or in part.
+
+    Examples are a folder that another process uses, a damaged file, or models that failed while the
+    others succeeded. The message says what. The command line prints it and exits with 1.
+    """
