@@ -13,15 +13,19 @@ from jaxparc import parallel
 
 
 class Extracted(NamedTuple):
-    """What a model sees in n images.
+    """One model's features of n images, as `score_bank(features=...)` takes them.
 
     Attributes:
-        features: (n, d) float32.
-        probs: (n, z) float32, the softmax of the logits; None of a model without.
+        features: (n, d) float32, the input of the model's last linear layer.
+        probs: (n, z) float32, the softmax of its logits; None for a model that returns none.
+        layers: number of layers, as the heuristic takes it; None if unknown.
+        source_images: number of images that the model was trained on; None if unknown.
     """
 
     features: np.ndarray
-    probs: np.ndarray | None
+    probs: np.ndarray | None = None
+    layers: int | None = None
+    source_images: int | None = None
 
 
 def extract(
