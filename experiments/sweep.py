@@ -25,6 +25,7 @@ from experiments.tables import figures, oracle, published
 from experiments.tables.figures import Point
 from jaxparc import datasets, evaluation, files, report, selectors
 from jaxparc.evaluation import Transfer
+from jaxparc.labels import encode
 from jaxparc.report import sheets
 
 SIZES = (50, 100, 200, 300, 400, 500)
@@ -135,10 +136,8 @@ def _points(
 
 def _allows(given: score_probes.Given, label: str) -> bool:
     """Whether a method can be applied to what may be a small part of a probe set."""
-    if given.kind == "classes" and selectors.method(label).selector.needs_two:
-        lone = np.unique(given.labels, return_counts=True)[1].min() < 2
-        return given.has_all_of(label) and not lone
-    return given.has_all_of(label)
+    check = selectors.method(label).selector.check
+    return given.has_all_of(label) and not (check and check(encode(given.labels)))
 
 
 def _write(run: _run.Run, what: str, points: Sequence[tuple[int | str, Point]]) -> None:

@@ -1,4 +1,6 @@
-"""Errors whose message is for the user; any other exception is a defect, shown with its traceback.
+"""Errors and warnings whose message is for the user.
+
+Any other exception is a defect, shown with its traceback.
 
 This module imports nothing, so that every other module can raise these.
 """
@@ -18,3 +20,7 @@ class OperationError(RuntimeError):
     Examples are a folder that another process uses, a damaged file, or models that failed while the
     others succeeded. The message says what. The command line prints it and exits with 1.
     """
+
+
+class UndefinedScoreWarning(UserWarning):
+    """Scores are NaN; the message names the models, the methods and the reason."""

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from jaxparc import files, stats
+from jaxparc.errors import InputError
 
 # (n,) one class per image; (n, c) zeros and ones; (n, c) numbers such as shares of area.
 KINDS = ("classes", "multi_label", "vectors")
@@ -76,22 +77,22 @@ def encode(
             multi-label, and other (n, c) annotation vectors.
 
     Raises:
-        ValueError: none of the forms, a label is missing, two are alike and not equal, classes have
+        InputError: none of the forms, a label is missing, two are alike and not equal, classes have
             fractions, fewer than two are present, one is outside [0, c), or an image's annotation
             is constant (it correlates with nothing).
     """
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"unknown label kind {kind!r}; known: {', '.join(KINDS)}")
+        raise InputError(f"unknown label kind {kind!r}; known: {', '.join(KINDS)}")
     values = _read(labels)
     _refuse_missing(values)
     y = values if isinstance(values, np.ndarray) else _array(values)
     if y.ndim == 2 and 1 in y.shape:
-        raise ValueError(
+        raise InputError(
             f"labels have shape {y.shape}; expected (n,) classes: pass numpy.ravel(labels)"
         )
     if y.ndim not in (1, 2) or (kind is not None and y.ndim != (1 if kind == "classes" else 2)):
         expected = {None: "(n,) classes or (n, c)", "classes": "(n,) classes"}.get(kind, "(n, c)")
-        raise ValueError(f"labels have shape {y.shape}; expected {expected}")
+        raise InputError(f"labels have shape {y.shape}; expected {expected}")
     return _encode_classes(y, num_classes) if y.ndim == 1 else _encode_rows(y, num_classes, kind)
 
 
@@ -108,20 +109,34 @@ def present(labels: Labels) -> tuple[np.ndarray, int, int]:
     return values, n, labels.num_classes - n
 
 
-def lone_negative(labels: Any) -> tuple[int, int] | None:
-    """The one negative of at least four integers, as -1 for "none", and how many images have it."""
+def two_of_each_class(labels: Labels) -> str | None:
+    """Why a method that splits the images of a class cannot take these labels, None if it can."""
+    if labels.kind != "classes":
+        return None
+    classes, images = np.unique(labels.values, return_counts=True)
+    if not (images == 1).any():
+        return None
+    return f"needs two images of every class; class {classes[images == 1][0]} has one"
+
+
+def caveat(labels: Any) -> str | None:
+    """What is doubtful about labels that can be encoded: a lone negative, as -1 for "none"."""
     y = np.array(_read(labels))
     if y.dtype.kind != "i" or y.ndim != 1:
         return None
     found, images = np.unique(y, return_counts=True)
-    alone = len(found) >= 4 and found[0] < 0 <= found[1]
-    return (int(found[0]), int(images[0])) if alone else None
+    if len(found) < 4 or not found[0] < 0 <= found[1]:
+        return None
+    return (
+        f"labels: {found[0]}, of {images[0]} images, is taken for a class; leave these images out "
+        "if it means that they have none"
+    )
 
 
 def _read(labels: Any) -> np.ndarray | list[Any]:
     """Numbers of one type as an array, all else as Python's objects: NumPy would merge some."""
     if isinstance(labels, (str, bytes, Mapping, Set)):
-        raise ValueError(f"labels are a {type(labels).__name__}; expected one label per image")
+        raise InputError(f"labels are a {type(labels).__name__}; expected one label per image")
     dtype = getattr(labels, "dtype", None)
     if isinstance(dtype, np.dtype) and not isinstance(labels, np.ma.MaskedArray):
         if dtype.kind in "biuf":
@@ -163,7 +178,7 @@ def _refuse_missing(values: np.ndarray | list[Any]) -> None:
         where = np.flatnonzero(absent)
         shown = ", ".join(f"image {i}: {_shown(values[i])}" for i in where[:3])
         named = any(isinstance(values[i], str) and values[i].strip() for i in where)
-        raise ValueError(
+        raise InputError(
             f"labels of {where.size} of {len(values)} images are missing ({shown}"
             f"{', ...' if where.size > 3 else ''}); expected one for each: leave these images out"
             f"{', or give a class of that name another' if named else ''}"
@@ -187,7 +202,7 @@ def _array(values: list[Any]) -> np.ndarray:
             return rows
         i = several[0]
         if not len(rows) or isinstance(values[i], list):
-            raise ValueError(
+            raise InputError(
                 f"labels of image {i} are {_shown(values[i])}; expected one number or name per "
                 "image, or (n, c) zeros and ones for several labels per image"
             )
@@ -209,14 +224,14 @@ def _codes(values: list[Any]) -> np.ndarray:
         try:
             new = _typed(value) not in codes
         except TypeError:
-            raise ValueError(
+            raise InputError(
                 f"label of image {i} is a {type(value).__name__}; expected a number or a name"
             ) from None
         if new:
             codes[_typed(value)] = len(codes)
             for text in _readings(value):
                 if (other := seen.setdefault(text, i)) != i:
-                    raise ValueError(
+                    raise InputError(
                         f"labels hold {_shown(values[other])} (image {other}) and {_shown(value)} "
                         f"(image {i}), which read alike; expected one form of each class"
                     )
@@ -249,7 +264,7 @@ def _encode_classes(y: np.ndarray, num_classes: int | None) -> Labels:
     if y.dtype.kind == "f":
         broken = np.flatnonzero(~np.isfinite(y) | (y != np.floor(y)))
         if broken.size:
-            raise ValueError(
+            raise InputError(
                 f"labels are numbers that are no integers (image {broken[0]}: {y[broken[0]]:g}); "
                 "expected classes as integers or names: round them, or turn them into text"
             )
@@ -260,30 +275,30 @@ def _encode_classes(y: np.ndarray, num_classes: int | None) -> Labels:
         y = _codes(y.tolist())
     present = np.unique(y)
     if present.size < 2:
-        raise ValueError(f"labels hold {present.size} class; expected at least 2")
+        raise InputError(f"labels hold {present.size} class; expected at least 2")
     c = int(present[-1]) + 1 if num_classes is None else num_classes
     if present[-1] >= c:
-        raise ValueError(f"labels hold class {present[-1]}; num_classes={c} allows 0 to {c - 1}")
+        raise InputError(f"labels hold class {present[-1]}; num_classes={c} allows 0 to {c - 1}")
     return Labels(y.astype(np.int32), c, "classes")
 
 
 def _encode_rows(y: np.ndarray, num_classes: int | None, kind: str | None) -> Labels:
     c = y.shape[1]
     if num_classes not in (None, c):
-        raise ValueError(f"labels have {c} columns; num_classes={num_classes}")
+        raise InputError(f"labels have {c} columns; num_classes={num_classes}")
     if not np.isfinite(y).all():
-        raise ValueError("labels hold values that are not finite")
+        raise InputError("labels hold values that are not finite")
     binary = bool(np.isin(y, (0, 1)).all())
     if kind is None:
         kind = "multi_label" if binary else "vectors"
     if kind == "multi_label" and not binary:
-        raise ValueError("multi-label rows must be zeros and ones")
+        raise InputError("multi-label rows must be zeros and ones")
     y = y.astype(np.float32)
     constant = np.flatnonzero((y == y[:, :1]).all(axis=1))
     if constant.size:
         i = int(constant[0])
         what = f"has {int(y[i].sum())} of {c} labels" if kind == "multi_label" else "has one value"
-        raise ValueError(
+        raise InputError(
             f"image {i} {what}: its annotation is constant and has no correlation with others"
         )
     return Labels(y, c, kind)
@@ -303,23 +318,23 @@ def from_boxes(boxes: Sequence[Any], classes: Sequence[Any], num_classes: int) -
         refuses by its index). Pixels under two boxes count twice.
 
     Raises:
-        ValueError: an image's boxes or classes are none; the message has its index.
+        InputError: an image's boxes or classes are none; the message has its index.
     """
     if len(boxes) != len(classes):
-        raise ValueError(f"boxes of {len(boxes)} images, classes of {len(classes)}")
+        raise InputError(f"boxes of {len(boxes)} images, classes of {len(classes)}")
     vectors = np.zeros((len(boxes), num_classes))
     for i, (given, of) in enumerate(zip(boxes, classes, strict=True)):
         corners = np.asarray(given, np.float64).reshape(-1, 4) if len(given) else np.zeros((0, 4))
         kinds = _classes_of(of, i)
         if len(corners) != len(kinds):
-            raise ValueError(f"image {i}: {len(corners)} boxes and {len(kinds)} classes")
+            raise InputError(f"image {i}: {len(corners)} boxes and {len(kinds)} classes")
         if not ((kinds >= 0) & (kinds < num_classes)).all():
-            raise ValueError(
+            raise InputError(
                 f"image {i}: classes {kinds.tolist()}; expected 0 to {num_classes - 1}"
             )
         sides = corners[:, 2:] - corners[:, :2]
         if not (sides >= 0).all():  # NaN is not either
-            raise ValueError(f"image {i}: a box ends before it starts, or is not finite")
+            raise InputError(f"image {i}: a box ends before it starts, or is not finite")
         np.add.at(vectors[i], kinds, sides.prod(axis=1))
     return _shares(vectors)
 
@@ -338,7 +353,7 @@ def from_masks(
         (n, c) float32, rows summing to 1, or 0 for an image without a pixel that counts.
 
     Raises:
-        ValueError: a pixel's class is outside [0, c); the message has the image's index.
+        InputError: a pixel's class is outside [0, c); the message has the image's index.
     """
     vectors = np.zeros((len(masks), num_classes))
     for i, mask in enumerate(masks):
@@ -347,7 +362,7 @@ def from_masks(
             pixels = pixels[pixels != ignore]
         if pixels.size and not (pixels.min() >= 0 and pixels.max() < num_classes):
             worst = pixels.min() if pixels.min() < 0 else pixels.max()
-            raise ValueError(
+            raise InputError(
                 f"image {i}: a pixel has class {worst}; expected 0 to {num_classes - 1}"
             )
         vectors[i] = np.bincount(pixels, minlength=num_classes)
@@ -366,7 +381,7 @@ def _classes_of(image: Any, i: int) -> np.ndarray:
     except (TypeError, ValueError):
         same = False
     if not same:
-        raise ValueError(f"image {i}: classes are {found.dtype}, and not all integers")
+        raise InputError(f"image {i}: classes are {found.dtype}, and not all integers")
     return whole
 
 

@@ -1,8 +1,6 @@
-"""What `score_bank` is given, checked and brought into one form.
+"""The arguments of `score_bank`, checked: one record per model."""
 
-Every refusal is one line that names the model or argument, what was found and what is expected.
-"""
-
+import dataclasses
 import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -10,148 +8,208 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jax import Array
 
-Features: TypeAlias = Mapping[str, Any] | Iterable[tuple[str, Any]] | np.ndarray | Array
+from jaxparc.errors import InputError
+from jaxparc.extraction import Extracted
+
+Features: TypeAlias = (
+    Mapping[str, Any] | Iterable[tuple[str, Any]] | np.ndarray | Array  # Any: (n, d) or Extracted
+)
 PerModel: TypeAlias = Mapping[str, float] | Sequence[float] | np.ndarray
 
+FORMS = "a mapping {'name': (n, d) array}, (name, array) pairs, or one array (m, n, d)"
 
-# Features whose largest is between these powers of two are scored as they are, and others over a
-# power of two, so that squares, and sums of these, stay within float32.
+# Features whose largest magnitude is between these powers of two are scored as they are, and others
+# divided by a power of two, so that squares, and sums of squares, stay within float32.
 LARGEST = -20, 40
-# What float32 does not tell: a column whose spread is this small beside the largest feature, and
-# one that is rounded to it and larger than its spread by this factor.
+# float32 is too coarse for a column whose range is below this share of the largest feature, and for
+# a column that was rounded to float32 and is larger than its range by this factor.
 SMALLEST = 2.0**-80
 OFFSET = 1024.0
 
 
-class Look(NamedTuple):
-    """One model's features, ready to be scored.
+class Prepared(NamedTuple):
+    """Features ready to be scored.
 
     Attributes:
-        features: (n, d) float32, as they were given, or over a power of two.
-        given: as they were given; (n, d).
-        exponent: of that power of two.
-        rounded: whether `features` have fewer digits than `given`.
-        coarse: whether float32 cannot tell what they show.
-        flaw: what makes them useless, if anything does.
+        features: (n, d) float32, as given or divided by a power of two.
+        original: (n, d) float32 or float64, as given.
+        exponent: of that power of two; 0 if they were not divided.
+        rounded: whether `features` have fewer digits than `original`.
+        coarse: whether float32 cannot represent the differences between images.
+        flaw: why no score is defined on them; None if nothing is wrong.
     """
 
     features: np.ndarray
-    given: np.ndarray
+    original: np.ndarray
     exponent: int = 0
     rounded: bool = False
     coarse: bool = False
     flaw: str | None = None
 
     def float64(self) -> np.ndarray:
-        """Likewise, in float64."""
-        return np.ldexp(self.given.astype(np.float64), -self.exponent)
+        """(n, d) float64, divided by the same power of two."""
+        return np.ldexp(self.original.astype(np.float64), -self.exponent)
 
 
-def named(features: Any) -> Mapping[Any, Any] | Iterable[Any]:
-    """The bank as a mapping, if it is all there, else as the iterable that it is."""
-    if isinstance(features, Mapping):
-        return features
-    if hasattr(features, "__array__"):
-        if features.ndim != 3:
-            raise ValueError(
-                f"features have shape {tuple(features.shape)}; one array must be (m, n, d): "
-                "for one model pass {'name': features}"
-            )
-        return {str(i): model for i, model in enumerate(features)}
-    if isinstance(features, (str, bytes)) or not isinstance(features, Iterable):
-        raise ValueError(f"features are a {type(features).__name__}; expected {FORMS}")
-    return features
+class ModelInput(NamedTuple):
+    """One model, checked and read.
+
+    Attributes:
+        place: in the bank, from 0.
+        name: its name.
+        width: d; 0 if no method reads features.
+        layers: number of layers; NaN if not given.
+        fields: of its `Probe`, other than those that all models share.
+        prepared: its features; None if no method reads them.
+    """
+
+    place: int
+    name: str
+    width: int
+    layers: float
+    fields: dict[str, Any]
+    prepared: Prepared | None
 
 
-FORMS = "a mapping {'name': (n, d) array}, (name, array) pairs, or one array (m, n, d)"
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """The arguments of `score_bank` that differ between models.
+
+    Attributes:
+        features: as of `score_bank`.
+        n: number of probe images.
+        needs: fields of `Probe` that methods need -> the first method that does.
+        probs: as of `score_bank`.
+        layers: likewise.
+        source_images: likewise.
+    """
+
+    features: Features
+    n: int
+    needs: Mapping[str, str]
+    probs: Any = None
+    layers: Any = None
+    source_images: Any = None
+
+    def models(self) -> Iterator[ModelInput]:
+        """Yield every model, whose arrays are read when it is asked for.
+
+        Raises:
+            InputError: an argument is missing or malformed. Names, shapes and numbers of a bank
+                that is all there are checked before the first model is read.
+        """
+        declared = self._declared()
+        if isinstance(self.features, (Mapping, Sequence)) or hasattr(self.features, "__array__"):
+            declared = iter(list(declared))
+        return map(self._read, declared)
+
+    def _declared(self) -> "Iterator[_Declared]":
+        names: set[str] = set()
+        columns = {
+            argument: _column(argument, getattr(self, argument))
+            for argument in ("probs", "layers", "source_images")
+            if argument in self.needs
+        }
+        for index, item in enumerate(_pairs(self.features)):
+            if not _is_pair(item):
+                raise InputError(
+                    f"features hold a {type(item).__name__} without a name; expected {FORMS}"
+                )
+            key, features = item
+            name = str(key)
+            if name in names:
+                raise InputError(f"duplicate model {name!r}")
+            names.add(name)
+            own = features if isinstance(features, Extracted) else Extracted(features)
+            _check_shape(name, "features", own.features, self.n)
+            given = {}
+            for argument, column in columns.items():
+                if column is not None:
+                    given[argument] = _entry(argument, column, key, index)
+                elif own is features:
+                    given[argument] = getattr(own, argument)
+                else:
+                    raise InputError(
+                        f"method {self.needs[argument]!r} needs the argument {argument}"
+                    )
+                if given[argument] is None:
+                    raise InputError(
+                        f"model {name!r}: {argument} is None; method {self.needs[argument]!r} "
+                        "needs it"
+                    )
+            if "probs" in given:
+                _check_shape(name, "probs", given["probs"], self.n)
+            layers, images = (_number(name, a, given.get(a)) for a in ("layers", "source_images"))
+            yield _Declared(index, name, own.features, given.get("probs"), layers, images)
+        if not names:
+            raise InputError("features are empty; expected at least one model")
+        for argument, column in columns.items():
+            if column is not None and not isinstance(column, Mapping) and len(column) > len(names):
+                raise InputError(
+                    f"{argument} has {len(column)} entries; expected {len(names)}, one per model"
+                )
+
+    def _read(self, declared: "_Declared") -> ModelInput:
+        name = declared.name
+        fields: dict[str, Any] = {
+            "layers": np.float32(declared.layers),
+            "source_images": np.float32(declared.source_images),
+        }
+        prepared = None
+        if "features" in self.needs:
+            prepared = prepare(f"model {name!r}", declared.features)
+            fields["features"] = prepared.features
+            with np.errstate(over="ignore"):  # logistic then finds no optimum in float32
+                fields["scale"] = np.ldexp(np.float32(1), prepared.exponent)
+        if "probs" in self.needs:
+            fields["probs"] = _probabilities(name, declared.probs, self.n)
+        width = np.shape(declared.features)[1]
+        return ModelInput(declared.place, name, width, declared.layers, fields, prepared)
 
 
-def is_pair(item: Any) -> bool:
-    """Whether it is (name, features)."""
-    return isinstance(item, (tuple, list)) and len(item) == 2 and is_name(item[0])
+class _Declared(NamedTuple):
+    """One model as it was given: its shapes and numbers are checked, its arrays are not read."""
+
+    place: int
+    name: str
+    features: Any
+    probs: Any
+    layers: float
+    source_images: float
 
 
-def is_name(value: Any) -> bool:
-    """Whether it names a model: text or a number."""
-    return isinstance(value, (str, int, np.integer))
+def reference(reference: Any, n: int) -> np.ndarray:
+    """The features of the reference model, (n, d) float32, or float64 if float32 is too coarse."""
+    shape = tuple(np.shape(reference))
+    if len(shape) != 2 or shape[0] != n:
+        raise InputError(f"reference has shape {shape}; expected ({n}, d)")
+    found = prepare("reference", reference)
+    if found.flaw:
+        raise InputError(f"reference: {found.flaw}; expected features that differ between images")
+    return found.float64() if found.rounded or found.coarse else found.features
 
 
-def dimensions(array: Any) -> int | None:
-    """Of an array, or of lists that hold numbers; None of anything else, such as pairs."""
-    if hasattr(array, "shape"):
-        return len(array.shape)
-    if not isinstance(array, (list, tuple)) or not array or is_pair(array[0]):
-        return None
-    inner = array[0]
-    if isinstance(inner, (list, tuple)) or hasattr(inner, "shape"):
-        below = dimensions(inner)
-        return None if below is None else 1 + below
-    return 1 if isinstance(inner, numbers.Number) else None
+def prepare(owner: str, array: Any) -> Prepared:
+    """Features of a model, or a reference, in the form in which they are scored.
 
-
-def pairs(bank: Mapping[Any, Any] | Iterable[Any], n: int) -> Iterator[tuple[Any, Any]]:
-    """(name, array) of every model; those of an iterable are checked as they come."""
-    if isinstance(bank, Mapping):
-        yield from bank.items()
-        return
-    for item in bank:
-        if not is_pair(item):
-            what = f"a {type(item).__name__} without a name"
-            raise ValueError(f"features hold {what}; expected {FORMS}")
-        check_shape(item[0], item[1], n)
-        yield item[0], item[1]
-
-
-def check_lengths(per_model: Mapping[str, PerModel | None], m: int) -> None:
-    """Refuse a sequence that has not one entry per model."""
-    for argument, value in per_model.items():
-        if value is not None and not isinstance(value, Mapping) and len(value) != m:
-            raise ValueError(f"{argument} has {len(value)} entries for {m} models")
-
-
-def check_shape(name: Any, array: Any, n: int) -> None:
-    """Refuse what is no (n, d) array of at least two columns."""
-    name = str(name)
-    try:
-        shape = tuple(np.shape(array))
-    except (TypeError, ValueError, RuntimeError) as error:
-        if isinstance(array, (list, tuple)) and array and np.ndim(array[0]) == 2:
-            raise ValueError(
-                f"model {name!r}: features are a list of {len(array)} arrays; expected one (n, d): "
-                "numpy.concatenate joins those of batches"
-            ) from error
-        raise ValueError(f"model {name!r}: features are no array: {_line(error)}") from error
-    if len(shape) == 3 and isinstance(array, (list, tuple)):
-        raise ValueError(
-            f"model {name!r}: features are a list of {shape[0]} arrays {shape[1:]}; expected one "
-            "(n, d): numpy.concatenate joins those of batches; several probe sets are a list of "
-            "mappings {'name': array}"
-        )
-    if len(shape) != 2:
-        raise ValueError(f"model {name!r}: features have shape {shape}; expected (n, d)")
-    if shape[0] != n:
-        raise ValueError(f"model {name!r}: features of {shape[0]} images; labels of {n}")
-    if shape[1] < 2:
-        raise ValueError(f"model {name!r}: features have {shape[1]} columns; expected at least 2")
-
-
-def look(what: str, array: Any) -> Look:
-    """The features of a model, or a reference, as they will be scored; `what` they are of.
+    Args:
+        owner: of the features, for messages.
+        array: (n, d) real numbers.
 
     Raises:
-        ValueError: they are no real numbers.
+        InputError: they are not real numbers.
     """
-    x = _numbers(what, array)
+    x = _real(owner, array)
     narrow = x.dtype == np.float32
     with np.errstate(invalid="ignore"):  # NaN
         highest, lowest = (edge.astype(np.float64) for edge in (x.max(axis=0), x.min(axis=0)))
     flaw = None
     if not (np.isfinite(highest).all() and np.isfinite(lowest).all()):
-        flaw = "not finite"
+        flaw = "features are not finite"
     elif (highest == lowest).all():
-        flaw = "the same for every image"
+        flaw = "features are the same for every image"
     if flaw:
-        return Look(np.zeros(x.shape, np.float32), x, flaw=flaw)
+        return Prepared(np.zeros(x.shape, np.float32), x, flaw=flaw)
     largest = np.maximum(abs(highest), abs(lowest))
     exponent = int(np.frexp(largest.max())[1])
     if LARGEST[0] < exponent <= LARGEST[1]:
@@ -167,11 +225,98 @@ def look(what: str, array: Any) -> Look:
     coarse = (spread > 0) & (spread < SMALLEST * largest.max())
     if rounded:
         coarse |= (spread > 0) & (largest > OFFSET * spread)
-    return Look(features, x, exponent, rounded, bool(coarse.any()))
+    return Prepared(features, x, exponent, rounded, bool(coarse.any()))
 
 
-def _numbers(what: str, array: Any) -> np.ndarray:
-    """The features in float32 if that holds them, else in float64."""
+def check_form(features: Any) -> None:
+    """Refuse what is not a bank, as far as that shows before its models are read."""
+    if isinstance(features, Mapping):
+        return
+    if isinstance(features, Extracted):
+        raise InputError("features are of one model without a name; pass {'name': features}")
+    if hasattr(features, "__array__"):
+        if features.ndim != 3:
+            raise InputError(
+                f"features have shape {tuple(features.shape)}; expected (m, n, d): "
+                "for one model pass {'name': features}"
+            )
+    elif isinstance(features, (str, bytes)) or not isinstance(features, Iterable):
+        raise InputError(f"features are a {type(features).__name__}; expected {FORMS}")
+    elif isinstance(features, Sequence) and features and not _is_pair(features[0]):
+        _refuse_list(features)
+
+
+def _pairs(features: Any) -> Iterable[Any]:
+    """(name, features) pairs of a bank, or whatever an iterable has in their place."""
+    if isinstance(features, Mapping):
+        return features.items()
+    if hasattr(features, "__array__"):
+        return ((str(i), model) for i, model in enumerate(features))
+    return features
+
+
+def _refuse_list(features: Sequence[Any]) -> None:
+    """Refuse a list of anything but pairs by what its first item seems to be."""
+    first, m = features[0], len(features)
+    pairs = isinstance(first, (list, tuple)) and len(first) > 0 and _is_pair(first[0])
+    if isinstance(first, Mapping) or pairs or _dimensions(first) == 3:
+        raise InputError(
+            f"features hold {m} probe sets; score_bank takes one: for several, "
+            "BankScores.concat([score_bank(x, y) for x, y in zip(features, labels)])"
+        )
+    if isinstance(first, Extracted) or _dimensions(first) == 2:
+        raise InputError(f"features are a list of {m} arrays without names; expected {FORMS}")
+
+
+def _is_pair(item: Any) -> bool:
+    """Whether it is (name, features)."""
+    return (
+        isinstance(item, (tuple, list))
+        and len(item) == 2
+        and isinstance(item[0], (str, int, np.integer))
+    )
+
+
+def _dimensions(array: Any) -> int | None:
+    """Number of dimensions of an array, or of nested lists of numbers; None of anything else."""
+    if hasattr(array, "shape"):
+        return len(array.shape)
+    if isinstance(array, Extracted) or not isinstance(array, (list, tuple)) or not array:
+        return None
+    inner = array[0]
+    if isinstance(inner, (list, tuple)) or hasattr(inner, "shape"):
+        below = _dimensions(inner)
+        return None if below is None else 1 + below
+    return 1 if isinstance(inner, numbers.Number) else None
+
+
+def _check_shape(name: str, argument: str, array: Any, n: int) -> None:
+    """Refuse anything but an array of two dimensions, one row per label."""
+    try:
+        shape = tuple(np.shape(array))
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(array, (list, tuple)) and array and np.ndim(array[0]) == 2:
+            shape = (len(array), np.shape(array[0])[0], -1)  # batches of several sizes
+        else:
+            message = f"model {name!r}: {argument} are not an array: {_line(error)}"
+            raise InputError(message) from error
+    if len(shape) == 3 and isinstance(array, (list, tuple)):
+        raise InputError(
+            f"model {name!r}: {argument} are a list of {shape[0]} arrays; expected one "
+            f"({n}, d): numpy.concatenate joins batches"
+        )
+    if len(shape) != 2 or shape[0] != n:
+        raise InputError(
+            f"model {name!r}: {argument} have shape {shape}; expected ({n}, d), one row per label"
+        )
+    if shape[1] < (least := 2 if argument == "features" else 1):
+        raise InputError(
+            f"model {name!r}: {argument} have {shape[1]} columns; expected at least {least}"
+        )
+
+
+def _real(owner: str, array: Any) -> np.ndarray:
+    """Numbers in float32 if that holds them, else in float64."""
     if isinstance(array, np.ma.MaskedArray):
         array = np.ma.filled(array.astype(np.float64), np.nan)
     try:
@@ -182,67 +327,63 @@ def _numbers(what: str, array: Any) -> np.ndarray:
         with np.errstate(over="ignore"):  # of a type wider than float64
             return x.astype(np.float32 if narrow else np.float64, copy=False)
     except (TypeError, ValueError, RuntimeError) as error:  # a torch tensor with a gradient
-        message = f"{what}: features cannot be read as real numbers: {_line(error)}"
-        raise ValueError(message) from error
+        message = f"{owner}: features cannot be read as real numbers: {_line(error)}"
+        raise InputError(message) from error
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def probabilities(probs: Any, name: Any, index: int, n: int) -> np.ndarray:
-    """One model's class probabilities, (n, z) float32, as they were given."""
-    given = _entry("probs", probs, name, index)
-    if isinstance(given, np.ma.MaskedArray):
-        given = np.ma.filled(given.astype(np.float64), np.nan)
+def _probabilities(name: str, probs: Any, n: int) -> np.ndarray:
+    """(n, z) float32 class probabilities, as they were given."""
+    if isinstance(probs, np.ma.MaskedArray):
+        probs = np.ma.filled(probs.astype(np.float64), np.nan)
     try:
-        found = np.asarray(given).astype(np.float32)
+        found = np.asarray(probs).astype(np.float32)
     except (TypeError, ValueError, RuntimeError) as error:
-        message = f"model {str(name)!r}: probs cannot be read as numbers: {_line(error)}"
-        raise ValueError(message) from error
-    if found.ndim != 2 or len(found) != n:
-        raise ValueError(f"model {str(name)!r}: probs have shape {found.shape}; expected ({n}, z)")
+        message = f"model {name!r}: probs cannot be read as numbers: {_line(error)}"
+        raise InputError(message) from error
+    if not found.min() >= 0:  # NaN is not either
+        raise InputError(f"model {name!r}: probs are negative or NaN for some image")
+    away = abs(found.sum(axis=1) - 1)
+    if not (away <= 1e-2).all():
+        worst = found[np.argmax(away)].sum()
+        raise InputError(f"model {name!r}: probs of an image sum to {worst:.4g}; expected 1")
     return found
 
 
-def check_probabilities(name: str, probs: np.ndarray) -> None:
-    """Refuse rows that are no distributions, within 1e-2."""
-    if not probs.min() >= 0:  # NaN is not either
-        raise ValueError(f"model {name!r}: probs are negative or NaN for some image")
-    away = abs(probs.sum(axis=1) - 1)
-    if not (away <= 1e-2).all():
-        worst = probs[np.argmax(away)].sum()
-        raise ValueError(f"model {name!r}: probs of an image sum to {worst:.4g}; expected 1")
+def _column(argument: str, value: Any) -> Any:
+    """An argument with one entry per model: a mapping by name, a sequence, or None."""
+    if hasattr(value, "to_dict") and hasattr(value, "index"):  # a pandas Series
+        entries = value.to_dict()
+        return list(entries.values()) if list(entries) == list(range(len(entries))) else entries
+    try:
+        if value is None or (len(value) >= 0 and not isinstance(value, (str, bytes))):
+            return value
+    except TypeError:  # one number, an iterator
+        pass
+    raise InputError(
+        f"{argument} is a {type(value).__name__}; expected a mapping by name, or a sequence with "
+        "one entry per model"
+    )
 
 
-def reference(reference: Any, n: int) -> np.ndarray:
-    """The features of the reference model, (n, d) float32, or float64 if that is too coarse."""
-    shape = tuple(np.shape(reference))
-    if len(shape) != 2 or shape[0] != n:
-        raise ValueError(f"reference has shape {shape}; expected ({n}, d)")
-    found = look("reference", reference)
-    if found.flaw:
-        raise ValueError(f"reference is {found.flaw}")
-    return found.float64() if found.rounded or found.coarse else found.features
+def _entry(argument: str, column: Any, key: Any, index: int) -> Any:
+    """One model's entry, by its name as it was given or as text, or by its place."""
+    try:
+        if isinstance(column, Mapping):
+            return column[key if key in column else str(key)]
+        return column[index]
+    except (KeyError, IndexError):
+        raise InputError(f"{argument} has no entry for model {str(key)!r}") from None
 
 
-def of_model(argument: str, value: PerModel | None, name: Any, index: int) -> float:
-    """One model's entry of a mapping or sequence; NaN where nothing was given."""
+def _number(name: str, argument: str, value: Any) -> float:
+    """A number of one model; NaN if it is not given."""
     if value is None:
         return np.nan
-    found = _entry(argument, value, name, index)
     try:
-        return float(found)
+        return float(value)
     except (TypeError, ValueError):
-        message = f"{argument} of model {str(name)!r} is {found!r}; expected a number"
-        raise ValueError(message) from None
-
-
-def _entry(argument: str, value: Any, name: Any, index: int) -> Any:
-    """By name, or its text; or by the model's place."""
-    try:
-        if isinstance(value, Mapping):
-            return value[name if name in value else str(name)]
-        return value[index]
-    except (KeyError, IndexError):
-        raise ValueError(f"{argument} has no entry for model {str(name)!r}") from None
+        raise InputError(f"model {name!r}: {argument} is {value!r}; expected a number") from None

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from jaxparc.errors import InputError
+
 # Beyond, counts of pairs leave int32.
 MOST_IMAGES = 46_340
 
@@ -18,11 +20,11 @@ def check(n: int, bytes_per_pair: Iterable[int]) -> None:
         bytes_per_pair: of each method, what it keeps per n^2, as measured.
 
     Raises:
-        ValueError: that takes more than half of the memory.
+        InputError: that takes more than half of the memory.
     """
     needed, limit = sum(bytes_per_pair) * n**2, available() // 2
     if n > MOST_IMAGES or needed > limit:
-        raise ValueError(
+        raise InputError(
             f"comparing {n:,} images with each other takes about {needed / _GIB:,.1f} GiB; the "
             f"limit is half of the memory, {limit / _GIB:,.1f} GiB, and {MOST_IMAGES:,} images: "
             "give fewer, 500 are enough"

@@ -1,55 +1,53 @@
-"""What `score_bank` compiles: the one place that jits and maps selectors.
+"""The compiled programs of `score_bank`: the one place that jits and maps selectors.
 
 All methods asked for are one program per shape of features, in float32; where a method says that
-this was too coarse for a model, the same functions run in float64.
+float32 was too coarse for a model, the same functions run in float64.
 """
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxparc.bank import arguments as given
-from jaxparc.selectors import Method
-from jaxparc.selectors.probe import Probe
+from jaxparc.bank.arguments import ModelInput
+from jaxparc.selectors import Method, Probe
 
 Fields: TypeAlias = dict[str, Any]  # of a Probe
 
 
-class Model(NamedTuple):
-    """One model of a bank on its way: its place, fields of a `Probe`, and the features' look."""
-
-    place: int
-    fields: dict[str, Any]
-    look: given.Look | None
+def models_per_call() -> int:
+    """Models that one call scores: a CPU runs them faster one after the other."""
+    return 1 if jax.default_backend() == "cpu" else 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """What is compiled for a probe set, whatever the model.
+    """What is compiled for a probe set.
 
     Attributes:
-        methods: that are asked for.
+        methods: that are asked for, k of them.
         num_classes: c, of `Probe`.
         vectors: likewise.
         absent: likewise.
+        models_per_call: that are scored side by side.
     """
 
     methods: tuple[Method, ...]
     num_classes: int
     vectors: bool
     absent: int
+    models_per_call: int
 
     def targets(self, shared: Fields) -> tuple[Any, ...]:
-        """Per method, what all models of a bank share, None if nothing.
+        """Per method, the part of the score that all models share, or None.
 
-        In float64 if a reference is: its size and offset do not matter either.
+        In float64 if the reference is, whose size and offset do not matter either.
         """
         prepare = _compiled_targets(tuple(m.target for m in self.methods), *self._options())
         if shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
@@ -58,35 +56,49 @@ class Programs:
             return jax.tree.map(lambda found: np.asarray(found, np.float32), prepare(shared))
 
     def scores(
-        self, models: list[Model], shared: Fields, targets: tuple[Any, ...]
-    ) -> dict[int, np.ndarray]:
-        """By a model's place, (k,) scores: in float32, and in float64 where that is too coarse."""
+        self, models: Sequence[ModelInput], shared: Fields, targets: tuple[Any, ...]
+    ) -> list[np.ndarray]:
+        """Score models of one shape.
+
+        Args:
+            models: at most `models_per_call`.
+            shared: fields of `Probe` that all models share.
+            targets: of `targets`.
+
+        Returns:
+            Per model, (k,) float64; computed in float32, and again in float64 where float32 is too
+            coarse.
+        """
         functions = tuple(m.function for m in self.methods)
-        checks = tuple((m.lost, m.steep) for m in self.methods)
+        checks = tuple((m.needs_float64, m.needs_float64_if_rounded) for m in self.methods)
         run = _compiled(functions, checks, *self._options())
-        found = np.asarray(run(tuple(m.fields for m in models), shared, targets))
-        scores: dict[int, np.ndarray] = {}
-        for model, (score, lost, steep) in zip(models, found, strict=True):
-            look = model.look
-            if model.place in scores:  # a chunk may be filled up
+        # Filled up with the last model: a chunk of another size would be compiled again.
+        fields = [m.fields for m in models]
+        fields += fields[-1:] * (self.models_per_call - len(fields))
+        found = np.asarray(run(tuple(fields), shared, targets))
+        scores = []
+        for model, (score, coarse, coarse_if_rounded) in zip(models, found, strict=False):
+            row = np.array(score, np.float64)
+            scores.append(row)
+            prepared = model.prepared
+            if prepared is None or prepared.flaw:
                 continue
-            scores[model.place] = np.array(score)
-            if look is None or look.flaw:
-                continue
-            again = lost.astype(bool) | (steep.astype(bool) & look.rounded)
-            if look.coarse:
+            again = coarse.astype(bool) | (coarse_if_rounded.astype(bool) & prepared.rounded)
+            if prepared.coarse:
                 again |= [m.reads_images for m in self.methods]
             if again.any():
-                scores[model.place][again] = self._again(model, shared, targets)[again]
+                row[again] = self._in_float64(model, shared, targets)[again]
         return scores
 
-    def _again(self, model: Model, shared: Fields, targets: tuple[Any, ...]) -> np.ndarray:
-        """(k,) scores in float64, by the same functions."""
-        assert model.look is not None
+    def _in_float64(
+        self, model: ModelInput, shared: Fields, targets: tuple[Any, ...]
+    ) -> np.ndarray:
+        """(k,) float64 scores by the same functions."""
+        assert model.prepared is not None
         functions = tuple(m.function for m in self.methods)
         wide = {
-            "features": model.look.float64(),
-            "scale": np.ldexp(np.float64(1), model.look.exponent),
+            "features": model.prepared.float64(),
+            "scale": np.ldexp(np.float64(1), model.prepared.exponent),
         }
         with _float64():
             run = _compiled(functions, ((None, None),) * len(functions), *self._options())
@@ -100,7 +112,7 @@ class Programs:
 
 @contextlib.contextmanager
 def _float64() -> Iterator[None]:
-    """On the CPU if JAX may use it, as some accelerators have no such numbers."""
+    """In float64, on the CPU if JAX may use it: some accelerators have no float64."""
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -117,10 +129,10 @@ def _compiled(
     vectors: bool,
     absent: int,
 ) -> Callable[..., Array]:
-    """The program that gives (models, 3, k) for models of one shape: scores, and what checks say.
+    """The program of models of one shape: (models, 3, k) scores and results of both `checks`.
 
-    One program for all methods, so that XLA computes what they share once. What is `shared` by the
-    models, and the `targets` made from it, are not mapped.
+    One program for all methods, so that XLA computes what they share once. Fields `shared` by the
+    models, and the `targets` made from them, are not mapped.
     """
 
     @jax.jit
@@ -131,17 +143,17 @@ def _compiled(
                 model = model | {"probs": rows / jnp.sum(rows, axis=1, keepdims=True)}
             probe = Probe(
                 **model, **shared, num_classes=num_classes, vectors=vectors, absent=absent
-            )
+            ).computing_once()
             scores = [
                 function(probe) if target is None else function(probe, target=target)
                 for function, target in zip(functions, targets, strict=True)
             ]
-            said = [
-                [jnp.bool_(False) if check is None else check(probe) for check in both]
-                for both in zip(*checks, strict=True)
+            coarse = [
+                [jnp.bool_(False) if check is None else check(probe) for check in column]
+                for column in zip(*checks, strict=True)
             ]
             dtype = jnp.result_type(float)  # of this precision
-            rows = [[jnp.asarray(one, dtype) for one in row] for row in (scores, *said)]
+            rows = [[jnp.asarray(one, dtype) for one in row] for row in (scores, *coarse)]
             return jnp.stack([jnp.stack(row) for row in rows])
 
         if len(models) == 1:
@@ -158,11 +170,12 @@ def _compiled_targets(
     vectors: bool,
     absent: int,
 ) -> Callable[[Fields], tuple[Any, ...]]:
-    """The program that gives, per method, what all models of a bank share; None if nothing."""
+    """The program of what all models share, per method, or None."""
 
     @jax.jit
     def run(shared: Fields) -> tuple[Any, ...]:
         probe = Probe(**shared, num_classes=num_classes, vectors=vectors, absent=absent)
+        probe = probe.computing_once()
         return tuple(None if target is None else target(probe) for target in targets)
 
     return run

@@ -1,14 +1,16 @@
-"""What `score_bank` returns: scores by name, ranked, printed, drawn and written."""
+"""`BankScores`, the result of `score_bank`: ranked, printed, plotted and written."""
 
 import dataclasses
 import io
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxparc import files, printing
+from jaxparc.errors import InputError
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -21,35 +23,83 @@ NAME = 12  # columns that a model's name keeps in any table; it is folded, not c
 LISTED = 8  # models that the caption of a table names
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class BankScores:
     """Scores of m models by k methods on r probe sets; larger is better, undefined is NaN.
+
+    Two objects are equal if they are the same one, so that they can be keys and members of sets.
 
     Attributes:
         names: the m models, in the order in which they were given.
         methods: the k column labels.
-        values_per_run: (r, m, k) float64.
+        values_per_run: (r, m, k) float64, one run per probe set.
+        undefined: (model, method) -> why that score is NaN, for every NaN.
+
+    Raises:
+        InputError: `values_per_run` has another shape.
     """
 
     names: tuple[str, ...]
     methods: tuple[str, ...]
     values_per_run: np.ndarray
+    undefined: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        found, expected = np.shape(self.values_per_run), (len(self.names), len(self.methods))
+        if len(found) != 3 or found[0] < 1 or found[1:] != expected:
+            raise InputError(
+                f"values_per_run has shape {found}; expected (r, {expected[0]}, {expected[1]})"
+            )
+
+    @classmethod
+    def concat(cls, scores: "Iterable[BankScores]") -> "BankScores":
+        """Join the scores of the same models by the same methods on several probe sets.
+
+        Raises:
+            InputError: there are none, or models or methods differ or are in another order.
+        """
+        scores = list(scores)
+        if not scores:
+            raise InputError("there are no scores to join; expected at least one BankScores")
+        undefined: dict[tuple[str, str], str] = {}
+        for number, one in enumerate(scores):
+            for argument in ("names", "methods"):
+                first, found = getattr(scores[0], argument), getattr(one, argument)
+                if first != found:
+                    raise InputError(
+                        f"{argument} of probe set {number} are {_listed(found)}; expected those of "
+                        f"probe set 0 in the same order: {_listed(first)}"
+                    )
+            undefined = {**one.undefined, **undefined}
+        values = np.concatenate([one.values_per_run for one in scores])
+        return cls(scores[0].names, scores[0].methods, values, undefined)
 
     @property
     def values(self) -> np.ndarray:
         """(m, k) float64, the mean over the probe sets; NaN if it is undefined on any."""
         return self.values_per_run.mean(axis=0)
 
-    @property
-    def best(self) -> str:
-        """The model that the first method puts first.
+    def __getitem__(self, method: str) -> dict[str, float]:
+        """Mean scores by one method: name -> score, in the order of `names`.
 
         Raises:
-            ValueError: it is undefined for all models.
+            InputError: the method was not scored.
+        """
+        return dict(zip(self.names, self.values[:, self._index(method)].tolist(), strict=True))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.methods)
+
+    @property
+    def best(self) -> str:
+        """The model that the first method ranks first.
+
+        Raises:
+            InputError: it is undefined for all models.
         """
         name, score = self.ranking()[0]
         if np.isnan(score):
-            raise ValueError(f"method {self.methods[0]!r} is undefined for all models")
+            raise InputError(f"method {self.methods[0]!r} is undefined for all models")
         return name
 
     def ranking(self, method: str | None = None) -> list[tuple[str, float]]:
@@ -59,12 +109,10 @@ class BankScores:
             method: one of `methods`; the first if None.
 
         Raises:
-            ValueError: the method was not scored.
+            InputError: the method was not scored.
         """
         column = self.values[:, self._index(method)]
-        # argsort puts NaN last; stable, so that equal scores keep the bank's order.
-        order = np.argsort(-column, kind="stable")
-        return [(self.names[i], float(column[i])) for i in order]
+        return [(self.names[i], float(column[i])) for i in self._order(method)]
 
     def tied(self, method: str | None = None) -> list[str]:
         """Models that cannot be told from the best one within the noise over probe sets.
@@ -82,14 +130,14 @@ class BankScores:
             if the method is undefined for all.
 
         Raises:
-            ValueError: the method was not scored, or there is one probe set alone.
+            InputError: the method was not scored, or there is only one probe set.
         """
         k, r = self._index(method), len(self.values_per_run)
         if r < 2:
-            raise ValueError("ties need several probe sets, to see the noise between them; got one")
+            raise InputError("scores are of 1 probe set; expected several, to see their noise")
         from scipy.stats import t
 
-        order = [self.names.index(name) for name, _ in self.ranking(method)]
+        order = self._order(method)
         scores = self.values_per_run[:, order, k]
         with np.errstate(invalid="ignore"):  # infinite scores tie with nothing
             apart = scores[:, :1] - scores
@@ -126,7 +174,7 @@ class BankScores:
             ]
             for rows in zip(self.values, self._spread(), strict=True)
         ]
-        longest = max(map(len, names))
+        longest = max(map(len, names), default=0)
         heads, glue = [printing.shown(method, encoding) for method in self.methods], " "
         widths = [max(len(glue.join(row[k])) for row in cells) for k in range(len(heads))]
         edges = len(str(len(names))) + 3 * (len(heads) + 2) + 1
@@ -142,8 +190,7 @@ class BankScores:
             table.add_column(Text(head), justify="right", no_wrap=True, min_width=least)
         if _needed(table) > COLUMNS:
             table.padding = 0
-        for place, (name, _) in enumerate(self.ranking(), start=1):
-            index = self.names.index(name)
+        for place, index in enumerate(self._order(), start=1):
             table.add_row(str(place), Text(names[index]), *map(glue.join, cells[index]))
         return table
 
@@ -177,10 +224,9 @@ class BankScores:
                 return data.getvalue()
 
         runs, m = len(self.values_per_run), len(self.names)
-        ranked = [name for name, _ in self.ranking()]
-        order = [self.names.index(name) for name in ranked]
-        labels = [_short(printing.visible(str(name))) for name in ranked]
-        longest = max(map(len, labels))
+        order = self._order()
+        labels = [_short(printing.visible(str(self.names[i]))) for i in order]
+        longest = max(map(len, labels), default=0)
         size = (0.075 * longest + 0.5 + max(2.6 * len(self.methods), 3.5), 1.1 + 0.21 * m)
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08, wspace=0.03)
         figure = Shown(figsize=size, dpi=100, layout=layout)
@@ -188,7 +234,7 @@ class BankScores:
         panels = figure.subplots(1, len(self.methods), sharey=True, squeeze=False)[0]
         spread = self._spread()
         for k, (method, panel) in enumerate(zip(self.methods, panels, strict=True)):
-            tied = set(self.tied(method)) if runs > 1 else set(ranked)
+            tied = set(self.tied(method) if runs > 1 else self.names)
             for y, i in enumerate(order):
                 x = self.values[i, k]
                 if not np.isfinite(x):
@@ -226,25 +272,51 @@ class BankScores:
         figure.supxlabel(f"score, larger is better\n{note}", size=8, color="0.35")
         return figure
 
-    def to_csv(self, path: str | Path | None = None) -> str:
-        """The mean scores as CSV, one row per model; written to `path` in UTF-8 if that is given.
+    def to_csv(self, path: str | Path | None = None, *, per_run: bool = False) -> str:
+        """Scores as CSV, one row per model; an undefined score is "nan".
 
-        Before a name that a spreadsheet would take for a formula stands an apostrophe.
+        Names that a spreadsheet would take for formulas are preceded by an apostrophe.
+
+        Args:
+            path: of a file to write, in UTF-8; None writes none.
+            per_run: one row per probe set and model instead, with the column "run", from 0.
+
+        Returns:
+            The text of the file.
         """
-        rows = (
-            [name, *map("{:.6f}".format, row)]
-            for name, row in zip(self.names, self.values, strict=True)
-        )
-        text = files.table_text([["model", *self.methods], *rows])
+        head: list[str] = ["model", *self.methods]
+        runs = self.values_per_run if per_run else self.values[None]
+        rows = [
+            [str(name), *map("{:.6f}".format, row)]
+            for values in runs
+            for name, row in zip(self.names, values, strict=True)
+        ]
+        if per_run:
+            head = ["run", *head]
+            rows = [[str(i // len(self.names)), *row] for i, row in enumerate(rows)]
+        text = files.table_text([head, *rows])
         if path is not None:
             Path(path).write_bytes(text.encode(errors="backslashreplace"))
         return text
 
-    def to_pandas(self) -> "pandas.DataFrame":
-        """The mean scores as a data frame, models as index (needs pandas)."""
+    def to_pandas(self, per_run: bool = False) -> "pandas.DataFrame":
+        """Scores as a data frame with methods as columns (needs pandas).
+
+        Args:
+            per_run: scores of every probe set, indexed by (run, model); means indexed by model
+                otherwise.
+        """
         import pandas
 
-        return pandas.DataFrame(self.values, index=list(self.names), columns=list(self.methods))
+        names = list(self.names)
+        if not per_run:
+            index = pandas.Index(names, name="model")
+            return pandas.DataFrame(self.values, index=index, columns=list(self.methods))
+        index = pandas.MultiIndex.from_product(
+            [range(len(self.values_per_run)), names], names=["run", "model"]
+        )
+        values = self.values_per_run.reshape(-1, len(self.methods))
+        return pandas.DataFrame(values, index=index, columns=list(self.methods))
 
     def __repr__(self) -> str:
         return self._console(printing.stdout_encoding()).export_text().rstrip()
@@ -270,8 +342,13 @@ class BankScores:
         if method is None:
             return 0
         if method not in self.methods:
-            raise ValueError(f"method {method!r} was not scored; scored: {', '.join(self.methods)}")
+            raise InputError(f"unknown method {method!r}; scored: {', '.join(self.methods)}")
         return self.methods.index(method)
+
+    def _order(self, method: str | None = None) -> list[int]:
+        """Places of the models, best first, undefined ones last."""
+        # argsort puts NaN last; stable, so that equal scores keep the bank's order
+        return np.argsort(-self.values[:, self._index(method)], kind="stable").tolist()
 
     def _spread(self) -> np.ndarray:
         """(m, k) sample standard deviation over the probe sets; 0 of a single one."""
@@ -279,7 +356,7 @@ class BankScores:
             return self.values_per_run.std(axis=0, ddof=min(1, len(self.values_per_run) - 1))
 
     def _caption(self) -> str:
-        """Which models the first method cannot tell from its best one, "" if that is unknown."""
+        """Models that the first method cannot tell from its best one; "" if that is unknown."""
         runs = len(self.values_per_run)
         if runs < 2 or len(self.names) < 2 or not (tied := self.tied()):
             return ""
@@ -307,3 +384,7 @@ def _short(name: str, most: int = 40) -> str:
     """A name with its middle left out if it is long."""
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return printing.some([repr(name) for name in names], LISTED)

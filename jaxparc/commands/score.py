@@ -88,7 +88,7 @@ def plan(
             left_out[name] = "; ".join(f"{name} needs {n}, from {where[n]}" for n in lacking)
             continue
         try:
-            bank.labels_for(labels, num_classes, None, (method,), {})
+            bank.check_labels(labels, (method,), num_classes=num_classes)
         except ValueError as error:
             left_out[name] = str(error)
     methods = tuple(name for name in asked if name not in left_out)
@@ -140,6 +140,7 @@ def score(
     needs = {name: selectors.method(name).needs for name in methods}
     groups: dict[tuple[str, ...], list[str]] = {}  # models that can be scored -> by which methods
     notes = []
+    undefined: dict[tuple[str, str], str] = {}
     for method in methods:
         needed = [need for need in PER_MODEL if need in needs[method]]
         compared = bank.reference if "reference" in needs[method] else None
@@ -151,10 +152,13 @@ def score(
         groups.setdefault(able, []).append(method)
         if unable := [name for name in names if name not in (*able, compared)]:
             lacking = " or ".join(n for n in needed if any(u not in given[n] for u in unable))
+            undefined |= {(name, method): f"it has no {lacking}" for name in unable}
             notes.append(f"{method} is NaN for {printing.some(unable, 3)}, without {lacking}")
-    if compares := [m for m in methods if bank.reference and "reference" in needs[m]]:
+    compares = [method for method in methods if "reference" in needs[method]]
+    if compares and bank.reference is not None:
         which = ", ".join(compares)
         notes.append(f"model {bank.reference!r} is the reference, and left out by {which}")
+        undefined |= {(bank.reference, method): "it is the reference" for method in compares}
     values = np.full((1, len(names), len(methods)), np.nan)
     for able, of_these in groups.items():
         if not able:
@@ -170,7 +174,8 @@ def score(
         rows = [names.index(name) for name in able]
         columns = [methods.index(method) for method in of_these]
         values[:, np.array(rows)[:, None], np.array(columns)] = found.values_per_run
-    return Scored(jaxparc.BankScores(names, tuple(methods), values), notes)
+        undefined |= found.undefined
+    return Scored(jaxparc.BankScores(names, tuple(methods), values, undefined), notes)
 
 
 def _images(labels: "np.ndarray") -> str:

@@ -12,42 +12,48 @@ from typing import Any
 
 from jax import Array
 
-from jaxparc.labels import KINDS
+from jaxparc.errors import InputError
+from jaxparc.labels import KINDS, Labels, two_of_each_class
 from jaxparc.selectors.dds import dds as dds
 from jaxparc.selectors.dds import reference_arrangement
 from jaxparc.selectors.heuristic import heuristic as heuristic
+from jaxparc.selectors.hscore import caveat as hscore_caveat
 from jaxparc.selectors.hscore import hscore as hscore
 from jaxparc.selectors.knn import knn as knn
-from jaxparc.selectors.knn import lost as distances_lost
+from jaxparc.selectors.knn import needs_float64 as knn_needs_float64
 from jaxparc.selectors.leep import leep as leep
 from jaxparc.selectors.logistic import logistic as logistic
-from jaxparc.selectors.logistic import lost as optimum_lost
+from jaxparc.selectors.logistic import needs_float64 as logistic_needs_float64
 from jaxparc.selectors.nce import nce as nce
 from jaxparc.selectors.parc import annotation_ranks
+from jaxparc.selectors.parc import check as parc_check
 from jaxparc.selectors.parc import parc as parc
-from jaxparc.selectors.probe import Probe
+from jaxparc.selectors.probe import Probe as Probe
 from jaxparc.selectors.rsa import reference_ranks
 from jaxparc.selectors.rsa import rsa as rsa
 
 
 @dataclasses.dataclass(frozen=True)
 class Selector:
-    """A method, and what it looks at.
+    """A selector and what `score_bank` must know of it.
 
     Attributes:
-        function: of one `Probe`; takes `n_dims=f` if `reducible`, and `target=` if there is
-            `target`.
+        function: of one `Probe`; takes `n_dims=f` if `reducible`, and `target=` if `target` is
+            given.
         title: as tables print it.
-        needs: the fields of `Probe` that must be there.
+        needs: the fields of `Probe` that it reads.
         reducible: whether the features can be reduced by PCA first ("parc_f32").
         kinds: of labels that it takes, of `jaxparc.labels.KINDS`.
-        needs_two: whether a class with a single image makes no sense to it.
-        target: the part of the score that all models of a bank share, of the same `Probe` (without
-            features) and options; None if there is none.
-        lost: of the same `Probe` and options, whether float32 is too coarse for the score, which is
-            then computed in float64; None if it never is.
-        undefined: when it is NaN.
-        bytes_per_pair: of memory that it takes per n^2, beyond products of all images.
+        check: of encoded labels, why the score is not defined on them, None if it is: the end of a
+            sentence about the method.
+        target: of the same `Probe` (without features) and options, the part of the score that all
+            models of a bank share.
+        needs_float64: of the same `Probe` and options, whether float32 is too coarse for the score,
+            which is then computed in float64.
+        undefined: when the score of features that are finite and not all equal is NaN.
+        caveat: of a score, the feature width and the encoded labels, what the score fails to say,
+            None if nothing.
+        bytes_per_pair: of memory that it takes per n^2, beyond inner products of all images.
     """
 
     function: Callable[..., Array]
@@ -55,30 +61,35 @@ class Selector:
     needs: tuple[str, ...] = ("features", "labels")
     reducible: bool = True
     kinds: tuple[str, ...] = KINDS
-    needs_two: bool = False
+    check: Callable[[Labels], str | None] | None = None
     target: Callable[..., Array] | None = None
-    lost: Callable[..., Array] | None = None
+    needs_float64: Callable[..., Array] | None = None
     undefined: str = ""
+    caveat: Callable[[float, int, Labels], str | None] | None = None
     bytes_per_pair: int = 0
 
 
 _CLASSES = ("classes",)
-
 _RANKS = 40  # bytes
-_FLAT = "an image has one value in all its standardised features"
-_DISTRIBUTION = "probs have no logarithm"
+_CONSTANT = "all standardised features of an image are equal"
+_NO_LOGARITHM = "the logarithm of probs is not finite"
 
 SELECTORS: Mapping[str, Selector] = MappingProxyType(
     {
         "parc": Selector(
-            parc, "PARC", target=annotation_ranks, undefined=_FLAT, bytes_per_pair=_RANKS
+            parc,
+            "PARC",
+            check=parc_check,
+            target=annotation_ranks,
+            undefined=_CONSTANT,
+            bytes_per_pair=_RANKS,
         ),
         "rsa": Selector(
             rsa,
             "RSA",
             ("features", "reference"),
             target=reference_ranks,
-            undefined=f"{_FLAT}, or in the reference's",
+            undefined=f"{_CONSTANT}, or of the reference's",
             bytes_per_pair=_RANKS,
         ),
         "dds": Selector(
@@ -86,7 +97,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             "DDS",
             ("features", "reference"),
             target=reference_arrangement,
-            undefined="an image has only 0 as standardised features, or as the reference's, or all "
+            undefined="all standardised features of an image, or of the reference's, are 0, or all "
             "images are equally far apart",
             bytes_per_pair=8,
         ),
@@ -96,7 +107,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             ("probs", "labels"),
             reducible=False,
             kinds=_CLASSES,
-            undefined=_DISTRIBUTION,
+            undefined=_NO_LOGARITHM,
         ),
         "leep": Selector(
             leep,
@@ -104,32 +115,36 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             ("probs", "labels"),
             reducible=False,
             kinds=_CLASSES,
-            undefined=_DISTRIBUTION,
+            undefined=_NO_LOGARITHM,
         ),
         "hscore": Selector(
-            hscore, "H-Score", kinds=_CLASSES, undefined="features have no direction"
+            hscore,
+            "H-Score",
+            kinds=_CLASSES,
+            undefined="the features have rank 0",
+            caveat=hscore_caveat,
         ),
         "knn": Selector(
             knn,
             "1-NN CV",
-            needs_two=True,
-            lost=distances_lost,
-            undefined="an image's features have no direction",
+            check=two_of_each_class,
+            needs_float64=knn_needs_float64,
+            undefined="distances between images are not finite",
         ),
         "logistic": Selector(
             logistic,
             "Logistic",
             kinds=_CLASSES,
-            needs_two=True,
-            lost=optimum_lost,
-            undefined="no optimum is found at this size of the features: standardise them",
+            check=two_of_each_class,
+            needs_float64=logistic_needs_float64,
+            undefined="the optimiser does not converge on features of this scale; standardise them",
         ),
         "heuristic": Selector(
             heuristic,
             "Heuristic",
             ("layers", "source_images", "target_images"),
             reducible=False,
-            undefined="layers, source_images or target_images are no positive numbers",
+            undefined="layers, source_images or target_images is not a positive number",
         ),
     }
 )
@@ -137,17 +152,17 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A selector with its options bound: what one column of a score table holds.
+    """A selector with its options bound: one column of a score table.
 
     Attributes:
         label: the column's name, such as "parc_f32+l".
         title: as tables print it, such as "PARC f=32 + layers".
-        selector: what computes it.
+        selector: that computes it.
         function: of one `Probe`, and of `target` if there is one.
         target: of one `Probe` without features, what all models of a bank share; or None.
-        lost: of one `Probe`, whether float32 is too coarse; or None.
-        steep: likewise, whether it is if features were rounded to float32; or None.
-        needs: the fields of `Probe` that must be there.
+        needs_float64: of one `Probe`, whether float32 is too coarse; or None.
+        needs_float64_if_rounded: likewise, for features that were rounded to float32; or None.
+        needs: the fields of `Probe` that it reads.
         plus_layers: whether eq. 6 is applied to the scores of a target's models.
     """
 
@@ -156,14 +171,14 @@ class Method:
     selector: Selector
     function: Callable[..., Array]
     target: Callable[[Probe], Array] | None
-    lost: Callable[[Probe], Array] | None
-    steep: Callable[[Probe], Array] | None
+    needs_float64: Callable[[Probe], Array] | None
+    needs_float64_if_rounded: Callable[[Probe], Array] | None
     needs: tuple[str, ...]
     plus_layers: bool = False
 
     @property
     def reads_images(self) -> bool:
-        """Whether it looks at features."""
+        """Whether it reads features."""
         return "features" in self.needs
 
     @property
@@ -181,19 +196,19 @@ def method(name: str | Callable[[Probe], Array]) -> Method:
             optional; or a function of this module, its options bound by `functools.partial`.
 
     Raises:
-        ValueError: unknown, or a reduction that the selector does not have.
+        InputError: unknown, or a reduction that the selector does not have.
     """
     if not isinstance(name, str):
         return _of_function(name)
     matched = re.fullmatch(r"([a-z]+)(?:_f([1-9][0-9]*))?(\+l)?", name)
     if matched is None or matched[1] not in SELECTORS:
-        raise ValueError(f"unknown method {name!r}; known: {_known()}")
+        raise InputError(f"unknown method {name!r}; known: {_known()}")
     selector = SELECTORS[matched[1]]
     title, needs = selector.title, selector.needs
     options: tuple[tuple[str, Any], ...] = ()
     if matched[2]:
         if not selector.reducible:
-            raise ValueError(f"method {name!r}: {matched[1]} takes no reduction of features")
+            raise InputError(f"method {name!r}: {matched[1]} cannot be reduced by PCA")
         options = (("n_dims", int(matched[2])),)
         title += f" f={matched[2]}"
     if matched[3]:
@@ -217,8 +232,8 @@ def _method(
         selector,
         _bound(selector.function, options),
         selector.target and _bound(selector.target, options),
-        selector.lost and _bound(selector.lost, options),
-        _bound(Probe.steep, reduction) if reduction else None,
+        selector.needs_float64 and _bound(selector.needs_float64, options),
+        _bound(Probe.ill_conditioned, reduction) if reduction else None,
         needs,
         plus_layers,
     )
@@ -241,7 +256,7 @@ def _of_function(function: Callable[..., Array]) -> Method:
             label = ",".join(f"{key}={value}" for key, value in options)
             label = f"{name}({label})" if label else name
             return _method(label, label, selector, options, selector.needs)
-    raise ValueError(f"{function!r} is not a selector; known: {_known()}")
+    raise InputError(f"{function!r} is not a selector; known: {_known()}")
 
 
 def _known() -> str:

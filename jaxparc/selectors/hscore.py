@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxparc import stats
+from jaxparc.labels import Labels
 from jaxparc.selectors import components
 from jaxparc.selectors.probe import Probe
 
@@ -41,3 +43,14 @@ def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:
     sums = stats.matmul(y.T, left)
     between = jnp.sum(jnp.square(sums), axis=1) / jnp.maximum(images, 1.0)
     return jnp.where(kept[0], jnp.sum(between), jnp.nan)
+
+
+def caveat(score: float, d: int, labels: Labels) -> str | None:
+    """Whether an H-Score over d features is at its limit whatever the images show, see `hscore`."""
+    n, limit = len(labels.values), len(np.unique(labels.values)) - 1
+    if d < n - 1 or not score > limit * (1 - 1e-4):
+        return None
+    return (
+        f"features of rank n - 1 = {n - 1} score {limit}, one less than the classes, whatever they "
+        "show; hscore_f32 reduces them first"
+    )

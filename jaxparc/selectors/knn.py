@@ -6,6 +6,7 @@ import numpy as np
 from jax import Array
 
 from jaxparc import stats
+from jaxparc.errors import InputError
 from jaxparc.selectors.probe import Probe
 
 METRICS = ("euclidean", "cosine", "l1")
@@ -32,11 +33,11 @@ def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "e
         direction (cosine) or distances leave float32.
 
     Raises:
-        ValueError: k or the metric is none of these.
+        InputError: k or the metric is none of these.
     """
     n = probe.features.shape[0]
     if not 1 <= k < n:
-        raise ValueError(f"knn: k is {k}; expected 1 to {n - 1} for {n} images")
+        raise InputError(f"knn: k is {k}; expected 1 to {n - 1} for {n} images")
     distances = _distances(probe, n_dims, metric)
     # The image itself is left out by position: by distance, a duplicate could take its place.
     away = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
@@ -46,7 +47,7 @@ def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "e
     return jnp.where(jnp.all(jnp.isfinite(distances)), score, jnp.nan)
 
 
-def lost(
+def needs_float64(
     probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "euclidean"
 ) -> Array:
     """Whether float32 is too coarse for the distances; options as of `knn`."""
@@ -71,7 +72,7 @@ def _distances(probe: Probe, n_dims: int | None, metric: str) -> Array:
         product = stats.gram(x)
         norm = jnp.sqrt(jnp.diagonal(product))
         return 1.0 - product / (norm[:, None] * norm[None, :])
-    raise ValueError(f"knn: unknown metric {metric!r}; known: {', '.join(METRICS)}")
+    raise InputError(f"knn: unknown metric {metric!r}; known: {', '.join(METRICS)}")
 
 
 def _agreement(probe: Probe, nearest: Array) -> Array:

@@ -54,7 +54,7 @@ def logistic(probe: Probe, *, n_dims: int | None = None) -> Array:
     return jnp.where(away <= GIVEN_UP[score.dtype.itemsize], score, jnp.nan)
 
 
-def lost(probe: Probe, *, n_dims: int | None = None) -> Array:
+def needs_float64(probe: Probe, *, n_dims: int | None = None) -> Array:
     """Whether float32 is too coarse for these features; options as of `logistic`."""
     return ~(_scored(probe, n_dims)[1] <= GIVEN_UP[4]) | probe.crowded(n_dims)
 
@@ -88,7 +88,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
             away = jnp.where(_drowned(probe, n_dims), jnp.nan, away)
         return jnp.minimum(100.0 * right, 100.0), away  # the mean of ones may be more
 
-    return probe._once(("logistic", n_dims), compute)
+    return probe.once(("logistic", n_dims), compute)
 
 
 def _drowned(probe: Probe, n_dims: int | None) -> Array:

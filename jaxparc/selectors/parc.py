@@ -1,5 +1,6 @@
 """PARC: pairwise annotation representation comparison."""
 
+import numpy as np
 from jax import Array
 
 from jaxparc import labels, stats
@@ -29,6 +30,14 @@ def parc(probe: Probe, *, n_dims: int | None = None, target: Array | None = None
     if target is None:
         target = annotation_ranks(probe)
     return 100.0 * stats.cosine(probe.dissimilarity_ranks(n_dims), target)
+
+
+def check(encoded: labels.Labels) -> str | None:
+    """Why no PARC is defined on these labels, None if it is."""
+    n = len(encoded.values)
+    if encoded.kind != "classes" or len(np.unique(encoded.values)) < n:
+        return None
+    return f"compares images of one class with others; no class has two of these {n} images"
 
 
 def annotation_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:

@@ -1,4 +1,4 @@
-"""What is known of one pretrained model on one probe set: the only thing a selector sees."""
+"""`Probe`: one pretrained model on one probe set, the only argument of a selector."""
 
 import dataclasses
 import functools
@@ -12,9 +12,9 @@ from jax import Array
 from jaxparc import stats
 from jaxparc.selectors import components
 
-# The last singular value asked for over the first, below which the components of features that were
-# rounded to float32 are not relied on.
-STEEP = 1e-4
+# The last singular value asked for over the first, below which float32 is too coarse for features
+# that were rounded to it.
+ILL_CONDITIONED = 1e-4
 
 # A selector is only ever given a probe that has what it needs: `score_bank` checks that.
 _ABSENT: Any = None
@@ -36,10 +36,10 @@ _ABSENT: Any = None
 )
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """One model's look at n labelled target images.
+    """One model on n labelled target images.
 
-    A pytree, so that `jax.vmap` maps one selector over the probes of a whole bank. A field that
-    a selector does not need may be None.
+    A pytree, so that `jax.vmap` maps a selector over the models of a bank. Fields that a selector
+    does not need may be None.
 
     Attributes:
         features: (n, d) float32, the input of the model's last linear layer in inference mode; or
@@ -51,11 +51,11 @@ class Probe:
         layers: () float32, the number of layers of the architecture (ell).
         source_images: () float32, how many images the model was trained on.
         target_images: () float32, how many images the target data set has.
-        scale: () float32 or float64, what the features were divided by, which logistic alone
-            looks at; None if nothing.
+        scale: () float32 or float64, what the features were divided by (only the logistic selector
+            depends on it); None for 1.
         num_classes: c, classes of the target; static.
         vectors: whether (n, c) labels are annotation vectors, not zeros and ones; static.
-        absent: classes of the target beyond c that no image has; static.
+        absent: number of further classes, not among the c, that no image has; static.
     """
 
     features: Array = _ABSENT
@@ -70,12 +70,21 @@ class Probe:
     vectors: bool = False
     absent: int = 0
 
-    # What several selectors look at. Computed once per probe while a program is traced, so that
-    # methods asked for together share it; XLA alone does not find all of it.
+    def computing_once(self) -> "Probe":
+        """Return the same probe, whose methods compute each result once.
+
+        XLA alone does not merge everything that selectors share. For use inside one traced
+        function: results are kept with the object, so no transformation may lie between its calls.
+        """
+        probe = dataclasses.replace(self)
+        object.__setattr__(probe, "_results", {})
+        return probe
+
+    # What several selectors share.
 
     def principal(self, n_dims: int) -> tuple[Array, Array, Array]:
         """Singular vectors, singular values and which count, see `components.principal`."""
-        return self._once(
+        return self.once(
             ("principal", n_dims),
             lambda: components.principal(self.features, n_dims, self.centred_gram(None)),
         )
@@ -100,11 +109,11 @@ class Probe:
             left, _, kept = self.principal(n_dims)
             return stats.standardize(left), kept
 
-        return self._once(("represented", n_dims), compute)
+        return self.once(("represented", n_dims), compute)
 
     def row_products(self, n_dims: int | None) -> tuple[Array, Array]:
         """Those of the represented features, see `stats.row_products`."""
-        return self._once(
+        return self.once(
             ("row_products", n_dims), lambda: stats.row_products(*self.represented(n_dims))
         )
 
@@ -116,41 +125,41 @@ class Probe:
             r = stats.correlations(self.row_products(n_dims)[0], stats.varies(x, kept))
             return stats.standard_ranks(1.0 - stats.upper_triangle(r))
 
-        return self._once(("dissimilarity_ranks", n_dims), compute)
+        return self.once(("dissimilarity_ranks", n_dims), compute)
 
     def centred_gram(self, n_dims: int | None) -> tuple[Array, Array]:
         """Of the features, reduced if asked for, see `stats.centred_gram`."""
-        return self._once(
+        return self.once(
             ("centred_gram", n_dims), lambda: stats.centred_gram(self.reduced(n_dims)[0])
         )
 
-    # Whether float32 has been enough.
+    # Whether float32 is precise enough.
 
-    def steep(self, n_dims: int | None = None) -> Array:
-        """Whether components asked for are so small beside the first that float32 may lose them.
+    def ill_conditioned(self, n_dims: int | None = None) -> Array:
+        """Whether the components asked for are so small beside the first that rounding hides them.
 
-        It has if features were rounded to float32; those that are of it keep their small columns.
+        That is rounding of the features to float32; small columns of float32 features are exact.
         """
         if n_dims is None:
             return jnp.bool_(False)
         values = self.principal(n_dims)[1]
         last = min(len(values), self.features.shape[0] - 1) - 1  # centring takes one
-        return ~(values[last] > STEEP * values[0])
+        return ~(values[last] > ILL_CONDITIONED * values[0])
 
     def crowded(self, n_dims: int | None = None) -> Array:
-        """Whether most images are too close to another for products, see `stats.crowded`."""
+        """Whether most images have a neighbour too near for inner products, see `stats.crowded`."""
 
         def compute() -> Array:
             products, _ = self.centred_gram(n_dims)
             share = stats.CROWDED[products.dtype.itemsize]
             return stats.crowded(self.distances(n_dims), jnp.diagonal(products), share)
 
-        return self._once(("crowded", n_dims), compute)
+        return self.once(("crowded", n_dims), compute)
 
     def distances(self, n_dims: int | None) -> Array:
         """Squared distances of the features, reduced if asked for, over the square of their scale.
 
-        In float64, which is asked for where products do not tell, by differences.
+        By differences in float64, which is used where inner products are too coarse.
         """
 
         def compute() -> Array:
@@ -162,14 +171,13 @@ class Probe:
             squares = jnp.diagonal(products)
             return squares[:, None] + squares[None, :] - 2.0 * products
 
-        return self._once(("distances", n_dims), compute)
+        return self.once(("distances", n_dims), compute)
 
-    def _once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
-        # Kept with this object alone, which a transformation makes anew. Not with one of concrete
-        # arrays: a function jitted around it would leave its own tracers behind.
-        if not isinstance(self.features, jax.core.Tracer):
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """Return `compute()`, kept under `key` if `computing_once` made this probe."""
+        results: dict[Hashable, Any] | None = self.__dict__.get("_results")
+        if results is None:
             return compute()
-        memory = self.__dict__.setdefault("_memory", {})
-        if what not in memory:
-            memory[what] = compute()
-        return memory[what]
+        if key not in results:
+            results[key] = compute()
+        return results[key]

@@ -244,7 +244,9 @@ def test_undefined_scores_are_noted_and_written(folder, capsys):
     assert score(folder) == 0
     assert np.isnan(table(folder)["broken"]["parc_f32"])
     err = capsys.readouterr().err
-    assert err.startswith("note: model 'broken': features are not finite")
+    assert err.startswith(
+        "note: model 'broken': parc_f32 is undefined (NaN): features are not finite"
+    )
     assert err.count("\n") == 1
 
 
@@ -316,7 +318,11 @@ BROKEN = {
     "objects": (save("a.npy", np.array([Evil(), 1])), (), "a.npy: features are object; expected"),
     "words": (save("a.npy", np.array([["a", "b"]] * 303)), (), "a.npy: features are <U1"),
     "two of a name": (save("whole.npy", np.ones((303, 4))), (), "whole.npy and whole.npz"),
-    "other images": (save("a.npy", np.ones((7, 4))), (), "model 'a': features of 7 images"),
+    "other images": (
+        save("a.npy", np.ones((7, 4))),
+        (),
+        "model 'a': features have shape (7, 4); expected (303, d)",
+    ),
     "no matrix": (save("a.npy", np.ones(303)), (), "model 'a': features have shape (303,)"),
     "no reference": (nothing, ("--methods", "dds"), "dds needs reference, from --reference FILE"),
     "no layers": (nothing, ("--methods", "knn+l"), "knn+l needs layers, from the column layers"),

@@ -1,6 +1,7 @@
 """Size, offset and dominance of features: what float64 NumPy and SciPy give, or NaN with a name."""
 
 import functools
+import re
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ import scipy.special
 import scipy.stats
 
 from jaxparc import score_bank
+from jaxparc.errors import UndefinedScoreWarning
 from jaxparc.selectors import knn
 
 N, D, C = 60, 24, 4
@@ -228,7 +230,7 @@ def test_logistic_is_right_beside_a_column_that_dominates(power):
     "change", [lambda x: x * 1e30, lambda x: x * 1e-8, lambda x: x * np.r_[1e12, np.ones(D - 1)]]
 )
 def test_where_logistic_finds_no_optimum_it_is_nan_by_name(change):
-    with pytest.warns(UserWarning, match="logistic of 'a' is NaN: no optimum is found at this siz"):
+    with pytest.warns(UserWarning, match="'a': logistic is .*: the optimiser does not converge"):
         assert np.isnan(scores(change(X), ["logistic"])[0])
 
 
@@ -239,20 +241,44 @@ def test_every_nan_is_named_with_its_model_and_method_and_reason():
     flat = X.astype(np.float32)
     flat[:, 1:] = flat[:, :1]  # all columns alike: an image has one value
     bank = {"good": X, "flat": flat}
-    with pytest.warns(UserWarning, match="of 'flat' is NaN: an image has one value in all") as told:
+    with pytest.warns(UndefinedScoreWarning) as told:
         found = score_bank(bank, Y, methods=METHODS, reference=REFERENCE)
     nan = np.isnan(found.values)
     assert not nan[0].any()
-    said = "\n".join(str(warning.message) for warning in told)
-    for method in np.array(METHODS)[nan[1]]:
-        assert f"{method} of 'flat' is NaN: " in said
-    assert len(told) == nan[1].sum() >= 2
+    assert nan[1].sum() >= 2
+    undefined = {(found.names[i], found.methods[k]) for i, k in np.argwhere(nan)}
+    assert found.undefined.keys() == undefined
+    assert found.undefined["flat", "parc"] == "all standardised features of an image are equal"
+    named = []  # by the warnings
+    for warning in told:
+        model, methods, reason = str(warning.message).split(": ")
+        methods = re.sub(r" (is|are) undefined \(NaN\)$", "", methods).split(", ")
+        named += [(model, method, reason) for method in methods]
+    assert sorted(named) == sorted(
+        (f"model {name!r}", method, reason) for (name, method), reason in found.undefined.items()
+    )
+
+
+def test_models_that_share_a_reason_share_a_warning():
+    bank = {f"m{i}": X * np.nan for i in range(12)} | {"good": X}
+    with pytest.warns(UndefinedScoreWarning) as told:
+        found = score_bank(bank, Y, methods=("parc", "knn"))
+    assert [str(warning.message) for warning in told] == [
+        "models 'm0', 'm1', 'm2', 'm3', 'm4', 'm5', 'm6', 'm7' and 4 more: parc, knn are undefined "
+        "(NaN): features are not finite"
+    ]
+    assert len(found.undefined) == 24
 
 
 def test_scores_that_cannot_be_standardised_are_named():
-    with pytest.warns(UserWarning, match=r"knn\+l: scores that are all equal, or a single one"):
+    message = r"'a': knn\+l is .*: \+l needs scores of at least two models that are not all equal"
+    with pytest.warns(UndefinedScoreWarning, match=message):
         assert np.isnan(score_bank({"a": X}, Y, methods="knn+l", layers=[3]).values).all()
-    with pytest.warns(UserWarning, match="heuristic of 'a' is NaN: layers, source_images or"):
+    with pytest.warns(UndefinedScoreWarning, match=r"'b': knn\+l .*: layers is not a finite num"):
+        found = score_bank({"a": X, "b": X**3}, Y, methods="knn+l", layers=[3, np.nan]).values
+    assert np.isnan(found[:, 0]).tolist() == [False, True]
+    message = "'a': heuristic is .*: layers, source_images or target_images is not a positive"
+    with pytest.warns(UndefinedScoreWarning, match=message):
         score_bank(
             {"a": X}, Y, methods="heuristic", layers=[3], source_images=[np.nan], target_images=2
         )

@@ -11,6 +11,7 @@ from rich.console import Console
 from scipy import stats
 
 import jaxparc
+from jaxparc.errors import InputError
 
 # -------------------------------------------------------------------------------- ranking, tables
 
@@ -30,7 +31,7 @@ def test_ranking_is_best_first_with_ties_in_order_and_undefined_last(table):
 
 
 def test_ranking_by_what_was_not_scored_lists_what_was(table):
-    with pytest.raises(ValueError, match="'leep' was not scored; scored: parc, knn"):
+    with pytest.raises(ValueError, match="unknown method 'leep'; scored: parc, knn"):
         table.ranking("leep")
 
 
@@ -129,8 +130,58 @@ def test_one_model_is_no_plural():
 def test_pandas_holds_the_same():
     pd = pytest.importorskip("pandas")
     scores = jaxparc.BankScores(("a", "b"), ("parc",), np.array([[[1.0], [np.nan]]]))
-    expected = pd.DataFrame({"parc": [1.0, np.nan]}, index=["a", "b"])
+    expected = pd.DataFrame({"parc": [1.0, np.nan]}, index=pd.Index(["a", "b"], name="model"))
     pd.testing.assert_frame_equal(scores.to_pandas(), expected)
+
+
+def test_pandas_and_csv_keep_probe_sets_if_asked(table, tmp_path):
+    pd = pytest.importorskip("pandas")
+    frame = table.to_pandas(per_run=True)
+    assert frame.index.names == ["run", "model"]
+    for run, values in enumerate(table.values_per_run):
+        np.testing.assert_array_equal(frame.loc[run].to_numpy(), values)
+        assert frame.loc[run].index.tolist() == list(table.names)
+    text = table.to_csv(tmp_path / "runs.csv", per_run=True)
+    assert (tmp_path / "runs.csv").read_bytes().decode("utf-8") == text
+    again = pd.read_csv(tmp_path / "runs.csv", index_col=["run", "model"])
+    np.testing.assert_allclose(again.to_numpy(), frame.to_numpy(), atol=1e-6)
+
+
+def test_scores_of_a_method_by_name(table):
+    assert list(table) == list(table.methods)
+    for k, method in enumerate(table.methods):
+        found = table[method]
+        assert list(found) == list(table.names)
+        np.testing.assert_array_equal(list(found.values()), table.values[:, k])
+    with pytest.raises(InputError, match="unknown method 'leep'; scored: parc, knn"):
+        table["leep"]
+
+
+def test_scores_are_equal_to_themselves_alone(table):
+    other = jaxparc.BankScores(table.names, table.methods, table.values_per_run)
+    assert table == table  # noqa: PLR0124
+    assert table != other
+    assert len({table, other, table}) == 2
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "a"), (0, 1), ("", "[red]x"), ("\ud800", "\x1b[2J"), ("\n", "名")]
+)
+def test_any_names_are_printed(names, tmp_path):
+    scores = jaxparc.BankScores(names, ("parc",), np.array([[[1.0], [2.0]]]))
+    assert "2.00" in repr(scores)
+    assert repr(scores).index("2.00") < repr(scores).index("1.00")
+    assert scores._repr_html_()
+    text = scores.to_csv(tmp_path / "scores.csv")
+    assert text.count("1.000000") == text.count("2.000000") == 1
+    (tmp_path / "scores.csv").read_text("utf-8")
+
+
+def test_values_of_another_shape_are_refused():
+    with pytest.raises(
+        InputError, match=r"values_per_run has shape \(1, 1\); expected \(r, 2, 1\)"
+    ):
+        jaxparc.BankScores(("a", "b"), ("parc",), np.ones((1, 1)))
 
 
 @pytest.mark.parametrize("runs", [1, 5])
@@ -221,9 +272,9 @@ def test_where_nothing_is_defined_nothing_ties():
 
 def test_ties_need_several_probe_sets():
     scores = noisy(1)
-    with pytest.raises(ValueError, match="several probe sets"):
+    with pytest.raises(ValueError, match="scores are of 1 probe set; expected several"):
         scores.tied()
-    with pytest.raises(ValueError, match="'leep' was not scored"):
+    with pytest.raises(ValueError, match="unknown method 'leep'"):
         noisy().tied("leep")
     assert "told apart" not in repr(scores)
 

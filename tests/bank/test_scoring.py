@@ -10,9 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxparc import score_bank, selectors
+from jaxparc import BankScores, score_bank, selectors
 from jaxparc.bank import memory, programs
 from jaxparc.bank import scoring as bank
+from jaxparc.errors import InputError, UndefinedScoreWarning
+from jaxparc.extraction import Extracted
 from jaxparc.selectors import knn, parc
 from jaxparc.selectors.logistic import halves
 
@@ -80,14 +82,55 @@ def test_several_probe_sets_are_scored_one_by_one_and_averaged(scored, form):
     other = {name: x[::-1] + np.float32(0.5) * x for name, x in BANK.items()}
     y = Y[::-1].copy()
     alone = score_bank(other, y, methods=METHODS)
-    both = score_bank([form(BANK), form(other)], [Y, y], methods=METHODS)
+    both = BankScores.concat(
+        score_bank(form(x), z, methods=METHODS) for x, z in zip((BANK, other), (Y, y), strict=True)
+    )
     np.testing.assert_array_equal(both.values_per_run, np.stack([scored.values, alone.values]))
     np.testing.assert_allclose(both.values, (scored.values + alone.values) / 2)
 
 
-def test_several_probe_sets_as_arrays(scored):
-    both = score_bank([np.stack([A, B])] * 2, [Y, Y], methods=METHODS)
-    np.testing.assert_array_equal(both.values_per_run, [scored.values[[0, 2]]] * 2)
+@pytest.mark.parametrize(
+    "several",
+    [[BANK, BANK], [np.stack([A, B])] * 2, [list(BANK.items())] * 2, (BANK, BANK)],
+    ids=["mappings", "arrays", "pairs", "tuple"],
+)
+def test_several_probe_sets_in_one_call_are_refused_with_the_form_that_works(several):
+    advice = r"features hold 2 probe sets; score_bank takes one: .* BankScores\.concat\("
+    refused(advice, several, [Y, Y])
+    refused(advice, several, [Y.tolist(), Y.tolist()])
+
+
+def test_a_list_of_lists_as_labels_is_never_taken_for_probe_sets(scored):
+    rows = np.eye(3)[Y]
+    expected = score_bank(list(BANK.items()), rows, methods="parc").values
+    again = score_bank(list(BANK.items()), list(map(list, rows)), methods="parc").values
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_what_extract_returns_brings_probs_and_numbers_of_layers():
+    probs = np.random.default_rng(0).dirichlet(np.ones(4), N).astype(np.float32)
+    layers, images = {"a": 50, "b": 18}, {"a": 10, "b": 20}
+    options = {"methods": ("parc", "leep", "knn+l", "heuristic"), "target_images": 5}
+    bank = {name: Extracted(BANK[name], probs, layers[name], images[name]) for name in layers}
+    expected = score_bank(
+        {name: BANK[name] for name in layers},
+        Y,
+        probs={"a": probs, "b": probs},
+        layers=layers,
+        source_images=images,
+        **options,
+    ).values
+    for form in (bank, list(bank.items()), iter(bank.items())):
+        np.testing.assert_array_equal(score_bank(form, Y, **options).values, expected)
+    # what is given by hand counts
+    other = score_bank(bank, Y, layers={"a": 1, "b": 2}, **options).values
+    assert (other[:, 2] != expected[:, 2]).all()
+    mixed = {**bank, "b": BANK["b"]}
+    refused("method 'leep' needs the argument probs", mixed, methods="leep")
+    bare = {**bank, "b": Extracted(BANK["b"])}
+    refused("model 'b': probs is None; method 'leep' needs it", bare, methods="leep")
+    refused("of one model without a name; pass {'name': features}", bank["a"])
+    refused("features are a list of 2 arrays without names", list(bank.values()))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, np.int8])
@@ -148,8 +191,9 @@ def test_plus_layers_is_equation_6_over_the_models_of_the_call(scored, layers, e
 def test_plus_layers_is_per_probe_set():
     other = {name: 2 * x[::-1] + x for name, x in BANK.items()}
     given = {"methods": "knn+l", "layers": LAYERS}
-    both = score_bank([BANK, other], [Y, Y], **given)
-    np.testing.assert_array_equal(both.values_per_run[0], score_bank(BANK, Y, **given).values)
+    first = score_bank(BANK, Y, **given)
+    both = BankScores.concat([first, score_bank(other, Y, **given)])
+    np.testing.assert_array_equal(both.values_per_run[:1], first.values_per_run)
 
 
 def test_heuristic_takes_numbers_by_name_or_in_order():
@@ -193,9 +237,9 @@ def refused(match, features=BANK, labels=Y, **options):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (A[:, 0], r"'bad': features have shape \(12,\); expected \(n, d\)"),
+        (A[:, 0], r"'bad': features have shape \(12,\); expected \(12, d\), one row per label"),
         (A[None], r"'bad': features have shape \(1, 12, 6\)"),
-        (A[:11], "'bad': features of 11 images; labels of 12"),
+        (A[:11], r"'bad': features have shape \(11, 6\); expected \(12, d\), one row per label"),
         (A[:, :1], "'bad': features have 1 columns; expected at least 2"),
         (A[:, :0], "'bad': features have 0 columns"),
         ([[1.0, 2.0], [3.0]], "'bad'"),
@@ -219,7 +263,7 @@ def test_bad_features_of_a_mapping_are_refused_before_any_compilation(monkeypatc
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (Y[:11], {}, "model 'a': features of 12 images; labels of 11"),
+        (Y[:11], {}, r"model 'a': features have shape \(12, 6\); expected \(11, d\)"),
         (np.zeros(N, int), {}, "labels hold 1 class"),
         (Y, {"num_classes": 2}, "labels hold class 2; num_classes=2"),
         (Y[:, None, None], {}, r"labels have shape \(12, 1, 1\)"),
@@ -232,7 +276,7 @@ def test_bad_labels_say_what_is_wrong(labels, options, message):
 
 
 def test_two_images_are_too_few():
-    refused("2 images are labelled; expected at least 3", {"a": A[:2]}, [0, 1])
+    refused("labels of 2 images; expected at least 3", {"a": A[:2]}, [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -244,7 +288,7 @@ def test_an_empty_bank_is_refused(empty, labels):
 
 
 def test_one_model_alone_is_refused_with_advice():
-    refused(r"shape \(12, 6\); one array must be \(m, n, d\).*pass \{'name': features\}", A)
+    refused(r"shape \(12, 6\); expected \(m, n, d\): .*pass \{'name': features\}", A)
 
 
 @pytest.mark.parametrize("labels", [Y, Y.tolist()], ids=["array", "list"])
@@ -258,8 +302,9 @@ def test_models_without_names_are_refused_with_the_forms_that_work(labels):
 
 
 def test_lists_of_a_model_are_refused_with_the_form_that_works():
-    refused("model 'a': features are a list of 2 arrays .*numpy.concatenate joins", {"a": [A, A]})
+    refused("model 'a': features are a list of 2 arrays; .*concatenate", {"a": [A, A]})
     refused("model 'a': features are a list of 2 arrays; .*concatenate", {"a": [A[:8], A[8:]]})
+    refused("model 'a': features are not an array", {"a": [[1.0, 2.0], [3.0]]})
     rows = score_bank({"a": A.tolist(), "b": list(B)}, Y, methods=METHODS)
     expected = score_bank({"a": A, "b": B}, Y, methods=METHODS)
     np.testing.assert_array_equal(rows.values, expected.values)
@@ -282,7 +327,7 @@ def test_features_that_are_no_real_numbers_name_the_model(bad):
 def test_masked_features_are_not_finite():
     masked = np.ma.array(A, mask=np.zeros(A.shape, bool))
     masked[3, 2] = np.ma.masked
-    with pytest.warns(UserWarning, match="model 'm': features are not finite"):
+    with pytest.warns(UndefinedScoreWarning, match="model 'm': knn is .* features are not finite"):
         assert np.isnan(score_bank({"m": masked}, Y, methods="knn").values).all()
 
 
@@ -296,14 +341,13 @@ def test_numbers_name_models(scored, tmp_path):
         assert again.best == again.ranking()[0][0]
         again.to_csv(tmp_path / "scores.csv")
         assert again.to_pandas().index.tolist() == ["0", "wide", "7"]
-    refused("model '0' is there twice", {0: A, "0": B})
+    refused("duplicate model '0'", {0: A, "0": B})
     refused("layers has no entry for model '0'", {0: A}, methods="knn+l", layers={"a": 1})
 
 
 def test_missing_labels_are_refused():
     for labels in ([*"abcabcabcab", None], [*"abcabcabcab", np.nan], [*"abcabcabcab", ""]):
         refused(r"labels of 1 of 12 images are missing \(image 11: ", labels=labels)
-    refused("labels of 1 of 12 images are missing", [BANK] * 2, [Y, [*"abcabcabcab", None]])
 
 
 def test_one_hot_rows_say_how_they_are_classes():
@@ -312,7 +356,7 @@ def test_one_hot_rows_say_how_they_are_classes():
 
 def test_a_lone_negative_label_is_told():
     y = np.r_[Y[:-2], -1, -1]
-    with pytest.warns(UserWarning, match="label -1 of 2 images is taken for a class"):
+    with pytest.warns(UserWarning, match="labels: -1, of 2 images, is taken for a class"):
         score_bank({"a": A}, y, methods="parc")
     score_bank({"a": A}, Y - 1, methods="parc")  # -1, 0, 1: as of opinions
 
@@ -390,7 +434,7 @@ def test_halves_of_images_by_turns_are_the_first_and_the_second(n, c):
 
 
 def test_a_name_may_be_there_once():
-    refused("model 'a' is there twice", [("a", A), ("b", B), ("a", A)])
+    refused("duplicate model 'a'", [("a", A), ("b", B), ("a", A)])
 
 
 @pytest.mark.parametrize(
@@ -433,12 +477,51 @@ def test_a_missing_entry_names_the_model_and_the_argument(argument, given):
 
 
 def test_an_entry_that_is_no_number_names_the_model_and_the_argument():
-    refused("layers of model 'b' is None; expected a number", methods="knn+l", layers=[1, 2, None])
+    given = {"methods": "knn+l"}
+    refused(r"model 'b': layers is None; method 'knn\+l' needs it", layers=[1, 2, None], **given)
+    refused("model 'b': layers is 'x'; expected a number", layers=[1, 2, "x"], **given)
+    refused("layers has 4 entries; expected 3, one per model", layers=[1, 2, 3, 4], **given)
+    for bad in (50, "50", iter([1, 2, 3])):
+        refused("layers is a .*; expected a mapping by name, or a sequence", layers=bad, **given)
 
 
-def test_probe_sets_must_agree():
-    refused("2 probe sets of features, 3 of labels", [BANK, BANK], [Y, Y, Y])
-    refused("different models", [{"a": A}, {"b": A}], [Y, Y])
+def test_pandas_goes_in():
+    pd = pytest.importorskip("pandas")
+    numbers = {"layers": LAYERS, "source_images": {"a": 100, "b": 200, "wide": 300}}
+    methods = ("parc", "heuristic", "knn+l", "leep")
+    p = np.random.default_rng(0).dirichlet(np.ones(4), N)
+    probs = dict.fromkeys(BANK, p)
+    options = {"methods": methods, "target_images": 7}
+    expected = score_bank(BANK, Y, probs=probs, **numbers, **options)
+    table = pd.DataFrame(numbers)
+    frames = {name: pd.DataFrame(x) for name, x in BANK.items()}
+    labels = pd.Series(Y, index=np.arange(N) + 100)
+    given = {**options, "probs": {name: pd.DataFrame(x) for name, x in probs.items()}}
+    for columns in (
+        {name: table[name] for name in numbers},  # by name
+        {name: table.loc[list(BANK), name].reset_index(drop=True) for name in numbers},  # in order
+        {name: table.loc[list(BANK), name].tolist() for name in numbers},
+    ):
+        found = score_bank(frames, labels, **columns, **given)
+        np.testing.assert_array_equal(found.values, expected.values)
+    words = pd.Series(["cat", "dog", "emu"], dtype="category")[Y].reset_index(drop=True)
+    np.testing.assert_array_equal(
+        score_bank(frames, words, methods="parc").values[:, 0], expected.values[:, 0]
+    )
+    frame = expected.to_pandas()
+    assert frame["parc"].to_dict() == expected["parc"]
+
+
+def test_probe_sets_must_agree(scored):
+    other = score_bank({"b": B, "a": A}, Y, methods=METHODS)
+    with pytest.raises(
+        InputError, match="names of probe set 1 are 'b', 'a'; expected .* 'a', 'wid"
+    ):
+        BankScores.concat([scored, other])
+    with pytest.raises(InputError, match="methods of probe set 1 are 'knn'; expected those of pro"):
+        BankScores.concat([scored, score_bank(BANK, Y, methods="knn")])
+    with pytest.raises(InputError, match="no scores to join"):
+        BankScores.concat([])
 
 
 @pytest.mark.parametrize("method", ["knn", "logistic", "knn_f3+l"])
@@ -482,7 +565,8 @@ def test_label_kind_overrides():
 
 def test_a_void_hscore_is_warned_of_by_name():
     wide = {"wide": features(d=30), "narrow": features(d=4)}
-    with pytest.warns(UserWarning, match=r"hscore of 'wide': features of rank n - 1 = 11 score 2"):
+    message = "hscore of model 'wide': features of rank n - 1 = 11 score 2"
+    with pytest.warns(UserWarning, match=message):
         values = score_bank(wide, Y, methods=("hscore", "hscore_f3")).values
     assert values[0, 0] == pytest.approx(2, abs=1e-4)
     assert (values[:, 1] < 2).all()
@@ -503,7 +587,7 @@ def test_models_side_by_side_score_as_one_by_one(monkeypatch):
     probs = [np.random.default_rng(i).dirichlet(np.ones(4), N) for i in range(6)]
     given = {"methods": methods, "probs": probs, "reference": B}
     alone = score_bank(models, Y, **given)
-    monkeypatch.setattr(bank, "SIDE_BY_SIDE", {True: 4, False: 4})
+    monkeypatch.setattr(bank, "models_per_call", lambda: 4)
     together = score_bank(models, Y, **given)
     assert together.names == alone.names
     np.testing.assert_allclose(together.values, alone.values, rtol=1e-4, atol=1e-4)
@@ -518,7 +602,7 @@ def test_side_by_side_the_number_of_models_compiles_nothing_new(monkeypatch):
 
     known = {**selectors.SELECTORS, "traced": selectors.Selector(counting, "Counting")}
     monkeypatch.setattr(selectors, "SELECTORS", known)
-    monkeypatch.setattr(bank, "SIDE_BY_SIDE", {True: 4, False: 4})
+    monkeypatch.setattr(bank, "models_per_call", lambda: 4)
     for m in (1, 3, 4, 9):
         score_bank({str(i): features(seed=i) for i in range(m)}, Y, methods="traced")
     assert traces == [(N, 6)]  # of one model: what vmap shows a selector
@@ -535,8 +619,8 @@ def test_what_the_target_fixes_is_computed_once(monkeypatch, methods):
         return lambda shared: calls.append(1) or run(shared)
 
     monkeypatch.setattr(programs, "_compiled_targets", counted)
-    score_bank([BANK, BANK], [Y, Y], methods=methods, reference=[A, A])
-    assert len(calls) == 2
+    score_bank(BANK, Y, methods=methods, reference=A)
+    assert len(calls) == 1
 
 
 # ------------------------------------------------------------------------------ undefined features
@@ -553,9 +637,10 @@ def test_what_the_target_fixes_is_computed_once(monkeypatch, methods):
 def test_features_that_are_not_finite_score_nan_and_warn_once(scored, value, message):
     x = WIDE.astype(np.float64)
     x[2, 3] = value
-    with pytest.warns(UserWarning, match=f"model 'wide': features are {message}") as warned:
+    message = rf"model 'wide': parc, parc_f3, knn are undefined \(NaN\): features are {message}"
+    with pytest.warns(UndefinedScoreWarning, match=message) as warned:
         got = score_bank({**BANK, "wide": x}, Y, methods=METHODS)
-    assert [w.category for w in warned] == [UserWarning]
+    assert len(warned) == 1
     assert warned[0].filename == __file__  # points at the caller
     assert np.isnan(got.values[1]).all()
     np.testing.assert_array_equal(got.values[[0, 2]], scored.values[[0, 2]])
@@ -564,7 +649,8 @@ def test_features_that_are_not_finite_score_nan_and_warn_once(scored, value, mes
 @pytest.mark.parametrize("value", [0.0, 0.1])
 def test_constant_features_score_nan_and_warn_once(scored, value):
     x = np.full_like(WIDE, value)
-    with pytest.warns(UserWarning, match="model 'wide': features are the same") as warned:
+    message = "model 'wide': .* features are the same for every image"
+    with pytest.warns(UndefinedScoreWarning, match=message) as warned:
         got = score_bank({**BANK, "wide": x}, Y, methods=METHODS)
     assert len(warned) == 1
     assert np.isnan(got.values[1]).all()

@@ -13,7 +13,8 @@ import scipy.spatial
 import scipy.special
 import scipy.stats
 
-from jaxparc import Probe, score_bank, selectors
+from jaxparc import Probe, labels, score_bank, selectors
+from jaxparc.errors import UndefinedScoreWarning
 from jaxparc.labels import KINDS
 from jaxparc.selectors import SELECTORS
 
@@ -43,7 +44,8 @@ def test_no_selector_is_forgotten():
     assert {name for name, s in SELECTORS.items() if "features" in s.needs} == SEES_FEATURES
     assert {name for name, s in SELECTORS.items() if "probs" in s.needs} == SEES_PROBS
     assert {m for m in METHODS if selectors.method(m).kinds == ("classes",)} == ONE_CLASS_PER_IMAGE
-    assert {name for name, s in SELECTORS.items() if s.needs_two} == NEEDS_TWO_OF_A_CLASS
+    splits = {name for name, s in SELECTORS.items() if s.check is labels.two_of_each_class}
+    assert splits == NEEDS_TWO_OF_A_CLASS
     assert {s.kinds for s in SELECTORS.values()} == {("classes",), KINDS}
     assert set(METHODS) >= IGNORES_SCALE_AND_SHIFT >= IGNORES_SCALE_OF_COLUMNS
 
@@ -360,7 +362,7 @@ def test_undefined_features_score_nan_in_a_bank_and_leave_the_others_alone():
         "probs": [others["probs"]] * 3,
     }
     bank = {"good": good, "same": np.full_like(good, 0.1), "inf": bad}
-    with pytest.warns(UserWarning, match="its scores are NaN") as warned:
+    with pytest.warns(UndefinedScoreWarning) as warned:
         values = score_bank(bank, y, methods=METHODS, **given).values
     assert len(warned) == 2
     undefined = [method not in BLIND | SEES_PROBS for method in METHODS]
@@ -536,7 +538,7 @@ def test_an_unknown_name_lists_the_known_ones(name):
 
 @pytest.mark.parametrize("name", ["heuristic", "nce", "leep"])
 def test_what_cannot_be_reduced_says_so(name):
-    with pytest.raises(ValueError, match=f"{name} takes no reduction of features"):
+    with pytest.raises(ValueError, match=f"{name} cannot be reduced by PCA"):
         selectors.method(f"{name}_f32")
 
 
