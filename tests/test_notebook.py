@@ -55,6 +55,6 @@ def test_the_notebook_runs_and_finds_what_it_says(monkeypatch):
     assert BEST in printed(notebook)
     assert TIED in printed(notebook)
     assert "warning: model 'broken'" in printed(notebook)
-    assert len(re.findall("parc_f32", printed(notebook))) == 1  # a table is printed once
+    assert len(re.findall("┃ parc_f32 ┃", printed(notebook))) == 1  # a table is printed once
     assert len(shown(notebook, "image/png")) == 1
     assert len(shown(notebook, "text/html")) == 2

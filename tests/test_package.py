@@ -32,7 +32,8 @@ scores = jaxparc.score_bank(bank, y, methods=methods, probs=probs, reference=ban
 assert np.isfinite(scores.values).all() and scores.best == "a"
 extracted = jaxparc.extract(lambda images: images.reshape(-1, 6), rng.normal(size=(40, 2, 3)))
 jaxparc.score_bank({"flat": extracted}, y)
-print(scores.best, scores, sep="\n")
+print(scores.best)
+print(scores)
 """
 
 
