@@ -540,7 +540,7 @@ def test_a_bank_with_its_reference_alone_fails_in_words(copy, capsys):
         extract_probes.path_of(copy, Transfer("resnet18", source, "digits"), 0).unlink()
     assert score_probes.stage(copy) == 3  # two files and their unit
     said = capsys.readouterr().out
-    assert "no model's probe file of digits, probe set 0 is there" in said
+    assert "digits, probe set 0: no model has a probe file" in said
 
 
 def test_a_method_that_does_not_take_a_kind_of_label_stays_empty(copy):
