@@ -41,15 +41,15 @@ class Outcomes:
         """
         targets = self.targets if targets is None else targets
         models = self.models if models is None else models
-        kept = np.ix_(
+        rows, columns = np.ix_(
             _indices("model", models, self.models), _indices("target", targets, self.targets)
         )
         return Outcomes(
             tuple(models),
             tuple(targets),
-            self.accuracies[kept],
-            {method: s[:, *kept] for method, s in self.scores.items()},
-            self.where[kept],
+            self.accuracies[rows, columns],
+            {method: s[:, rows, columns] for method, s in self.scores.items()},
+            self.where[rows, columns],
         )
 
     def beside(self, scores: Mapping[str, np.ndarray]) -> "Outcomes":
@@ -63,7 +63,7 @@ class Outcomes:
     def by_transfer(self, values: np.ndarray) -> dict[Transfer, float]:
         """Return (m, t) values as a mapping from the transfers to evaluate."""
         return {
-            Transfer(*self.models[i], self.targets[j]): float(values[i, j])
+            Transfer(self.models[i][0], self.models[i][1], self.targets[j]): float(values[i, j])
             for i, j in zip(*np.nonzero(self.where), strict=True)
         }
 
