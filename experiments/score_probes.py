@@ -181,8 +181,8 @@ class Given(NamedTuple):
     def has_all_of(self, label: str) -> bool:
         """Return whether a method takes these labels and has all that it needs."""
         method = selectors.method(label)
-        there = {"reference": self.reference, "probs": self.probs}
-        return self.kind in method.kinds and all(there.get(need, True) for need in method.needs)
+        available = {"reference": self.reference, "probs": self.probs}
+        return self.kind in method.kinds and all(available.get(need, True) for need in method.needs)
 
 
 def scorer(

@@ -39,13 +39,13 @@ def title(label: str) -> str:
 
 def benchmark_of(found: Outcomes) -> Benchmark | None:
     """Return the published benchmark with these models and targets, or None."""
-    there = set(found.models)
+    known = set(found.models)
     controlled, crowd = benchmarks.CONTROLLED, set(benchmarks.CROWD_SOURCED.external)
     own = {(a, s) for a in controlled.architectures for s in controlled.source_names}
-    if there <= own and set(found.targets) <= set(controlled.target_names):
+    if known <= own and set(found.targets) <= set(controlled.target_names):
         return controlled
     # The published table also has models that its authors left out of their evaluation.
-    return benchmarks.CROWD_SOURCED if crowd <= there else None
+    return benchmarks.CROWD_SOURCED if crowd <= known else None
 
 
 def evaluated(

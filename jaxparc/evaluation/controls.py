@@ -35,13 +35,13 @@ def plus_layers(
         KeyError: an architecture is not in `layers`.
     """
     scores = outcomes.scores[method]
-    there = np.where(outcomes.where & np.isfinite(scores), scores, np.nan)
+    defined = np.where(outcomes.where & np.isfinite(scores), scores, np.nan)
     axes = (0, 1, 2) if pooled else 1
-    count = np.isfinite(there).sum(axes, keepdims=True)
+    count = np.isfinite(defined).sum(axes, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.nansum(there, axes, keepdims=True) / count
-        deviation = np.sqrt(np.nansum((there - mean) ** 2, axes, keepdims=True) / count)
-        z = np.where(deviation > 0, (there - mean) / deviation, np.nan)
+        mean = np.nansum(defined, axes, keepdims=True) / count
+        deviation = np.sqrt(np.nansum((defined - mean) ** 2, axes, keepdims=True) / count)
+        z = np.where(deviation > 0, (defined - mean) / deviation, np.nan)
     depth = np.array([float(layers[architecture]) for architecture, _ in outcomes.models])
     return np.asarray(z + (depth / ell_max)[:, None])
 

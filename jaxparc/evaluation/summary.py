@@ -29,8 +29,8 @@ class Cell(NamedTuple):
     worse: tuple[str, float] | None
 
     @property
-    def told_apart(self) -> bool:
-        """Whether the next method below is significantly worse, at 5 %."""
+    def significant(self) -> bool:
+        """Whether the next method below differs significantly, at 5 %; true if there is none."""
         return self.worse is None or self.worse[1] < 0.05
 
 

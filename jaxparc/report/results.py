@@ -149,7 +149,7 @@ def model_name(transfer: Transfer) -> str:
 
 
 def plain(results: Results) -> list[str]:
-    """Return the methods, leaving out those with "+ layers" that are also there without."""
+    """Return the methods, without the "+ layers" variants of other methods."""
     return [x for x in results.scores if not (x.endswith("+l") and x[:-2] in results.scores)]
 
 

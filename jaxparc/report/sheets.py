@@ -15,7 +15,7 @@ from jaxparc.evaluation.resampling import Interval
 from jaxparc.evaluation.summary import Summary
 from jaxparc.report.results import number
 
-APART = "≈"  # marks a number that does not differ significantly from the one below
+SIMILAR = "≈"  # marks a number that does not differ significantly from the one below
 
 
 class Sheet(NamedTuple):
@@ -72,7 +72,7 @@ def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> Sh
     rows = []
     for method, cell in summary.cells[measure].items():
         std = "" if math.isnan(cell.std) else f" ± {known.scale * cell.std:.1f}"
-        mark = "" if cell.told_apart else f" {APART}"
+        mark = "" if cell.significant else f" {SIMILAR}"
         mean = f"{number(known.scale * cell.interval.value)}{std}{mark}"
         values = [number(known.scale * value) for value in cell.targets]
         rows.append((title(method), mean, _band(cell.interval, known), *values))
@@ -81,7 +81,7 @@ def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> Sh
     rows[-1] += ("",) * len(summary.outcomes.targets)
     notes = [
         f"95 % intervals of {summary.resamples:,} resamples of models, targets and probe sets. "
-        f"{APART}: no significant difference from the method below (5 %, on the same resamples). "
+        f"{SIMILAR}: no significant difference from the method below (5 %, on the same resamples). "
         "A random order of the models is the same for all targets."
     ]
     if summary.undefined:
@@ -104,7 +104,7 @@ def measures(summary: Summary, title: Callable[[str], str]) -> Sheet:
         for name, of_measure in summary.cells.items():
             cell = of_measure[method]
             value = number(MEASURES[name].scale * cell.interval.value)
-            cells.append(value if cell.told_apart else f"{value} {APART}")
+            cells.append(value if cell.significant else f"{value} {SIMILAR}")
         rows.append((title(method), *cells))
     chance = (number(MEASURES[name].scale * band.value) for name, band in summary.chance.items())
     return Sheet(
@@ -113,7 +113,7 @@ def measures(summary: Summary, title: Callable[[str], str]) -> Sheet:
         (*rows, ("a random order", *chance)),
         (
             "Correlations are times 100; regrets are in points of accuracy, smaller is better. "
-            f"Ties are broken towards the worst model. {APART}: no significant difference (5 %) "
+            f"Ties are broken towards the worst model. {SIMILAR}: no significant difference (5 %) "
             "from the next method by that measure.",
         ),
     )
