@@ -156,8 +156,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     default = parser.get_default("benchmark")
     parser.set_defaults(benchmark=None)
     group = parser.add_argument_group(
-        "report of any table (with --out, and --benchmark for the paper's tables of "
-        f"{', '.join(PUBLISHED)}; the first two are recognised by their models)"
+        "report of any table",
+        "It needs --out. --benchmark adds the paper's tables of one of "
+        f"{', '.join(PUBLISHED)}; the first two are recognised by their models.",
     )
     group.add_argument("--oracle", type=Path, metavar="FILE", help="table of accuracies")
     group.add_argument("--scores", type=Path, metavar="FILE", help="table of scores")

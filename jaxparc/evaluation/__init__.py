@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.evaluation.measures import MEASURES as MEASURES
 
 
@@ -55,14 +56,14 @@ def mean_pc(
         accuracies are equal.
 
     Raises:
-        ValueError: `varying` is unknown, or a score has no accuracy.
+        InputError: `varying` is unknown, or a score has no accuracy.
     """
     if varying not in VARYING:
-        raise ValueError(f"unknown varying {varying!r}; known: {', '.join(VARYING)}")
+        raise InputError(f"unknown varying {varying!r}; known: {', '.join(VARYING)}")
     groups: dict[tuple[str, ...], list[Transfer]] = {}
     for transfer in scores:
         if transfer not in accuracies:
-            raise ValueError(f"no accuracy for {'/'.join(transfer)}, which has a score")
+            raise InputError(f"no accuracy for {'/'.join(transfer)}, which has a score")
         fixed = tuple(getattr(transfer, part) for part in VARYING[varying])
         groups.setdefault(fixed, []).append(transfer)
     if not groups:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.evaluation import Transfer
 from jaxparc.evaluation.measures import Measure
 
@@ -37,7 +38,7 @@ class Outcomes:
         """Return the outcomes of some targets and models, all by default, in the order given.
 
         Raises:
-            ValueError: a target or model is unknown.
+            InputError: a target or model is unknown.
         """
         targets = self.targets if targets is None else targets
         models = self.models if models is None else models
@@ -70,7 +71,7 @@ class Outcomes:
 
 def _indices(kind: str, chosen: Sequence[object], known: Sequence[object]) -> list[int]:
     if unknown := [name for name in chosen if name not in known]:
-        raise ValueError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(map(str, known))}")
+        raise InputError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(map(str, known))}")
     return [known.index(name) for name in chosen]
 
 
@@ -88,7 +89,7 @@ def collect(
         at least one of them, be it undefined. Absent scores are NaN.
 
     Raises:
-        ValueError: a score has no accuracy.
+        InputError: a score has no accuracy.
     """
     models = tuple(dict.fromkeys((t[0], t[1]) for t in accuracies))
     targets = tuple(dict.fromkeys(t[2] for t in accuracies))
@@ -103,7 +104,7 @@ def collect(
         for run, of_run in zip(arrays[method], runs, strict=True):
             for transfer, value in of_run.items():
                 if transfer not in index:
-                    raise ValueError(f"no accuracy for {'/'.join(transfer)}, which has a score")
+                    raise InputError(f"no accuracy for {'/'.join(transfer)}, which has a score")
                 run[index[transfer]] = value
                 scored[index[transfer]] = True
     where = np.isfinite(found) & (scored if scores else True)

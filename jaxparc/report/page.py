@@ -30,7 +30,7 @@ def write_page(results: Results, path: Path) -> None:
     """Write the page to `path`; an earlier one is replaced once the new one is complete.
 
     Raises:
-        ValueError: a score has no accuracy.
+        InputError: a score has no accuracy.
         OSError: the file cannot be written.
     """
     files.write_text(path, _page(results))

@@ -78,7 +78,7 @@ def correlations(results: Results, label: str) -> tuple[Spread, dict[str, Spread
     """Return the Mean PC of a method and its PC per target, as all tables and plots show them.
 
     Raises:
-        ValueError: a score has no accuracy.
+        InputError: a score has no accuracy.
     """
     runs = results.scores[label]
 
