@@ -18,7 +18,7 @@ from experiments import _run, train_sources
 from experiments.benchmarks import Benchmark
 from experiments.runner import command_line as _main
 from experiments.runner import data as _data
-from experiments.tables import oracle
+from experiments.tables.read import ORACLE
 from jaxparc import array_files, features, files, sampling
 from jaxparc.evaluation import Transfer
 
@@ -38,7 +38,7 @@ def units(run: _run.Run) -> list[_run.Unit]:
     if run.benchmark.external_from_oracle and not run.benchmark.external:
         raise _run.StageError(
             f"{run.out / 'oracle.csv'} is missing: a table of the columns "
-            f"{', '.join(oracle.COLUMNS)}, which lists the models and their mAP; "
+            f"{', '.join(ORACLE)}, which lists the models and their mAP; "
             f"python -m experiments.import_probes FILE.csv --out {run.out} brings it in"
         )
     return [

@@ -1,8 +1,8 @@
-"""The images of the probe sets as files, for models that are run outside of this project.
+"""Export the images of the probe sets, to extract features outside of this project.
 
 Writes probe_images/<target>_<probe set>/ in the results folder: images 0000.jpeg, 0001.jpeg, ... in
-the order of the probe set, and labels.npy, their classes, (n,), or annotation vectors, (n, c). The
-features that a model has for these images, in this order, come in with import_probes.
+the order of the probe set, and labels.npy, their classes (n,) or annotation vectors (n, c).
+import_probes imports the features that a model extracts from these images in this order.
 """
 
 import functools
@@ -13,28 +13,28 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments import _run, extract_probes
-from experiments.runner import command_line as _main
-from experiments.runner import data as _data
+from experiments import extract_probes
+from experiments._run import Run, Stage, Unit, read_result, run_units, write_result
+from experiments.runner import command_line, data
 from jaxparc import datasets
 from jaxparc.datasets import images
 
 
-def stage(run: _run.Run) -> int:
-    """Write what is missing; returns the number of failures."""
-    _data.prepare(run.benchmark)
-    return _run.run_units(run, "probe_images", units(run))
+def stage(run: Run) -> int:
+    """Write what is missing; return the number of failures."""
+    data.prepare(run.benchmark)
+    return run_units(run, "probe_images", units(run))
 
 
-def units(run: _run.Run) -> list[_run.Unit]:
-    """Every probe set."""
+def units(run: Run) -> list[Unit]:
+    """Return a unit per target and probe set."""
     return [
-        _run.Unit(
+        Unit(
             f"images of {target}, probe set {probe_set}",
             folder_of(run.out, target, probe_set),
             _check,
             functools.partial(_write, run, target, probe_set),
-            _data.lacking(run.benchmark, target),
+            data.lacking(run.benchmark, target),
         )
         for target in run.benchmark.target_names
         for probe_set in range(run.benchmark.probe_sets)
@@ -42,33 +42,33 @@ def units(run: _run.Run) -> list[_run.Unit]:
 
 
 def folder_of(out: Path, target: str, probe_set: int) -> Path:
-    """Where the images of a probe set are."""
+    """Return the folder of the images of a probe set."""
     return out / "probe_images" / f"{target}_{probe_set}"
 
 
 def _check(folder: Path, name: str) -> None:
-    _run.read_result(folder / "probe_set.json", name)
+    read_result(folder / "probe_set.json", name)
 
 
-def _write(run: _run.Run, target: str, probe_set: int, on_images: Callable[[int], None]) -> None:
+def _write(run: Run, target: str, probe_set: int, on_images: Callable[[int], None]) -> None:
     indices = extract_probes.probe_of(run, target, probe_set).indices
     stored = datasets.load(run.benchmark.address(target), "train", decode=False)
     folder = folder_of(run.out, target, probe_set)
-    half = folder.with_name(f".{folder.name}.incomplete")
-    half.mkdir(parents=True)
+    partial = folder.with_name(f".{folder.name}.incomplete")
+    partial.mkdir(parents=True)
     names = [
-        _save(half / f"{number:04d}", stored[int(index)]["image"])
+        _save(partial / f"{number:04d}", stored[int(index)]["image"])
         for number, index in enumerate(indices)
     ]
-    np.save(half / "labels.npy", _data.labels(run.benchmark, target, "train")[indices])
+    np.save(partial / "labels.npy", data.labels(run.benchmark, target, "train")[indices])
     name = f"images of {target}, probe set {probe_set}"
-    _run.write_result(half / "probe_set.json", name, {"images": names})
-    half.rename(folder)
+    write_result(partial / "probe_set.json", name, {"images": names})
+    partial.rename(folder)
     on_images(len(names))
 
 
 def _save(path: Path, image: Any) -> str:
-    """The image as it is stored, or as PNG; returns the name of the file."""
+    """Save an image as it is stored, or else as PNG; return the name of the file."""
     if isinstance(image, bytes):
         path = path.with_suffix(images.suffix_of(image))
         path.write_bytes(image)
@@ -78,7 +78,7 @@ def _save(path: Path, image: Any) -> str:
     return path.name
 
 
-STAGE = _run.Stage(stage, units)
+STAGE = Stage(stage, units, "probe_images")
 
 if __name__ == "__main__":
-    _main.main(__doc__, STAGE)
+    command_line.main(__doc__, STAGE)
