@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _run, train_sources
+from experiments import train_sources
 from experiments.benchmarks import Benchmark
 from experiments.runner import command_line as _main
 from experiments.runner import data as _data
 from experiments.tables import oracle
 from jaxparc import array_files, features, files, sampling
 from jaxparc.evaluation import Transfer
+from jaxparc.units import run as _run
 
 
 def stage(run: _run.Run) -> int:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import _run, train_sources
+from experiments import train_sources
 from experiments.benchmarks import Benchmark
 from experiments.runner import command_line as _main
 from experiments.runner import data as _data
@@ -29,6 +29,7 @@ from jaxparc.training import batches as input_
 from jaxparc.training import checkpoints, grid
 from jaxparc.training import loop as fitting
 from jaxparc.training import steps as train
+from jaxparc.units import run as _run
 
 _GRID = (
     "Architecture",

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _run, extract_probes, probe_images
+from experiments import extract_probes, probe_images
 from experiments.tables import oracle
 from jaxparc import array_files, files, models, printing
 from jaxparc.evaluation import Transfer
+from jaxparc.units import run as _run
 from jaxparc.weights import pickles
 
 LIMIT = 1 << 30  # bytes of a list of rows

@@ -13,9 +13,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments import _run, benchmarks, train_sources
+from experiments import benchmarks, train_sources
 from jaxparc import models, printing
 from jaxparc.training import checkpoints
+from jaxparc.units import run as _run
 from jaxparc.weights import WeightsError
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments import _run, extract_probes
+from experiments import extract_probes
 from experiments.runner import command_line as _main
 from experiments.runner import data as _data
 from jaxparc import datasets
 from jaxparc.datasets import images
+from jaxparc.units import run as _run
 
 
 def stage(run: _run.Run) -> int:

@@ -17,7 +17,7 @@ import jax
 from rich.console import Console
 
 import jaxparc
-from experiments import _run, finetune_all
+from experiments import finetune_all
 from experiments.runner import command_line as _main
 from experiments.tables import oracle
 from experiments.tables import read as outcome_files
@@ -25,6 +25,7 @@ from experiments.tables import report as report_files
 from jaxparc import datasets, files, report
 from jaxparc.evaluation import Transfer
 from jaxparc.report import sheets
+from jaxparc.units import run as _run
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 

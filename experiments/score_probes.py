@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxparc
-from experiments import _run, extract_probes, finetune_all, train_sources
+from experiments import extract_probes, finetune_all, train_sources
 from experiments.runner import command_line as _main
 from jaxparc import files, models, selectors
 from jaxparc import labels as labels_
 from jaxparc.evaluation import Transfer
 from jaxparc.training import checkpoints
+from jaxparc.units import run as _run
 
 
 def stage(run: _run.Run) -> int:

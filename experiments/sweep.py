@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments import _run, extract_probes, finetune_all, score_probes, train_sources
+from experiments import extract_probes, finetune_all, score_probes, train_sources
 from experiments.runner import command_line as _main
 from experiments.tables import figures, oracle, published
 from experiments.tables.figures import Point
@@ -27,6 +27,7 @@ from jaxparc import datasets, evaluation, files, report, selectors
 from jaxparc.evaluation import Transfer
 from jaxparc.labels import encode
 from jaxparc.report import sheets
+from jaxparc.units import run as _run
 
 SIZES = (50, 100, 200, 300, 400, 500)
 DIMENSIONS = (2, 4, 8, 16, 32, 64, 128)

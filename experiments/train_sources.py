@@ -12,7 +12,6 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments import _run
 from experiments.benchmarks import Benchmark
 from experiments.runner import command_line as _main
 from experiments.runner import data as _data
@@ -21,6 +20,7 @@ from jaxparc import models, parallel
 from jaxparc.training import checkpoints
 from jaxparc.training import loop as fitting
 from jaxparc.training import steps as train
+from jaxparc.units import run as _run
 
 
 def task_of(

@@ -17,12 +17,13 @@ from typing import Any
 
 import jax
 
-from experiments import _run, benchmarks
-from experiments._run import Run, Stage, StageError, say
+from experiments import benchmarks
 from experiments.benchmarks import Benchmark
 from experiments.tables import oracle
 from jaxparc import datasets, files, interrupts, printing
 from jaxparc.training import grid
+from jaxparc.units import run as _run
+from jaxparc.units.run import Run, Stage, StageError, say
 
 
 def main(description: str | None, *stages: Stage) -> None:

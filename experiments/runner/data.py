@@ -4,11 +4,11 @@ import functools
 
 import numpy as np
 
-from experiments import _run
 from experiments.benchmarks import Benchmark
 from jaxparc import datasets
 from jaxparc import labels as labels_
 from jaxparc.training import batches as input_
+from jaxparc.units import run as _run
 
 
 def prepare(benchmark: Benchmark) -> None:

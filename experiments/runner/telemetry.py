@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from experiments import _run
 from jaxparc.training import loop as fitting
+from jaxparc.units import run as _run
 
 
 @contextlib.contextmanager

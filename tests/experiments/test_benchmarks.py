@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import _run, benchmarks, finetune_all
+from experiments import benchmarks, finetune_all
 from experiments.finetune_all import Candidate
 from experiments.runner import data as _data
 from jaxparc import datasets
 from jaxparc.evaluation import Transfer
+from jaxparc.units import run as _run
 
 
 def test_choose_takes_the_best_mean_per_target_and_architecture():

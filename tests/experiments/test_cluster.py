@@ -10,8 +10,9 @@ import time
 import pytest
 import tiny
 
-from experiments import _run, benchmarks, finetune_all, train_sources
+from experiments import benchmarks, finetune_all, train_sources
 from experiments.runner import command_line as _main
+from jaxparc.units import run as _run
 
 
 def rows(path):

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import _run, extract_probes, finetune_all, score_probes
+from experiments import extract_probes, finetune_all, score_probes
 from jaxparc import evaluation, files, score_bank
 from jaxparc.evaluation import Transfer
 from jaxparc.selectors import SELECTORS
 from jaxparc.training import checkpoints
 from jaxparc.training import loop as fitting
+from jaxparc.units import run as _run
 
 pytestmark = pytest.mark.slow  # a benchmark is run first
 

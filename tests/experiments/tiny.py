@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from experiments import (
-    _run,
     benchmarks,
     extract_probes,
     finetune_all,
@@ -18,6 +17,7 @@ from experiments import (
 from experiments.runner import command_line as _main
 from jaxparc.training import loop as fitting
 from jaxparc.training import steps as train
+from jaxparc.units import run as _run
 
 TINY = dataclasses.replace(
     benchmarks.SMOKE,

@@ -8,8 +8,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from experiments import _run, extract_probes
+from experiments import extract_probes
 from experiments.runner import command_line as _main
+from jaxparc.units import run as _run
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from experiments import (
-    _run,
     benchmarks,
     extract_probes,
     finetune_all,
@@ -32,6 +31,7 @@ from experiments.tables import oracle
 from jaxparc import datasets, evaluation, labels, models
 from jaxparc.datasets import own, prepared, specs
 from jaxparc.evaluation import Transfer
+from jaxparc.units import run as _run
 from jaxparc.weights import torchvision
 
 CONTROLLED, CROWD_SOURCED = benchmarks.CONTROLLED, benchmarks.CROWD_SOURCED

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from experiments import _run
 from experiments.runner import command_line as _main
+from jaxparc.units import run as _run
 from jaxparc.units.progress import Progress
 
 RETRIES = 3  # of a unit whose machine is lost

@@ -206,7 +206,7 @@ def _locally(run: Run, stage: str, todo: Sequence[Unit], progress: Progress) -> 
 
 
 def _on_ray(run: Run, stage: str, todo: Sequence[Unit], progress: Progress) -> Iterator[Made]:
-    from experiments._ray import made
+    from jaxparc.units.executors import made
 
     return made(run, stage, todo, progress)
 
