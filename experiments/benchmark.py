@@ -4,10 +4,10 @@ With everything done, a second run takes seconds.
 """
 
 from experiments import extract_probes, finetune_all, report, score_probes, train_sources
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
 
 if __name__ == "__main__":
-    _main.main(
+    command_line.main(
         __doc__,
         train_sources.STAGE,
         finetune_all.STAGE,

@@ -16,28 +16,31 @@ import numpy as np
 
 from experiments import train_sources
 from experiments.benchmarks import Benchmark
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
 from experiments.runner import data as _data
+from experiments.runner.run import Run, Stage, StageError, list_by_name, run_units
 from experiments.tables import oracle
 from jaxparc import array_files, features, files, sampling
 from jaxparc.evaluation import Transfer
-from jaxparc.units import run as _run
+from jaxparc.units.run import NAMES
+from jaxparc.units.unit import Unit
 
 
-def stage(run: _run.Run) -> int:
+def stage(run: Run) -> int:
     """Extract what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
-    return _run.run_units(run, "extract_probes", units(run))
+    listing = list_by_name("experiments.extract_probes", run)
+    return run_units(run, "extract_probes", units(run), listing)
 
 
-def units(run: _run.Run) -> list[_run.Unit]:
+def units(run: Run) -> list[Unit]:
     """Every probe file.
 
     Raises:
         StageError: the models are those of a table that is not there.
     """
     if run.benchmark.external_from_oracle and not run.benchmark.external:
-        raise _run.StageError(
+        raise StageError(
             f"{run.out / 'oracle.csv'} is missing: a table of the columns "
             f"{', '.join(oracle.COLUMNS)}, which lists the models and their mAP; "
             f"python -m experiments.import_probes FILE.csv --out {run.out} brings it in"
@@ -55,9 +58,9 @@ def looks(benchmark: Benchmark) -> list[Transfer]:
     return list(transfers)
 
 
-def unit_of(run: _run.Run, transfer: Transfer, probe_set: int) -> _run.Unit:
+def unit_of(run: Run, transfer: Transfer, probe_set: int) -> Unit:
     """What makes a probe file."""
-    return _run.Unit(
+    return Unit(
         unit_name(transfer, probe_set),
         path_of(run, transfer, probe_set),
         read,
@@ -66,16 +69,16 @@ def unit_of(run: _run.Run, transfer: Transfer, probe_set: int) -> _run.Unit:
     )
 
 
-def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
+def _lacking(run: Run, transfer: Transfer) -> dict[str, str]:
     architecture, source, target = transfer
     if (architecture, source) in run.benchmark.external:
         command = f"python -m experiments.import_probes FILES --out {run.out}"
-        return {f"{architecture}/{source}": f"{command}, with probe files of: {_run.NAMES}"}
+        return {f"{architecture}/{source}": f"{command}, with probe files of: {NAMES}"}
     found = train_sources.lacking(run, architecture, source)
     return found | _data.lacking(run.benchmark, target)
 
 
-def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:
+def path_of(run: Run, transfer: Transfer, probe_set: int) -> Path:
     """Where a probe file is."""
     return files.path_of(run.out / "probes", file_name(transfer, probe_set))
 
@@ -108,7 +111,7 @@ def read(path: Path, name: str) -> dict[str, Any]:
 
 
 def _extract(
-    run: _run.Run, transfer: Transfer, probe_set: int, on_images: Callable[[int], None]
+    run: Run, transfer: Transfer, probe_set: int, on_images: Callable[[int], None]
 ) -> None:
     started = time.monotonic()
     benchmark = run.benchmark
@@ -157,7 +160,7 @@ def write(
 
 
 @functools.lru_cache(maxsize=32)
-def probe_of(run: _run.Run, target: str, probe_set: int) -> features.Subset:
+def probe_of(run: Run, target: str, probe_set: int) -> features.Subset:
     """The images of a probe set, in its order."""
     source = _data.images(run.benchmark, target, "train")
     seed = run.seed("probe", target, probe_set)
@@ -165,7 +168,7 @@ def probe_of(run: _run.Run, target: str, probe_set: int) -> features.Subset:
     return features.Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
 
 
-STAGE = _run.Stage(stage, units, "extract_probes")
+STAGE = Stage(stage, units, "extract_probes", divisible=True)
 
 if __name__ == "__main__":
-    _main.main(__doc__, train_sources.STAGE, STAGE)
+    command_line.main(__doc__, train_sources.STAGE, STAGE)

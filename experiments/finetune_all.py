@@ -20,16 +20,17 @@ import numpy as np
 
 from experiments import train_sources
 from experiments.benchmarks import Benchmark
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
 from experiments.runner import data as _data
 from experiments.runner import telemetry as _telemetry
-from jaxparc import files
+from experiments.runner.run import Run, Stage, StageError, list_by_name, partial_folder, run_units
+from jaxparc import files, locks
 from jaxparc.evaluation import SCRATCH, Transfer
 from jaxparc.training import batches as input_
 from jaxparc.training import checkpoints, grid
 from jaxparc.training import loop as fitting
 from jaxparc.training import steps as train
-from jaxparc.units import run as _run
+from jaxparc.units.unit import Unit, read_result, write_result
 
 _GRID = (
     "Architecture",
@@ -50,26 +51,27 @@ class Candidate(NamedTuple):
     learning_rate: float
 
 
-def stage(run: _run.Run) -> int:
+def stage(run: Run) -> int:
     """Fine-tune what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
     waves = _waves(run)
     brought_in = (run.out / "oracle.csv").exists() and not (run.out / "transfers").exists()
     if brought_in and any(not unit.lacks for wave in waves for unit in wave):
-        raise _run.StageError(
+        raise StageError(
             f"{run.out / 'oracle.csv'} was not measured here and would be replaced; to fine-tune, "
             "give another --out"
         )
     # What goes on after a rung is known when all sources have come to it.
-    failures = sum(_run.run_units(run, "finetune_all", wave) for wave in waves)
+    listing = list_by_name("experiments.finetune_all", run)
+    failures = sum(run_units(run, "finetune_all", wave, listing) for wave in waves)
     if not brought_in:
         # Of several shards the last one finds what all of them made.
-        with files.locked(run.out / "metrics", wait=True):
+        with locks.folder(run.out / "metrics", wait=True):
             _write_tables(run)
     return failures
 
 
-def units(run: _run.Run) -> list[_run.Unit]:
+def units(run: Run) -> list[Unit]:
     """Every transfer, with its grid; with halving, each rung of it before.
 
     Raises:
@@ -78,7 +80,7 @@ def units(run: _run.Run) -> list[_run.Unit]:
     return [unit for wave in _waves(run) for unit in wave]
 
 
-def _waves(run: _run.Run) -> list[list[_run.Unit]]:
+def _waves(run: Run) -> list[list[Unit]]:
     benchmark = run.benchmark
     transfers = list(benchmark.transfers(scratch=benchmark.scratch))
     for target in {transfer.target for transfer in transfers}:
@@ -89,10 +91,10 @@ def _waves(run: _run.Run) -> list[list[_run.Unit]]:
         for transfer in transfers:
             name = _name(transfer) if steps is None else _rung_name(transfer, steps)
             wave.append(
-                _run.Unit(
+                Unit(
                     name,
                     _folder(run, transfer) if steps is None else _rung_path(run, transfer, steps),
-                    functools.partial(_check, run, transfer) if steps is None else _run.read_result,
+                    functools.partial(_check, run, transfer) if steps is None else read_result,
                     functools.partial(_finetune, run, transfer, rung, steps),
                     _lacking(run, transfer),
                     group=" ".join(map(str, _choosing_together(transfer)))
@@ -110,7 +112,7 @@ def rungs(benchmark: Benchmark) -> tuple[int, ...]:
     return (steps // 4, steps // 2) if benchmark.halving else ()
 
 
-def going_on(run: _run.Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
+def going_on(run: Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
     """The learning rates of a transfer's grid that are trained on after so many rungs.
 
     Of every rung the better half, rounded up, by the mean validation accuracy over the sources that
@@ -127,7 +129,7 @@ def going_on(run: _run.Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
             break
         try:
             found = [_at_rung(run, other, steps) for other in together]
-        except (FileNotFoundError, *_run.Damage):
+        except (FileNotFoundError, files.DamagedFileError):
             break
         means = {rate: _mean([of_rates[f"{rate:g}"] for of_rates in found]) for rate in rates}
         best = sorted(rates, key=lambda rate: -means[rate])[: -(-len(rates) // 2)]
@@ -135,9 +137,9 @@ def going_on(run: _run.Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
     return rates
 
 
-def _at_rung(run: _run.Run, transfer: Transfer, steps: int) -> dict[str, float | None]:
+def _at_rung(run: Run, transfer: Transfer, steps: int) -> dict[str, float | None]:
     """Validation accuracies after so many steps, by learning rate."""
-    content = _run.read_result(_rung_path(run, transfer, steps), _rung_name(transfer, steps))
+    content = read_result(_rung_path(run, transfer, steps), _rung_name(transfer, steps))
     return content["validation"]
 
 
@@ -146,26 +148,26 @@ def _mean(accuracies: Sequence[float | None]) -> float:
     return float(np.mean([-np.inf if v is None else v for v in accuracies]))
 
 
-def _check(run: _run.Run, transfer: Transfer, path: Path, name: str) -> None:
+def _check(run: Run, transfer: Transfer, path: Path, name: str) -> None:
     """Reads what every candidate left; of a folder alone nothing tells whose it is."""
     del path, name
     for candidate in _last(run, transfer):
-        _run.read_result(_path(run, candidate), _unit_name(candidate))
+        read_result(_path(run, candidate), _unit_name(candidate))
 
 
-def _last(run: _run.Run, transfer: Transfer) -> list[Candidate]:
+def _last(run: Run, transfer: Transfer) -> list[Candidate]:
     """What is trained to the end."""
     return [Candidate(transfer, r) for r in going_on(run, transfer, len(rungs(run.benchmark)))]
 
 
-def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
+def _lacking(run: Run, transfer: Transfer) -> dict[str, str]:
     found = _data.lacking(run.benchmark, transfer.target)
     if transfer.source != SCRATCH:
         found |= train_sources.lacking(run, transfer.architecture, transfer.source)
     return found
 
 
-def candidates(run: _run.Run) -> Iterator[Candidate]:
+def candidates(run: Run) -> Iterator[Candidate]:
     """Every training run of the benchmark."""
     benchmark = run.benchmark
     for transfer in benchmark.transfers(scratch=benchmark.scratch):
@@ -214,20 +216,20 @@ def _unit_name(candidate: Candidate) -> str:
     return f"{_name(candidate.transfer)} at {candidate.learning_rate:g}"
 
 
-def _folder(run: _run.Run, transfer: Transfer) -> Path:
+def _folder(run: Run, transfer: Transfer) -> Path:
     return run.out / "transfers" / "_".join(transfer)
 
 
-def _rung_path(run: _run.Run, transfer: Transfer, steps: int) -> Path:
+def _rung_path(run: Run, transfer: Transfer, steps: int) -> Path:
     return _folder(run, transfer) / f"first_{steps}.json"
 
 
-def _path(run: _run.Run, candidate: Candidate) -> Path:
+def _path(run: Run, candidate: Candidate) -> Path:
     return _folder(run, candidate.transfer) / f"{candidate.learning_rate:g}.json"
 
 
 def _finetune(
-    run: _run.Run,
+    run: Run,
     transfer: Transfer,
     rung: int,
     until: int | None,
@@ -258,7 +260,7 @@ def _finetune(
     )
     recipe = dataclasses.replace(benchmark.transfer_recipe, weight_decay=benchmark.weight_decay)
     seed = run.seed("finetune", *transfer)
-    partial = _run.partial(run, "finetune_all", _folder(run, transfer).name)
+    partial = partial_folder(run, "finetune_all", _folder(run, transfer).name)
     names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in todo]
     with _telemetry.watching(run, "finetune_all", names, on_images) as watch:
         for i, fitted in grid.fit_grid(
@@ -280,7 +282,7 @@ def _finetune(
         ):
             if until is None:
                 result = _result(benchmark, task, fitted, {"validation": validation, "test": test})
-                _run.write_result(_path(run, todo[i]), _unit_name(todo[i]), result)
+                write_result(_path(run, todo[i]), _unit_name(todo[i]), result)
             else:
                 result = _result(benchmark, task, fitted, {"validation": validation})
                 at_rung["validation"][f"{todo[i].learning_rate:g}"] = result["validation"]
@@ -291,9 +293,9 @@ def _finetune(
         _write_rung(run, transfer, until, at_rung)
 
 
-def _write_rung(run: _run.Run, transfer: Transfer, steps: int, content: dict[str, Any]) -> None:
+def _write_rung(run: Run, transfer: Transfer, steps: int, content: dict[str, Any]) -> None:
     path = _rung_path(run, transfer, steps)
-    _run.write_result(path, _rung_name(transfer, steps), content)
+    write_result(path, _rung_name(transfer, steps), content)
 
 
 def _result(
@@ -324,7 +326,7 @@ def _result(
     return result
 
 
-def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
+def seconds(run: Run) -> Iterator[tuple[str, float]]:
     """Name and seconds of every training run that is done, and of every rung."""
     benchmark = run.benchmark
     made = [
@@ -335,10 +337,10 @@ def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
     made += [(_path(run, candidate), _unit_name(candidate)) for candidate in candidates(run)]
     for path, name in made:
         if path.exists():
-            yield name, _run.read_result(path, name)["seconds"]
+            yield name, read_result(path, name)["seconds"]
 
 
-def losses(run: _run.Run) -> dict[Transfer, list[float]]:
+def losses(run: Run) -> dict[Transfer, list[float]]:
     """The training losses of what was chosen, step by step; of all whose files are there."""
     found: dict[Transfer, list[float]] = {}
     path = run.out / "grid.csv"
@@ -349,16 +351,16 @@ def losses(run: _run.Run) -> dict[Transfer, list[float]]:
         for row in (row.cells for row in rows if row.cells["Chosen"] == "1"):
             transfer = Transfer(*(row[column] for column in _GRID[:3]))
             candidate = Candidate(transfer, files.number(row["Learning Rate"]))
-            result = _run.read_result(_path(run, candidate), _unit_name(candidate))
+            result = read_result(_path(run, candidate), _unit_name(candidate))
             found[transfer] = result["losses"]
     except FileNotFoundError:
         return found
     except ValueError as error:
-        raise _run.StageError(f"{error}; python -m experiments.finetune_all writes it") from error
+        raise StageError(f"{error}; python -m experiments.finetune_all writes it") from error
     return found
 
 
-def _write_tables(run: _run.Run) -> None:
+def _write_tables(run: Run) -> None:
     """oracle.csv, scratch.csv and grid.csv, from the files of the runs that are there."""
     results: dict[Candidate, dict[str, Any]] = {}
     missing = set()
@@ -366,7 +368,7 @@ def _write_tables(run: _run.Run) -> None:
         transfer = candidate.transfer
         try:
             if candidate in _last(run, transfer):
-                result = _run.read_result(_path(run, candidate), _unit_name(candidate))
+                result = read_result(_path(run, candidate), _unit_name(candidate))
                 steps = run.benchmark.transfer_recipe.steps
             else:
                 result, steps = _given_up(run, candidate)
@@ -391,7 +393,7 @@ def _write_tables(run: _run.Run) -> None:
         files.write_text(run.out / f"{name}.csv", files.table_text(rows))
 
 
-def _given_up(run: _run.Run, candidate: Candidate) -> tuple[dict[str, Any], int]:
+def _given_up(run: Run, candidate: Candidate) -> tuple[dict[str, Any], int]:
     """What is known of a run that was given up, and its steps."""
     key = f"{candidate.learning_rate:g}"
     for steps in reversed(rungs(run.benchmark)):
@@ -405,7 +407,7 @@ def _percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{accuracy:.4f}"
 
 
-STAGE = _run.Stage(stage, units, "finetune_all")
+STAGE = Stage(stage, units, "finetune_all", divisible=True)
 
 if __name__ == "__main__":
-    _main.main(__doc__, train_sources.STAGE, STAGE)
+    command_line.main(__doc__, train_sources.STAGE, STAGE)

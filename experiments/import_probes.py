@@ -21,7 +21,7 @@ from experiments import extract_probes, probe_images
 from experiments.tables import oracle
 from jaxparc import array_files, files, models, printing
 from jaxparc.evaluation import Transfer
-from jaxparc.units import run as _run
+from jaxparc.units.progress import say
 from jaxparc.weights import pickles
 
 LIMIT = 1 << 30  # bytes of a list of rows
@@ -65,7 +65,7 @@ def _main() -> None:
     try:
         for file in found:
             try:
-                _run.say(f"{file.name}: {import_file(file, args.out)}")
+                say(f"{file.name}: {import_file(file, args.out)}")
             except PublishedFileError as error:
                 print(f"{parser.prog}: {printing.line(error)}", file=sys.stderr)
                 refused += 1
@@ -73,7 +73,7 @@ def _main() -> None:
         raise
     except OSError as error:
         parser.exit(2, f"{parser.prog}: {printing.line(error)}\n")
-    _run.say(f"{len(found) - refused} of {printing.count(len(found), 'file')} went into {args.out}")
+    say(f"{len(found) - refused} of {printing.count(len(found), 'file')} went into {args.out}")
     sys.exit(1 if refused else 0)
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments import benchmarks, train_sources
+from experiments.runner.run import Run, claim
 from jaxparc import models, printing
 from jaxparc.training import checkpoints
-from jaxparc.units import run as _run
+from jaxparc.units.progress import say
 from jaxparc.weights import WeightsError
 
 
@@ -39,15 +40,15 @@ def _take(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     try:
         benchmark = benchmarks.get(args.benchmark)
         weights = Path("checkpoints") / benchmark.name
-        run = _run.Run(benchmark, Path("results") / benchmark.name, weights)
-        _run.say(f"{args.file}: {import_weights(run, args.architecture, args.source, args.file)}")
+        run = Run(benchmark, Path("results") / benchmark.name, weights)
+        say(f"{args.file}: {import_weights(run, args.architecture, args.source, args.file)}")
     except BrokenPipeError:
         raise
     except (ValueError, RuntimeError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {printing.line(error)}\n")
 
 
-def import_weights(run: _run.Run, architecture: str, source: str, file: str | Path) -> Path:
+def import_weights(run: Run, architecture: str, source: str, file: str | Path) -> Path:
     """Takes weights as a source model's checkpoint, unless that is there.
 
     Returns:
@@ -89,7 +90,7 @@ def import_weights(run: _run.Run, architecture: str, source: str, file: str | Pa
             f"{file} is for networks of full width; those of {benchmark.name} are of width "
             f"{benchmark.widths[architecture]:g} with a {benchmark.stem} stem"
         )
-    _run.claim(run.weights, benchmark.source_settings())
+    claim(run.weights, benchmark.source_settings())
     metadata: dict[str, Any] = {
         "unit": train_sources.unit_name(architecture, source),
         "accuracy": None,

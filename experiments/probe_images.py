@@ -14,23 +14,24 @@ import numpy as np
 from PIL import Image
 
 from experiments import extract_probes
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
 from experiments.runner import data as _data
+from experiments.runner.run import Run, Stage, run_units
 from jaxparc import datasets
 from jaxparc.datasets import images
-from jaxparc.units import run as _run
+from jaxparc.units.unit import Unit, read_result, write_result
 
 
-def stage(run: _run.Run) -> int:
+def stage(run: Run) -> int:
     """Write what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
-    return _run.run_units(run, "probe_images", units(run))
+    return run_units(run, "probe_images", units(run))
 
 
-def units(run: _run.Run) -> list[_run.Unit]:
+def units(run: Run) -> list[Unit]:
     """Every probe set."""
     return [
-        _run.Unit(
+        Unit(
             f"images of {target}, probe set {probe_set}",
             folder_of(run.out, target, probe_set),
             _check,
@@ -48,10 +49,10 @@ def folder_of(out: Path, target: str, probe_set: int) -> Path:
 
 
 def _check(folder: Path, name: str) -> None:
-    _run.read_result(folder / "probe_set.json", name)
+    read_result(folder / "probe_set.json", name)
 
 
-def _write(run: _run.Run, target: str, probe_set: int, on_images: Callable[[int], None]) -> None:
+def _write(run: Run, target: str, probe_set: int, on_images: Callable[[int], None]) -> None:
     indices = extract_probes.probe_of(run, target, probe_set).indices
     stored = datasets.load(run.benchmark.address(target), "train", decode=False)
     folder = folder_of(run.out, target, probe_set)
@@ -63,7 +64,7 @@ def _write(run: _run.Run, target: str, probe_set: int, on_images: Callable[[int]
     ]
     np.save(half / "labels.npy", _data.labels(run.benchmark, target, "train")[indices])
     name = f"images of {target}, probe set {probe_set}"
-    _run.write_result(half / "probe_set.json", name, {"images": names})
+    write_result(half / "probe_set.json", name, {"images": names})
     half.rename(folder)
     on_images(len(names))
 
@@ -79,7 +80,7 @@ def _save(path: Path, image: Any) -> str:
     return path.name
 
 
-STAGE = _run.Stage(stage, units)
+STAGE = Stage(stage, units, "probe_images")
 
 if __name__ == "__main__":
-    _main.main(__doc__, STAGE)
+    command_line.main(__doc__, STAGE)

@@ -18,14 +18,15 @@ from rich.console import Console
 
 import jaxparc
 from experiments import finetune_all
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
+from experiments.runner.run import Run, Stage, StageError
 from experiments.tables import oracle
 from experiments.tables import read as outcome_files
 from experiments.tables import report as report_files
 from jaxparc import datasets, files, report
 from jaxparc.evaluation import Transfer
 from jaxparc.report import sheets
-from jaxparc.units import run as _run
+from jaxparc.units.progress import say
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 
@@ -33,7 +34,7 @@ _TRANSFER = ("Architecture", "Source Dataset", "Target Dataset")
 _NAMES = ("Run", *_TRANSFER)  # the other columns hold numbers
 
 
-def stage(run: _run.Run) -> int:
+def stage(run: Run) -> int:
     """Print and write the report; returns 0."""
     results = read_results(run)
     # A log has no width of its own; 80 columns would fold the tables.
@@ -46,11 +47,11 @@ def stage(run: _run.Run) -> int:
         report_files.write(results.summary, run.out / "report", {})
     page = run.out / "report" / "index.html"
     report.write_page(results, page)
-    _run.say(f"report: {page}")
+    say(f"report: {page}")
     return 0
 
 
-def read_results(run: _run.Run) -> report.Results:
+def read_results(run: Run) -> report.Results:
     """What the earlier stages wrote.
 
     Raises:
@@ -59,11 +60,11 @@ def read_results(run: _run.Run) -> report.Results:
     try:
         found = oracle.read(run.out / "oracle.csv")
     except FileNotFoundError as error:
-        raise _run.StageError(
+        raise StageError(
             f"{error.filename} is missing; python -m experiments.finetune_all writes it"
         ) from None
     except oracle.OracleError as error:
-        raise _run.StageError(str(error)) from error
+        raise StageError(str(error)) from error
     scores: dict[str, dict[str, dict[Transfer, float]]] = defaultdict(dict)
     # A transfer without an accuracy, as its runs failed or diverged, cannot be evaluated.
     accuracies = {transfer: value for transfer, value in found.items() if not math.isnan(value)}
@@ -118,14 +119,14 @@ def _times(path: Path) -> tuple[dict[str, float], dict[str, float]]:
     try:
         return outcome_files.read_times(path)
     except FileNotFoundError:
-        raise _run.StageError(
+        raise StageError(
             f"{path} is missing; python -m experiments.score_probes writes it"
         ) from None
     except oracle.OracleError as error:
-        raise _run.StageError(f"{error}; python -m experiments.score_probes writes it") from error
+        raise StageError(f"{error}; python -m experiments.score_probes writes it") from error
 
 
-def _scratch(run: _run.Run) -> list[dict[str, str]]:
+def _scratch(run: Run) -> list[dict[str, str]]:
     """Accuracies of random initialisations; none where accuracies were brought in."""
     path = run.out / "scratch.csv"
     return _read(path, "finetune_all", (*_TRANSFER, "Oracle")) if path.exists() else []
@@ -137,15 +138,15 @@ def _read(path: Path, stage: str, needed: Sequence[str]) -> list[dict[str, str]]
     try:
         head, rows = files.read_table(path, ours=True)
     except FileNotFoundError:
-        raise _run.StageError(f"{path} is missing; {hint}") from None
+        raise StageError(f"{path} is missing; {hint}") from None
     except ValueError as error:
-        raise _run.StageError(f"{error}; {hint}") from error
+        raise StageError(f"{error}; {hint}") from error
     if lacking := set(needed) - set(head):
-        raise _run.StageError(f"{path} has no column {', '.join(sorted(lacking))}; {hint}")
+        raise StageError(f"{path} has no column {', '.join(sorted(lacking))}; {hint}")
     for line, row in rows:
         for column in needed:
             if column not in _NAMES and not _is_number(row[column]):
-                raise _run.StageError(f"{path} line {line}: {column} is {row[column]!r}; {hint}")
+                raise StageError(f"{path} line {line}: {column} is {row[column]!r}; {hint}")
     return [row.cells for row in rows]
 
 
@@ -165,10 +166,10 @@ def _number(cell: str) -> float:
     return files.number(cell) if cell else math.nan
 
 
-STAGE = _run.Stage(stage)
+STAGE = Stage(stage, name="report")
 
 if __name__ == "__main__":
     if any(word.partition("=")[0] == "--oracle" for word in sys.argv[1:]):
         report_files.main()
     else:
-        _main.main(__doc__, STAGE)
+        command_line.main(__doc__, STAGE)

@@ -16,15 +16,17 @@ import numpy as np
 
 import jaxparc
 from experiments import extract_probes, finetune_all, train_sources
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
+from experiments.runner.run import Run, Stage, run_units
 from jaxparc import files, models, selectors
 from jaxparc import labels as labels_
 from jaxparc.evaluation import Transfer
 from jaxparc.training import checkpoints
-from jaxparc.units import run as _run
+from jaxparc.units.progress import say
+from jaxparc.units.unit import Unit, is_done, read_result, write_result
 
 
-def stage(run: _run.Run) -> int:
+def stage(run: Run) -> int:
     """Score what is missing; returns the number of failures, probe files that lack included."""
     benchmark = run.benchmark
     lacking = 0
@@ -33,21 +35,21 @@ def stage(run: _run.Run) -> int:
         for probe_set in range(benchmark.probe_sets):
             bank = [t for t in extract_probes.looks(benchmark) if t.target == target]
             # Damaged ones are moved aside here, and missing from then on.
-            there = [t for t in bank if _run.is_done(extract_probes.unit_of(run, t, probe_set))]
+            there = [t for t in bank if is_done(extract_probes.unit_of(run, t, probe_set))]
             for transfer in sorted(set(bank) - set(there)) if not run.allow_missing else ():
-                _run.say(f"not scored: {extract_probes.unit_name(transfer, probe_set)} is missing")
+                say(f"not scored: {extract_probes.unit_name(transfer, probe_set)} is missing")
                 lacking += 1
             if run.allow_missing and not any(t.source != target for t in there):
                 continue
             todo.append(
-                _run.Unit(
+                Unit(
                     _unit_name(target, probe_set),
                     _path(run, target, probe_set),
                     functools.partial(_check, run, there),
                     functools.partial(_score, run, target, probe_set, there),
                 )
             )
-    failures = _run.run_units(run, "score_probes", todo)
+    failures = run_units(run, "score_probes", todo)
     _write_scores(run)
     _write_times(run)
     return failures + lacking
@@ -57,12 +59,12 @@ def _unit_name(target: str, probe_set: int) -> str:
     return f"{target}, probe set {probe_set}"
 
 
-def _path(run: _run.Run, target: str, probe_set: int) -> Path:
+def _path(run: Run, target: str, probe_set: int) -> Path:
     return run.out / "scores" / f"{target}_{probe_set}.json"
 
 
-def _check(run: _run.Run, looks: list[Transfer], path: Path, name: str) -> None:
-    content = _run.read_result(path, name)
+def _check(run: Run, looks: list[Transfer], path: Path, name: str) -> None:
+    content = read_result(path, name)
     if [Transfer(*t) for t in content["looks"]] != looks:
         # Eq. 6 standardises over the models, so one more changes the scores of all.
         raise FileNotFoundError(f"{path} is of other models")
@@ -93,7 +95,7 @@ class Given(NamedTuple):
 Probes = Mapping[Transfer, Mapping[str, np.ndarray]]
 
 
-def read(run: _run.Run, looks: Sequence[Transfer], probe_set: int) -> Probes:
+def read(run: Run, looks: Sequence[Transfer], probe_set: int) -> Probes:
     """The probe files of transfers, and the reference's among them.
 
     Raises:
@@ -113,7 +115,7 @@ def read(run: _run.Run, looks: Sequence[Transfer], probe_set: int) -> Probes:
 
 
 def scorer(
-    run: _run.Run, target: str, whole: Probes, images: int | None = None
+    run: Run, target: str, whole: Probes, images: int | None = None
 ) -> tuple[Callable[..., jaxparc.BankScores], Given]:
     """`score_bank` of the probe files of a target and a probe set, for any `methods`.
 
@@ -160,7 +162,7 @@ def timed(
 
 
 def _score(
-    run: _run.Run,
+    run: Run,
     target: str,
     probe_set: int,
     looks: list[Transfer],
@@ -179,13 +181,13 @@ def _score(
             warnings.simplefilter("always")
             scored, elapsed = timed(score, methods)
         for warning in caught:
-            _run.say(f"{_unit_name(target, probe_set)}: {warning.message}")
+            say(f"{_unit_name(target, probe_set)}: {warning.message}")
         for label, column in zip(methods, scored.values.T, strict=True):
             scores[label] = [None if math.isnan(s) else float(s) for s in column]
             seconds[label] = elapsed
     on_images(len(looks) * len(given.labels))
     content = {"looks": looks, "transfers": bank, "scores": scores, "seconds": seconds}
-    _run.write_result(_path(run, target, probe_set), _unit_name(target, probe_set), content)
+    write_result(_path(run, target, probe_set), _unit_name(target, probe_set), content)
 
 
 def _together(methods: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -195,15 +197,15 @@ def _together(methods: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield tuple(method for method in methods if method.removesuffix("+l") == name)
 
 
-def units(run: _run.Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def units(run: Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Probe set, target and content of every score file that is there."""
     for probe_set in range(run.benchmark.probe_sets):
         for target in run.benchmark.target_names:
             if (path := _path(run, target, probe_set)).exists():
-                yield probe_set, target, _run.read_result(path, _unit_name(target, probe_set))
+                yield probe_set, target, read_result(path, _unit_name(target, probe_set))
 
 
-def _write_scores(run: _run.Run) -> None:
+def _write_scores(run: Run) -> None:
     methods = run.benchmark.methods
     rows: list[tuple[Any, ...]] = [
         ("Run", "Architecture", "Source Dataset", "Target Dataset", *methods)
@@ -216,7 +218,7 @@ def _write_scores(run: _run.Run) -> None:
     files.write_text(run.out / "scores.csv", files.table_text(rows))
 
 
-def _write_times(run: _run.Run) -> None:
+def _write_times(run: Run) -> None:
     """Stage, unit, number of items in it, seconds; an item is a transfer in score_probes."""
     benchmark = run.benchmark
     rows: list[tuple[Any, ...]] = [("Stage", "Unit", "Method", "Items", "Seconds")]
@@ -249,7 +251,7 @@ def _write_times(run: _run.Run) -> None:
     files.write_text(run.out / "times.csv", files.table_text(cells))
 
 
-STAGE = _run.Stage(stage)
+STAGE = Stage(stage, name="score_probes")
 
 if __name__ == "__main__":
-    _main.main(__doc__, train_sources.STAGE, extract_probes.STAGE, STAGE)
+    command_line.main(__doc__, train_sources.STAGE, extract_probes.STAGE, STAGE)

@@ -20,14 +20,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from experiments import extract_probes, finetune_all, score_probes, train_sources
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
+from experiments.runner.run import Run, Stage, StageError, run_units
 from experiments.tables import figures, oracle, published
 from experiments.tables.figures import Point
 from jaxparc import datasets, evaluation, files, report, selectors
 from jaxparc.evaluation import Transfer
 from jaxparc.labels import encode
 from jaxparc.report import sheets
-from jaxparc.units import run as _run
+from jaxparc.units.progress import say
 
 SIZES = (50, 100, 200, 300, 400, 500)
 DIMENSIONS = (2, 4, 8, 16, 32, 64, 128)
@@ -36,7 +37,7 @@ COMPARING = ("rsa", "rsa_f32", "dds", "dds_f32")
 _HEAD = ("What", "Value", "Method", "Run", "Mean PC", "Milliseconds")
 
 
-def probe_size(run: _run.Run) -> int:
+def probe_size(run: Run) -> int:
     """Every method of the benchmark, without "+ layers", at every size; returns 0."""
     methods = [m for m in run.benchmark.methods if not m.endswith("+l") and m != "heuristic"]
     whole = run.benchmark.probe_images
@@ -47,7 +48,7 @@ def probe_size(run: _run.Run) -> int:
     return 0
 
 
-def pca(run: _run.Run) -> int:
+def pca(run: Run) -> int:
     """Every method that looks at features, without PCA and at every dimension; returns 0."""
     steps = [(0, None, {m: m for m in REDUCIBLE})]
     steps += [(f, None, {m: f"{m}_f{f}" for m in REDUCIBLE}) for f in DIMENSIONS]
@@ -57,7 +58,7 @@ def pca(run: _run.Run) -> int:
     return 0
 
 
-def reference(run: _run.Run) -> int:
+def reference(run: Run) -> int:
     """RSA and DDS with a reference of every architecture; returns the number of failures.
 
     Raises:
@@ -69,19 +70,19 @@ def reference(run: _run.Run) -> int:
         try:
             compared = dataclasses.replace(run.benchmark, methods=COMPARING, reference=architecture)
         except ValueError as error:
-            raise _run.StageError(str(error)) from error
+            raise StageError(str(error)) from error
         comparing = dataclasses.replace(run, benchmark=compared)
         units = [
             extract_probes.unit_of(comparing, look, probe_set)
             for look in compared.references()
             for probe_set in range(compared.probe_sets)
         ]
-        failures += _run.run_units(comparing, f"references of {architecture}", units)
+        failures += run_units(comparing, f"references of {architecture}", units)
         points[architecture] = list(_points(comparing, [(0, None, {m: m for m in COMPARING})]))
     _write(run, "reference", [(a, p) for a, of_one in points.items() for p in of_one])
     table = _by_reference(points)
     files.write_text(run.out / "sweeps" / "reference.md", table.markdown())
-    _run.say(table.markdown())
+    say(table.markdown())
     return failures
 
 
@@ -98,9 +99,7 @@ def _by_reference(points: dict[str, list[Point]]) -> sheets.Sheet:
     return sheets.Sheet(title, ("method", *points), tuple(rows), notes)
 
 
-def _points(
-    run: _run.Run, steps: Sequence[tuple[int, int | None, dict[str, str]]]
-) -> Iterator[Point]:
+def _points(run: Run, steps: Sequence[tuple[int, int | None, dict[str, str]]]) -> Iterator[Point]:
     """Points of (value, images of the probe set, method -> label) in turn."""
     benchmark = run.benchmark
     accuracies = {t: x for t, x in oracle.read(run.out / "oracle.csv").items() if np.isfinite(x)}
@@ -126,7 +125,7 @@ def _points(
                     transfer = Transfer(*name.split("/"))
                     if transfer in accuracies:
                         scores[value, probe_set, method][transfer] = float(number)
-        _run.say(f"sweep: {target}, probe set {probe_set}")
+        say(f"sweep: {target}, probe set {probe_set}")
     for value, _, labels in steps:
         for probe_set, method in itertools.product(range(benchmark.probe_sets), labels):
             if of_method := scores.get((value, probe_set, method)):
@@ -141,14 +140,14 @@ def _allows(given: score_probes.Given, label: str) -> bool:
     return given.has_all_of(label) and not (check and check(encode(given.labels)))
 
 
-def _write(run: _run.Run, what: str, points: Sequence[tuple[int | str, Point]]) -> None:
+def _write(run: Run, what: str, points: Sequence[tuple[int | str, Point]]) -> None:
     rows: list[tuple[object, ...]] = [_HEAD]
     for value, p in points:
         pc = "" if np.isnan(p.mean_pc) else f"{p.mean_pc:.4f}"
         rows.append((what, value, p.method, p.run, pc, f"{p.milliseconds:.4f}"))
     path = run.out / "sweeps" / f"{what}.csv"
     files.write_text(path, files.table_text(rows))
-    _run.say(f"sweep: {path}")
+    say(f"sweep: {path}")
 
 
 SWEEPS = {"probe-size": probe_size, "pca": pca, "reference": reference}
@@ -156,10 +155,10 @@ SWEEPS = {"probe-size": probe_size, "pca": pca, "reference": reference}
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in SWEEPS:
         sys.exit(f"python -m experiments.sweep: expected one of {', '.join(SWEEPS)} first")
-    _main.main(
+    command_line.main(
         __doc__,
         train_sources.STAGE,
         finetune_all.STAGE,
         extract_probes.STAGE,
-        _run.Stage(SWEEPS[sys.argv.pop(1)]),
+        Stage(SWEEPS[sys.argv.pop(1)]),
     )

@@ -13,14 +13,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments.benchmarks import Benchmark
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
 from experiments.runner import data as _data
 from experiments.runner import telemetry as _telemetry
+from experiments.runner.run import Run, Stage, list_by_name, partial_folder, run_units
 from jaxparc import models, parallel
 from jaxparc.training import checkpoints
 from jaxparc.training import loop as fitting
 from jaxparc.training import steps as train
-from jaxparc.units import run as _run
+from jaxparc.units.unit import Unit
 
 
 def task_of(
@@ -58,7 +59,7 @@ def task_of(
     )
 
 
-def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) -> train.Variables:
+def initial(run: Run, architecture: str, dataset: str, *purpose: object) -> train.Variables:
     """Random weights, the head included, drawn for one purpose."""
     # One compiled initialisation serves all numbers of classes: only the head differs.
     module = task_of(run.benchmark, architecture, run.benchmark.source_names[0]).module
@@ -67,7 +68,7 @@ def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) ->
     return train.with_new_head(variables, run.benchmark.data(dataset).num_classes, seed)
 
 
-def _first(run: _run.Run, architecture: str, source: str) -> train.Variables:
+def _first(run: Run, architecture: str, source: str) -> train.Variables:
     """The weights that training on a source starts from."""
     start = run.benchmark.source_start
     if start in ("", source):
@@ -77,7 +78,7 @@ def _first(run: _run.Run, architecture: str, source: str) -> train.Variables:
     return train.with_new_head(source_model(run, architecture, start), classes, seed)
 
 
-def weights_path(run: _run.Run, architecture: str, source: str) -> Path:
+def weights_path(run: Run, architecture: str, source: str) -> Path:
     """Where a source model's checkpoint is."""
     return run.weights / architecture / source
 
@@ -87,7 +88,7 @@ def unit_name(architecture: str, source: str) -> str:
     return f"{architecture} on {source}"
 
 
-def source_model(run: _run.Run, architecture: str, source: str) -> train.Variables:
+def source_model(run: Run, architecture: str, source: str) -> train.Variables:
     """The weights of a source model.
 
     Raises:
@@ -113,17 +114,18 @@ def _check(path: Path, name: str) -> None:
     _restore(path, name)
 
 
-def stage(run: _run.Run) -> int:
+def stage(run: Run) -> int:
     """Train what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
-    return _run.run_units(run, "train_sources", units(run))
+    listing = list_by_name("experiments.train_sources", run)
+    return run_units(run, "train_sources", units(run), listing)
 
 
-def units(run: _run.Run) -> list[_run.Unit]:
+def units(run: Run) -> list[Unit]:
     """Every source model, before those that start from it."""
     start = run.benchmark.source_start
     return [
-        _run.Unit(
+        Unit(
             unit_name(architecture, source),
             weights_path(run, architecture, source),
             _check,
@@ -137,7 +139,7 @@ def units(run: _run.Run) -> list[_run.Unit]:
     ]
 
 
-def lacking(run: _run.Run, architecture: str, source: str) -> dict[str, str]:
+def lacking(run: Run, architecture: str, source: str) -> dict[str, str]:
     """What is missing of what a source model is trained with; nothing if it is there."""
     if weights_path(run, architecture, source).exists():
         return {}
@@ -146,12 +148,12 @@ def lacking(run: _run.Run, architecture: str, source: str) -> dict[str, str]:
     return before | _data.lacking(run.benchmark, source)
 
 
-def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[int], None]) -> None:
+def _train(run: Run, architecture: str, source: str, on_images: Callable[[int], None]) -> None:
     started = time.monotonic()
     benchmark = run.benchmark
     task = task_of(benchmark, architecture, source, training=True)
     name = f"{architecture}_{source}"
-    partial = _run.partial(run, "train_sources", name)
+    partial = partial_folder(run, "train_sources", name)
     with _telemetry.watching(run, "train_sources", [name], on_images) as watch:
         variables, losses = fitting.fit(
             task,
@@ -187,7 +189,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
     checkpoints.remove(partial)
 
 
-STAGE = _run.Stage(stage, units, "train_sources")
+STAGE = Stage(stage, units, "train_sources", divisible=True)
 
 if __name__ == "__main__":
-    _main.main(__doc__, STAGE)
+    command_line.main(__doc__, STAGE)

@@ -6,7 +6,6 @@ A sealed file is JSON with the SHA-256 of its own content, so that a reader noti
 import codecs
 import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -19,52 +18,66 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxparc import locks
+from jaxparc.errors import OperationError
 
-class DamagedFileError(RuntimeError):
-    """A file that is not what was written; the message names its path."""
+
+class DamagedFileError(OperationError):
+    """A file is not what was written to it; the message names its path."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which takes the place of `path` when the block succeeds.
+    """Yield a temporary path to write to; it replaces `path` when the block succeeds.
 
     The file gets the permissions that the umask leaves, whatever the block's writer gives it.
-    What a killed process left of the same file goes first.
+    What a killed process left of the same file is removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear(path.parent, path.name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
-    # The lock tells others that this process lives, on any machine and whoever gets its number.
-    with temporary.open("wb") as held:
-        try:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_INCOMPLETE}")
+    # The lock tells others that this process is alive, on any machine and whoever gets its number.
+    # It is a file of its own, as Windows lets nobody write or rename a locked one.
+    lock = temporary.with_name(f"{temporary.name}{_LOCK}")
+    try:
+        with contextlib.ExitStack() as held:
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.enter_context(locks.exclusive(lock, wait=False))
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
-            mode = stat.S_IMODE(os.fstat(held.fileno()).st_mode)
             if stat.S_IMODE(temporary.stat().st_mode) != mode:
                 temporary.chmod(mode)
             temporary.replace(path)
-        except OSError as error:
-            if error.errno is not None and error.filename is None:  # a full disk names no file
-                error.filename = str(path)
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk names no file
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
+
+
+_INCOMPLETE, _LOCK = ".incomplete", ".lock"
 
 
 def clear(folder: Path, name: str = "*") -> None:
     """Remove what killed processes left half-written in a folder, of one file or of all.
 
-    What a living process writes stays, and what cannot be removed.
+    What a living process is writing stays, and so does what cannot be removed.
     """
-    pattern = re.compile(rf"\.{'.+' if name == '*' else re.escape(name)}\.\d+\.incomplete")
+    pattern = re.compile(
+        rf"\.{'.+' if name == '*' else re.escape(name)}\.\d+{re.escape(_INCOMPLETE)}"
+    )
     with contextlib.suppress(OSError):
-        for half in [entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]:
-            if not half.is_file(follow_symlinks=False):
+        names = {name.removesuffix(_LOCK) for name in os.listdir(folder)}
+        for half in (folder / name for name in names if pattern.fullmatch(name)):
+            lock = half.with_name(f"{half.name}{_LOCK}")
+            if half.is_symlink() or half.is_dir():
                 continue
-            with contextlib.suppress(OSError), Path(half.path).open("r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                Path(half.path).unlink()
+            with contextlib.suppress(OSError), locks.exclusive(lock, wait=False):
+                half.unlink(missing_ok=True)
+                lock.unlink()
 
 
 LONGEST = 200  # bytes of a name: the file system takes 255, endings and temporary names included
@@ -107,44 +120,6 @@ def path_of(folder: Path, name: str) -> Path:
 def stem_of(path: Path) -> str:
     """The name of a file without its ending, in any locale; bytes that are not UTF-8 as escapes."""
     return os.fsencode(path.stem).decode(errors="backslashreplace")
-
-
-@contextmanager
-def locked(folder: Path, *, wait: bool, shared: bool = False) -> Iterator[None]:
-    """Hold a folder's lock, which the system lets go when the process dies.
-
-    Args:
-        folder: made if it is not there; the lock is the file `.lock` in it.
-        wait: until another process lets go; otherwise that is a BlockingIOError.
-        shared: with others that share it, and against those that do not.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(
-            file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-        )
-        yield
-
-
-@contextmanager
-def alone(folder: Path, busy: str) -> Iterator[None]:
-    """Hold a folder's lock as a command does, which does not wait for another one.
-
-    Args:
-        folder: made if it is not there.
-        busy: says what another process does.
-
-    Raises:
-        RuntimeError: another process holds it, or the folder cannot be written.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder, wait=False))
-        except BlockingIOError:
-            raise RuntimeError(f"{busy}; wait for it, or give another --out") from None
-        except OSError as error:
-            raise RuntimeError(f"cannot write {folder}: {error.strerror}") from error
-        yield
 
 
 def require_regular(path: Path) -> os.stat_result:

@@ -175,9 +175,11 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
     (tmp_path / ".x.npy.incomplete").write_text("none of ours")
     with files.replacing(tmp_path / "x.npy") as temporary:
         temporary.write_text("whole")
-        left = {path.name for path in tmp_path.glob(".*")} - {temporary.name}
+        ours = {temporary.name, f"{temporary.name}.lock"}
+        left = {path.name for path in tmp_path.glob(".*")} - ours
         assert left == {
             f".x.npy.{living.pid}.incomplete",
+            f".x.npy.{living.pid}.incomplete.lock",
             ".other.npy.1.incomplete",
             ".x.npy.incomplete",
         }
@@ -186,6 +188,7 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
     living.communicate()
     assert living.returncode == 0
     assert (tmp_path / "x.npy").read_bytes() == b"half"
+    assert {path.name for path in tmp_path.glob(".*")} == {".x.npy.incomplete"}
 
 
 def test_names_on_disk_are_utf8_in_any_locale(tmp_path):

@@ -4,13 +4,10 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util
-import os
-import re
 import shutil
 import signal
 import sys
 import typing
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,14 @@ import jax
 
 from experiments import benchmarks
 from experiments.benchmarks import Benchmark
+from experiments.runner.run import Run, Stage, StageError, prepare
 from experiments.tables import oracle
-from jaxparc import datasets, files, interrupts, printing
+from jaxparc import datasets, interrupts, locks, printing
 from jaxparc.training import grid
-from jaxparc.units import run as _run
-from jaxparc.units.run import Run, Stage, StageError, say
+from jaxparc.units import options
+from jaxparc.units.compilation import cache_compilations
+from jaxparc.units.progress import say
+from jaxparc.units.run import missing, of_shard
 
 
 def main(description: str | None, *stages: Stage) -> None:
@@ -76,30 +76,13 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
         action="store_true",
         help="write tensorboard/ beside metrics/; needs jaxparc[tensorboard]",
     )
-    parser.add_argument(
-        "--shard",
-        type=_shard,
-        default=(1, 1),
-        metavar="I/N",
-        help="only the I-th of N parts of the work, I from 1: for the jobs of an array",
-    )
-    parser.add_argument(
-        "--executor",
-        choices=_run.EXECUTORS,
-        default="local",
-        help="where the work is done: in this process, or by a Ray cluster [local]",
-    )
-    parser.add_argument(
-        "--num-gpus",
-        type=float,
-        metavar="X",
-        help="of the cluster for each piece of work [1 if it has any]",
-    )
+    options.add_shard(parser)
+    options.add_executor(parser)
     _add_settings(parser)
     args: dict[str, Any] = vars(parser.parse_args())
     chosen, out = args.pop("benchmark"), args.pop("out")
-    # What no result depends on; the rest are settings of the benchmark.
-    options = {f.name: args.pop(f.name) for f in dataclasses.fields(Run) if f.name in args}
+    # These do not affect results; the rest are settings of the benchmark.
+    how = {f.name: args.pop(f.name) for f in dataclasses.fields(Run) if f.name in args}
     try:
         changes: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
@@ -111,21 +94,18 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
     try:
         if benchmark.external_from_oracle:
             benchmark = _with_external(benchmark, out / "oracle.csv")
-        run = Run(benchmark, out, Path("checkpoints") / benchmark.name, **options)
+        run = Run(benchmark, out, Path("checkpoints") / benchmark.name, **how)
         if run.tensorboard and importlib.util.find_spec("tensorboardX") is None:
             raise StageError('--tensorboard needs: pip install "jaxparc[tensorboard]"')
-        if run.shard != (1, 1) and not all(stage.name in _run.DIVISIBLE for stage in stages):
-            raise StageError(
-                f"--shard is for {', '.join(_run.DIVISIBLE[:-1])} and {_run.DIVISIBLE[-1]}; this "
-                "needs what all of them make"
-            )
+        if run.shard != (1, 1):
+            _require_divisible(stages)
         _check_devices(benchmark)
         cache_compilations()
         _preflight(run, stages)
         with _alone_in(run.out, run.shard), _alone_in(run.weights, run.shard):
             if not interrupts.watching():  # as it was not started by python -m
                 signal.signal(signal.SIGTERM, _interrupt)
-            _run.prepare(run)
+            prepare(run)
             failures = [stage.run(run) for stage in stages]
     except (RuntimeError, MemoryError) as error:  # of a stage, a data set or damage, or of JAX
         parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
@@ -175,36 +155,25 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
 
 
-def _shard(text: str) -> tuple[int, int]:
-    """I/N as numbers."""
-    if not re.fullmatch(r"\d+/\d+", text):
-        raise argparse.ArgumentTypeError(f"expected I/N, such as 1/8, got {text!r}")
-    i, n = map(int, text.split("/"))
-    if not 1 <= i <= n:
-        raise argparse.ArgumentTypeError(f"I must be from 1 to N, got {text!r}")
-    return i, n
-
-
 @contextlib.contextmanager
 def _alone_in(folder: Path, shard: tuple[int, int]) -> Iterator[None]:
-    """Keep other processes out of a folder, and clear away what a killed one left half-written.
+    """Hold a folder, and remove what a killed process left half-written in it.
 
-    One with a shard lets those with others in, and clears nothing away, as it may be theirs.
+    With a shard nothing is removed, as another shard may be writing it.
     """
-    whole = shard == (1, 1)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(files.locked(folder, wait=False, shared=not whole))
-            if not whole:
-                own = folder / "shards" / "{}of{}".format(*shard)
-                stack.enter_context(files.locked(own, wait=False))
-        except BlockingIOError as error:
-            raise StageError(f"another process is at work in {folder}") from error
-        except OSError as error:
-            raise StageError(f"cannot write {folder}: {error.strerror}") from error
-        for half in list(folder.rglob(".*.incomplete")) if whole else ():
+    with locks.alone(folder, f"another process is at work in {folder}", shard=shard):
+        for half in list(folder.rglob(".*.incomplete*")) if shard == (1, 1) else ():
             shutil.rmtree(half) if half.is_dir() else half.unlink(missing_ok=True)
         yield
+
+
+def _require_divisible(stages: Sequence[Stage]) -> None:
+    """Refuse a shard of stages that cannot be divided."""
+    if whole := [stage.name for stage in stages if not stage.divisible]:
+        raise StageError(
+            f"--shard: {' and '.join(whole)} cannot be divided; use it with train_sources, "
+            "finetune_all and extract_probes"
+        )
 
 
 def _check_devices(benchmark: Benchmark) -> None:
@@ -221,29 +190,17 @@ def _check_devices(benchmark: Benchmark) -> None:
             )
 
 
-def cache_compilations() -> None:
-    """Keep compiled programs between runs: a resumed run does not compile again."""
-    folder = os.path.expanduser("~/.cache/jaxparc/compiled")
-    # There may be no home: neither in the environment nor for the user.
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and folder[0] != "~":
-        jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # A process killed while it wrote leaves a broken entry; it is compiled again, and that is all.
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-
-
 def _preflight(run: Run, stages: Sequence[Stage]) -> None:
     """Say what is missing before anything starts, and go on only if that is allowed.
 
     Raises:
         StageError: it is not.
     """
-    units = [unit for stage in stages for unit in _run.of_shard(run, stage.units(run))]
+    units = [unit for stage in stages for unit in of_shard(stage.units(run), run.shard)]
     if lacking := [unit for unit in units if unit.lacks and not unit.path.exists()]:
         if not run.allow_missing:
             raise StageError(
-                f"{run.benchmark.name}: {_run.missing(lacking)}\n"
+                f"{run.benchmark.name}: {missing(lacking)}\n"
                 f"--allow-missing runs the other {len(units) - len(lacking)}"
             )
-        say(f"{run.benchmark.name}: left out: {_run.missing(lacking)}")
+        say(f"{run.benchmark.name}: left out: {missing(lacking)}")

@@ -5,10 +5,12 @@ import functools
 import numpy as np
 
 from experiments.benchmarks import Benchmark
+from experiments.runner.run import StageError
 from jaxparc import datasets
 from jaxparc import labels as labels_
 from jaxparc.training import batches as input_
-from jaxparc.units import run as _run
+from jaxparc.units.progress import say
+from jaxparc.units.run import NAMES
 
 
 def prepare(benchmark: Benchmark) -> None:
@@ -24,7 +26,7 @@ def prepare(benchmark: Benchmark) -> None:
 
 def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
     """Those data sets that are not there, and that nothing but their user can bring."""
-    way = f"python -m jaxparc data prepare {_run.NAMES}"
+    way = f"python -m jaxparc data prepare {NAMES}"
     return {
         name: way
         for name in names
@@ -52,9 +54,7 @@ def images(benchmark: Benchmark, name: str, split: str) -> input_.Source:
     try:
         return input_.decode(source, size=benchmark.image_size, limit=MEMORY, file=file)
     except OSError as error:
-        _run.say(
-            f"{name}: decoded anew in every epoch, as {file.parent} cannot be written: {error}"
-        )
+        say(f"{name}: decoded anew in every epoch, as {file.parent} cannot be written: {error}")
         return source
 
 
@@ -81,7 +81,7 @@ def transfer_splits(benchmark: Benchmark, target: str) -> tuple[str, str, str]:
     available = size - benchmark.validation_images
     used = available if benchmark.transfer_images is None else benchmark.transfer_images
     if not 0 < used <= available:
-        raise _run.StageError(
+        raise StageError(
             f"{target}: {used} images to fine-tune on and {benchmark.validation_images} for "
             f"validation do not fit into a training split of {size}; --transfer_images and "
             "--validation_images set them"

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from experiments.runner.run import Run
 from jaxparc.training import loop as fitting
-from jaxparc.units import run as _run
 
 
 @contextlib.contextmanager
 def watching(
-    run: _run.Run, stage: str, names: Sequence[str], on_images: Callable[[int], None]
+    run: Run, stage: str, names: Sequence[str], on_images: Callable[[int], None]
 ) -> Iterator[Callable[[int, fitting.Steps], None]]:
     """Writes metrics/STAGE/NAME.jsonl of runs as they go.
 
@@ -59,7 +59,7 @@ def _lines(done: fitting.Steps) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _writing(run: _run.Run, stage: str, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _writing(run: Run, stage: str, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     path = run.out / "metrics" / stage / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

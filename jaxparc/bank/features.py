@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxparc import array_files, files, interrupts, printing
+from jaxparc import array_files, files, interrupts, locks, printing
 from jaxparc.bank import folder as feature_files
 from jaxparc.bank import toml_file as bank_file
 from jaxparc.bank.folder import ArrayFile
@@ -100,7 +100,7 @@ def alone_in(folder: Path, probe: ProbeImages, entries: Sequence[Entry]) -> Iter
         ValueError: it holds features of other images, or a file that would be written over and
             does not say what it was made of.
     """
-    with files.alone(folder, f"another process is at work in {folder}"):
+    with locks.alone(folder, f"another process is at work in {folder}"):
         files.clear(folder)
         ours = {entry.name for entry in entries}
         for path in sorted(folder.glob("*.npz")):

@@ -153,10 +153,10 @@ def _alone_at(out: Path, states: Path, partial: Path) -> Iterator[None]:
     """Keeps a second training that writes the same file out. What it needs in the folder of states
     is cleared away once the block succeeds, or if it leaves none.
     """
-    from jaxparc import files
+    from jaxparc import locks
 
     made, done = not out.parent.exists(), False
-    with files.alone(states, f"another process trains what goes to {out}"):
+    with locks.alone(states, f"another process trains what goes to {out}"):
         try:
             yield
             done = True

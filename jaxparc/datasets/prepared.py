@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxparc import files
+from jaxparc import locks
 from jaxparc.datasets import images
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 
@@ -120,7 +120,7 @@ def prepare(spec: DatasetSpec, root: Path) -> Path:
             "it away, or give another data folder, to prepare it as array_record"
         )
     try:
-        with files.locked(folder.parent, wait=True):
+        with locks.folder(folder.parent, wait=True):
             if folder.is_dir() and _intact(spec, folder):
                 return folder
             _check_means(spec, root)

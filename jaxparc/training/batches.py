@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from jaxparc import files
+from jaxparc import files, locks
 from jaxparc.datasets.images import open_square
 
 Batch = dict[str, np.ndarray]
@@ -113,7 +113,7 @@ def decode(
         return source
     kept = file.with_name(f"{file.name}-{side}.npy")
     facts = kept.with_suffix(".json")  # written last: it says that the images are whole
-    with files.locked(file.parent, wait=True):
+    with locks.folder(file.parent, wait=True):
         files.clear(file.parent)
         try:
             known = files.read_sealed(facts)

@@ -29,7 +29,7 @@ from jaxparc import files
 MANIFEST = "manifest.json"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(files.DamagedFileError):
     """A checkpoint that is missing, damaged or not one of ours; the message names its path."""
 
 

@@ -1,322 +1,119 @@
-"""Units of work, resumed, shown and survived: once, for every stage.
+"""Units of work, run: resumed, shown, recorded; one failure does not stop the rest.
 
-A unit makes one file or folder, which says in itself what it is. It is done when that is there,
-whole, and its own; then it is not made again. Whatever else lies there is moved aside. A unit that
-fails is recorded and the others go on; what would fail them all (no space, no permission) ends the
-run, and what is done stays.
+What is done is kept. A unit that fails is recorded in failures/ and the others go on; an error that
+would fail them all (disk full, no permission) ends the run.
 """
 
-import dataclasses
-import errno
 import json
 import time
-import traceback
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
 
-from experiments.benchmarks import Benchmark
-from jaxparc import files, interrupts, printing
-from jaxparc.training import checkpoints
-from jaxparc.units.progress import Progress
-from jaxparc.units.progress import say as say
+from jaxparc import files, printing
+from jaxparc.errors import OperationError
+from jaxparc.units.executors import EXECUTORS
+from jaxparc.units.options import Execution
+from jaxparc.units.progress import Progress, say
+from jaxparc.units.unit import FatalError, Unit, is_done
 
-# What a damaged unit raises when it is looked at.
-Damage = (checkpoints.CheckpointError, files.DamagedFileError)
-# Errors of the place that is written to, not of the unit that writes.
-FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+NAMES = "NAMES"  # in the value of `Unit.lacks`, stands for its keys
 
 
-# Stages of whose units several processes can each make some; other machines look them up by name.
-DIVISIBLE = ("train_sources", "finetune_all", "extract_probes")
-NAMES = "NAMES"  # stands for what is missing, in the way to get it
+def of_shard(units: Sequence[Unit], shard: tuple[int, int]) -> list[Unit]:
+    """Return the i-th of n parts of the units, groups kept whole.
 
-
-class StageError(RuntimeError):
-    """A stage cannot go on; the message is for the user."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """One thing to make.
-
-    Attributes:
-        name: shown and recorded, also in what it makes.
-        path: of the file or folder that it makes.
-        check: reads what is at `path`, given `name`; raises FileNotFoundError if it is to be made,
-            CheckpointError or DamagedFileError if it is broken or another's.
-        make: makes it, calling its argument with numbers of images as it goes.
-        lacks: what it cannot be made without and is not there -> how to get that.
-        after: the unit of the same stage that must be done before, if there is one.
-        group: units of one are in one shard, as they need each other; alone by default.
+    Args:
+        units: all of them; their order decides which part they are in.
+        shard: (i, n), i from 1.
     """
-
-    name: str
-    path: Path
-    check: Callable[[Path, str], Any]
-    make: Callable[[Callable[[int], None]], None]
-    lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    after: str = ""
-    group: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A benchmark and where its files are.
-
-    Attributes:
-        benchmark: its settings.
-        out: the results folder.
-        weights: the folder of the sources' checkpoints.
-        allow_missing: whether to leave out what cannot be made for want of data or weights.
-        workers: processes that decode images, as `input.batches` takes it.
-        grid: how the learning rates of a transfer are tried, one of `grid.PLANS`.
-        tensorboard: whether training writes event files, too.
-        shard: (i, n) for the i-th of n parts of every stage's units, i from 1.
-        executor: what makes units, a key of `EXECUTORS`.
-        num_gpus: that a unit takes, with Ray; None for one where there are some.
-    """
-
-    benchmark: Benchmark
-    out: Path
-    weights: Path
-    allow_missing: bool = False
-    workers: int = 0
-    grid: str = "auto"
-    tensorboard: bool = False
-    shard: tuple[int, int] = (1, 1)
-    executor: str = "local"
-    num_gpus: float | None = None
-
-    def seed(self, *parts: object) -> int:
-        """A seed for one purpose, the same whatever was done before it."""
-        return zlib.crc32("/".join(map(str, (self.benchmark.seed, *parts))).encode())
-
-
-class Stage(NamedTuple):
-    """One of the five.
-
-    Attributes:
-        run: makes what is missing; returns the number of failures.
-        units: all that it makes.
-        name: of its module, by which `DIVISIBLE` knows it.
-    """
-
-    run: Callable[[Run], int]
-    units: Callable[[Run], Sequence[Unit]] = lambda run: ()
-    name: str = ""
-
-
-def read_result(path: Path, name: str) -> dict[str, Any]:
-    """The sealed file of a unit.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        DamagedFileError: it is not what was written, or another unit's.
-    """
-    content = files.read_sealed(path)
-    if not isinstance(content, dict) or content.get("unit") != name:
-        raise files.DamagedFileError(f"{path} is not of the unit {name!r}")
-    return content
-
-
-def write_result(path: Path, name: str, content: dict[str, Any]) -> None:
-    """The sealed file of a unit, which `read_result` reads."""
-    files.write_sealed(path, {"unit": name, **content})
-
-
-def is_done(unit: Unit) -> bool:
-    """Whether a unit is there, whole and its own; whatever else is there is moved aside."""
-    try:
-        unit.check(unit.path, unit.name)
-    except FileNotFoundError:
-        return False
-    except Damage as error:
-        aside = _free(unit.path.with_name(f"{unit.path.name}.damaged"))
-        unit.path.rename(aside)
-        say(f"{error}; moved to {aside.name}, made again")
-        return False
-    return True
-
-
-def partial(run: Run, stage: str, name: str) -> Path:
-    """Where a training run of a stage keeps what it needs to go on after an interruption."""
-    return run.out / "partial" / stage / name
-
-
-def _free(path: Path) -> Path:
-    """The path, numbered if something is there."""
-    number, free = 1, path
-    while free.exists():
-        number, free = number + 1, path.with_name(f"{path.name}.{number}")
-    return free
-
-
-class Made(NamedTuple):
-    """What came of a unit.
-
-    Attributes:
-        unit: that was to be made.
-        seconds: it took.
-        error: what went wrong, on one line; None if nothing did.
-        traceback: of that.
-    """
-
-    unit: Unit
-    seconds: float
-    error: str | None = None
-    traceback: str = ""
-
-
-class FatalError(RuntimeError):
-    """What would fail all units; the message says what could not be written."""
-
-
-def make(unit: Unit, on_images: Callable[[int], None]) -> Made:
-    """Make a unit, and see that it is there.
-
-    Raises:
-        FatalError: nothing can be written.
-    """
-    started = time.monotonic()
-    try:
-        unit.make(on_images)
-        unit.check(unit.path, unit.name)
-    except Exception as error:  # whatever it is, the other units go on
-        if isinstance(error, OSError) and error.errno in FATAL:
-            raise FatalError(
-                f"cannot write {error.filename or unit.path}: {error.strerror}"
-            ) from error
-        if interrupts.came():  # it is what a library made of the interrupt
-            raise KeyboardInterrupt from error
-        text = f"{type(error).__name__}: {error}"
-        trace = "".join(traceback.format_exception(error))
-        return Made(unit, time.monotonic() - started, text, trace)
-    return Made(unit, time.monotonic() - started)
-
-
-def _locally(run: Run, stage: str, todo: Sequence[Unit], progress: Progress) -> Iterator[Made]:
-    """One after the other, in this process."""
-    del run, stage
-    for unit in todo:
-        progress.start(unit.name)
-        yield make(unit, progress.images)
-
-
-def _on_ray(run: Run, stage: str, todo: Sequence[Unit], progress: Progress) -> Iterator[Made]:
-    from jaxparc.units.executors import made
-
-    return made(run, stage, todo, progress)
-
-
-Executor: TypeAlias = Callable[[Run, str, Sequence[Unit], Progress], Iterator[Made]]
-EXECUTORS: Mapping[str, Executor] = MappingProxyType({"local": _locally, "ray": _on_ray})
-
-
-def of_shard(run: Run, units: Sequence[Unit]) -> list[Unit]:
-    """This run's part of the units."""
-    i, n = run.shard
+    i, n = shard
     groups = [unit.group or unit.name for unit in units]
     turn = {group: k for k, group in enumerate(dict.fromkeys(groups))}
     return [unit for unit, group in zip(units, groups, strict=True) if turn[group] % n == i - 1]
 
 
-def run_units(run: Run, stage: str, units: Sequence[Unit]) -> int:
-    """Make what is not done yet, with live progress.
+def run_units(
+    title: str,
+    units: Sequence[Unit],
+    folder: Path,
+    *,
+    execution: Execution = Execution(),  # noqa: B008  # immutable
+    listing: Callable[[], Sequence[Unit]] | None = None,
+    noun: str = "unit",
+) -> dict[str, str]:
+    """Make the units that are not done yet, with live progress.
 
     Args:
-        run: whose results folder records failures.
-        stage: shown and recorded.
+        title: of this set of units: shown, and the name of the record of failures.
         units: in this order.
+        folder: failures are recorded in its failures/, which is removed when there are none.
+        execution: how; with a shard, of its part of the units alone.
+        listing: lists the same units in another process, which finds one by its name; it must be
+            picklable. Without it, units are made in this process whatever the executor.
+        noun: what a unit is called in messages.
 
     Returns:
-        The number of units that failed.
+        Name of each unit that failed -> the error, in one line.
 
     Raises:
-        StageError: nothing can be written, or something that units need is missing and that was
-            not allowed.
+        OperationError: nothing can be written, or units lack something and that is not allowed.
+        KeyboardInterrupt: interrupted; the message says how many units are done.
     """
-    units = of_shard(run, units)
-    todo = [unit for unit in units if not is_done(unit)]
-    total = len(units)
-    if left_out := [unit for unit in todo if unit.lacks]:
-        if not run.allow_missing:
-            raise StageError(f"{stage}: {missing(left_out)}")
-        todo = [unit for unit in todo if not unit.lacks]
-        total -= len(left_out)
-        say(f"{stage}: {len(left_out)} left out, for want of what is missing")
-    kept = total - len(todo)
+    units = of_shard(units, execution.shard)
+    i, n = execution.shard
+    record = folder / "failures" / f"{title}{'' if n == 1 else f'-{i}of{n}'}.json"
     failures: list[dict[str, str]] = []
     started = time.monotonic()
-    part = "" if run.shard == (1, 1) else "-{}of{}".format(*run.shard)
-    record = run.out / "failures" / f"{stage}{part}.json"
-    record.unlink(missing_ok=True)
-    with Progress(stage, total, kept) as progress:
+    with Progress(title, len(units)) as progress:
+        kept, todo = 0, []
         try:
-            executor = run.executor if stage in DIVISIBLE else "local"
-            for made in EXECUTORS[executor](run, stage, todo, progress):
-                progress.finish(made.unit.name, made.seconds, made.error)
+            for unit in units:
+                progress.start(f"checking {unit.name}")
+                if is_done(unit):
+                    kept += 1
+                    progress.keep()
+                else:
+                    todo.append(unit)
+            if left_out := [unit for unit in todo if unit.lacks]:
+                if not execution.allow_missing:
+                    raise OperationError(f"{title}: {missing(left_out, noun)}")
+                todo = [unit for unit in todo if not unit.lacks]
+                progress.leave_out(len(left_out))
+                say(f"{title}: {len(left_out)} skipped, as they lack data or weights")
+            total, there = kept + len(todo), kept
+            record.unlink(missing_ok=True)
+            execute = EXECUTORS[execution.executor if listing else "local"]
+            for made in execute(todo, listing, progress, execution.num_gpus):
+                progress.finish(made.name, made.seconds, made.error, made.notes)
                 if made.error is None:
                     kept += 1
                     continue
                 failures.append(
-                    {"unit": made.unit.name, "error": made.error, "traceback": made.traceback}
+                    {"unit": made.name, "error": made.error, "traceback": made.traceback}
                 )
                 files.write_text(record, json.dumps(failures, indent=1) + "\n")
         except FatalError as error:
-            raise StageError(
-                f"{stage}: {error}; {kept} of {printing.count(total, 'unit')} are done and kept"
-            ) from error
+            raise OperationError(f"{title}: {error}; {_kept(kept, total, noun)}") from error
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_kept(kept, len(units), noun)) from None
     if failures:
-        say(f"{stage}: {len(failures)} of {printing.count(total, 'unit')} failed; see {record}")
-    count = len(todo) - len(failures)
+        say(f"{title}: {len(failures)} of {printing.count(total, noun)} failed; see {record}")
     seconds = time.monotonic() - started
-    say(f"{stage}: {count} made in {seconds:.1f} s, {kept - count} were there")
-    return len(failures)
+    say(f"{title}: {kept - there} made in {seconds:.1f} s, {there} already done")
+    return {failure["unit"]: failure["error"] for failure in failures}
 
 
-def missing(units: Sequence[Unit]) -> str:
-    """What units lack, by the way to get it."""
+def _kept(kept: int, total: int, noun: str) -> str:
+    return f"{kept} of {printing.count(total, noun)} are done and kept"
+
+
+def missing(units: Sequence[Unit], noun: str = "unit") -> str:
+    """Say what units lack, grouped by the command that provides it."""
     ways: dict[str, dict[str, None]] = {}
     for unit in units:
         for what, way in unit.lacks.items():
             ways.setdefault(way, {})[what] = None
     lines = [f"  {way.replace(NAMES, ' '.join(whats))}" for way, whats in ways.items()]
     need = "needs" if len(units) == 1 else "need"
-    count = printing.count(len(units), "unit")
+    count = printing.count(len(units), noun)
     return f"{count} {need} what is not on this machine:\n" + "\n".join(lines)
-
-
-def prepare(run: Run) -> None:
-    """Claim the folders of a run for its settings, or refuse those of another.
-
-    Raises:
-        StageError: a folder was made with other settings.
-    """
-    claim(run.out, run.benchmark.settings())
-    claim(run.weights, run.benchmark.source_settings())
-
-
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Claim one folder.
-
-    Raises:
-        StageError: it was made with other settings.
-    """
-    settings = json.loads(json.dumps(settings))
-    file = folder / "settings.json"
-    try:
-        found = files.read_sealed(file) if file.exists() else None
-        if found is None:
-            files.write_sealed(file, settings)
-    except files.DamagedFileError as error:
-        raise StageError(f"{error}; move {folder} away to start anew") from error
-    if found is not None and found != settings:
-        keys = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
-        lines = [f"  {k}: {found.get(k)} there, {settings.get(k)} now" for k in keys]
-        raise StageError(
-            f"{folder} was made with other settings; move it away to start anew, or give "
-            "these another --name:\n" + "\n".join(lines)
-        )

@@ -11,7 +11,7 @@ import pytest
 import tiny_bank
 from tiny_bank import MODEL, pictures, rank, rows
 
-from jaxparc import files
+from jaxparc import locks
 from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
 from jaxparc.bank import folder as feature_files
@@ -89,7 +89,7 @@ def test_files_that_nobody_asked_for_are_neither_ranked_nor_written_over(bank, c
 def test_a_folder_in_use_is_refused_and_its_reader_is_not(bank, capsys):
     assert rank("--out", "f") == 0
     capsys.readouterr()
-    with files.locked(bank.path / "f", wait=False):
+    with locks.folder(bank.path / "f", wait=False):
         assert rank("--out", "f") == rank("--out", "f", command="extract") == 1
         said = "another process is at work in f; wait for it, or give another --out\n"
         assert capsys.readouterr().err == 2 * f"python -m jaxparc: {said}"

@@ -12,9 +12,9 @@ import tiny
 from experiments import benchmarks, finetune_all
 from experiments.finetune_all import Candidate
 from experiments.runner import data as _data
+from experiments.runner.run import StageError
 from jaxparc import datasets
 from jaxparc.evaluation import Transfer
-from jaxparc.units import run as _run
 
 
 def test_choose_takes_the_best_mean_per_target_and_architecture():
@@ -48,7 +48,7 @@ def test_splits_do_not_overlap():
     tuning, validation, test = _data.transfer_splits(benchmarks.DEMO, "digits")
     assert (tuning, test) == (f"train[:{benchmarks.DEMO.transfer_images}]", "test")
     assert validation == f"train[-{benchmarks.DEMO.validation_images}:]"
-    with pytest.raises(_run.StageError, match="digits: 1200 images to fine-tune on and 250"):
+    with pytest.raises(StageError, match="digits: 1200 images to fine-tune on and 250"):
         _data.transfer_splits(dataclasses.replace(benchmarks.DEMO, transfer_images=1200), "digits")
 
 

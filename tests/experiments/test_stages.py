@@ -13,12 +13,14 @@ import pytest
 import tiny
 
 from experiments import extract_probes, finetune_all, score_probes
+from experiments.runner.run import StageError, prepare
 from jaxparc import evaluation, files, score_bank
+from jaxparc.errors import OperationError
 from jaxparc.evaluation import Transfer
 from jaxparc.selectors import SELECTORS
 from jaxparc.training import checkpoints
 from jaxparc.training import loop as fitting
-from jaxparc.units import run as _run
+from jaxparc.units.unit import write_result
 
 pytestmark = pytest.mark.slow  # a benchmark is run first
 
@@ -288,7 +290,7 @@ def test_nothing_is_given_up_before_all_sources_have_come_to_a_rung(copy, tmp_pa
         path = finetune_all._rung_path(run, transfer, steps)
         validation = {f"{r:g}": v for r, v in zip(rates, accuracies, strict=True)}
         name = "{} {} to {}, first {} steps".format(*transfer, steps)
-        _run.write_result(path, name, {"validation": validation})
+        write_result(path, name, {"validation": validation})
 
     came_to(one, 1, 10.0, 20.0, None)
     assert finetune_all.going_on(run, one, 2) == rates
@@ -325,7 +327,7 @@ def test_a_full_disk_ends_the_stage_and_says_what_is_kept(copy, monkeypatch, cod
         raise OSError(code, os.strerror(code), str(path))
 
     monkeypatch.setattr(files, "write_sealed", full)
-    with pytest.raises(_run.StageError, match="2 of 3 units are done and kept") as caught:
+    with pytest.raises(OperationError, match="2 of 3 units are done and kept") as caught:
         finetune_all.stage(copy)
     assert os.strerror(code) in str(caught.value)
     assert str(copy.out / "transfers") in str(caught.value)
@@ -333,17 +335,17 @@ def test_a_full_disk_ends_the_stage_and_says_what_is_kept(copy, monkeypatch, cod
 
 def test_other_settings_are_refused_with_the_difference(finished):
     other = dataclasses.replace(tiny.TINY, seed=7)
-    with pytest.raises(_run.StageError, match=r"seed: 0 there, 7 now") as caught:
-        _run.prepare(dataclasses.replace(finished, benchmark=other))
+    with pytest.raises(StageError, match=r"seed: 0 there, 7 now") as caught:
+        prepare(dataclasses.replace(finished, benchmark=other))
     assert "methods" not in str(caught.value)
     # weights that were made with other settings are not built upon either
     elsewhere = dataclasses.replace(finished, out=finished.out.parent / "elsewhere")
-    with pytest.raises(_run.StageError, match="checkpoints was made with other settings"):
-        _run.prepare(dataclasses.replace(elsewhere, benchmark=other))
+    with pytest.raises(StageError, match="checkpoints was made with other settings"):
+        prepare(dataclasses.replace(elsewhere, benchmark=other))
     # but what sources do not depend on may change
     fewer = dataclasses.replace(tiny.TINY, methods=("parc",), probe_images=20)
     shutil.rmtree(elsewhere.out)
-    _run.prepare(dataclasses.replace(elsewhere, benchmark=fewer))
+    prepare(dataclasses.replace(elsewhere, benchmark=fewer))
 
 
 def test_probe_files_are_what_the_network_sees(finished):
@@ -435,7 +437,7 @@ def test_the_sweep_of_references_agrees_with_the_scores_and_makes_what_is_missin
     assert "Table 3" in (copy.out / "sweeps" / "reference.md").read_text()
 
     apart = dataclasses.replace(copy.benchmark, sources=("glyph_digits",), methods=("parc",))
-    with pytest.raises(_run.StageError, match="RSA and DDS need a model trained on each target"):
+    with pytest.raises(StageError, match="RSA and DDS need a model trained on each target"):
         sweep.reference(dataclasses.replace(copy, benchmark=apart))
 
 
@@ -589,7 +591,7 @@ def test_a_failed_scratch_run_does_not_withhold_the_transfers(copy, monkeypatch)
 )
 def test_a_foreign_table_is_named_with_its_line(copy, name, text, message):
     (copy.out / name).write_text(text)
-    with pytest.raises(_run.StageError, match=message):
+    with pytest.raises(StageError, match=message):
         tiny.report.stage(copy)
 
 

@@ -14,10 +14,10 @@ from experiments import (
     score_probes,
     train_sources,
 )
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
+from experiments.runner.run import Run, Stage, prepare
 from jaxparc.training import loop as fitting
 from jaxparc.training import steps as train
-from jaxparc.units import run as _run
 
 TINY = dataclasses.replace(
     benchmarks.SMOKE,
@@ -47,8 +47,8 @@ STAGES = (
 
 
 def run_in(folder):
-    run = _run.Run(TINY, folder / "results", folder / "checkpoints")
-    _run.prepare(run)
+    run = Run(TINY, folder / "results", folder / "checkpoints")
+    prepare(run)
     return run
 
 
@@ -81,7 +81,7 @@ if __name__ == "__main__":
     if "--slowly" in sys.argv:
         sys.argv.remove("--slowly")
         slowly()
-    stages = [_run.Stage(stage) for stage in STAGES]
+    stages = [Stage(stage) for stage in STAGES]
     for option, some in (
         ("--sources", [train_sources.STAGE]),
         ("--training", [train_sources.STAGE, finetune_all.STAGE]),
@@ -91,4 +91,4 @@ if __name__ == "__main__":
             stages = some
     benchmarks.BENCHMARKS = {"tiny": TINY}
     sys.argv += ["--benchmark", "tiny"]
-    _main.main("the tiny benchmark", *stages)
+    command_line.main("the tiny benchmark", *stages)

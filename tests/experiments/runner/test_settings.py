@@ -9,8 +9,8 @@ import tiny
 from PIL import Image
 
 from experiments import extract_probes
-from experiments.runner import command_line as _main
-from jaxparc.units import run as _run
+from experiments.runner import command_line
+from experiments.runner.run import Run, Stage, prepare
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_own_images_are_sources_targets_and_probes(own_images, tmp_path):
         probe_images=30,
         methods=("parc", "knn", "nce"),
     )
-    run = _run.Run(benchmark, tmp_path / "results", tmp_path / "checkpoints")
-    _run.prepare(run)
+    run = Run(benchmark, tmp_path / "results", tmp_path / "checkpoints")
+    prepare(run)
     assert [stage(run) for stage in tiny.STAGES] == [0] * len(tiny.STAGES)
     rows = [line.split(",") for line in (run.out / "oracle.csv").read_text().splitlines()[1:]]
     assert [row[:3] for row in rows] == [
@@ -74,7 +74,7 @@ def test_own_images_are_sources_targets_and_probes(own_images, tmp_path):
         targets=(f"folder:{moved}/hues", f"csv:{moved}/several.csv"),
     )
     assert again.settings() == settings
-    _run.prepare(_run.Run(again, run.out, run.weights))
+    prepare(Run(again, run.out, run.weights))
 
 
 def test_own_images_that_cannot_be_told_apart_are_refused(own_images, tmp_path):
@@ -91,13 +91,13 @@ def test_own_images_that_cannot_be_told_apart_are_refused(own_images, tmp_path):
 
 def test_flags_are_made_from_the_settings(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_main, "cache_compilations", lambda: None)
+    monkeypatch.setattr(command_line, "cache_compilations", lambda: None)
     seen = []
 
     def words(*flags):
         monkeypatch.setattr(sys, "argv", ["stage", "--benchmark", "smoke", *flags])
         with pytest.raises(SystemExit) as stop:
-            _main.main(None, _run.Stage(lambda run: seen.append(run.benchmark) or 0))
+            command_line.main(None, Stage(lambda run: seen.append(run.benchmark) or 0))
         return stop.value.code, capsys.readouterr().err
 
     done = words("--name", "mine", "--probe_images", "50", "--no-scratch", "--targets", "digits")

@@ -25,13 +25,14 @@ from experiments import (
     score_probes,
     train_sources,
 )
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
 from experiments.runner import data as _data
+from experiments.runner.run import Run
 from experiments.tables import oracle
 from jaxparc import datasets, evaluation, labels, models
 from jaxparc.datasets import own, prepared, specs
 from jaxparc.evaluation import Transfer
-from jaxparc.units import run as _run
+from jaxparc.units.unit import is_done
 from jaxparc.weights import torchvision
 
 CONTROLLED, CROWD_SOURCED = benchmarks.CONTROLLED, benchmarks.CROWD_SOURCED
@@ -116,7 +117,7 @@ def test_only_what_is_not_there_is_missing(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     weights = tmp_path / "checkpoints" / "controlled" / "alexnet"
     (weights / "imagenet").mkdir(parents=True)
-    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints" / "controlled")
+    run = Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints" / "controlled")
     of_source = {unit.name: set(unit.lacks) for unit in train_sources.units(run)}
     assert of_source["alexnet on oxford_pets"] == set()
     assert of_source["alexnet on cub200"] == {"cub200"}
@@ -199,7 +200,7 @@ def resnet18(tmp_path_factory):
 @pytest.mark.slow
 def test_published_weights_take_the_place_of_training(resnet18, tmp_path):
     path, state = resnet18
-    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
+    run = Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
     folder = import_weights.import_weights(run, "resnet18", "imagenet", path)
     assert folder == tmp_path / "checkpoints/resnet18/imagenet"
     found = train_sources.source_model(run, "resnet18", "imagenet")
@@ -211,7 +212,7 @@ def test_published_weights_take_the_place_of_training(resnet18, tmp_path):
     assert of_source["resnet18 on cub200"] <= {"cub200"}
     assert "imagenet" in of_source["alexnet on cub200"]
     unit = next(u for u in train_sources.units(run) if u.name == "resnet18 on imagenet")
-    assert _run.is_done(unit)
+    assert is_done(unit)
     assert import_weights.import_weights(run, "resnet18", "imagenet", "not read") == folder
 
 
@@ -225,7 +226,7 @@ def test_published_weights_take_the_place_of_training(resnet18, tmp_path):
     ],
 )
 def test_weights_of_another_network_are_refused(architecture, source, reason, resnet18, tmp_path):
-    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
+    run = Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
     with pytest.raises(ValueError, match=reason):
         import_weights.import_weights(run, architecture, source, resnet18[0])
     assert not list(tmp_path.iterdir())
@@ -234,7 +235,7 @@ def test_weights_of_another_network_are_refused(architecture, source, reason, re
 def test_weights_for_other_images_are_refused(resnet18, tmp_path, monkeypatch):
     """And those without a head, or of less width."""
     path, state = resnet18
-    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
+    run = Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
     headless = tmp_path / "headless.safetensors"
     save_file({k: v for k, v in state.items() if not k.startswith("fc.")}, headless)
     with pytest.raises(ValueError, match="has no head; the probabilities of 1000 classes need"):
@@ -292,7 +293,7 @@ def detection(tmp_path, monkeypatch, module, *words):
     monkeypatch.setattr(sys, "argv", [module.__name__, *flags])
     stages = [module.STAGE] if module is not score_probes else [extract_probes.STAGE, module.STAGE]
     with pytest.raises(SystemExit) as stop:
-        _main.main(None, *stages)
+        command_line.main(None, *stages)
     return stop.value.code
 
 
