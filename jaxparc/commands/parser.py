@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from jaxparc import interrupts, printing
 from jaxparc.commands import finetune as weights_commands
 from jaxparc.commands import rank as bank_commands
-from jaxparc.commands import score as scoring
+from jaxparc.commands import ranking as scoring
 
 PROGRAM = "python -m jaxparc"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxparc import printing
-from jaxparc.commands import score as scoring
+from jaxparc.commands import ranking as scoring
 
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:
