@@ -1,8 +1,8 @@
-"""What the models of a bank see in a probe set: a folder with a file of features for each.
+"""The features of a bank for a probe set, extracted once: a folder with one file for each model.
 
-A file says which images it was made of (`seen`), and has a hash of all that decides what is in it
-(`made_of`): images, weights, settings, and this package. It is used again only if that agrees and
-every byte is as it was written, and never written over if it is of other images.
+A file says which images it was made of (`seen`), and has a fingerprint of all that decides its
+content (`made_of`): images, weights, settings, and this package. It is reused only if that matches
+and it is undamaged, and never overwritten if it is of other images.
 """
 
 import contextlib
@@ -10,17 +10,18 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxparc import array_files, files, interrupts, locks, printing
-from jaxparc.bank import folder as feature_files
-from jaxparc.bank import toml_file as bank_file
-from jaxparc.bank.folder import ArrayFile
+from jaxparc.bank import toml_file
+from jaxparc.bank.folder import ArrayFile, Bank, arrays_of
 from jaxparc.bank.toml_file import Entry
+from jaxparc.errors import InputError, OperationError
+from jaxparc.units.unit import Unit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,133 +93,179 @@ def folder_for(bank: str | Path, probe: ProbeImages) -> Path:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, probe: ProbeImages, entries: Sequence[Entry]) -> Iterator[None]:
-    """Keeps other processes that write features out of a folder, which is of one probe set.
+def alone_in(
+    folder: Path,
+    probe: ProbeImages,
+    entries: Sequence[Entry],
+    *,
+    shard: tuple[int, int] = (1, 1),
+) -> Iterator[None]:
+    """Hold a folder of features, which is of one probe set, for one command.
+
+    Args:
+        folder: created if necessary.
+        probe: its probe set.
+        entries: the models whose features will be written.
+        shard: as `locks.alone` takes it.
 
     Raises:
-        RuntimeError: another process is at work in it, or it cannot be written.
-        ValueError: it holds features of other images, or a file that would be written over and
+        OperationError: another process is at work in it, or it cannot be written.
+        InputError: it holds features of other images, or a file that would be overwritten and
             does not say what it was made of.
     """
-    with locks.alone(folder, f"another process is at work in {folder}"):
+    busy = f"another process is at work in {folder}; wait for it, or give another --out"
+    with locks.alone(folder, busy, shard=shard):
         files.clear(folder)
         ours = {entry.name for entry in entries}
         for path in sorted(folder.glob("*.npz")):
             seen = _seen(path)
             if seen == ("", "") and path.stem in ours:
-                raise ValueError(
-                    f"{path} does not say what it was made of, and would be written over; move it "
+                raise InputError(
+                    f"{path} does not say what it was made of, and would be overwritten; move it "
                     "away, or give another --out"
                 )
             if seen is not None and seen[0] not in ("", probe.digest):
-                raise ValueError(
+                raise InputError(
                     f"{path} was made of other images ({seen[1]}, not {probe}); move {folder} "
                     "away, or give another --out"
                 )
         yield
 
 
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """What became of one model.
+def units(
+    entries: Sequence[Entry], probe: ProbeImages, folder: Path, *, batch_size: int = 32
+) -> list[Unit]:
+    """List the files of features of a bank, as units of work.
 
-    Attributes:
-        entry: the model.
-        path: of the file of its features.
-        kept: whether it was there.
-        error: why there is none; None if there is.
-        notes: what its weights' reader should know; of a file that was there, not read again.
-        features: (n, d) float32, in the file.
-        probs: (n, z) float32, in the file; None if the model has no head.
-    """
-
-    entry: Entry
-    path: Path
-    kept: bool = False
-    error: str | None = None
-    notes: tuple[str, ...] = ()
-    features: ArrayFile | None = None
-    probs: ArrayFile | None = None
-
-
-def extract(
-    entries: Sequence[Entry],
-    probe: ProbeImages,
-    folder: Path,
-    *,
-    batch_size: int = 32,
-    starts: Callable[[Entry], None] = lambda entry: None,
-) -> Iterator[Look]:
-    """Lets every model look at a probe set.
+    A file is done if it is undamaged and was made of the same weights, images, settings and code.
+    A model that fails leaves none.
 
     Args:
         entries: the models.
         probe: the images.
-        folder: gets one .npz for each model (features, labels and, of networks with a head,
-            probs), as `feature_files.read_bank` reads it, and models.csv. It is to be held by
-            `alone_in`. A model whose file is there, whole and made of the same, is not run again.
+        folder: gets one .npz for each model (features, labels and, if the network has a head,
+            probs), as `folder.read_bank` reads it. It should be held by `alone_in`.
         batch_size: of all devices together; rounded up to a multiple of their number.
-        starts: called with each model before it looks.
+    """
+    return [
+        _Extraction(entry, probe, files.path_of(folder, f"{entry.name}.npz"), batch_size).unit()
+        for entry in entries
+    ]
 
-    Yields:
-        What became of each model, in order; one that fails does not stop the others.
+
+def list_units(
+    bank: str,
+    target: str,
+    images: int,
+    seed: int,
+    data_dir: str | None,
+    folder: Path,
+    batch_size: int,
+) -> list[Unit]:
+    """List the same units in another process: as `units`, of what `toml_file.read` and
+    `probe_images` return for these arguments.
+    """
+    probe = probe_images(target, images, seed, data_dir)
+    return units(toml_file.read(bank), probe, folder, batch_size=batch_size)
+
+
+def unit_name(entry: Entry) -> str:
+    """Return the name of a model's unit: its own, quoted if it can contain anything."""
+    return entry.name if entry.refused is None else repr(entry.name)
+
+
+def write_facts(entries: Sequence[Entry], folder: Path) -> None:
+    """Write models.csv: what methods need to know of the models, if it is known of all.
 
     Raises:
         OSError: the folder cannot be written.
     """
     files.write_text(folder / "models.csv", _facts(entries))
+
+
+def read(
+    entries: Sequence[Entry], probe: ProbeImages, folder: Path, failed: Collection[str] = ()
+) -> Bank:
+    """Open the features of a bank.
+
+    Args:
+        entries: the models.
+        probe: the images.
+        folder: in which all units of `units` are done, apart from those that failed.
+        failed: names of these.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    features: dict[str, ArrayFile] = {}
+    probs: dict[str, ArrayFile] = {}
     for entry in entries:
-        path = files.path_of(folder, f"{entry.name}.npz")
-        if entry.refused is not None:
-            yield Look(entry, path, error=entry.refused)
+        if unit_name(entry) in failed:
             continue
-        starts(entry)
+        arrays = arrays_of(files.path_of(folder, f"{entry.name}.npz"))
+        features[entry.name] = arrays["features"]
+        if "probs" in arrays:
+            probs[entry.name] = arrays["probs"]
+    return Bank(features, probs, probe.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Extraction:
+    """The work of one unit: the features of one model."""
+
+    entry: Entry
+    probe: ProbeImages
+    path: Path
+    batch_size: int
+
+    def unit(self) -> Unit:
+        return Unit(unit_name(self.entry), self.path, self.check, self.make)
+
+    @functools.cached_property
+    def made_of(self) -> str:
+        """The fingerprint that the file must have; weights can be large, and are hashed once."""
+        return _made_of(self.entry, self.probe)
+
+    def check(self, path: Path, name: str) -> None:
+        """Whatever is wrong with a file, it is made again: it is a cache."""
+        del name
+        if self.entry.refused is not None or not path.exists():
+            raise FileNotFoundError(path)
         try:
-            made_of = _made_of(entry, probe)
-        except (OSError, ValueError) as error:  # its weights are not there, and its file may be
-            yield Look(entry, path, error=printing.line(error))
-            continue
-        if (kept := _checked(path, made_of, probe)) is not None:
-            yield _look_at(entry, path, kept, kept=True)
-            continue
+            made_of = self.made_of
+        except (OSError, ValueError) as error:  # `make` reports weights that cannot be read
+            raise FileNotFoundError(path) from error
+        if _checked(path, made_of, self.probe) is None:
+            raise FileNotFoundError(path)
+
+    def make(self, on_images: Callable[[int], None]) -> tuple[str, ...]:
+        if self.entry.refused is not None:
+            raise InputError(self.entry.refused)
         try:
-            arrays, notes = _look(entry, probe, batch_size)
-        except Exception as error:  # whatever it is, the other models go on
-            if interrupts.came():  # it is what a library made of the interrupt
-                raise KeyboardInterrupt from error
-            path.unlink(missing_ok=True)  # damaged, or of other weights
-            yield Look(entry, path, error=printing.line(error))
-            continue
-        with files.replacing(path) as temporary, temporary.open("wb") as file:
+            made_of = self.made_of
+        except (OSError, ValueError) as error:  # the features of these weights are kept
+            raise InputError(printing.line(error)) from error
+        try:
+            arrays, notes = _extract(self.entry, self.probe, self.batch_size)
+        except Exception as error:
+            if not interrupts.came():
+                self.path.unlink(missing_ok=True)  # it is damaged, or of other weights
+            if isinstance(error, OSError):  # of the weights or images; others are of the output
+                raise OperationError(printing.line(error)) from error
+            raise
+        on_images(len(self.probe.labels))
+        with files.replacing(self.path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 **arrays,
-                labels=probe.labels,
+                labels=self.probe.labels,
                 made_of=np.array(made_of),
-                seen=np.array([probe.digest, str(probe)]),
+                seen=np.array([self.probe.digest, str(self.probe)]),
             )
-        yield dataclasses.replace(_look_at(entry, path, arrays, kept=False), notes=notes)
+        return notes
 
 
-def bank_of(looks: Sequence[Look], probe: ProbeImages) -> feature_files.Bank:
-    """What the models saw that have a file, as a bank."""
-    return feature_files.Bank(
-        {look.entry.name: look.features for look in looks if look.features is not None},
-        {look.entry.name: look.probs for look in looks if look.probs is not None},
-        probe.labels,
-    )
-
-
-def _look_at(entry: Entry, path: Path, arrays: dict[str, Any], *, kept: bool) -> Look:
-    there = {
-        name: ArrayFile(path, name, arrays[name].shape, arrays[name].dtype)
-        for name in ("features", "probs")
-        if name in arrays
-    }
-    return Look(entry, path, kept, features=there["features"], probs=there.get("probs"))
-
-
-def _look(
+def _extract(
     entry: Entry, probe: ProbeImages, batch_size: int
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Features, class probabilities if the weights have a head, and notes on the weights."""
@@ -227,7 +274,7 @@ def _look(
     from jaxparc import features, parallel
     from jaxparc.training import steps as train
 
-    loaded = bank_file.load(entry)
+    loaded = toml_file.load(entry)
     module = loaded.module.clone(axis_name=parallel.AXIS)
     devices = jax.local_device_count()
     found, probs = features.extract(
@@ -238,7 +285,7 @@ def _look(
         batch_size=-(-batch_size // devices) * devices,
     )
     if not np.isfinite(found).all():
-        raise ValueError("its features are not finite")
+        raise InputError("its features are not finite")
     return {"features": found} | ({"probs": probs} if probs.shape[1] else {}), loaded.notes
 
 
@@ -254,7 +301,7 @@ def seen_by(entry: Entry) -> dict[str, Any]:
         OSError: its weights cannot be read.
         ValueError: they are no regular file, whose reading would not end.
     """
-    told = {key: getattr(entry, key) for key, kind in bank_file.KEYS.items() if kind.seen}
+    told = {key: getattr(entry, key) for key, kind in toml_file.KEYS.items() if kind.seen}
     return {**told, "weights": _content(entry.weights)}
 
 

@@ -1,55 +1,47 @@
-"""Methods on the command line, shared by `score` and `rank`: what cannot be scored does not stop
-the rest.
-"""
+"""Scoring a bank for a command: what cannot be scored does not stop the rest."""
 
-import argparse
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from jaxparc import printing
+import numpy as np
+from rich.console import Console
 
-if TYPE_CHECKING:
-    import numpy as np
+import jaxparc
+from jaxparc import files, printing, selectors
+from jaxparc.bank import folder, scoring
+from jaxparc.bank.folder import Bank
+from jaxparc.errors import InputError, OperationError
 
-    from jaxparc.bank.folder import Bank
-
-# Where the command line has what a method needs.
-FROM = {
-    "probs": "the .npz files",
-    "reference": "--reference FILE",
-    "layers": "the column layers of --models FILE",
-    "source_images": "the column source_images of --models FILE",
-    "target_images": "--target_images N",
-}
+# What methods need besides features; the first three are of each model.
 PER_MODEL = ("probs", "layers", "source_images")
+NEEDS = (*PER_MODEL, "reference", "target_images")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say what is scored."""
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        metavar="NAME",
-        help="of jaxparc.selectors, the first one ranks [parc_f32]",
-    )
-    parser.add_argument(
-        "--probs", action="store_true", help="also nce and leep, by the probs of models with a head"
-    )
-    parser.add_argument(
-        "--reference",
-        metavar="FILE",
-        help="features of a model trained on the target, of the same images, for rsa and dds",
-    )
+class Choice(NamedTuple):
+    """What to score with.
+
+    Attributes:
+        methods: labels of methods, the first of which ranks; None for parc_f32.
+        probs: whether to add the methods that need class probabilities.
+        reference: file with the features of a model trained on the target.
+        sources: what a method may need -> where the command gets it, for messages.
+    """
+
+    methods: Sequence[str] | None
+    probs: bool
+    reference: str | None
+    sources: Mapping[str, str]
 
 
 class Plan(NamedTuple):
-    """What is scored.
+    """Which methods can be applied.
 
     Attributes:
-        methods: in the order in which they were asked for.
-        left_out: method -> why it is not.
+        methods: in the order requested.
+        left_out: method that cannot be applied -> why.
     """
 
     methods: tuple[str, ...]
@@ -57,43 +49,36 @@ class Plan(NamedTuple):
 
 
 def plan(
-    args: argparse.Namespace,
-    labels: "np.ndarray",
-    num_classes: int | None,
-    given: Mapping[str, Any],
-    where: Mapping[str, str] = FROM,
+    choice: Choice, labels: np.ndarray, num_classes: int | None, given: Mapping[str, Any]
 ) -> Plan:
-    """Which methods can be scored.
+    """Decide which methods can be applied.
 
     Args:
-        args: with the options of `add_options`.
+        choice: what is requested.
         labels: as `jaxparc.score_bank` takes them.
         num_classes: likewise.
-        given: what methods need besides features -> that; None or empty if it is not there.
-        where: the same -> where it would come from.
+        given: what methods need besides features -> its value; None or empty if there is none.
 
     Raises:
-        ValueError: a method is unknown, or none can be scored.
+        InputError: a method is unknown, or none can be applied.
     """
-    from jaxparc import selectors
-    from jaxparc.bank import scoring as bank
-
-    asked = list(dict.fromkeys(args.methods or ["parc_f32"]))
-    if args.probs:
+    asked = list(dict.fromkeys(choice.methods or ["parc_f32"]))
+    if choice.probs:
         asked += [name for name in ("nce", "leep") if name not in asked]
-    left_out = {}
+    left_out, sources = {}, choice.sources
     for name, method in {name: selectors.method(name) for name in asked}.items():
-        lacking = [need for need in method.needs if need in where and _is_missing(given.get(need))]
+        needs = [need for need in method.needs if need in sources]
+        lacking = [need for need in needs if _is_missing(given.get(need))]
         if lacking:
-            left_out[name] = "; ".join(f"{name} needs {n}, from {where[n]}" for n in lacking)
+            left_out[name] = "; ".join(f"{name} needs {n}, from {sources[n]}" for n in lacking)
             continue
         try:
-            bank.check_labels(labels, (method,), num_classes=num_classes)
+            scoring.check_labels(labels, (method,), num_classes=num_classes)
         except ValueError as error:
             left_out[name] = str(error)
     methods = tuple(name for name in asked if name not in left_out)
     if not methods:
-        raise ValueError("; ".join(dict.fromkeys(left_out.values())))
+        raise InputError("; ".join(dict.fromkeys(left_out.values())))
     return Plan(methods, left_out)
 
 
@@ -105,37 +90,32 @@ class Scored(NamedTuple):
     """Scores of a bank.
 
     Attributes:
-        scores: `BankScores`.
-        notes: on what has none, one line each.
+        scores: of all models, by all methods.
+        notes: on undefined ones, one line each.
     """
 
-    scores: Any
+    scores: jaxparc.BankScores
     notes: list[str]
 
 
 def score(
-    bank: "Bank",
+    bank: Bank,
     methods: Sequence[str],
     given: Mapping[str, Any],
     *,
     num_classes: int | None = None,
 ) -> Scored:
-    """Scores of all models; NaN by a method that needs what a model has not.
+    """Score all models; NaN by methods that need what a model lacks.
 
     Args:
         bank: as it was read.
         methods: of a plan.
-        given: what they need besides features -> that; of `PER_MODEL`, a mapping by model.
+        given: what they need besides features -> its value; of `PER_MODEL`, by model.
         num_classes: as `jaxparc.score_bank` takes it.
 
     Raises:
         ValueError: as of `jaxparc.score_bank`.
     """
-    import numpy as np
-
-    import jaxparc
-    from jaxparc import selectors
-
     names = tuple(bank.features)
     needs = {name: selectors.method(name).needs for name in methods}
     groups: dict[tuple[str, ...], list[str]] = {}  # models that can be scored -> by which methods
@@ -178,18 +158,14 @@ def score(
     return Scored(jaxparc.BankScores(names, tuple(methods), values, undefined), notes)
 
 
-def _images(labels: "np.ndarray") -> str:
-    """How many images were looked at, and of how many classes: 1 and 01 are two."""
-    import numpy as np
-
+def _images(labels: np.ndarray) -> str:
+    """Count the images that were scored, and their classes: 1 and 01 are two."""
     classes = labels.shape[1] if labels.ndim == 2 else len(np.unique(labels))
     return f"{printing.count(len(labels), 'image')}, {printing.count(classes, 'class', 'classes')}"
 
 
-def _same(bank: "Bank", reference: Any) -> str | None:
-    """The model of a bank whose features are the reference's, None if none is."""
-    import numpy as np
-
+def _same(bank: Bank, reference: Any) -> str | None:
+    """Return the model of a bank whose features are the reference's, None if there is none."""
     x = np.asarray(reference)
     for name, features in bank.features.items():
         if features.shape == x.shape and np.array_equal(features, x):
@@ -198,37 +174,36 @@ def _same(bank: "Bank", reference: Any) -> str | None:
 
 
 def print_ranking(
-    args: argparse.Namespace,
-    bank: "Bank",
+    choice: Choice,
+    bank: Bank,
     facts: Mapping[str, Any],
-    where: Mapping[str, str] = FROM,
+    *,
+    num_classes: int | None,
+    out: Path,
 ) -> str:
-    """Scores a bank, prints the table and writes it.
+    """Score a bank, print the ranking and write scores.csv.
 
     Args:
-        args: with methods, probs, reference, num_classes and out.
+        choice: what to score with.
         bank: as it was read.
-        facts: what methods need besides it -> that, as far as it is known.
-        where: what methods need -> where it would come from.
+        facts: what methods need besides its content -> its value, where known.
+        num_classes: as `jaxparc.score_bank` takes it.
+        out: folder of scores.csv.
 
     Returns:
-        Which methods were left out and why, on one line; empty if none.
+        Which methods were left out and why, in one line; empty if none was.
 
     Raises:
-        ValueError: as of `plan` and `score`.
-        RuntimeError: the table cannot be written.
+        InputError: as of `plan`.
+        ValueError: as of `score`.
+        OperationError: the table cannot be written.
     """
-    from rich.console import Console
-
-    from jaxparc import files
-    from jaxparc.bank import folder as feature_files
-
-    given: dict[str, Any] = {**dict.fromkeys(FROM), **facts, "probs": bank.probs}
-    if args.reference is not None:
-        given["reference"] = feature_files.read_array(args.reference, "features")
+    given: dict[str, Any] = {**dict.fromkeys(NEEDS), **facts, "probs": bank.probs}
+    if choice.reference is not None:
+        given["reference"] = folder.read_array(choice.reference, "features")
         bank = bank._replace(reference=bank.reference or _same(bank, given["reference"]))
-    methods, left_out = plan(args, bank.labels, args.num_classes, given, where)
-    table = args.out / "scores.csv"
+    methods, left_out = plan(choice, bank.labels, num_classes, given)
+    table = out / "scores.csv"
     try:
         with (
             warnings.catch_warnings(record=True) as caught,
@@ -236,10 +211,10 @@ def print_ranking(
             Console(stderr=True).status(f"Scoring {printing.count(len(bank.features), 'model')}"),
         ):
             warnings.simplefilter("always")
-            scores, notes = score(bank, methods, given, num_classes=args.num_classes)
+            scores, notes = score(bank, methods, given, num_classes=num_classes)
             scores.to_csv(temporary)
     except OSError as error:
-        raise RuntimeError(f"cannot write {table}: {error.strerror}") from error
+        raise OperationError(f"cannot write {table}: {error.strerror}") from error
     print(scores)
     for note in dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]):
         print(f"note: {printing.shown(note)}", file=sys.stderr)

@@ -1,0 +1,60 @@
+"""The command score: rank the models of a folder of features."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxparc.bank import folder as feature_folder
+from jaxparc.commands import ranking
+from jaxparc.errors import OperationError
+
+# Where this command gets what a method needs.
+_SOURCES = {
+    "probs": "the .npz files",
+    "reference": "--reference FILE",
+    "layers": "the column layers of --models FILE",
+    "source_images": "the column source_images of --models FILE",
+    "target_images": "--target_images N",
+}
+
+
+def score(
+    folder: str,
+    *,
+    labels: str | None = None,
+    models: str | None = None,
+    target_images: int | None = None,
+    num_classes: int | None = None,
+    out: Path = Path(),
+    methods: Sequence[str] | None = None,
+    probs: bool = False,
+    reference: str | None = None,
+) -> None:
+    """Rank the models of a folder; print the ranking and write scores.csv.
+
+    Args:
+        folder: as `bank.folder.read_bank` takes it.
+        labels: likewise.
+        models: a CSV file, as `bank.folder.read_facts` takes it.
+        target_images: size of the target's training split.
+        num_classes: number of classes of the target; None for those of the labels.
+        out: folder of scores.csv.
+        methods: as `ranking.Choice`.
+        probs: likewise.
+        reference: likewise.
+
+    Raises:
+        InputError: an argument or a file is wrong.
+        OperationError: a method cannot be applied, while the others are; or scores.csv cannot be
+            written.
+    """
+    bank = feature_folder.read_bank(folder, labels, reference=reference)
+    facts: dict[str, Any] = {}
+    if models is not None:
+        names = [name for name in bank.features if name != bank.reference]
+        others = [bank.reference] if bank.reference else []
+        facts |= feature_folder.read_facts(models, names, others)
+    facts["target_images"] = target_images
+    choice = ranking.Choice(methods, probs, reference, _SOURCES)
+    if left_out := ranking.print_ranking(choice, bank, facts, num_classes=num_classes, out=out):
+        raise OperationError(f"not scored: {left_out}")
