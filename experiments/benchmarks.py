@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from experiments.runner.settings import Benchmark as Benchmark
+from jaxparc.errors import InputError
 from jaxparc.training import steps as train
 
 # As the paper's Table 1 lists them, each with and without "+ layers".
@@ -181,5 +182,5 @@ def get(name: str) -> Benchmark:
         ValueError: unknown; the message lists the known ones.
     """
     if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
+        raise InputError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]

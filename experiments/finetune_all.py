@@ -25,6 +25,7 @@ from experiments.runner import data as _data
 from experiments.runner import telemetry as _telemetry
 from experiments.runner.run import Run, Stage, StageError, list_by_name, partial_folder, run_units
 from jaxparc import files, locks
+from jaxparc.errors import InputError
 from jaxparc.evaluation import SCRATCH, Transfer
 from jaxparc.training import batches as input_
 from jaxparc.training import checkpoints, grid
@@ -347,7 +348,7 @@ def losses(run: Run) -> dict[Transfer, list[float]]:
     try:
         head, rows = files.read_table(path, ours=True)
         if head != list(_GRID):
-            raise ValueError(f"{path} has the columns {', '.join(head) or 'none'}")
+            raise InputError(f"{path} has the columns {', '.join(head) or 'none'}")
         for row in (row.cells for row in rows if row.cells["Chosen"] == "1"):
             transfer = Transfer(*(row[column] for column in _GRID[:3]))
             candidate = Candidate(transfer, files.number(row["Learning Rate"]))

@@ -20,6 +20,7 @@ import numpy as np
 from experiments import extract_probes, probe_images
 from experiments.tables import oracle
 from jaxparc import array_files, files, models, printing
+from jaxparc.errors import InputError
 from jaxparc.evaluation import Transfer
 from jaxparc.units.progress import say
 from jaxparc.weights import pickles
@@ -32,7 +33,7 @@ NAMES = ("architecture", "source_dataset", "target_dataset")
 FIELDS = ARRAYS + NAMES
 
 
-class PublishedFileError(ValueError):
+class PublishedFileError(InputError):
     """A published file cannot be taken; the message names it, and what is wrong."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from experiments import benchmarks, train_sources
 from experiments.runner.run import Run, claim
 from jaxparc import models, printing
+from jaxparc.errors import InputError
 from jaxparc.training import checkpoints
 from jaxparc.units.progress import say
 from jaxparc.weights import WeightsError
@@ -65,7 +66,7 @@ def import_weights(run: Run, architecture: str, source: str, file: str | Path) -
         ("source", source, benchmark.source_names),
     ):
         if name not in known:
-            raise ValueError(
+            raise InputError(
                 f"benchmark {benchmark.name} has no {kind} {name!r}; it has {', '.join(known)}"
             )
     folder = train_sources.weights_path(run, architecture, source)

@@ -20,6 +20,7 @@ from experiments.runner import command_line
 from experiments.runner.run import Run, Stage, run_units
 from jaxparc import files, models, selectors
 from jaxparc import labels as labels_
+from jaxparc.errors import InputError
 from jaxparc.evaluation import Transfer
 from jaxparc.training import checkpoints
 from jaxparc.units.progress import say
@@ -105,7 +106,7 @@ def read(run: Run, looks: Sequence[Transfer], probe_set: int) -> Probes:
     """
     if all(t.source == t.target for t in looks):
         targets = ", ".join(dict.fromkeys(t.target for t in looks))
-        raise ValueError(f"no model's probe file of {targets}, probe set {probe_set} is there")
+        raise InputError(f"no model's probe file of {targets}, probe set {probe_set} is there")
     return {
         t: extract_probes.read(
             extract_probes.path_of(run, t, probe_set), extract_probes.unit_name(t, probe_set)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import files
+from jaxparc.errors import InputError
 
 ONLY = ""  # the name of the array of a .npy file
 _EXPANSION = 1032  # bytes that deflate makes of one, at most
@@ -73,7 +74,7 @@ class Archive(Mapping[str, np.ndarray]):
         header = self.headers[name]
         with self._reading(), self._member(name) as file:
             if header.dtype.hasobject:
-                raise ValueError(f"{name or 'it'} holds Python objects, which are not unpickled")
+                raise InputError(f"{name or 'it'} holds Python objects, which are not unpickled")
             file.read(header.start)
             array = np.empty(math.prod(header.shape), header.dtype)
             octets: Any = array.view(np.uint8)  # dates, for one, have no buffer
@@ -81,7 +82,7 @@ class Archive(Mapping[str, np.ndarray]):
             while len(left):
                 count = file.readinto(left[:_BLOCK])
                 if not count:
-                    raise ValueError("it ends too early")
+                    raise InputError("it ends too early")
                 left = left[count:]
             file.read(1)  # the end, where the CRC is compared
             shape = header.shape
@@ -111,7 +112,7 @@ class Archive(Mapping[str, np.ndarray]):
             self.headers[ONLY] = self._header(ONLY, size)
             return
         if not start.startswith(b"PK"):
-            raise ValueError(f"it begins with {start!r}, as no .npy or .npz file does")
+            raise InputError(f"it begins with {start!r}, as no .npy or .npz file does")
         self._zip = zipfile.ZipFile(self._file)
         members = self._zip.infolist()
         # An entry of the directory that is longer than it was swallows those behind it.
@@ -120,21 +121,21 @@ class Archive(Mapping[str, np.ndarray]):
         end = tail.rfind(b"PK\5\6")
         listed = int.from_bytes(tail[end + 10 : end + 12], "little")
         if listed not in (len(members), 0xFFFF):
-            raise ValueError(f"its directory lists {len(members)} members of {listed}")
+            raise InputError(f"its directory lists {len(members)} members of {listed}")
         packed = 0
         for info in members:
             packed += info.compress_size
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"{info.filename} is compressed by another method than deflate")
+                raise InputError(f"{info.filename} is compressed by another method than deflate")
             if packed > size or info.file_size > _EXPANSION * info.compress_size:
-                raise ValueError(f"{info.filename} declares more than the file can hold")
+                raise InputError(f"{info.filename} declares more than the file can hold")
             with self._zip.open(info):
                 pass  # compares its two names
             name = info.filename.removesuffix(".npy")
             if name == info.filename:
                 continue
             if name in self.headers:
-                raise ValueError(f"it holds {name} twice")
+                raise InputError(f"it holds {name} twice")
             self.headers[name] = self._header(name, info.file_size)
 
     def _header(self, name: str, size: int) -> Header:
@@ -142,13 +143,13 @@ class Archive(Mapping[str, np.ndarray]):
         with self._member(name) as file:
             version = np.lib.format.read_magic(file)
             if version not in _HEADERS:
-                raise ValueError(f"format {version} of .npy files is not known")
+                raise InputError(f"format {version} of .npy files is not known")
             shape, columns, dtype = _HEADERS[version](file)
             start = file.tell()
         if not dtype.hasobject:
             needed = math.prod(shape) * dtype.itemsize
             if min(shape, default=0) < 0 or needed != size - start or not dtype.itemsize:
-                raise ValueError(
+                raise InputError(
                     f"{name or 'it'} holds {size - start} bytes; {dtype} {shape} takes {needed}"
                 )
         return Header(shape, dtype, columns, start)
@@ -168,7 +169,7 @@ class Archive(Mapping[str, np.ndarray]):
         try:
             yield
         except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
-            raise ValueError(f"{self.path} cannot be read: {error}") from error
+            raise InputError(f"{self.path} cannot be read: {error}") from error
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

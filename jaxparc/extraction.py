@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxparc import parallel
+from jaxparc.errors import InputError
 
 
 class Extracted(NamedTuple):
@@ -59,10 +60,10 @@ def extract(
     """
     _require_function(apply_fn)
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        raise InputError(f"batch_size is {batch_size}; expected at least 1")
     n = len(images)
     if n == 0:
-        raise ValueError("there is no image")
+        raise InputError("there is no image")
     devices = jax.local_device_count() if jit else 1
     size = -(-min(batch_size, n) // devices) * devices
     call = functools.partial(_call, apply_fn, variables is not None)
@@ -106,7 +107,7 @@ def _require_function(apply_fn: Any) -> None:
         what, form = f"a {named}", "a function of images, or of (variables, images)"
     else:
         return
-    raise ValueError(f"apply_fn is {what}; expected {form}")
+    raise InputError(f"apply_fn is {what}; expected {form}")
 
 
 def _call(apply_fn: Callable[..., Any], takes_variables: bool, images: Any, variables: Any) -> Any:
@@ -125,5 +126,5 @@ def _outputs(found: Any, b: int) -> tuple[Any, ...]:
     shapes = [tuple(getattr(output, "shape", ())) for output in outputs]
     if not 1 <= len(shapes) <= 2 or any(len(s) != 2 or s[0] != b for s in shapes):
         told = ", ".join(map(str, shapes)) or "nothing"
-        raise ValueError(f"apply_fn returns {told}; expected features ({b}, d), or with logits")
+        raise InputError(f"apply_fn returns {told}; expected features ({b}, d), or with logits")
     return tuple(outputs)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxparc import locks
-from jaxparc.errors import OperationError
+from jaxparc.errors import InputError, OperationError
 
 
 class DamagedFileError(OperationError):
@@ -109,7 +109,7 @@ def check_name(name: str) -> None:
         flaw = "holds a control character"
     else:
         return
-    raise ValueError(f"the name {shown} {flaw}; a name is also that of a file")
+    raise InputError(f"the name {shown} {flaw}; a name is also that of a file")
 
 
 def path_of(folder: Path, name: str) -> Path:
@@ -139,7 +139,7 @@ def require_regular(path: Path) -> os.stat_result:
             stat.S_IFBLK: "a device",
         }
         kind = kinds.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise ValueError(f"{path} is {kind}; expected a file")
+        raise InputError(f"{path} is {kind}; expected a file")
     return status
 
 
@@ -156,12 +156,12 @@ def read_text(path: Path) -> str:
     require_regular(path)
     data = path.read_bytes()
     if data.startswith(_FOREIGN):
-        raise ValueError(f"{path} is UTF-16; expected UTF-8")
+        raise InputError(f"{path} is UTF-16; expected UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path} line {line} is not UTF-8: {error.reason}") from None
+        raise InputError(f"{path} line {line} is not UTF-8: {error.reason}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -213,17 +213,17 @@ def read_table(path: Path, *, ours: bool = False) -> tuple[list[str], list[Row]]
             if not head:
                 head = _trimmed(cells, 0)
                 if twice := sorted({name for name in head if head.count(name) > 1}):
-                    raise ValueError(f"{path} has two columns {twice[0]!r}")
+                    raise InputError(f"{path} has two columns {twice[0]!r}")
                 continue
             cells = _trimmed(cells, len(head))
             if len(cells) != len(head):
-                raise ValueError(
+                raise InputError(
                     f"{path} line {start} has {len(cells)} cells; expected {len(head)}: "
                     f"{', '.join(head)}"
                 )
             rows.append(Row(start, dict(zip(head, cells, strict=True))))
     except csv.Error as error:
-        raise ValueError(f"{path} line {line}: {error}") from None
+        raise InputError(f"{path} line {line}: {error}") from None
     return head, rows
 
 
@@ -260,7 +260,7 @@ def number(cell: str) -> float:
         ValueError: it is none.
     """
     if not _NUMBER.fullmatch(cell.strip()):
-        raise ValueError(f"{cell!r} is no number")
+        raise InputError(f"{cell!r} is no number")
     return float(cell)
 
 

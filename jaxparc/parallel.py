@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxparc.errors import InputError
+
 AXIS = "batch"
 T = TypeVar("T")
 
@@ -70,7 +72,7 @@ def shard(batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
     devices = jax.local_device_count()
     rows = {value.shape[axis] for value in batch.values()}
     if any(count % devices for count in rows):
-        raise ValueError(f"a batch of {max(rows)} rows does not divide over {devices} devices")
+        raise InputError(f"a batch of {max(rows)} rows does not divide over {devices} devices")
     split = {
         k: v.reshape(*v.shape[:axis], devices, -1, *v.shape[axis + 1 :]) for k, v in batch.items()
     }

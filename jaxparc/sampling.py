@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from jaxparc.errors import InputError
+
 
 def probe_indices(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
     """Draws a probe set: round-robin over the classes, or at random for multi-label targets.
@@ -24,7 +26,7 @@ def probe_indices(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
         ValueError: the budget is below 1.
     """
     if budget < 1:
-        raise ValueError(f"budget is {budget}; expected at least 1")
+        raise InputError(f"budget is {budget}; expected at least 1")
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     if np.ndim(labels) == 2:
@@ -54,9 +56,9 @@ def per_class_indices(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
         ValueError: k is below 1, or an image has several classes.
     """
     if k < 1:
-        raise ValueError(f"k is {k}; expected at least 1")
+        raise InputError(f"k is {k}; expected at least 1")
     if np.ndim(labels) != 1:
-        raise ValueError(f"labels are {np.shape(labels)}; expected one class per image")
+        raise InputError(f"labels are {np.shape(labels)}; expected one class per image")
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     classes, counts = np.unique(labels, return_counts=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxparc import datasets, models, selectors
+from jaxparc.errors import InputError
 from jaxparc.evaluation import SCRATCH, Transfer
 from jaxparc.training import steps as train
 
@@ -100,27 +101,27 @@ class Benchmark:
             models.get(architecture)
         for field in ("widths", "source_learning_rates", "learning_rates"):
             if lacking := set(self.architectures) - getattr(self, field).keys():
-                raise ValueError(
+                raise InputError(
                     f"benchmark {self.name}: {field} has no value for {', '.join(sorted(lacking))}"
                 )
         self._check_names()
         for architecture, _ in self.external:
             models.get(architecture)
         if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(
+            raise InputError(
                 f"benchmark {self.name}: unknown dtype {self.dtype!r}; known: float32, bfloat16"
             )
         if self.source_start and self.source_start not in self.source_names:
-            raise ValueError(f"benchmark {self.name}: {self.source_start!r} is no source of it")
+            raise InputError(f"benchmark {self.name}: {self.source_start!r} is no source of it")
         needs = {need for method in self.methods for need in selectors.method(method).needs}
         if "reference" in needs:
             if self.reference not in self.architectures:
-                raise ValueError(
+                raise InputError(
                     f"benchmark {self.name}: reference {self.reference!r} is none of its "
                     f"architectures {', '.join(self.architectures)}"
                 )
             if lacking := sorted(set(self.target_names) - set(self.source_names)):
-                raise ValueError(
+                raise InputError(
                     f"benchmark {self.name}: RSA and DDS need a model trained on each target; "
                     f"{', '.join(lacking)} is no source"
                 )
@@ -132,12 +133,12 @@ class Benchmark:
         for address in self.addresses:
             identity = datasets.folder_of(address)
             if identities.setdefault(identity, address) != address:
-                raise ValueError(
+                raise InputError(
                     f"benchmark {self.name}: {identities[identity]} and {address} are the same set"
                 )
             name = datasets.short_name(address)
             if names.setdefault(name, address) != address:
-                raise ValueError(
+                raise InputError(
                     f"benchmark {self.name}: {names[name]} and {address} are both called {name}"
                 )
 

@@ -4,13 +4,14 @@ import math
 from pathlib import Path
 
 from jaxparc import files, models
+from jaxparc.errors import InputError
 from jaxparc.evaluation import Transfer
 
 COLUMNS = ("Architecture", "Source Dataset", "Target Dataset", "Oracle")
 NOT_AVAILABLE = -1  # what a published table has where an accuracy is not known
 
 
-class OracleError(ValueError):
+class OracleError(InputError):
     """A table cannot be taken; the message names the file and the line."""
 
 

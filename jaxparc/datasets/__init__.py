@@ -25,6 +25,7 @@ from jaxparc.datasets.specs import DATASETS as DATASETS
 from jaxparc.datasets.specs import DatasetError as DatasetError
 from jaxparc.datasets.specs import DatasetSpec as DatasetSpec
 from jaxparc.datasets.specs import Record, Rows, is_registered, registered
+from jaxparc.errors import InputError
 
 CLASSES_SHOWN = 12  # in a line
 
@@ -262,7 +263,7 @@ def _chosen(name: str, spec: DatasetSpec, split: str) -> range:
     match = re.fullmatch(r"([^\[\]]*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     which = match[1] if match else split
     if which not in spec.sizes:
-        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(spec.sizes)}")
+        raise InputError(f"{name} has no split {split!r}; it has {', '.join(spec.sizes)}")
     assert match is not None
     n = spec.sizes[which]
     bounds = []
@@ -271,6 +272,6 @@ def _chosen(name: str, spec: DatasetSpec, split: str) -> range:
         if text is not None and text.endswith("%"):
             number = round(number * n / 100)
         if abs(number) > n:
-            raise ValueError(f"{name} has {n} images in {which}; {split!r} asks for {abs(number)}")
+            raise InputError(f"{name} has {n} images in {which}; {split!r} asks for {abs(number)}")
         bounds.append(number)
     return range(n)[slice(*bounds)]

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from jaxparc import files
+from jaxparc.errors import InputError
 
 # Of what Pillow reads, the formats that can be told by their first bytes (TGA cannot), that hold
 # pixels, and that no other program decodes, as Ghostscript does PostScript.
@@ -79,7 +80,7 @@ os.register_at_fork(after_in_child=_PIXELS.give_back)
 def require(path: Path) -> None:
     """Refuses what would be read for ever; errors are those of `encoded`."""
     if (size := files.require_regular(path).st_size) > MAX_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; expected at most {MAX_BYTES:,}")
+        raise InputError(f"{path} has {size:,} bytes; expected at most {MAX_BYTES:,}")
 
 
 def encoded(path: str | Path) -> bytes:
@@ -145,7 +146,7 @@ def _decoded(file: str | Path | bytes, side: int | None) -> Iterator[Image.Image
                 tile = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
                 pixels = max(pixels, tile[0] * tile[1])
         if pixels > MAX_PIXELS:
-            raise ValueError(f"it has {pixels:,} pixels; expected at most {MAX_PIXELS:,}")
+            raise InputError(f"it has {pixels:,} pixels; expected at most {MAX_PIXELS:,}")
         if side is not None and image.format in ("JPEG", "MPO"):
             image.draft("RGB", (side, side))
             if "progressive" not in image.info:  # of which all is kept while it is decoded
@@ -191,7 +192,7 @@ def _rgb(image: ImageFile.ImageFile) -> Image.Image:
     deep = any(mark in str(image.tile) for mark in (";16", "SGI16"))
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     if image.mode == "F" or tags and (image.mode == "I" or _SIGNED in tags.get(_SAMPLE_FORMAT, ())):
-        raise ValueError(_unbounded(image, tags))
+        raise InputError(_unbounded(image, tags))
     if image.mode.startswith("I"):  # 0 to 65,535; Pillow's own conversion would clip them at 255
         values = np.asarray(image)
         bits = tags.get(_BITS, (16,))[0]

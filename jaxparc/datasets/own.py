@@ -35,6 +35,7 @@ from jaxparc import printing, sampling
 from jaxparc.datasets import folders, images, layouts, looks
 from jaxparc.datasets.folders import Item
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
+from jaxparc.errors import InputError
 
 SHOWN = 5  # unreadable images that a message names
 
@@ -124,10 +125,10 @@ def address_of(name: str) -> str:
     kind = place.rpartition(".")[2].lower()
     if os.path.isfile(place):
         if kind not in ("csv", "npz"):
-            raise ValueError(f"{name}: {place} is a file; expected a folder, .csv or .npz")
+            raise InputError(f"{name}: {place} is a file; expected a folder, .csv or .npz")
         return f"{kind}:{name}"
     if os.sep in path:
-        raise ValueError(f"{name}: there is no {place}; expected a folder, .csv or .npz")
+        raise InputError(f"{name}: there is no {place}; expected a folder, .csv or .npz")
     return name
 
 
@@ -151,16 +152,16 @@ def parse(name: str) -> Address:
     is_there = os.path.isdir if kind == "folder" else os.path.isfile
     if not path or not is_there(address.path):
         expected = "folder" if kind == "folder" else "file"
-        raise ValueError(f"{name}: {path and address.path or 'nothing'} is no {expected}")
+        raise InputError(f"{name}: {path and address.path or 'nothing'} is no {expected}")
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
         if key not in _OPTIONS:
-            raise ValueError(f"{name}: unknown option {key!r}; known: {', '.join(_OPTIONS)}")
+            raise InputError(f"{name}: unknown option {key!r}; known: {', '.join(_OPTIONS)}")
         read, expected = _OPTIONS[key]
         try:
             address = address._replace(**{key: read(value)})
         except (ValueError, KeyError):
-            raise ValueError(f"{name}: {key} is {value!r}; expected {expected}") from None
+            raise InputError(f"{name}: {key} is {value!r}; expected {expected}") from None
     return address
 
 

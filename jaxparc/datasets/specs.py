@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from jaxparc.errors import InputError, OperationError
+
 Record = dict[str, Any]
 """`image` and `label` of one image, and of some sets more."""
 
@@ -19,7 +21,7 @@ class Rows(Protocol):
         ...
 
 
-class DatasetError(RuntimeError):
+class DatasetError(OperationError):
     """A data set cannot be prepared or read; the message says what to do."""
 
 
@@ -235,7 +237,7 @@ def registered(name: str) -> DatasetSpec:
       ValueError: none has; the message lists the known ones.
     """
     if name not in _NAMES:
-        raise ValueError(
+        raise InputError(
             f"unknown data set {name!r}; known: {', '.join(_NAMES)}, and your own images as "
             "folder:PATH, csv:FILE or npz:FILE"
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.evaluation.measures import MEASURES as MEASURES
 
 
@@ -56,11 +57,11 @@ def mean_pc(
         ValueError: `varying` is unknown, or a score has no accuracy.
     """
     if varying not in VARYING:
-        raise ValueError(f"unknown varying {varying!r}; known: {', '.join(VARYING)}")
+        raise InputError(f"unknown varying {varying!r}; known: {', '.join(VARYING)}")
     groups: dict[tuple[str, ...], list[Transfer]] = {}
     for transfer in scores:
         if transfer not in accuracies:
-            raise ValueError(f"there is a score but no accuracy for {'/'.join(transfer)}")
+            raise InputError(f"there is a score but no accuracy for {'/'.join(transfer)}")
         fixed = tuple(getattr(transfer, part) for part in VARYING[varying])
         groups.setdefault(fixed, []).append(transfer)
     if not groups:

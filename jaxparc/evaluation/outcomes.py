@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.evaluation import Transfer
 from jaxparc.evaluation.measures import Measure
 
@@ -78,7 +79,7 @@ def collect(
         for run, of_run in zip(arrays[method], runs, strict=True):
             for transfer, value in of_run.items():
                 if transfer not in place:
-                    raise ValueError(f"there is a score but no accuracy for {'/'.join(transfer)}")
+                    raise InputError(f"there is a score but no accuracy for {'/'.join(transfer)}")
                 run[place[transfer]] = value
                 scored[place[transfer]] = True
     where = np.isfinite(found) & (scored if scores else True)

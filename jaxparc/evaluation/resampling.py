@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.evaluation.measures import Measure
 from jaxparc.evaluation.outcomes import Outcomes, by_target
 
@@ -63,7 +64,7 @@ def draw(
       ValueError: something else is in `over`.
     """
     if unknown := set(over) - set(OVER):
-        raise ValueError(f"cannot resample {min(unknown)!r}; known: {', '.join(OVER)}")
+        raise InputError(f"cannot resample {min(unknown)!r}; known: {', '.join(OVER)}")
     rng = np.random.default_rng(seed)
     runs = max((len(scores) for scores in outcomes.scores.values()), default=1)
     sizes = dict(zip(OVER, (*outcomes.where.shape, runs), strict=True))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.evaluation import resampling
 from jaxparc.evaluation.measures import MEASURES, Measure
 from jaxparc.evaluation.outcomes import Outcomes, by_target
@@ -70,7 +71,7 @@ def summarise(
       ValueError: a measure is unknown.
     """
     if unknown := [name for name in measures if name not in MEASURES]:
-        raise ValueError(f"unknown measure {unknown[0]!r}; known: {', '.join(MEASURES)}")
+        raise InputError(f"unknown measure {unknown[0]!r}; known: {', '.join(MEASURES)}")
     draws = resampling.draw(outcomes, resamples, seed)
     cells, chance = {}, {}
     for name in measures:

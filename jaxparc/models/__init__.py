@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
+from jaxparc.errors import InputError
 from jaxparc.models import alexnet, googlenet, mobilenet, resnet, squeezenet
 from jaxparc.models.alexnet import AlexNet as AlexNet
 from jaxparc.models.googlenet import GoogLeNet as GoogLeNet
@@ -214,5 +215,5 @@ def get(name: str) -> ModelSpec:
       ValueError: for a name that is not in `MODELS`.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown architecture {name!r}; known: {', '.join(MODELS)}")
+        raise InputError(f"unknown architecture {name!r}; known: {', '.join(MODELS)}")
     return MODELS[name]

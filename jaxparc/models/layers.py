@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxparc.errors import InputError
+
 RUN_ONCE = {"xla_backend_optimization_level": 0}
 """Compiler options of initialisations: mostly random bits, which take far longer to optimise than
 to draw."""
@@ -50,12 +52,12 @@ def check_images(
       ValueError: for an unknown stem, another shape, or images that are too small.
     """
     if stem not in min_size:
-        raise ValueError(f"{architecture}: unknown stem {stem!r}; known: {', '.join(min_size)}")
+        raise InputError(f"{architecture}: unknown stem {stem!r}; known: {', '.join(min_size)}")
     if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"{architecture}: images must be (b, h, w, 3), found {images.shape}")
+        raise InputError(f"{architecture}: images must be (b, h, w, 3), found {images.shape}")
     height, width = images.shape[1:3]
     if min(height, width) < min_size[stem]:
-        raise ValueError(
+        raise InputError(
             f"{architecture}: images of {height}x{width} are too small for the {stem!r} stem, "
             f"which needs at least {min_size[stem]}x{min_size[stem]}"
         )

@@ -26,6 +26,7 @@ from PIL import Image
 
 from jaxparc import files, locks
 from jaxparc.datasets.images import open_square
+from jaxparc.errors import InputError
 
 Batch = dict[str, np.ndarray]
 B = TypeVar("B")
@@ -146,7 +147,7 @@ def _digest(file: Path) -> str:
 def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     images = np.load(file, mmap_mode="r")
     if images.shape != shape or images.dtype != np.uint8:
-        raise ValueError(f"{file} holds {images.dtype} {images.shape}; expected uint8 {shape}")
+        raise InputError(f"{file} holds {images.dtype} {images.shape}; expected uint8 {shape}")
     return images
 
 
@@ -218,7 +219,7 @@ def batches(
     order = Order(len(source), batch_size, size, train, mirror, seed, epoch, share)
     side = resized(size)
     if isinstance(source, Decoded) and source.images.shape[1] != side:
-        raise ValueError(
+        raise InputError(
             f"this source was decoded to {source.images.shape[1]} px; size {size} needs {side}"
         )
     numbers = grain.MapDataset.range(start, epochs * order.batches)
@@ -245,15 +246,15 @@ class Order:
     def __post_init__(self) -> None:
         """Refuse what makes no batch."""
         if self.seed < 0 or self.epoch < 0:
-            raise ValueError(
+            raise InputError(
                 f"seed and epoch must not be negative, got {self.seed} and {self.epoch}"
             )
         if self.batch_size < 1 or self.size < 1:
-            raise ValueError(
+            raise InputError(
                 f"batch_size and size must be at least 1, got {self.batch_size} and {self.size}"
             )
         if self.batch_size % self.share[1]:
-            raise ValueError(
+            raise InputError(
                 f"a batch of {self.batch_size} rows does not divide over {self.share[1]} processes"
             )
 
@@ -373,7 +374,7 @@ def _read(source: Source, index: int, side: int) -> tuple[np.ndarray, Any]:
     try:
         return _square(record["image"], side), record["label"]
     except (OSError, ValueError) as error:
-        raise ValueError(f"image {index} of the source cannot be decoded: {error}") from error
+        raise InputError(f"image {index} of the source cannot be decoded: {error}") from error
 
 
 def _square(image: np.ndarray | bytes, side: int) -> np.ndarray:

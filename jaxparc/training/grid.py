@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxparc import parallel
+from jaxparc.errors import InputError
 from jaxparc.training import batches as input_
 from jaxparc.training import feed
 from jaxparc.training import loop as fitting
@@ -61,7 +62,7 @@ def fit_grid(
         OSError: a state cannot be saved.
     """
     if plan not in PLANS:
-        raise ValueError(f"unknown plan {plan!r}; known: {', '.join(PLANS)}")
+        raise InputError(f"unknown plan {plan!r}; known: {', '.join(PLANS)}")
     fit: Callable[..., list[fitting.Fitted]] = functools.partial(
         fitting.fit_together, task, variables, source, size=size, **options
     )

@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from jaxparc import interrupts, parallel
+from jaxparc.errors import InputError, OperationError
 from jaxparc.training import batches as input_
 from jaxparc.training import checkpoints, feed
 from jaxparc.training import steps as train
@@ -29,7 +30,7 @@ STEPS_PER_CALL = 10
 """Training steps in one program, where images live on an accelerator."""
 
 
-class DivergedError(RuntimeError):
+class DivergedError(OperationError):
     """The loss became infinite or NaN."""
 
 
@@ -354,7 +355,7 @@ def _shape_of(points: Sequence[Point]) -> tuple[int, int]:
     """Steps and batch size."""
     shapes = {(point.recipe.steps, point.recipe.batch_size) for point in points}
     if len(shapes) != 1:
-        raise ValueError(
+        raise InputError(
             f"a grid's points have the same steps and batch size; found {sorted(shapes)}"
         )
     return shapes.pop()

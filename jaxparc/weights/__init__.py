@@ -4,6 +4,8 @@ A scheme is a pure function from a mapping of names to arrays into Flax variable
 every name: one that it cannot explain, misses, or finds in another shape is a `WeightsError`.
 """
 
+from jaxparc.errors import InputError
 
-class WeightsError(ValueError):
+
+class WeightsError(InputError):
     """Weights that do not fit the network."""

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.printing import visible
 
 
-class RefusedError(ValueError):
+class RefusedError(InputError):
     """A pickle asks for more than arrays; the message says for what. Nothing of it was run."""
 
 
@@ -68,7 +69,7 @@ def load_next(
     except RefusedError:
         raise
     except Exception as error:  # broken bytes make an unpickler raise anything
-        raise ValueError(f"no whole pickle: {type(error).__name__}: {error}") from error
+        raise InputError(f"no whole pickle: {type(error).__name__}: {error}") from error
 
 
 class _StandIn:
@@ -162,7 +163,7 @@ class _Array(Later):
 
     def array(self) -> Any:
         if self._array is None:
-            raise ValueError("an array is not filled")
+            raise InputError("an array is not filled")
         return self._array
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -246,7 +247,7 @@ class _Unpickler(pickle._Unpickler):
     def make(self, function: Any, args: Any) -> Any:
         """What a name makes of its arguments."""
         if not isinstance(function, _StandIn | Inert):
-            raise ValueError(f"it calls a {type(function).__name__}")
+            raise InputError(f"it calls a {type(function).__name__}")
         # Arguments are copied: the same ones a million times must not fill the memory.
         self._uncopied -= sum(len(a) for a in args if isinstance(a, Sized))
         if self._uncopied < 0:
@@ -393,7 +394,7 @@ def resolved(value: Any) -> Any:
     try:
         return _resolved(value, {})
     except RecursionError:
-        raise ValueError("it nests containers too deeply") from None
+        raise InputError("it nests containers too deeply") from None
 
 
 def _resolved(value: Any, seen: dict[int, Any]) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.weights import WeightsError, pickles
 from jaxparc.weights.budget import Budget
 from jaxparc.weights.pickles import Inert
@@ -104,11 +105,11 @@ class _Tensor(pickles.Later):
 
     def __init__(self, found: _Found, storage: Any, offset: Any, size: Any, stride: Any) -> None:
         if len(size) > _MOST_AXES or len(size) != len(stride):
-            raise ValueError(f"a tensor has {len(size)} axes and {len(stride)} strides")
+            raise InputError(f"a tensor has {len(size)} axes and {len(stride)} strides")
         if not isinstance(storage, _Storage) or not all(
             isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)
         ):
-            raise ValueError("a tensor is of no storage, or of a negative size")
+            raise InputError("a tensor is of no storage, or of a negative size")
         # `Later` lets no pickle change these after they were looked at.
         self._found, self._storage = found, storage
         self._offset, self._size, self._stride = offset, tuple(size), tuple(stride)
@@ -144,7 +145,7 @@ def _state(pairs: Any = ()) -> _State:
 
 def _size(sides: Any = ()) -> tuple[Any, ...]:
     if len(sides) > _MOST_AXES:
-        raise ValueError(f"a size has {len(sides)} axes")
+        raise InputError(f"a size has {len(sides)} axes")
     return tuple(sides)
 
 
@@ -186,9 +187,9 @@ def _storage(pid: Any) -> _Storage | Inert:
     if not isinstance(kind, _Kind) or not isinstance(pid[2], str):
         raise pickles.RefusedError("it asks for something outside the file that is no storage")
     if len(pid) > 5 and pid[5] is not None:
-        raise ValueError("its storages are views of others, as before PyTorch 0.4")
+        raise InputError("its storages are views of others, as before PyTorch 0.4")
     if not isinstance(pid[4], int) or pid[4] < 0:
-        raise ValueError("a storage is of a negative size")
+        raise InputError("a storage is of a negative size")
     return _Storage(pid[2], kind.dtype, pid[4])
 
 
@@ -197,17 +198,17 @@ def _read_zip(data: bytes, found: _Found) -> Any:
         members = {info.filename: info for info in archive.infolist()}
         for name, info in members.items():
             if name.startswith("/") or ".." in name.split("/"):
-                raise ValueError(f"the archive has a member {name!r}")
+                raise InputError(f"the archive has a member {name!r}")
             if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"its member {name!r} is compressed, which torch.save does not do")
+                raise InputError(f"its member {name!r} is compressed, which torch.save does not do")
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise ValueError(f"the archive has {len(roots)} data.pkl")
+            raise InputError(f"the archive has {len(roots)} data.pkl")
         (root,) = roots
         if f"{root}constants.pkl" in members:
-            raise ValueError("it is a TorchScript archive: a program, not weights alone")
+            raise InputError("it is a TorchScript archive: a program, not weights alone")
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError("its numbers are big-endian")
+            raise InputError("its numbers are big-endian")
 
         def read(name: str) -> bytes:
             # Members may lie over one another, and be more together than the file.
@@ -221,7 +222,7 @@ def _read_zip(data: bytes, found: _Found) -> Any:
             if told.key not in found.storages:
                 found.storages[told.key] = _numbers(read(f"data/{told.key}"), told)
             if found.storages[told.key].dtype != told.dtype:
-                raise ValueError(f"the storage {told.key} is announced in two ways")
+                raise InputError(f"the storage {told.key} is announced in two ways")
             return told
 
         file = io.BytesIO(read("data.pkl"))
@@ -230,13 +231,13 @@ def _read_zip(data: bytes, found: _Found) -> Any:
 
 def _read_legacy(data: bytes, found: _Found) -> Any:
     if data[:1] != b"\x80":
-        raise ValueError(f"it begins with {data[:16]!r}")
+        raise InputError(f"it begins with {data[:16]!r}")
     file = io.BytesIO(data)
     if pickles.load_next(file) != MAGIC or pickles.load_next(file) != PROTOCOL:
-        raise ValueError("it does not begin as one")
+        raise InputError("it does not begin as one")
     system = pickles.load_next(file)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise ValueError("its numbers are big-endian")
+        raise InputError("its numbers are big-endian")
     announced: dict[str, _Storage] = {}
 
     def storage(pid: Any) -> _Storage | Inert:
@@ -244,25 +245,25 @@ def _read_legacy(data: bytes, found: _Found) -> Any:
         if isinstance(told, Inert):  # of which we do not know how many bytes follow
             if pid[0] == "module":
                 return told
-            raise ValueError(f"it holds numbers of a kind that is not known: {told.name}")
+            raise InputError(f"it holds numbers of a kind that is not known: {told.name}")
         if announced.setdefault(told.key, told) != told:
-            raise ValueError(f"the storage {told.key} is announced in two ways")
+            raise InputError(f"the storage {told.key} is announced in two ways")
         return told
 
     content = pickles.load_next(file, _names(found), storage, inert=True)
     keys = pickles.load_next(file)
     named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
     if not named or set(keys) != set(announced):
-        raise ValueError("the list of its storages is another's")
+        raise InputError("the list of its storages is another's")
     for key in keys:
         told = announced[key]
         if (count := int.from_bytes(file.read(8), "little")) != told.length:
-            raise ValueError(f"the storage {key} has {count} numbers instead of {told.length}")
+            raise InputError(f"the storage {key} has {count} numbers instead of {told.length}")
         found.storages[key] = _numbers(file.read(count * told.dtype.itemsize), told)
     return pickles.resolved(content)
 
 
 def _numbers(raw: bytes, told: _Storage) -> np.ndarray:
     if len(raw) < told.length * told.dtype.itemsize:
-        raise ValueError(f"the storage {told.key} is cut off")
+        raise InputError(f"the storage {told.key} is cut off")
     return np.frombuffer(raw, told.dtype, told.length)
