@@ -1,6 +1,6 @@
-"""Files that are whole or not there: written under a temporary name, renamed, and sealed.
+"""Files that are complete or absent: written under a temporary name, then renamed; and tables.
 
-A sealed file is JSON with the SHA-256 of its own content, so that a reader notices a flipped digit.
+A sealed file is JSON with the SHA-256 of its content, so that a reader detects any damage.
 """
 
 import codecs
@@ -80,54 +80,53 @@ def clear(folder: Path, name: str = "*") -> None:
                 lock.unlink()
 
 
-LONGEST = 200  # bytes of a name: the file system takes 255, endings and temporary names included
-# Marks of direction, alone of the characters that format: those that join emoji may be in names.
+LONGEST = 200  # bytes of a name; file systems allow 255, with suffixes and temporary names
+# Of the formatting characters only bidirectional ones are refused: joiners occur in emoji.
 _BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot name a file in a folder, its ending apart.
+    """Check that a name can be that of a file in a folder, without its suffix.
 
     Raises:
-        ValueError: it is empty, a path, hidden, too long, or holds control characters; the message
-            shows it.
+        InputError: it is empty, a path, hidden, too long, or contains control characters.
     """
     shown = repr(name if len(name) <= 60 else f"{name[:50]}...")
     size = len(name.encode(errors="replace"))
     if not name:
         flaw = "is empty"
     elif "/" in name:
-        flaw = "holds '/'"
+        flaw = "contains '/'"
     elif name[0] == ".":
-        flaw = "begins with a full stop"
+        flaw = "starts with a full stop"
     elif size > LONGEST:
-        flaw = f"is {size} bytes long; at most {LONGEST} fit"
+        flaw = f"is {size} bytes long; expected at most {LONGEST}"
     elif any(
         unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(c) in _BIDI
         for c in name
     ):
-        flaw = "holds a control character"
+        flaw = "contains a control character"
     else:
         return
-    raise InputError(f"the name {shown} {flaw}; a name is also that of a file")
+    raise InputError(f"the name {shown} {flaw}; expected a name that a file can have")
 
 
 def path_of(folder: Path, name: str) -> Path:
-    """The file of a name in a folder: UTF-8 on disk, whatever the locale says."""
+    """Return the path of a named file in a folder; the name is UTF-8 on disk in any locale."""
     return folder / os.fsdecode(name.encode(errors="surrogateescape"))
 
 
 def stem_of(path: Path) -> str:
-    """The name of a file without its ending, in any locale; bytes that are not UTF-8 as escapes."""
+    """Return the name of a file without its suffix; bytes that are not UTF-8 become escapes."""
     return os.fsencode(path.stem).decode(errors="backslashreplace")
 
 
 def require_regular(path: Path) -> os.stat_result:
-    """The status of a regular file; a pipe or a device would be read for ever.
+    """Return the status of a regular file; reading a pipe or a device might never end.
 
     Raises:
-        ValueError: it is something else; the message names it.
-        OSError: it is not there.
+        InputError: it is not a regular file.
+        OSError: it does not exist.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -138,7 +137,7 @@ def require_regular(path: Path) -> os.stat_result:
             stat.S_IFCHR: "a device",
             stat.S_IFBLK: "a device",
         }
-        kind = kinds.get(stat.S_IFMT(status.st_mode), "no regular file")
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "not a regular file")
         raise InputError(f"{path} is {kind}; expected a file")
     return status
 
@@ -147,10 +146,10 @@ _FOREIGN = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark, its lines ended by line feeds.
+    """Read a UTF-8 file, without its byte order mark, with line feeds as line ends.
 
     Raises:
-        ValueError: it is no regular file or not UTF-8; the message names it.
+        InputError: it is not a regular file, or not UTF-8.
         OSError: it cannot be read.
     """
     require_regular(path)
@@ -165,7 +164,7 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-# Text that stands for a value that is not there, as pandas reads it.
+# What pandas reads as a missing value.
 MISSING = frozenset(
     (
         *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
@@ -178,8 +177,8 @@ class Row(NamedTuple):
     """A row of a table.
 
     Attributes:
-        line: on which it starts, as an editor counts.
-        cells: column -> text.
+        line: where it starts, as an editor counts.
+        cells: column name -> text.
     """
 
     line: int
@@ -187,16 +186,18 @@ class Row(NamedTuple):
 
 
 def read_table(path: Path, *, ours: bool = False) -> tuple[list[str], list[Row]]:
-    """The columns and the rows of a CSV file. Blank lines, and columns that are empty throughout
-    and have no name, as spreadsheets add them, are passed over.
+    """Read a CSV file, without blank lines and without the empty columns that spreadsheets append.
 
     Args:
         path: of the file.
-        ours: `table_text` may have written it: the apostrophe that it puts before formulas goes.
+        ours: whether `table_text` may have written it; its apostrophes before formulas are removed.
+
+    Returns:
+        The column names and the rows.
 
     Raises:
-        ValueError: it is not UTF-8, two columns have one name, a quote is not closed, or a row has
-            more or fewer cells than the first; the message names the file and the line.
+        InputError: it is not UTF-8, has duplicate columns or an unclosed quote, or a row has more
+            or fewer cells than the header; the message names the file and the line.
         OSError: it cannot be read.
     """
     reader = csv.reader(io.StringIO(read_text(path)), strict=True)
@@ -213,7 +214,7 @@ def read_table(path: Path, *, ours: bool = False) -> tuple[list[str], list[Row]]
             if not head:
                 head = _trimmed(cells, 0)
                 if twice := sorted({name for name in head if head.count(name) > 1}):
-                    raise InputError(f"{path} has two columns {twice[0]!r}")
+                    raise InputError(f"{path} has a duplicate column {twice[0]!r}")
                 continue
             cells = _trimmed(cells, len(head))
             if len(cells) != len(head):
@@ -227,21 +228,21 @@ def read_table(path: Path, *, ours: bool = False) -> tuple[list[str], list[Row]]
     return head, rows
 
 
-# What a spreadsheet computes, or takes for the command of another program; any number of
-# apostrophes before it, so that one more can be told from the cell's own.
+# What a spreadsheet would evaluate, after any number of apostrophes, so that the one added can be
+# told from those of the cell.
 _ACTS = r"(?:\s*[=+\-@＝＋－＠]|[\t\r\n])"  # noqa: RUF001
 _FORMULA = re.compile(f"'*{_ACTS}")
 _QUOTED = re.compile(f"'+{_ACTS}")
 _N = r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?|nan)"
 _NUMBER = re.compile(_N, re.ASCII | re.IGNORECASE)
-# as our tables have them: "-5.4 ± 0.1", "-3 to 7 ≈", "-5.42 [-5.4]"
+# as in our tables: "-5.4 ± 0.1", "-3 to 7 ≈", "-5.42 [-5.4]"
 _NUMBERS = re.compile(rf"{_N}(?: (?:±|to) {_N})?(?: ≈)?(?: \[{_N}\])?", re.ASCII | re.IGNORECASE)
 
 
 def table_text(rows: Iterable[Iterable[object]]) -> str:
-    """Rows as CSV, with an apostrophe before what a spreadsheet would compute.
+    """Format rows as CSV, with an apostrophe before what a spreadsheet would evaluate.
 
-    `read_table` takes it off again. Numbers stay what they are.
+    `read_table` removes it again. Numbers are unchanged.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(map(_inert, row) for row in rows)
@@ -254,31 +255,31 @@ def _inert(value: object) -> str:
 
 
 def number(cell: str) -> float:
-    """The number in a cell of a table: ASCII digits, where `float` takes 1_0 for 10.
+    """Parse a cell of a table; only ASCII digits, where `float` would read 1_0 as 10.
 
     Raises:
-        ValueError: it is none.
+        InputError: it is not a number.
     """
     if not _NUMBER.fullmatch(cell.strip()):
-        raise InputError(f"{cell!r} is no number")
+        raise InputError(f"{cell!r} is not a number")
     return float(cell)
 
 
 def _trimmed(cells: list[str], least: int) -> list[str]:
-    """Cells without empty ones at the end, as many as `least` kept."""
+    """Drop empty cells at the end of a row, down to `least` cells."""
     while len(cells) > least and not cells[-1].strip():
         cells = cells[:-1]
     return cells
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, in UTF-8; lone surrogates become their escapes."""
+    """Write a text file atomically, in UTF-8; lone surrogates become escapes."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode(errors="backslashreplace"))
 
 
 def write_sealed(path: Path, content: Any) -> None:
-    """Write anything that JSON can hold, with its hash."""
+    """Write any JSON content atomically, with its hash."""
     content = json.loads(json.dumps(content))  # as it will be read: tuples as lists, keys as text
     sealed = {"content": content, "sha256": _hash(content)}
     write_text(path, json.dumps(sealed, indent=1) + "\n")
@@ -288,7 +289,7 @@ def read_sealed(path: Path) -> Any:
     """Read what `write_sealed` wrote.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
         DamagedFileError: it is not what was written.
     """
     try:

@@ -31,9 +31,11 @@ def exclusive(path: Path, *, wait: bool) -> Iterator[None]:
         try:
             portalocker.lock(file, flags if wait else flags | portalocker.LockFlags.NON_BLOCKING)
         except portalocker.AlreadyLocked as error:
-            raise BlockingIOError(errno.EWOULDBLOCK, "locked by another process", path) from error
+            raise BlockingIOError(
+                errno.EWOULDBLOCK, "locked by another process", str(path)
+            ) from error
         except portalocker.LockException as error:
-            raise OSError(errno.ENOLCK, f"cannot be locked: {error}", path) from error
+            raise OSError(errno.ENOLCK, f"cannot be locked: {error}", str(path)) from error
         yield
 
 
@@ -91,7 +93,7 @@ def alone(path: Path, busy: str, *, shard: tuple[int, int] = (1, 1)) -> Iterator
                     held.enter_context(folder(path / "shards" / name, wait=False))
                     taken = is_held(path / ".lock")
                 if taken:
-                    raise BlockingIOError(errno.EWOULDBLOCK, "locked by another process", path)
+                    raise BlockingIOError(errno.EWOULDBLOCK, "locked by another process", str(path))
         except BlockingIOError:
             raise OperationError(busy) from None
         except OSError as error:

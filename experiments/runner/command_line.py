@@ -19,6 +19,7 @@ from experiments.benchmarks import Benchmark
 from experiments.runner.run import Run, Stage, StageError, prepare
 from experiments.tables import oracle
 from jaxparc import datasets, interrupts, locks, printing
+from jaxparc.errors import InputError, OperationError, is_out_of_memory
 from jaxparc.training import grid
 from jaxparc.units import options
 from jaxparc.units.compilation import cache_compilations
@@ -27,11 +28,11 @@ from jaxparc.units.run import missing, of_shard
 
 
 def main(description: str | None, *stages: Stage) -> None:
-    """The command line that all stages share; exits with 0 if nothing failed.
+    """Run stages from the command line; exits with 0 if nothing failed.
 
     Args:
         description: for --help.
-        stages: run in this order, also after failures, of which each returns the number.
+        stages: run in this order, even after failures.
     """
     with printing.ending():
         _main(description, stages)
@@ -43,8 +44,8 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
         prog=f"python -m {spec.name}" if spec else None,
         description=description,
         epilog="Weights go to checkpoints/NAME.\n"
-        "Exit codes: 0 done; 1 some units failed, the others are done; 2 it could not go on; "
-        "130 interrupted.",
+        "Exit codes: 0 done; 1 some units failed, the others are done; 2 wrong usage, or a stage "
+        "could not continue; 130 interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = ", ".join(benchmarks.BENCHMARKS)
@@ -55,21 +56,21 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
     parser.add_argument(
         "--allow-missing",
         action="store_true",
-        help="leave out what needs data or weights that are not there",
+        help="skip what needs data or weights that are missing",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=0,
         metavar="N",
-        help="processes that decode images which are not kept decoded; 0 for threads [0]",
+        help="processes that decode images which are not cached decoded; 0 for threads [0]",
     )
     parser.add_argument(
         "--grid",
         choices=grid.PLANS,
         default="auto",
-        help="learning rates of a transfer in one program or one after the other; auto is the "
-        "faster one [auto]",
+        help="train the learning rates of a transfer together in one program, or one after "
+        "another; auto takes the faster way [auto]",
     )
     parser.add_argument(
         "--tensorboard",
@@ -88,7 +89,7 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
             k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
         }
         benchmark = dataclasses.replace(benchmarks.get(chosen), **changes)
-    except (ValueError, datasets.DatasetError) as error:
+    except (InputError, datasets.DatasetError) as error:
         parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
     out = out or Path("results") / benchmark.name
     try:
@@ -103,16 +104,20 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
         cache_compilations()
         _preflight(run, stages)
         with _alone_in(run.out, run.shard), _alone_in(run.weights, run.shard):
-            if not interrupts.watching():  # as it was not started by python -m
+            if not interrupts.watching():  # not started by python -m
                 signal.signal(signal.SIGTERM, _interrupt)
             prepare(run)
             failures = [stage.run(run) for stage in stages]
-    except (RuntimeError, MemoryError) as error:  # of a stage, a data set or damage, or of JAX
+    except (InputError, OperationError) as error:
         parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
     except BrokenPipeError:
-        raise  # nobody reads what is said, either
+        raise  # nobody would read a message
     except OSError as error:
         parser.exit(2, f"{parser.prog}: {printing.line(error)}; what is done is kept\n")
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        parser.exit(2, f"{parser.prog}: out of memory: {printing.line(error)}\n")
     except KeyboardInterrupt:  # or SIGTERM, as before a machine is taken away
         print("interrupted; what is done is kept, and the same command goes on", file=sys.stderr)
         interrupts.leave(interrupts.CODE)
@@ -124,7 +129,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def _with_external(benchmark: Benchmark, table: Path) -> Benchmark:
-    """With the models that a table of accuracies lists, if it is there, as external ones."""
+    """Add the models that a table of accuracies lists, if it exists, as external ones."""
     try:
         rows = oracle.read(table)
     except FileNotFoundError:
@@ -136,23 +141,23 @@ def _with_external(benchmark: Benchmark, table: Path) -> Benchmark:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """One flag for every setting that is a word, a number, or a list of words."""
+    """Add a flag for every setting that is a word, a number, or a list of words."""
     group = parser.add_argument_group(
-        "settings of the benchmark (with others than its own, give it another --name)"
+        "settings of the benchmark (if you change any, give it another --name)"
     )
     for name, hint in typing.get_type_hints(Benchmark).items():
-        options: dict[str, Any]
+        flag: dict[str, Any]
         if hint is bool:
-            options = {"action": argparse.BooleanOptionalAction}
+            flag = {"action": argparse.BooleanOptionalAction}
         elif hint == tuple[str, ...]:
-            options = {"nargs": "+", "metavar": "NAME"}
+            flag = {"nargs": "+", "metavar": "NAME"}
         elif (
             kind := next((k for k in (str, int, float) if hint in (k, k | None)), None)
         ) is not None:
-            options = {"type": kind, "metavar": {str: "NAME", int: "N", float: "X"}[kind]}
+            flag = {"type": kind, "metavar": {str: "NAME", int: "N", float: "X"}[kind]}
         else:
             continue
-        group.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, **flag)
 
 
 @contextlib.contextmanager
@@ -185,16 +190,16 @@ def _check_devices(benchmark: Benchmark) -> None:
     ):
         if size % devices:
             raise StageError(
-                f"batches of {size} do not divide over {devices} devices; let fewer be seen, "
-                "for example by CUDA_VISIBLE_DEVICES"
+                f"batches of {size} do not divide over {devices} devices; use fewer, such as by "
+                "CUDA_VISIBLE_DEVICES"
             )
 
 
 def _preflight(run: Run, stages: Sequence[Stage]) -> None:
-    """Say what is missing before anything starts, and go on only if that is allowed.
+    """Report missing data and weights before anything starts.
 
     Raises:
-        StageError: it is not.
+        StageError: something is missing, and --allow-missing is not given.
     """
     units = [unit for stage in stages for unit in of_shard(stage.units(run), run.shard)]
     if lacking := [unit for unit in units if unit.lacks and not unit.path.exists()]:
@@ -203,4 +208,4 @@ def _preflight(run: Run, stages: Sequence[Stage]) -> None:
                 f"{run.benchmark.name}: {missing(lacking)}\n"
                 f"--allow-missing runs the other {len(units) - len(lacking)}"
             )
-        say(f"{run.benchmark.name}: left out: {missing(lacking)}")
+        say(f"{run.benchmark.name}: skipped: {missing(lacking)}")

@@ -26,17 +26,17 @@ from jaxparc.units.unit import Unit
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ProbeImages:
-    """Some images of a target's training split.
+    """A probe set: some images of a target's training split.
 
     Attributes:
-        target: as files are named after it.
-        where: the folder or file that it lies in.
+        target: short name of the target, as used in names of files.
+        where: the folder or file of the target.
         images: n records.
         labels: (n,) int32 classes, or (n, c) float32 of zeros and ones.
         num_classes: c, of the target.
-        split_labels: of all its training split, in the form of `labels`.
-        seed: by which they were drawn.
-        digest: of all that decides which images they are, and of their content.
+        split_labels: of the whole training split, in the form of `labels`.
+        seed: of the choice.
+        digest: of the version of the target and the indices of the images.
     """
 
     target: str
@@ -55,16 +55,16 @@ class ProbeImages:
 def probe_images(
     target: str, images: int, seed: int, data_dir: str | Path | None = None
 ) -> ProbeImages:
-    """Draws a probe set.
+    """Draw a probe set.
 
     Args:
         target: a data set, as `datasets.load` takes it.
-        images: how many.
+        images: number of images, n.
         seed: of the choice.
         data_dir: as `datasets.load` takes it.
 
     Raises:
-        ValueError: the target is unknown, or has not so many images.
+        InputError: the target is unknown, or has fewer images.
         DatasetError: it cannot be read.
     """
     from jaxparc import datasets, features, sampling
@@ -72,7 +72,7 @@ def probe_images(
     labels = datasets.labels(target, "train", data_dir=data_dir)
     indices = sampling.probe_indices(labels, images, seed)
     source = datasets.load(target, "train", data_dir=data_dir, decode=False)
-    told = [source.spec.name, source.spec.version, indices.tolist()]
+    identity = [source.spec.name, source.spec.version, indices.tolist()]
     return ProbeImages(
         target=datasets.short_name(target),
         where=datasets.folder_of(target, data_dir=data_dir),
@@ -81,15 +81,15 @@ def probe_images(
         num_classes=source.spec.num_classes,
         split_labels=labels,
         seed=seed,
-        digest=_hash(told),
+        digest=_hash(identity),
     )
 
 
 def folder_for(bank: str | Path, probe: ProbeImages) -> Path:
-    """The folder of features of a bank file and a probe set, which no others have."""
+    """Return the folder of features of a bank and a probe set, which no others have."""
     bank = Path(bank).absolute()
-    told = _hash([str(bank), str(probe.where), probe.digest])
-    return Path("features") / f"{bank.stem}-{probe.target}-{told[:6]}"
+    digest = _hash([str(bank), str(probe.where), probe.digest])
+    return Path("features") / f"{bank.stem}-{probe.target}-{digest[:6]}"
 
 
 @contextlib.contextmanager
@@ -290,23 +290,23 @@ def _extract(
 
 
 def _made_of(entry: Entry, probe: ProbeImages) -> str:
-    """A hash of all that decides what a model sees."""
+    """Fingerprint all that decides the features of a model."""
     return _hash([seen_by(entry), probe.digest, package()])
 
 
 def seen_by(entry: Entry) -> dict[str, Any]:
-    """All of a model that decides what it sees: its weights by their content, and its settings.
+    """Return all of a model that decides its features: a hash of its weights, and its settings.
 
     Raises:
         OSError: its weights cannot be read.
-        ValueError: they are no regular file, whose reading would not end.
+        InputError: they are not a regular file.
     """
-    told = {key: getattr(entry, key) for key, kind in toml_file.KEYS.items() if kind.seen}
-    return {**told, "weights": _content(entry.weights)}
+    settings = {key: getattr(entry, key) for key, kind in toml_file.KEYS.items() if kind.seen}
+    return {**settings, "weights": _content(entry.weights)}
 
 
 def _content(weights: Path) -> str:
-    """A hash of weights: of the file and what may lie beside it for it, or of a folder's files."""
+    """Hash weights: the file and the files beside it that it may need, or all of a folder."""
     if weights.is_dir() or _names_others(weights):
         folder = weights if weights.is_dir() else weights.parent
         paths = sorted(path for path in folder.iterdir() if path.is_file())
@@ -322,7 +322,7 @@ def _content(weights: Path) -> str:
 
 
 def _names_others(weights: Path) -> bool:
-    """Whether a file is JSON, as of shards, told as its reader does: by its content."""
+    """Return whether a file is JSON, such as an index of shards, judged by its content."""
     files.require_regular(weights)
     with weights.open("rb") as file:
         return file.read(16).lstrip().startswith(b"{")
@@ -330,30 +330,31 @@ def _names_others(weights: Path) -> bool:
 
 @functools.cache
 def package() -> str:
-    """A hash of this package: what models see in images may change with any of its files."""
+    """Hash this package: features may change with any of its files."""
     found = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()
 
 
-def _hash(told: Any) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(path: Path, made_of: str, probe: ProbeImages) -> dict[str, np.ndarray] | None:
-    """The arrays of a file, if it is there, made of the same, and as it was written."""
+    """Read a file of features; None if it is missing, damaged, or made of something else."""
     try:
         arrays = array_files.read(path)
         fits = str(arrays["made_of"]) == made_of and arrays["features"].ndim == 2
         return arrays if fits and np.array_equal(arrays["labels"], probe.labels) else None
-    except Exception:  # not there, or damaged: made anew
+    except Exception:  # missing or damaged; it is made again
         return None
 
 
 def _seen(path: Path) -> tuple[str, str] | None:
-    """The digest of the images that a file was made of, and what they are; empty if it does not
-    say, None if it cannot be read.
+    """Return the digest and the description of the images that a file was made of.
+
+    Both are empty if it does not say; None if it cannot be read.
     """
     try:
         with array_files.Archive(path) as archive:
@@ -361,12 +362,12 @@ def _seen(path: Path) -> tuple[str, str] | None:
                 return "", ""
             digest, images = archive["seen"].tolist()
             return str(digest), str(images)
-    except Exception:  # damaged: made anew
+    except Exception:  # damaged; it is made again
         return None
 
 
 def _facts(entries: Sequence[Entry]) -> str:
-    """models.csv: what methods want to know of the models, as far as it is known of all."""
+    """Format models.csv: a column is there if it is known of all models."""
     entries = [entry for entry in entries if entry.refused is None]
     known = all(entry.source_images for entry in entries)
     rows = [[e.name, layers(e), *([e.source_images] if known else [])] for e in entries]
@@ -374,7 +375,7 @@ def _facts(entries: Sequence[Entry]) -> str:
 
 
 def layers(entry: Entry) -> int:
-    """The number of layers of a model."""
+    """Return the number of layers of a model."""
     from jaxparc import models
 
     return entry.layers or models.get(entry.architecture).layers

@@ -178,7 +178,7 @@ def test_models_that_cannot_be_run_do_not_stop_the_others(bank, capsys):
     out, err = capsys.readouterr()
     assert "extract: a FAILED: a.bin is a pipe; expected a file" in out
     assert "extract: b FAILED: b.bin: No such file or directory" in out
-    assert r"extract: '\x1b[2J' FAILED: the name '\x1b[2J' holds a control character" in out
+    assert r"extract: '\x1b[2J' FAILED: the name '\x1b[2J' contains a control character" in out
     assert err == "python -m jaxparc: 3 models failed: a, b, '\\x1b[2J'\n"
     assert list(rows(bank.path / "f")) == ["c"]
 
@@ -254,7 +254,7 @@ def test_rank_takes_a_reference(bank, capsys):
     [
         ("none.npy", "none.npy cannot be read"),
         ("short.npy", "short.npy: reference has shape (29, 8); expected (30, d)"),
-        ("nan.npy", "nan.npy: reference is not finite"),
+        ("nan.npy", "nan.npy: reference: features are not finite"),
         ("other.npz", "other.npz has other labels than the 30 images of"),
     ],
 )
