@@ -36,7 +36,8 @@ class ProbeImages:
         num_classes: c, of the target.
         split_labels: of the whole training split, in the form of `labels`.
         seed: of the choice.
-        digest: of the version of the target and the indices of the images.
+        digest: of the name and version of the target (for user images, of their content) and of
+            the indices of the images.
     """
 
     target: str

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-import jaxparc
 from jaxparc import files, printing, selectors
 from jaxparc.bank import folder, scoring
 from jaxparc.bank.folder import Bank
+from jaxparc.bank.scores import BankScores
 from jaxparc.errors import InputError, OperationError
 
 # What methods need besides features; the first three are of each model.
@@ -94,7 +94,7 @@ class Scored(NamedTuple):
         notes: on undefined ones, one line each.
     """
 
-    scores: jaxparc.BankScores
+    scores: BankScores
     notes: list[str]
 
 
@@ -144,7 +144,7 @@ def score(
         if not able:
             continue
         wanted = {need for method in of_these for need in needs[method]} & given.keys()
-        found = jaxparc.score_bank(
+        found = scoring.score_bank(
             {name: bank.features[name] for name in able},
             bank.labels,
             methods=of_these,
@@ -155,7 +155,7 @@ def score(
         columns = [methods.index(method) for method in of_these]
         values[:, np.array(rows)[:, None], np.array(columns)] = found.values_per_run
         undefined |= found.undefined
-    return Scored(jaxparc.BankScores(names, tuple(methods), values, undefined), notes)
+    return Scored(BankScores(names, tuple(methods), values, undefined), notes)
 
 
 def _images(labels: np.ndarray) -> str:
