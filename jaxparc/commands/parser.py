@@ -71,7 +71,12 @@ _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROGRAM, description=__doc__.splitlines()[0])
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Predict which pretrained model will be best after fine-tuning.",
+        epilog="Exit codes: 0 done; 1 some models or methods failed, or nothing could be done; "
+        "2 wrong usage; 130 interrupted.",
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_score(commands)
     _add_extract(commands)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -9,9 +10,9 @@ import time
 import pytest
 import tiny
 
-from experiments import benchmarks, finetune_all, train_sources
+from experiments import benchmarks, extract_probes, finetune_all, train_sources
 from experiments.runner import command_line
-from experiments.runner.run import Run, Stage
+from experiments.runner.run import Run, Stage, list_by_name
 from jaxparc.errors import OperationError
 from jaxparc.units.run import of_shard
 
@@ -41,6 +42,16 @@ def test_shards_have_every_unit_once_and_keep_together_what_belongs_together(
         assert {unit.after for unit in all_units if f"on {start}" not in unit.name} == {
             f"{a} on {start}" for a in run.benchmark.architectures
         }
+
+
+@pytest.mark.parametrize("stage", [train_sources, finetune_all, extract_probes])
+def test_a_divisible_stage_is_listed_in_another_process(stage, tmp_path, monkeypatch):
+    """As a worker does it, which cannot import what is `__main__` here."""
+    monkeypatch.setattr(finetune_all._data, "transfer_splits", lambda *_: None)
+    run = Run(benchmarks.get("smoke"), tmp_path, tmp_path)
+    listing = pickle.loads(pickle.dumps(list_by_name(f"experiments.{stage.STAGE.name}", run)))
+    assert stage.STAGE.divisible
+    assert [unit.name for unit in listing()] == [unit.name for unit in stage.units(run)]
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "-1/2", "1/0"])
