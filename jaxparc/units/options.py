@@ -27,6 +27,9 @@ class Execution:
     allow_missing: bool = False
 
 
+LOCAL = Execution()
+
+
 def add_executor(parser: argparse.ArgumentParser) -> None:
     """Add --executor and --num-gpus."""
     parser.add_argument(

@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxparc import files, printing
 from jaxparc.errors import OperationError
 from jaxparc.units.executors import EXECUTORS
-from jaxparc.units.options import Execution
+from jaxparc.units.options import LOCAL, Execution
 from jaxparc.units.progress import Progress, say
 from jaxparc.units.unit import FatalError, Unit, is_done
 
@@ -37,7 +37,7 @@ def run_units(
     units: Sequence[Unit],
     folder: Path,
     *,
-    execution: Execution = Execution(),  # noqa: B008  # immutable
+    execution: Execution = LOCAL,
     listing: Callable[[], Sequence[Unit]] | None = None,
     noun: str = "unit",
 ) -> dict[str, str]:
