@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from weights import test_reading as made
+from weights import written
 
 from jaxparc import models
 from jaxparc.__main__ import main
@@ -283,12 +283,12 @@ def test_much_damage_is_an_error_of_ours(name, tmp_path_factory):
 
 def network(folder, form):
     """A small network in one of the formats, in a file that can be loaded."""
-    state = made.state_of("mobilenet_v2" if form in ("model.json", "w.h5") else "resnet18")
+    state = written.state_of("mobilenet_v2" if form in ("model.json", "w.h5") else "resnet18")
     if form == "model.json":
-        return made.tfjs(folder, made.keras_mobilenet(state)) / form
+        return written.tfjs(folder, written.keras_mobilenet(state)) / form
     path = folder / form
     if form == "w.h5":
-        return made.hdf5(path, {"model_weights": made.keras_mobilenet(state)})
+        return written.hdf5(path, {"model_weights": written.keras_mobilenet(state)})
     if form == "w.safetensors":
         save_file(state, path)
     elif form == "own.safetensors":
