@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxparc import printing
-from jaxparc.datasets import images, own, prepared
+from jaxparc.datasets import images, prepared, user_images
 from jaxparc.datasets.specs import DATASETS as DATASETS
 from jaxparc.datasets.specs import DatasetError as DatasetError
 from jaxparc.datasets.specs import DatasetSpec as DatasetSpec
@@ -82,7 +82,11 @@ def spec_of(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dat
         many cannot be read.
     """
     name = _address(name)
-    return own.open_set(name, root_of(data_dir)).spec if own.is_own(name) else registered(name)
+    return (
+        user_images.open_set(name, root_of(data_dir)).spec
+        if user_images.is_own(name)
+        else registered(name)
+    )
 
 
 def short_name(name: str) -> str:
@@ -95,7 +99,7 @@ def short_name(name: str) -> str:
       ValueError: as `spec_of`.
     """
     name = _address(name)
-    return own.short_name(name) if own.is_own(name) else (registered(name), name)[1]
+    return user_images.short_name(name) if user_images.is_own(name) else (registered(name), name)[1]
 
 
 def root_of(data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -112,15 +116,15 @@ def root_of(data_dir: str | os.PathLike[str] | None = None) -> Path:
 def folder_of(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Returns where a set lies, whether it is there or not."""
     name = _address(name)
-    if own.is_own(name):
-        return own.parse(name).path
+    if user_images.is_own(name):
+        return user_images.parse(name).path
     return prepared.folder_of(registered(name), root_of(data_dir))
 
 
 def is_prepared(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> bool:
     """Tells whether a set can be read at once; of people's own images, whether they are there."""
     name = _address(name)
-    return own.is_own(name) or prepared.is_prepared(registered(name), root_of(data_dir))
+    return user_images.is_own(name) or prepared.is_prepared(registered(name), root_of(data_dir))
 
 
 def load(
@@ -154,8 +158,8 @@ def load(
     spec = spec_of(name, data_dir=data_dir)
     chosen = _chosen(name, spec, split)
     which = split.partition("[")[0]
-    if own.is_own(name):
-        rows: Rows = own.open_set(name, root_of(data_dir)).splits[which]
+    if user_images.is_own(name):
+        rows: Rows = user_images.open_set(name, root_of(data_dir)).splits[which]
     else:
         if not is_prepared(name, data_dir=data_dir):
             prepare(name, data_dir=data_dir)
@@ -180,8 +184,8 @@ def class_counts(
     Classes of registered sets have their numbers as names. Args and errors are those of `load`.
     """
     name = _address(name)
-    if own.is_own(name):
-        splits = own.open_set(name, root_of(data_dir)).splits
+    if user_images.is_own(name):
+        splits = user_images.open_set(name, root_of(data_dir)).splits
         return {split: rows.counts() for split, rows in splits.items()}
     spec, counts = registered(name), {}
     for split in spec.sizes:
@@ -200,7 +204,7 @@ def summary(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str
     spec = spec_of(name, data_dir=data_dir)
     sizes = ", ".join(f"{split} {size:,}" for split, size in spec.sizes.items())
     line = f"{spec.num_classes:,} classes; images: {sizes}"
-    if not own.is_own(name):
+    if not user_images.is_own(name):
         return line
     counts = class_counts(name, data_dir=data_dir)
     each = {
@@ -219,7 +223,7 @@ def summary(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str
 def _address(name: str) -> str:
     """The address that a name means, if it means people's own images; else the name itself."""
     if not is_registered(name):
-        return own.address_of(name)
+        return user_images.address_of(name)
     _say_which(name)
     return name
 
@@ -251,9 +255,9 @@ def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Pat
         cannot be read.
     """
     name = _address(name)
-    if own.is_own(name):
-        own.open_set(name, root_of(data_dir))
-        return own.parse(name).path
+    if user_images.is_own(name):
+        user_images.open_set(name, root_of(data_dir))
+        return user_images.parse(name).path
     return prepared.prepare(registered(name), root_of(data_dir))
 
 

@@ -15,7 +15,7 @@ from jaxparc import datasets, models, sampling
 from jaxparc.__main__ import main
 from jaxparc.bank import folder as feature_files
 from jaxparc.bank import toml_file as bank_file
-from jaxparc.datasets import own
+from jaxparc.datasets import user_images
 from jaxparc.training import batches as input_
 from jaxparc.weights import torchvision
 
@@ -49,7 +49,7 @@ def bank(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.clip(80 * (i % 3) + rng.normal(0, 40, (20, 24, 3)), 0, 255)
         Image.fromarray(pixels.astype(np.uint8)).save(file)
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     return tmp_path

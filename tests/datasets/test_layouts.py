@@ -3,7 +3,7 @@ import pytest
 from made_up import IMAGES, ROWS, picture, table
 
 from jaxparc import datasets
-from jaxparc.datasets import DatasetError, own
+from jaxparc.datasets import DatasetError, user_images
 
 # Tables as people have them
 
@@ -20,7 +20,7 @@ from jaxparc.datasets import DatasetError, own
     ],
 )
 def test_usual_tables_are_read_alike(text, tmp_path, data_dir):
-    opened = own.open_set(table(tmp_path, text), data_dir)
+    opened = user_images.open_set(table(tmp_path, text), data_dir)
     assert opened.class_names == ("cat", "dog")
     labels = {item.image.name: item.label for r in opened.splits.values() for item in r.items}
     assert labels == dict(row.split(",") for row in ROWS)
@@ -79,7 +79,7 @@ def test_labels_that_are_spelt_differently_stay_apart_and_in_one_order(tmp_path,
         picture(item).save(tmp_path / f"{item}.png")
         rows.append(f"{item}.png,{labels[item - 12]}")
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
-    found = own.open_set(name, data_dir).class_names
+    found = user_images.open_set(name, data_dir).class_names
     assert found == (
         *("001", "01", "1", "9", "10", "9" * 5000),
         *("1.0", "1_0", "Cat", "b", "cat", "٣"),

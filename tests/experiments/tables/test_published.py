@@ -30,7 +30,7 @@ from experiments.runner import command_line as _main
 from experiments.runner import data as _data
 from experiments.tables import oracle
 from jaxparc import datasets, evaluation, labels, models
-from jaxparc.datasets import own, prepared, specs
+from jaxparc.datasets import prepared, specs, user_images
 from jaxparc.evaluation import Transfer
 from jaxparc.weights import torchvision
 
@@ -281,7 +281,7 @@ def voc(tmp_path, monkeypatch):
     monkeypatch.setattr(prepared, "PreparedRows", Rows)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     prepared.folder_of(spec, tmp_path / "tfds").mkdir(parents=True)
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
     return records
 
 

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import printing, sampling
-from jaxparc.datasets import folders, images, layouts, looks
+from jaxparc.datasets import folders, images, layouts, scan
 from jaxparc.datasets.folders import Item
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 
@@ -294,7 +294,7 @@ def _readable(name: str, address: Address, groups: Groups, root: Path) -> tuple[
                 pixels.update(f"{item.image.shape}".encode() + item.image.tobytes())
         return groups, pixels.hexdigest()
     place = f"{address.kind}:{address.path}"
-    flaws, content = looks.looked_at(name, short_name(name), place, paths, root)
+    flaws, content = scan.looked_at(name, short_name(name), place, paths, root)
     if len(flaws) == len(paths):
         raise DatasetError(f"{name}: none of {len(paths)} images can be read: {_some(flaws)}")
     if len(flaws) > address.skip:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxparc import datasets
 from jaxparc.__main__ import main
-from jaxparc.datasets import DatasetError, looks, own
+from jaxparc.datasets import DatasetError, scan, user_images
 
 
 def pixels_of(source):
@@ -54,7 +54,7 @@ def test_a_class_may_be_called_train(tmp_path, data_dir):
 
 def test_numbered_classes_are_in_numeric_order(tmp_path, data_dir):
     root = class_folders(tmp_path / "n", {"10": 4, "9": 4, "2": 4})
-    opened = own.open_set(f"folder:{root}", data_dir)
+    opened = user_images.open_set(f"folder:{root}", data_dir)
     assert opened.class_names == ("2", "9", "10")
 
 
@@ -167,7 +167,7 @@ def test_seed_test_share_and_mirror_are_options(tmp_path, data_dir):
     root = class_folders(tmp_path / "f", {"a": 20, "b": 20})
 
     def opened(options):
-        return own.open_set(f"folder:{root}{options}", data_dir)
+        return user_images.open_set(f"folder:{root}{options}", data_dir)
 
     first, again, other = opened(""), opened(":seed=0"), opened(":seed=1")
     names = [[str(item.image) for item in o.splits["test"].items] for o in (first, again, other)]
@@ -183,7 +183,7 @@ def test_the_version_follows_the_content(tmp_path, data_dir):
     class_folders(tmp_path / "f", {"a": 5, "b": 5}, ".bmp")
 
     def version():
-        own.open_set.cache_clear()
+        user_images.open_set.cache_clear()
         return datasets.spec_of(f"folder:{tmp_path}/f", data_dir=data_dir).version
 
     before = version()
@@ -295,20 +295,20 @@ def test_what_was_read_is_not_read_again_until_it_changes(tmp_path, data_dir, mo
     root = broken(tmp_path / "f")
     name = f"folder:{root}:skip=4"
     looked = []
-    look = looks._look
-    monkeypatch.setattr(looks, "_look", lambda path: (looked.append(path), look(path))[1])
+    look = scan._look
+    monkeypatch.setattr(scan, "_look", lambda path: (looked.append(path), look(path))[1])
     datasets.spec_of(name, data_dir=data_dir)
     assert len(looked) == 14
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
     datasets.spec_of(name, data_dir=data_dir)
     assert len(looked) == 14
     picture(0).save(root / "a" / "page.jpg")
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
     assert sum(datasets.spec_of(name, data_dir=data_dir).sizes.values()) == 11
     assert len(looked) == 28
     (memory,) = (data_dir / "own").glob("*.json")
     memory.write_text("{")
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
     datasets.spec_of(name, data_dir=data_dir)
     assert len(looked) == 42
 
@@ -339,7 +339,7 @@ def test_wrong_options_are_named(options, reason, tmp_path, capsys):
     (tmp_path / "f").mkdir()
     name = f"folder:{tmp_path}/f:{options}"
     with pytest.raises(ValueError, match=r"^folder:.*: ") as error:
-        own.parse(name)
+        user_images.parse(name)
     assert reason in str(error.value)
     assert main(["data", "prepare", name]) == 2
     assert reason in capsys.readouterr().err
@@ -347,11 +347,11 @@ def test_wrong_options_are_named(options, reason, tmp_path, capsys):
 
 def test_paths_may_hold_colons_and_start_at_home(tmp_path, monkeypatch):
     (tmp_path / "a:b").mkdir()
-    assert own.parse(f"folder:{tmp_path}/a:b").path == tmp_path / "a:b"
-    assert own.parse(f"folder:{tmp_path}/a:b:skip=1").skip == 1
+    assert user_images.parse(f"folder:{tmp_path}/a:b").path == tmp_path / "a:b"
+    assert user_images.parse(f"folder:{tmp_path}/a:b:skip=1").skip == 1
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert own.parse("folder:~/a:b").path == tmp_path / "a:b"
-    assert own.short_name(f"folder:{tmp_path}/a:b/") == "a-b"
+    assert user_images.parse("folder:~/a:b").path == tmp_path / "a:b"
+    assert user_images.short_name(f"folder:{tmp_path}/a:b/") == "a-b"
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv", "npz"])
@@ -465,11 +465,11 @@ def test_fewer_bits_than_a_file_states_are_said(largest, bits, tmp_path, data_di
         f"is white: if they have {bits} bits, scale them\n"
     )
     for _ in range(2):  # also when they are not looked at again
-        own.open_set.cache_clear()
+        user_images.open_set.cache_clear()
         datasets.spec_of(name, data_dir=data_dir)
         assert capsys.readouterr().err == said
     Image.fromarray(np.array([[0, 40000]], np.uint16)).save(tmp_path / "f/a/2.png")
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
     datasets.spec_of(name, data_dir=data_dir)
     assert capsys.readouterr().err == ""
 
@@ -490,17 +490,17 @@ def test_what_may_be_read_next_time_is_not_remembered_as_unreadable(
     tmp_path, data_dir, monkeypatch
 ):
     root = class_folders(tmp_path / "f", {"a": 3, "b": 3})
-    require = looks.images.require
+    require = scan.images.require
 
     def failing(path):
         if path.name == "0.png":
             raise OSError(24, "Too many open files")
         return require(path)
 
-    monkeypatch.setattr(looks.images, "require", failing)
+    monkeypatch.setattr(scan.images, "require", failing)
     with pytest.raises(DatasetError, match="Too many open files"):
         datasets.spec_of(f"folder:{root}", data_dir=data_dir)
-    monkeypatch.setattr(looks.images, "require", require)
+    monkeypatch.setattr(scan.images, "require", require)
     assert sum(datasets.spec_of(f"folder:{root}", data_dir=data_dir).sizes.values()) == 6
 
 
@@ -510,5 +510,5 @@ def test_a_file_that_is_replaced_without_a_trace_in_its_date_is_read_again(tmp_p
     dates = os.stat(root / "a/0.bmp")
     picture(99).save(root / "a/0.bmp")
     os.utime(root / "a/0.bmp", ns=(dates.st_atime_ns, dates.st_mtime_ns))
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
     assert datasets.spec_of(f"folder:{root}", data_dir=data_dir).version != version
