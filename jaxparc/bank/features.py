@@ -254,31 +254,10 @@ def seen_by(entry: Entry) -> dict[str, Any]:
         OSError: its weights cannot be read.
         ValueError: they are no regular file, whose reading would not end.
     """
+    from jaxparc import weights
+
     told = {key: getattr(entry, key) for key, kind in bank_file.KEYS.items() if kind.seen}
-    return {**told, "weights": _content(entry.weights)}
-
-
-def _content(weights: Path) -> str:
-    """A hash of weights: of the file and what may lie beside it for it, or of a folder's files."""
-    if weights.is_dir() or _names_others(weights):
-        folder = weights if weights.is_dir() else weights.parent
-        paths = sorted(path for path in folder.iterdir() if path.is_file())
-    else:
-        config = weights.with_name("config.json")
-        paths = [weights, *([config] if config.is_file() else [])]
-    digests = {}
-    for path in paths:
-        files.require_regular(path)
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _hash(digests)
-
-
-def _names_others(weights: Path) -> bool:
-    """Whether a file is JSON, as of shards, told as its reader does: by its content."""
-    files.require_regular(weights)
-    with weights.open("rb") as file:
-        return file.read(16).lstrip().startswith(b"{")
+    return {**told, "weights": weights.fingerprint(entry.weights)}
 
 
 @functools.cache

@@ -226,7 +226,7 @@ def _add_convert(commands: "argparse._SubParsersAction[Any]") -> None:
     convert = commands.add_parser(
         "convert",
         help="weights of any format to a safetensors file of this library's own names",
-        description="Read weights as they were published, and write them for jaxparc.models.load.",
+        description="Read weights as they were published, and write them for jaxparc.weights.load.",
     )
     convert.add_argument("source", metavar="SRC", help="PyTorch's, safetensors, npz, Keras's, ...")
     convert.add_argument("destination", type=Path, metavar="DST", help="a .safetensors file")
@@ -247,21 +247,21 @@ def _add_convert(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from jaxparc import models
+    from jaxparc import weights
     from jaxparc.weights import loading
 
     if args.destination.suffix != ".safetensors":
         raise ValueError(f"{args.destination} does not end in .safetensors")
     _require_writable(args.destination)
     try:
-        name = args.architecture or loading.guess(args.source, args.weights_key, args.ignore)
-        loaded = models.load(name, args.source, **loading.chosen(args))
+        loaded = weights.load(args.architecture, args.source, **loading.options_of(args))
         _save(loaded, args.destination)
     except OSError as error:
         raise RuntimeError(f"{error.filename or args.source}: {error.strerror}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{args.destination} is not written") from None
     classes = loaded.module.num_classes
+    name = loaded.spec.name
     lines = [f"{args.source}: {name}, {loaded.scheme}'s names, {classes} classes"]
     if not args.architecture and loaded.scheme != "jaxparc":
         lines.append(f"  note: taken for {name} by its names; --architecture says otherwise")

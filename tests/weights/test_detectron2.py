@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from weights.written import pickled
 
-from jaxparc import models
+from jaxparc import weights
 from jaxparc.weights import WeightsError
 
 
@@ -64,11 +64,11 @@ def test_backbones_of_detectron2_are_told_apart_by_what_the_file_holds(
     path = pickled(tmp_path / "w.pkl", content)
     if variant is None:
         with pytest.raises(WeightsError, match="variant is one of 'msra': .*BGR; 'torchvision': "):
-            models.load("resnet50", path)
+            weights.load("resnet50", path)
         variant = "msra"
-        loaded = models.load("resnet50", path, scheme="detectron2")
+        loaded = weights.load("resnet50", path, scheme="detectron2")
     else:
-        loaded = models.load("resnet50", path)
+        loaded = weights.load("resnet50", path)
     msra = variant == "msra"
     assert loaded.module.stride_in_1x1 == msra
     assert (loaded.spec.std == (1 / 255,) * 3) == msra
@@ -76,7 +76,7 @@ def test_backbones_of_detectron2_are_told_apart_by_what_the_file_holds(
     np.testing.assert_array_equal(loaded.variables["params"]["conv1"]["kernel"], kernel)
     assert loaded.module.num_classes == (5 if more and "stem.fc.bias" in more else 0)
     assert bool(loaded.notes) == (author == "Detectron2 Model Zoo")
-    other = models.load("resnet50", path, variant="msra", channels="rgb", stride_in_1x1=False)
+    other = weights.load("resnet50", path, variant="msra", channels="rgb", stride_in_1x1=False)
     assert not other.module.stride_in_1x1
     found = other.variables["params"]["conv1"]["kernel"]
     np.testing.assert_array_equal(found, given["stem.conv1.weight"].transpose(2, 3, 1, 0))
@@ -84,7 +84,7 @@ def test_backbones_of_detectron2_are_told_apart_by_what_the_file_holds(
 
 def test_orders_and_strides_that_are_none(state, tmp_path):
     path = pickled(tmp_path / "w.pkl", state)
-    with pytest.raises(WeightsError, match="channels are 'gbr'; expected rgb or bgr"):
-        models.load("resnet18", path, channels="gbr")
-    with pytest.raises(WeightsError, match="alexnet has no stride_in_1x1"):
-        models.load("alexnet", path, stride_in_1x1=True)
+    with pytest.raises(WeightsError, match="channels is 'gbr'; expected rgb or bgr"):
+        weights.load("resnet18", path, channels="gbr")
+    with pytest.raises(WeightsError, match="stride_in_1x1 is for ResNets; alexnet"):
+        weights.load("alexnet", path, stride_in_1x1=True)

@@ -6,8 +6,8 @@ import pytest
 from safetensors.numpy import save_file
 from weights.written import assert_is, pickled, state_of
 
-from jaxparc import models
-from jaxparc.weights import WeightsError, loading, reading
+from jaxparc import models, weights
+from jaxparc.weights import WeightsError, reading
 
 
 def test_shards_under_an_index_and_the_folder_of_a_hub(state, tmp_path):
@@ -19,17 +19,19 @@ def test_shards_under_an_index_and_the_folder_of_a_hub(state, tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
     for path in (index, tmp_path):
-        assert_is(models.load("resnet18", path), state)
+        assert_is(weights.load("resnet18", path), state)
     index.write_text(json.dumps({"weight_map": {**weight_map, "more": "a.safetensors"}}))
-    with pytest.raises(WeightsError, match=r"index\.json: its shards lack more"):
-        models.load("resnet18", index)
+    with pytest.raises(WeightsError, match=r"index\.json: the shards lack more"):
+        weights.load("resnet18", index)
     index.write_text(json.dumps({"weight_map": {"x": "../a.safetensors"}}))
-    with pytest.raises(WeightsError, match="names a shard '../a.safetensors' outside"):
-        models.load("resnet18", index)
+    with pytest.raises(WeightsError, match="shard '../a.safetensors' is outside"):
+        weights.load("resnet18", index)
     save_file({**state}, tmp_path / "b.safetensors")
     index.write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(WeightsError, match="is in b.safetensors and in another shard too"):
-        models.load("resnet18", index)
+    with pytest.raises(
+        WeightsError, match="duplicate array .*: in b.safetensors and another shard"
+    ):
+        weights.load("resnet18", index)
 
 
 def test_a_folder_without_weights_is_told_what_is_expected(tmp_path):
@@ -49,18 +51,20 @@ def hub(folder, state, architecture, **config):
 
 
 def test_the_config_beside_the_file_says_of_which_network_it_is(state, tmp_path):
-    loaded = models.load(
+    loaded = weights.load(
         "resnet18", hub(tmp_path, state, "resnet18", mean=[0.5] * 3, std=[0.25] * 3)
     )
     assert (loaded.spec.mean, loaded.spec.std) == ((0.5,) * 3, (0.25,) * 3)
     for other in ("resnetblur18", "resnetaa18", "resnet18d"):
-        with pytest.raises(WeightsError, match=f"it says that it is of {other}, which is another"):
-            models.load("resnet18", hub(tmp_path, state, other))
-    with pytest.raises(WeightsError, match="its std is .*; expected three numbers above 0"):
-        models.load("resnet18", hub(tmp_path, state, "resnet18", std=[0, 1, 1]))
+        with pytest.raises(
+            WeightsError, match=f"the file declares the network {other}; expected resnet18"
+        ):
+            weights.load("resnet18", hub(tmp_path, state, other))
+    with pytest.raises(WeightsError, match="std is .*; expected three numbers above 0"):
+        weights.load("resnet18", hub(tmp_path, state, "resnet18", std=[0, 1, 1]))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"config\.json cannot be read"):
-        models.load("resnet18", tmp_path)
+        weights.load("resnet18", tmp_path)
 
 
 @pytest.mark.parametrize("told", ["efficientnet_lite0", "tf_efficientnet_lite0"])
@@ -75,19 +79,21 @@ def test_a_port_is_told_from_a_training(told, tmp_path):
     given = {t: ours[k] for t, k in zip(theirs, order, strict=True)}
     nested = pickled(tmp_path / "w.pkl", {"arch": told, "state_dict": given})
     for path in (hub(tmp_path, given, told), nested):
-        loaded = models.load("efficientnet_lite0", path)
+        loaded = weights.load("efficientnet_lite0", path)
         assert (loaded.module.same_padding is False) == (told == "efficientnet_lite0")
     with pytest.raises(WeightsError, match="unknown variant 'x'; known: efficientnet_lite0, tf_"):
-        models.load("efficientnet_lite0", nested, variant="x")
+        weights.load("efficientnet_lite0", nested, variant="x")
 
 
 def test_a_checkpoint_that_says_it_is_of_another_network(state, tmp_path):
     for arch in ("resnetblur18", "timm/resnetblur18.bt", "resnet_aa18", "antialiased_resnet18"):
         path = pickled(tmp_path / "w.pkl", {"arch": arch, "state_dict": state})
-        with pytest.raises(WeightsError, match=f"it says that it is of {arch.partition('.')[0]}"):
-            models.load("resnet18", path)
+        with pytest.raises(
+            WeightsError, match=f"the file declares the network {arch.partition('.')[0]}"
+        ):
+            weights.load("resnet18", path)
     path = pickled(tmp_path / "w.pkl", {"arch": "moco", "state_dict": state})
-    assert_is(models.load("resnet18", path), state)
+    assert_is(weights.load("resnet18", path), state)
 
 
 @pytest.mark.parametrize(
@@ -101,23 +107,23 @@ def test_a_checkpoint_that_says_it_is_of_another_network(state, tmp_path):
 )
 def test_what_a_checkpoint_happens_to_say_is_no_hub_s_config(facts, state, tmp_path):
     path = pickled(tmp_path / "w.pkl", {**facts, "state_dict": state})
-    loaded = models.load("resnet18", path)
+    loaded = weights.load("resnet18", path)
     assert_is(loaded, state)
     assert loaded.spec == models.get("resnet18")
-    assert loading.guess(path) == "resnet18"
+    assert weights.guess(path) == "resnet18"
 
 
 def test_settings_of_the_network_beside_the_file_are_not_passed_over(state, tmp_path):
     save_file(state, tmp_path / "model.safetensors")
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"architecture": "resnet18", "model_args": {"drop_rate": 0.1}}))
-    assert_is(models.load("resnet18", tmp_path), state)
+    assert_is(weights.load("resnet18", tmp_path), state)
     config.write_text(json.dumps({"architecture": "resnet18", "model_args": {"output_stride": 8}}))
-    with pytest.raises(WeightsError, match="its config.json sets output_stride, which no network"):
-        models.load("resnet18", tmp_path)
+    with pytest.raises(WeightsError, match="config.json sets output_stride, which no network"):
+        weights.load("resnet18", tmp_path)
 
 
 def test_several_things_at_once_are_no_weights_by_name(state, tmp_path):
     for content in ((state, {"mean": (0, 0, 0)}), (state, 3), [state]):
-        with pytest.raises(WeightsError, match=r"holds a (tuple|list), no weights by name"):
+        with pytest.raises(WeightsError, match=r"holds a (tuple|list); expected arrays by name"):
             reading.checkpoint(pickled(tmp_path / "w.pkl", content))

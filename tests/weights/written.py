@@ -12,7 +12,7 @@ from jaxparc.weights import torchvision
 
 def state_of(name="resnet18", num_classes=5):
     shapes = torchvision.variable_shapes(name, num_classes=num_classes, width=0.0625)
-    entries = torchvision.scheme(name, shapes)
+    entries = torchvision.entries(name, shapes)
     return drawn.weights({entry.key: entry.torch_shape for entry in entries})
 
 

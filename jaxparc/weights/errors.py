@@ -1,0 +1,5 @@
+"""The exception of this package."""
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be read or do not fit the network."""
