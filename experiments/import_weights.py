@@ -15,6 +15,7 @@ from typing import Any
 
 from experiments import _run, benchmarks, train_sources
 from jaxparc import models, printing, weights
+from jaxparc.errors import InputError
 from jaxparc.training import checkpoints
 from jaxparc.weights import WeightsError
 
@@ -53,7 +54,7 @@ def import_weights(run: _run.Run, architecture: str, source: str, file: str | Pa
         The checkpoint's folder.
 
     Raises:
-        ValueError: the benchmark has no such model, or the weights are not of its network.
+        InputError: the benchmark has no such model, or the weights are not of its network.
         StageError: the folder of checkpoints was made with other settings.
         OSError: the file cannot be read, or the checkpoint cannot be written.
     """
@@ -63,7 +64,7 @@ def import_weights(run: _run.Run, architecture: str, source: str, file: str | Pa
         ("source", source, benchmark.source_names),
     ):
         if name not in known:
-            raise ValueError(
+            raise InputError(
                 f"benchmark {benchmark.name} has no {kind} {name!r}; it has {', '.join(known)}"
             )
     folder = train_sources.weights_path(run, architecture, source)

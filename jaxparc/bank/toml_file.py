@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import files, printing
+from jaxparc.errors import InputError
 
 Colour = tuple[float, float, float]
 
@@ -65,7 +66,7 @@ def read(path: str | Path) -> list[Entry]:
     """Read the models of a bank file.
 
     Raises:
-        ValueError: the file cannot be read; a key of a model is missing, unknown or invalid; a name
+        InputError: the file cannot be read; a key of a model is missing, unknown or invalid; a name
             is duplicate; or no name can be that of a file. The message names the file, the model
             and the key.
     """
@@ -73,24 +74,24 @@ def read(path: str | Path) -> list[Entry]:
     try:
         content = tomllib.loads(files.read_text(path))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {printing.reason(error)}") from error
+        raise InputError(f"{path} cannot be read: {printing.reason(error)}") from error
     except RecursionError:
-        raise ValueError(f"{path} cannot be read: nested too deeply") from None
+        raise InputError(f"{path} cannot be read: nested too deeply") from None
     except ValueError as error:  # not TOML, not UTF-8, or a number with too many digits
         text = str(error)
-        raise ValueError(
+        raise InputError(
             text if text.startswith(str(path)) else f"{path} cannot be read: {text}"
         ) from error
     tables = content.get("model")
     if not isinstance(tables, list) or set(content) != {"model"} or not tables:
         found = ", ".join(key if key.isprintable() else shown(key) for key in content) or "nothing"
-        raise ValueError(f"{path} holds {found}; expected [[model]] tables")
+        raise InputError(f"{path} holds {found}; expected [[model]] tables")
     entries: dict[str, Entry] = {}
     names: dict[str, str] = {}  # case-folded, as on some file systems
     for number, table in enumerate(tables, start=1):
         entry = _entry(path, number, table)
         if entry.name in entries:
-            raise ValueError(f"{path}: duplicate model {shown(entry.name)}")
+            raise InputError(f"{path}: duplicate model {shown(entry.name)}")
         same = names.setdefault(_folded(entry.name), entry.name)
         if same != entry.name and entry.refused is None:
             refused = f"some file systems do not distinguish it from {same!r}"
@@ -98,7 +99,7 @@ def read(path: str | Path) -> list[Entry]:
         entries[entry.name] = entry
     if all(entry.refused for entry in entries.values()):
         first = next(iter(entries.values()))
-        raise ValueError(f"{path}: model {shown(first.name)}: {first.refused}")
+        raise InputError(f"{path}: model {shown(first.name)}: {first.refused}")
     return list(entries.values())
 
 
@@ -108,21 +109,21 @@ def _entry(path: Path, number: int, table: Any) -> Entry:
 
     where = f"{path}: model {number}"
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-        raise ValueError(f"{where} has no name")
+        raise InputError(f"{where} has no name")
     where = f"{path}: model {shown(table['name'])}"
     if missing := {"architecture", "weights"} - table.keys():
-        raise ValueError(f"{where} has no {' and no '.join(sorted(missing))}")
+        raise InputError(f"{where} has no {' and no '.join(sorted(missing))}")
     if unknown := table.keys() - KEYS.keys():
-        raise ValueError(f"{where}: unknown key {shown(min(unknown))}; known: {', '.join(KEYS)}")
+        raise InputError(f"{where}: unknown key {shown(min(unknown))}; known: {', '.join(KEYS)}")
     for key, value in table.items():
         if not KEYS[key].fits(value):
-            raise ValueError(f"{where}: {key} is {shown(value)}; expected {KEYS[key].expected}")
+            raise InputError(f"{where}: {key} is {shown(value)}; expected {KEYS[key].expected}")
     try:
         models.get(table["architecture"])
         schemes.check(table["architecture"], table.get("scheme"))
         weights = path.parent / Path(table["weights"]).expanduser()
     except (ValueError, RuntimeError) as error:  # RuntimeError: the home of an unknown user
-        raise ValueError(f"{where}: {error}") from None
+        raise InputError(f"{where}: {error}") from None
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Entry(**{**given, "weights": weights, "refused": _flaw(table["name"])})
 
@@ -219,7 +220,7 @@ def load(entry: Entry) -> Any:
         A `weights.Loaded`.
 
     Raises:
-        ValueError: the weights do not fit.
+        InputError: the weights do not fit.
         OSError: they cannot be read.
     """
     from jaxparc import weights
@@ -290,7 +291,7 @@ def finetune(
         keep: called with the network and its new weights before the accuracy is measured.
 
     Raises:
-        ValueError: the target is unknown, or the weights do not fit.
+        InputError: the target is unknown, or the weights do not fit.
         DatasetError: the target cannot be read.
         DivergedError: the loss is no longer finite.
         OSError: the weights cannot be read.

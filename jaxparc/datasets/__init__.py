@@ -25,6 +25,7 @@ from jaxparc.datasets.specs import DATASETS as DATASETS
 from jaxparc.datasets.specs import DatasetError as DatasetError
 from jaxparc.datasets.specs import DatasetSpec as DatasetSpec
 from jaxparc.datasets.specs import Record, Rows, is_registered, registered
+from jaxparc.errors import InputError
 
 CLASSES_SHOWN = 12  # in a summary
 
@@ -76,7 +77,7 @@ def spec_of(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dat
     """Return the spec of a data set; user images are decoded once for it.
 
     Raises:
-      ValueError: the name is unknown (the message lists the known ones), or it is an address with
+      InputError: the name is unknown (the message lists the known ones), or it is an address with
         unknown options or of nothing that exists.
       DatasetError: user images are in none of the forms that `datasets.user_images` describes, or
         too many of them cannot be decoded.
@@ -96,7 +97,7 @@ def short_name(name: str) -> str:
     their path.
 
     Raises:
-      ValueError: as in `spec_of`.
+      InputError: as in `spec_of`.
     """
     name = _address(name)
     return (
@@ -155,7 +156,7 @@ def load(
       float32 of ymin, xmin, ymax, xmax in [0, 1] of the sides, and `box_labels`, (k,) int32.
 
     Raises:
-      ValueError: the name or the split is unknown, or the slice exceeds the split.
+      InputError: the name or the split is unknown, or the slice exceeds the split.
       DatasetError: a package is missing, or the data set cannot be read or prepared.
     """
     name = _address(name)
@@ -255,7 +256,7 @@ def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Pat
       Its folder or file.
 
     Raises:
-      ValueError: the name is unknown.
+      InputError: the name is unknown.
       DatasetError: a package or a file is missing, the folder cannot be written, or user images
         cannot be decoded.
     """
@@ -271,7 +272,7 @@ def _chosen(name: str, spec: DatasetSpec, split: str) -> range:
     match = re.fullmatch(r"([^\[\]]*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     which = match[1] if match else split
     if which not in spec.sizes:
-        raise ValueError(f"{name}: unknown split {split!r}; known: {', '.join(spec.sizes)}")
+        raise InputError(f"{name}: unknown split {split!r}; known: {', '.join(spec.sizes)}")
     assert match is not None
     n = spec.sizes[which]
     bounds = []
@@ -280,6 +281,6 @@ def _chosen(name: str, spec: DatasetSpec, split: str) -> range:
         if text is not None and text.endswith("%"):
             number = round(number * n / 100)
         if abs(number) > n:
-            raise ValueError(f"{name}: {split!r} asks for {abs(number)} images; {which} has {n}")
+            raise InputError(f"{name}: {split!r} asks for {abs(number)} images; {which} has {n}")
         bounds.append(number)
     return range(n)[slice(*bounds)]

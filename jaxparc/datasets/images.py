@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from jaxparc import files
+from jaxparc.errors import InputError
 
 # The formats of Pillow that their first bytes tell (not TGA's), that hold pixels, and that Pillow
 # decodes itself (PostScript needs Ghostscript).
@@ -79,7 +80,7 @@ os.register_at_fork(after_in_child=_PIXELS.reset)
 def require(path: Path) -> None:
     """Check that a file is regular and has at most MAX_BYTES; exceptions are those of `encoded`."""
     if (size := files.require_regular(path).st_size) > MAX_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; expected at most {MAX_BYTES:,}")
+        raise InputError(f"{path} has {size:,} bytes; expected at most {MAX_BYTES:,}")
 
 
 def encoded(path: str | Path) -> bytes:
@@ -87,7 +88,7 @@ def encoded(path: str | Path) -> bytes:
 
     Raises:
         OSError: it does not exist or cannot be read.
-        ValueError: it is not a regular file, or has more than MAX_BYTES; the message names it.
+        InputError: it is not a regular file, or has more than MAX_BYTES; the message names it.
     """
     require(Path(path))
     return Path(path).read_bytes()
@@ -115,7 +116,7 @@ def open_rgb(file: str | Path | bytes, *, side: int | None = None) -> Image.Imag
 
     Raises:
         OSError: it does not exist, has none of FORMATS, or is truncated.
-        ValueError: the range of its pixels is unknown (signed, 32-bit or floating-point numbers),
+        InputError: the range of its pixels is unknown (signed, 32-bit or floating-point numbers),
             or it has more than MAX_PIXELS, or is not a regular file.
     """
     with _decoded(file, side) as image:
@@ -145,7 +146,7 @@ def _decoded(file: str | Path | bytes, side: int | None) -> Iterator[Image.Image
                 tile = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
                 pixels = max(pixels, tile[0] * tile[1])
         if pixels > MAX_PIXELS:
-            raise ValueError(f"it has {pixels:,} pixels; expected at most {MAX_PIXELS:,}")
+            raise InputError(f"it has {pixels:,} pixels; expected at most {MAX_PIXELS:,}")
         if side is not None and image.format in ("JPEG", "MPO"):
             image.draft("RGB", (side, side))
             if (
@@ -193,7 +194,7 @@ def _rgb(image: ImageFile.ImageFile) -> Image.Image:
     deep = any(mark in str(image.tile) for mark in (";16", "SGI16"))
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     if image.mode == "F" or tags and (image.mode == "I" or _SIGNED in tags.get(_SAMPLE_FORMAT, ())):
-        raise ValueError(_unknown_range(image, tags))
+        raise InputError(_unknown_range(image, tags))
     if image.mode.startswith("I"):  # 0 to 65,535, which Pillow's conversion would clip at 255
         values = np.asarray(image)
         bits = tags.get(_BITS, (16,))[0]

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from jaxparc.errors import InputError, OperationError
+
 Record = dict[str, Any]
 """`image` and `label` of one example; some data sets have more."""
 
@@ -19,7 +21,7 @@ class Rows(Protocol):
         ...
 
 
-class DatasetError(RuntimeError):
+class DatasetError(OperationError):
     """A data set cannot be prepared or read; the message says what to do."""
 
 
@@ -231,10 +233,10 @@ def registered(name: str) -> DatasetSpec:
     """Return the spec with a name or an alias.
 
     Raises:
-      ValueError: there is none; the message lists the known ones.
+      InputError: there is none; the message lists the known ones.
     """
     if name not in _NAMES:
-        raise ValueError(
+        raise InputError(
             f"unknown data set {name!r}; known: {', '.join(_NAMES)}, and user images as "
             "folder:PATH, csv:FILE or npz:FILE"
         )

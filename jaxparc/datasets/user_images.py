@@ -35,6 +35,7 @@ from jaxparc import printing, sampling
 from jaxparc.datasets import folders, images, layouts, scan
 from jaxparc.datasets.folders import Item
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
+from jaxparc.errors import InputError
 
 SHOWN = 5  # undecodable images that a message names
 
@@ -113,7 +114,7 @@ def address_of(name: str) -> str:
     """Return the address for the path of a folder, .csv or .npz file; any other name unchanged.
 
     Raises:
-      ValueError: it is the path of another file, or does not exist.
+      InputError: it is the path of another file, or does not exist.
     """
     path, _ = _parts(name)
     place = os.path.abspath(os.path.expanduser(path))
@@ -124,10 +125,10 @@ def address_of(name: str) -> str:
     kind = place.rpartition(".")[2].lower()
     if os.path.isfile(place):
         if kind not in ("csv", "npz"):
-            raise ValueError(f"{name}: {place} is a file; expected a folder, .csv or .npz")
+            raise InputError(f"{name}: {place} is a file; expected a folder, .csv or .npz")
         return f"{kind}:{name}"
     if os.sep in path:
-        raise ValueError(f"{name}: {place} does not exist; expected a folder, .csv or .npz")
+        raise InputError(f"{name}: {place} does not exist; expected a folder, .csv or .npz")
     return name
 
 
@@ -143,7 +144,7 @@ def parse(name: str) -> Address:
     """Parse an address.
 
     Raises:
-      ValueError: the path does not exist, or an option is unknown or has an invalid value.
+      InputError: the path does not exist, or an option is unknown or has an invalid value.
     """
     kind, _, rest = name.partition(":")
     path, options = _parts(rest)
@@ -151,16 +152,16 @@ def parse(name: str) -> Address:
     is_there = os.path.isdir if kind == "folder" else os.path.isfile
     if not path or not is_there(address.path):
         expected = "folder" if kind == "folder" else "file"
-        raise ValueError(f"{name}: {path and address.path or 'the empty path'} is not a {expected}")
+        raise InputError(f"{name}: {path and address.path or 'the empty path'} is not a {expected}")
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
         if key not in _OPTIONS:
-            raise ValueError(f"{name}: unknown option {key!r}; known: {', '.join(_OPTIONS)}")
+            raise InputError(f"{name}: unknown option {key!r}; known: {', '.join(_OPTIONS)}")
         read, expected = _OPTIONS[key]
         try:
             address = address._replace(**{key: read(value)})
         except (ValueError, KeyError):
-            raise ValueError(f"{name}: {key} is {value!r}; expected {expected}") from None
+            raise InputError(f"{name}: {key} is {value!r}; expected {expected}") from None
     return address
 
 
@@ -179,7 +180,7 @@ def open_set(name: str, root: Path) -> UserSet:
       root: the TFDS data folder, where the result of decoding all images is cached.
 
     Raises:
-      ValueError: the address is invalid.
+      InputError: the address is invalid.
       DatasetError: the data set has none of the forms above, or more images than allowed, or all of
         them, cannot be decoded.
     """

@@ -29,6 +29,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxparc.errors import InputError
 from jaxparc.models import alexnet, googlenet, mobilenet, resnet, squeezenet
 from jaxparc.models.alexnet import AlexNet as AlexNet
 from jaxparc.models.googlenet import GoogLeNet as GoogLeNet
@@ -151,8 +152,8 @@ def get(name: str) -> ModelSpec:
     """Return the specification of an architecture.
 
     Raises:
-      ValueError: the name is not in `MODELS`; the message lists those that are.
+      InputError: the name is not in `MODELS`; the message lists those that are.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown architecture {name!r}; known: {', '.join(MODELS)}")
+        raise InputError(f"unknown architecture {name!r}; known: {', '.join(MODELS)}")
     return MODELS[name]

@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxparc.errors import InputError
+
 RUN_ONCE = {"xla_backend_optimization_level": 0}
 """Compiler options for initialisation: random bits take far longer to optimise than to draw."""
 
@@ -46,15 +48,15 @@ def check_images(
       min_size: stem -> the smallest h and w for which no map is empty.
 
     Raises:
-      ValueError: the stem is unknown, or the images have another shape or are too small.
+      InputError: the stem is unknown, or the images have another shape or are too small.
     """
     if stem not in min_size:
-        raise ValueError(f"{architecture}: unknown stem {stem!r}; known: {', '.join(min_size)}")
+        raise InputError(f"{architecture}: unknown stem {stem!r}; known: {', '.join(min_size)}")
     if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"{architecture}: images have shape {images.shape}; expected (b, h, w, 3)")
+        raise InputError(f"{architecture}: images have shape {images.shape}; expected (b, h, w, 3)")
     height, width = images.shape[1:3]
     if min(height, width) < min_size[stem]:
-        raise ValueError(
+        raise InputError(
             f"{architecture}: images have {height}x{width} pixels; expected at least "
             f"{min_size[stem]}x{min_size[stem]} for the stem {stem!r}"
         )

@@ -206,7 +206,7 @@ def sibling(path: Path, name: str) -> Path:
 
     Raises:
         WeightsError: the name is a path.
-        ValueError: it is not a regular file.
+        InputError: it is not a regular file.
         OSError: it does not exist.
     """
     if not isinstance(name, str) or Path(name).name != name:

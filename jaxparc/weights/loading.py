@@ -80,7 +80,7 @@ def load(
             default the scheme's.
 
     Raises:
-        ValueError: the architecture is unknown.
+        InputError: the architecture is unknown.
         WeightsError: the file is damaged or of an unknown format or scheme; a key is missing,
             unexplained or mis-shaped (all are listed); the number of classes differs; or the file
             does not tell which of several networks, or of several weights, it holds.

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.printing import visible
 from jaxparc.weights.stand_ins import (
     STAND_INS,
@@ -42,7 +43,7 @@ def load(data: bytes, *, inert: bool = False) -> Any:
     Raises:
         RefusedError: the pickle names anything else, or holds arrays of objects; with `inert`, it
             names a function that executes programs or accesses files.
-        ValueError: it is not a pickle, or is truncated.
+        InputError: it is not a pickle, or is truncated.
     """
     return resolved(load_next(io.BytesIO(data), inert=inert))
 
@@ -67,14 +68,14 @@ def load_next(
 
     Raises:
         RefusedError: as in `load`.
-        ValueError: as in `load`.
+        InputError: as in `load`.
     """
     try:
         return _Unpickler(file, names or {}, outside, inert).load()
     except RefusedError:
         raise
     except Exception as error:  # broken bytes make an unpickler raise anything
-        raise ValueError(f"not a valid pickle: {type(error).__name__}: {error}") from error
+        raise InputError(f"not a valid pickle: {type(error).__name__}: {error}") from error
 
 
 # A file that names one of these is not a checkpoint; it is refused although nothing would happen.
@@ -117,7 +118,7 @@ class _Unpickler(pickle._Unpickler):
     def make(self, function: Any, args: Any) -> Any:
         """Call a stand-in."""
         if not isinstance(function, StandIn | Inert):
-            raise ValueError(f"it calls a {type(function).__name__}")
+            raise InputError(f"it calls a {type(function).__name__}")
         # Arguments are copied: copies of the same ones must not fill the memory.
         self._uncopied -= sum(len(a) for a in args if isinstance(a, Sized))
         if self._uncopied < 0:
@@ -256,12 +257,12 @@ def resolved(value: Any) -> Any:
     """Return the value with arrays in place of their `Later`.
 
     Raises:
-        ValueError: an array differs from its declaration, or containers are nested too deeply.
+        InputError: an array differs from its declaration, or containers are nested too deeply.
     """
     try:
         return _resolved(value, {})
     except RecursionError:
-        raise ValueError("it nests containers too deeply") from None
+        raise InputError("it nests containers too deeply") from None
 
 
 def _resolved(value: Any, seen: dict[int, Any]) -> Any:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxparc.errors import InputError
 
-class RefusedError(ValueError):
+
+class RefusedError(InputError):
     """A pickle asks for more than arrays; the message says for what. Nothing was executed."""
 
 
@@ -97,7 +99,7 @@ class _Array(Later):
 
     def array(self) -> Any:
         if self._array is None:
-            raise ValueError("an array has no content")
+            raise InputError("an array has no content")
         return self._array
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:

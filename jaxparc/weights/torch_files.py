@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.weights import pickles
 from jaxparc.weights.budget import Budget
 from jaxparc.weights.errors import WeightsError
@@ -114,11 +115,11 @@ class _Tensor(Later):
         self, storages: _Storages, storage: Any, offset: Any, size: Any, stride: Any
     ) -> None:
         if len(size) > _MAX_AXES or len(size) != len(stride):
-            raise ValueError(f"a tensor has {len(size)} axes and {len(stride)} strides")
+            raise InputError(f"a tensor has {len(size)} axes and {len(stride)} strides")
         if not isinstance(storage, _Storage) or not all(
             isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)
         ):
-            raise ValueError("a tensor has no storage, or a negative size or stride")
+            raise InputError("a tensor has no storage, or a negative size or stride")
         # `Later` lets no pickle change these after the checks.
         self._storages, self._storage = storages, storage
         self._offset, self._size, self._stride = offset, tuple(size), tuple(stride)
@@ -127,7 +128,7 @@ class _Tensor(Later):
         numbers = self._storages.arrays[self._storage.key]
         elements = math.prod(self._size)
         last = sum((n - 1) * step for n, step in zip(self._size, self._stride, strict=True))
-        outside = ValueError(f"a tensor of shape {self._size} exceeds its storage")
+        outside = InputError(f"a tensor of shape {self._size} exceeds its storage")
         if elements and self._offset + last >= len(numbers):
             raise outside
         if elements > len(numbers):  # expanded: strides of 0
@@ -154,7 +155,7 @@ def _state(pairs: Any = ()) -> _State:
 
 def _size(sides: Any = ()) -> tuple[Any, ...]:
     if len(sides) > _MAX_AXES:
-        raise ValueError(f"a size has {len(sides)} axes")
+        raise InputError(f"a size has {len(sides)} axes")
     return tuple(sides)
 
 
@@ -196,9 +197,9 @@ def _storage(pid: Any) -> _Storage | Inert:
     if not isinstance(kind, _StorageType) or not isinstance(pid[2], str):
         raise RefusedError("it asks for an object outside the file that is not a storage")
     if len(pid) > 5 and pid[5] is not None:
-        raise ValueError("its storages are views of other storages, as before PyTorch 0.4")
+        raise InputError("its storages are views of other storages, as before PyTorch 0.4")
     if not isinstance(pid[4], int) or pid[4] < 0:
-        raise ValueError("a storage has a negative size")
+        raise InputError("a storage has a negative size")
     return _Storage(pid[2], kind.dtype, pid[4])
 
 
@@ -207,17 +208,17 @@ def _read_zip(data: bytes, storages: _Storages) -> Any:
         members = {info.filename: info for info in archive.infolist()}
         for name, info in members.items():
             if name.startswith("/") or ".." in name.split("/"):
-                raise ValueError(f"the archive has a member {name!r}")
+                raise InputError(f"the archive has a member {name!r}")
             if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"member {name!r} is compressed, which torch.save does not do")
+                raise InputError(f"member {name!r} is compressed, which torch.save does not do")
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise ValueError(f"the archive has {len(roots)} members data.pkl; expected one")
+            raise InputError(f"the archive has {len(roots)} members data.pkl; expected one")
         (root,) = roots
         if f"{root}constants.pkl" in members:
-            raise ValueError("it is a TorchScript archive, which holds a program")
+            raise InputError("it is a TorchScript archive, which holds a program")
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError("its numbers are big-endian; expected little-endian")
+            raise InputError("its numbers are big-endian; expected little-endian")
 
         def read(name: str) -> bytes:
             # Members may overlap, and be larger in total than the file.
@@ -232,7 +233,7 @@ def _read_zip(data: bytes, storages: _Storages) -> Any:
             if key not in storages.arrays:
                 storages.arrays[key] = _numbers(read(f"data/{key}"), declared)
             if storages.arrays[key].dtype != declared.dtype:
-                raise ValueError(f"storage {key} is declared twice, with different dtypes")
+                raise InputError(f"storage {key} is declared twice, with different dtypes")
             return declared
 
         file = io.BytesIO(read("data.pkl"))
@@ -241,13 +242,13 @@ def _read_zip(data: bytes, storages: _Storages) -> Any:
 
 def _read_legacy(data: bytes, storages: _Storages) -> Any:
     if data[:1] != b"\x80":
-        raise ValueError(f"it begins with {data[:16]!r}")
+        raise InputError(f"it begins with {data[:16]!r}")
     file = io.BytesIO(data)
     if pickles.load_next(file) != _MAGIC or pickles.load_next(file) != _PROTOCOL:
-        raise ValueError("it does not begin with torch.save's magic number and protocol")
+        raise InputError("it does not begin with torch.save's magic number and protocol")
     system = pickles.load_next(file)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise ValueError("its numbers are big-endian; expected little-endian")
+        raise InputError("its numbers are big-endian; expected little-endian")
     declarations: dict[str, _Storage] = {}
 
     def storage(pid: Any) -> _Storage | Inert:
@@ -256,25 +257,25 @@ def _read_legacy(data: bytes, storages: _Storages) -> Any:
             if pid[0] == "module":
                 return declared
             # Its size in bytes is unknown, and so is where the next storage begins.
-            raise ValueError(f"it holds a storage of an unknown dtype: {declared.name}")
+            raise InputError(f"it holds a storage of an unknown dtype: {declared.name}")
         if declarations.setdefault(declared.key, declared) != declared:
-            raise ValueError(f"storage {declared.key} is declared twice, differently")
+            raise InputError(f"storage {declared.key} is declared twice, differently")
         return declared
 
     content = pickles.load_next(file, _names(storages), storage, inert=True)
     keys = pickles.load_next(file)
     named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
     if not named or set(keys) != set(declarations):
-        raise ValueError("its list of storages is not that of its tensors")
+        raise InputError("its list of storages is not that of its tensors")
     for key in keys:
         declared = declarations[key]
         if (count := int.from_bytes(file.read(8), "little")) != declared.length:
-            raise ValueError(f"storage {key} has {count} numbers; expected {declared.length}")
+            raise InputError(f"storage {key} has {count} numbers; expected {declared.length}")
         storages.arrays[key] = _numbers(file.read(count * declared.dtype.itemsize), declared)
     return pickles.resolved(content)
 
 
 def _numbers(raw: bytes, declared: _Storage) -> np.ndarray:
     if len(raw) < declared.length * declared.dtype.itemsize:
-        raise ValueError(f"storage {declared.key} is truncated")
+        raise InputError(f"storage {declared.key} is truncated")
     return np.frombuffer(raw, declared.dtype, declared.length)

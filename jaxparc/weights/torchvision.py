@@ -206,7 +206,7 @@ def from_torchvision(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[st
       {"params": ..., "batch_stats": ...} of float32 arrays; AlexNet has no "batch_stats".
 
     Raises:
-      ValueError: the architecture is unknown.
+      InputError: the architecture is unknown.
       WeightsError: a key is missing or unexplained, or has an unexpected shape; the message lists
         them all. Keys that match `LEFT_OUT` are left out on purpose and may be absent.
     """
@@ -220,7 +220,7 @@ def check(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
     """Return the entries of a state dict, which must have exactly the network's keys and shapes.
 
     Raises:
-      ValueError: as in `from_torchvision`.
+      InputError: as in `from_torchvision`.
       WeightsError: as in `from_torchvision`.
     """
     needed = _needed(name, state_dict)
