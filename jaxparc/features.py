@@ -106,7 +106,7 @@ def look(
 ) -> tuple[Array, Array]:
     """Features (devices, b, d) and probabilities (devices, b, z) of all devices' shares."""
     images = train.normalise(batch["image"], task)
-    features, logits = inference.look(task.module, variables, images)
+    features, logits = inference.apply(task.module, variables, images)
     return jax.lax.all_gather((features, jax.nn.softmax(logits)), parallel.AXIS)
 
 

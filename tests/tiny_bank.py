@@ -7,7 +7,7 @@ from PIL import Image
 
 from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
-from jaxparc.datasets import own
+from jaxparc.datasets import user_images
 
 MODEL = """[[model]]
 name = "{0}"
@@ -32,7 +32,7 @@ def three_models(tmp_path, monkeypatch):
         (tmp_path / f"{name}.bin").write_bytes(bytes([i]))
     (tmp_path / "bank.toml").write_text("\n".join(MODEL.format(name) for name in "abc"))
     pictures(tmp_path / "x" / "pics")
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
     extracted = []
 
     def extract(entry, probe, batch_size):

@@ -118,7 +118,7 @@ def load(network: Any, name: str, variables: Any) -> None:
     flat = traverse_util.flatten_dict(variables)
     state = {
         entry.key: torch.from_numpy(entry.to_torch(np.asarray(flat[entry.path])))
-        for entry in torchvision.scheme(name, variables)
+        for entry in torchvision.entries(name, variables)
     }
     lacking = network.load_state_dict(state, strict=False).missing_keys
     assert all(key.endswith("num_batches_tracked") for key in lacking), lacking

@@ -302,31 +302,10 @@ def seen_by(entry: Entry) -> dict[str, Any]:
         OSError: its weights cannot be read.
         InputError: they are not a regular file.
     """
+    from jaxparc import weights
+
     settings = {key: getattr(entry, key) for key, kind in toml_file.KEYS.items() if kind.seen}
-    return {**settings, "weights": _content(entry.weights)}
-
-
-def _content(weights: Path) -> str:
-    """Hash weights: the file and the files beside it that it may need, or all of a folder."""
-    if weights.is_dir() or _names_others(weights):
-        folder = weights if weights.is_dir() else weights.parent
-        paths = sorted(path for path in folder.iterdir() if path.is_file())
-    else:
-        config = weights.with_name("config.json")
-        paths = [weights, *([config] if config.is_file() else [])]
-    digests = {}
-    for path in paths:
-        files.require_regular(path)
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _hash(digests)
-
-
-def _names_others(weights: Path) -> bool:
-    """Return whether a file is JSON, such as an index of shards, judged by its content."""
-    files.require_regular(weights)
-    with weights.open("rb") as file:
-        return file.read(16).lstrip().startswith(b"{")
+    return {**settings, "weights": weights.fingerprint(entry.weights)}
 
 
 @functools.cache

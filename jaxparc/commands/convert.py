@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxparc import models, printing
+from jaxparc import printing, weights
 from jaxparc.commands import saving
 from jaxparc.errors import InputError, OperationError
-from jaxparc.weights import loading
 
 
 def convert(
@@ -24,10 +23,10 @@ def convert(
     """Convert published weights to a safetensors file with this package's names.
 
     Args:
-        source: a file or folder, as `models.load` takes it.
+        source: a file or folder, as `weights.load` takes it.
         destination: a .safetensors file.
         architecture: a key of `models.MODELS`; None to tell it from the names of the weights.
-        scheme: as `models.load` takes it.
+        scheme: as `weights.load` takes it.
         variant: likewise.
         weights_key: likewise.
         ignore: likewise.
@@ -42,9 +41,8 @@ def convert(
         raise InputError(f"{destination} does not end in .safetensors")
     saving.require_writable(destination)
     try:
-        name = architecture or loading.guess(source, weights_key, ignore)
-        loaded = models.load(
-            name,
+        loaded = weights.load(
+            architecture,
             source,
             scheme=scheme,
             variant=variant,
@@ -58,7 +56,7 @@ def convert(
         raise OperationError(f"{error.filename or source}: {error.strerror}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{destination} is not written") from None
-    classes = loaded.module.num_classes
+    classes, name = loaded.module.num_classes, loaded.spec.name
     lines = [f"{source}: {name}, {loaded.scheme}'s names, {classes} classes"]
     if not architecture and loaded.scheme != "jaxparc":
         lines.append(f"  note: taken for {name} by its names; --architecture says otherwise")

@@ -81,8 +81,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(
         raise AssertionError
 
     monkeypatch.setattr(bank_file, "finetune", computed)
-    monkeypatch.setattr("jaxparc.models.load", computed)
-    monkeypatch.setattr("jaxparc.weights.loading.guess", computed)
+    monkeypatch.setattr("jaxparc.weights.load", computed)
     make, reason = PLACES[place]
     path = bank.path / "out" / ("n" * 250 if place == "a long name" else "w")
     path = path.with_suffix(".safetensors")
@@ -97,7 +96,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(
 
 def test_weights_go_elsewhere_where_the_disk_fills_up_on_the_way(bank, capsys, monkeypatch):
     training(monkeypatch)
-    monkeypatch.setattr("jaxparc.models.load", lambda *args, **options: Weights())
+    monkeypatch.setattr("jaxparc.weights.load", lambda *args, **options: Weights())
     with tiny_disk(bank.path / "disk"):
         assert finetune("--out", "disk/w.safetensors") == 1
         out, err = capsys.readouterr()

@@ -149,24 +149,6 @@ def test_what_decides_the_features_is_looked_at_by_its_content(bank, monkeypatch
     assert changed() != first
 
 
-def test_shards_belong_to_the_weights(tmp_path):
-    (tmp_path / "model.json").write_text("{}")
-    (tmp_path / "shard1").write_bytes(b"1")
-    by_file, by_folder = tmp_path / "model.json", tmp_path
-    first = bank_features._content(by_file)
-    assert bank_features._content(by_folder) == first
-    (tmp_path / "shard1").write_bytes(b"2")
-    assert bank_features._content(by_file) == bank_features._content(by_folder) != first
-    (tmp_path / "index").write_text(' {"weight_map": {}}')  # whatever it is called
-    first = bank_features._content(tmp_path / "index")
-    (tmp_path / "shard1").write_bytes(b"3")
-    assert bank_features._content(tmp_path / "index") != first
-    (tmp_path / "w.bin").write_bytes(b"1")
-    alone = bank_features._content(tmp_path / "w.bin")
-    (tmp_path / "config.json").write_text("{}")  # may say which variant they are
-    assert bank_features._content(tmp_path / "w.bin") != alone
-
-
 def test_models_that_cannot_be_run_do_not_stop_the_others(bank, capsys):
     os.remove(bank.path / "a.bin")
     os.mkfifo(bank.path / "a.bin")

@@ -107,7 +107,7 @@ def test_flags_are_made_from_the_settings(tmp_path, monkeypatch, capsys):
     assert benchmark.targets == ("digits",)
     assert (tmp_path / "results" / "mine" / "settings.json").exists()
     for flags, reason in {
-        ("--targets", "folder:nothing"): f"folder:nothing: {tmp_path}/nothing is no folder",
+        ("--targets", "folder:nothing"): f"folder:nothing: {tmp_path}/nothing is not a folder",
         ("--targets", "mnist"): "unknown data set 'mnist'; known: digits",
         ("--architectures", "resnet50"): "widths has no value for resnet50",
         ("--probe_images", "many"): "invalid int value: 'many'",
