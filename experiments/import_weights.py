@@ -13,9 +13,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments import _run, benchmarks, train_sources
+from experiments import benchmarks, train_sources
+from experiments.runner.run import Run, claim
 from jaxparc import models, printing, weights
-from jaxparc.errors import InputError
+from jaxparc.errors import InputError, OperationError
 from jaxparc.training import checkpoints
 from jaxparc.units.progress import say
 from jaxparc.weights import WeightsError
@@ -40,15 +41,15 @@ def _import(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     try:
         benchmark = benchmarks.get(args.benchmark)
         checkpoints_dir = Path("checkpoints") / benchmark.name
-        run = _run.Run(benchmark, Path("results") / benchmark.name, checkpoints_dir)
-        _run.say(f"{args.file}: {import_weights(run, args.architecture, args.source, args.file)}")
+        run = Run(benchmark, Path("results") / benchmark.name, checkpoints_dir)
+        say(f"{args.file}: {import_weights(run, args.architecture, args.source, args.file)}")
     except BrokenPipeError:
         raise
-    except (ValueError, RuntimeError, OSError) as error:
+    except (InputError, OperationError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {printing.line(error)}\n")
 
 
-def import_weights(run: _run.Run, architecture: str, source: str, file: str | Path) -> Path:
+def import_weights(run: Run, architecture: str, source: str, file: str | Path) -> Path:
     """Save weights as a source model's checkpoint, unless it exists.
 
     Returns:
