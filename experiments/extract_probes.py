@@ -19,8 +19,9 @@ from experiments.benchmarks import Benchmark
 from experiments.runner import command_line as _main
 from experiments.runner import data as _data
 from experiments.tables import oracle
-from jaxparc import array_files, features, files, sampling
+from jaxparc import array_files, extraction, files, sampling
 from jaxparc.evaluation import Transfer
+from jaxparc.training.decoding import CentralCrops, Subset
 
 
 def stage(run: _run.Run) -> int:
@@ -113,15 +114,20 @@ def _extract(
     benchmark = run.benchmark
     probe = probe_of(run, transfer.target, probe_set)
     labels = _data.labels(benchmark, transfer.target, "train")[probe.indices]
-    seen, probs = features.extract(
-        train_sources.task_of(benchmark, transfer.architecture, transfer.source),
-        train_sources.source_model(run, transfer.architecture, transfer.source),
-        probe,
-        size=benchmark.image_size,
+    task = train_sources.task_of(benchmark, transfer.architecture, transfer.source)
+    found = extraction.extract(
+        extraction.compile_network(
+            task.module,
+            train_sources.source_model(run, transfer.architecture, transfer.source),
+            mean=task.mean,
+            std=task.std,
+        ),
+        CentralCrops(probe, benchmark.image_size),
         batch_size=benchmark.eval_batch_size,
+        jit=False,
     )
     on_images(len(probe))
-    arrays = {"features": seen, "probs": probs, "y": labels}
+    arrays = {"features": found.features, "probs": found.probs, "y": labels}
     path, seconds = path_of(run, transfer, probe_set), time.monotonic() - started
     write(path, transfer, probe_set, arrays, seconds)
 
@@ -156,12 +162,12 @@ def write(
 
 
 @functools.lru_cache(maxsize=32)
-def probe_of(run: _run.Run, target: str, probe_set: int) -> features.Subset:
+def probe_of(run: _run.Run, target: str, probe_set: int) -> Subset:
     """The images of a probe set, in its order."""
     source = _data.images(run.benchmark, target, "train")
     seed = run.seed("probe", target, probe_set)
     labels = _data.labels(run.benchmark, target, "train")
-    return features.Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
+    return Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
 
 
 STAGE = _run.Stage(stage, units, "extract_probes")

@@ -9,10 +9,11 @@ With --halving, the worse half of a grid is given up after a quarter, and again 
 steps. A rate is given up for all sources of an architecture and target, as it is chosen for all.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +26,10 @@ from experiments.runner import data as _data
 from experiments.runner import telemetry as _telemetry
 from jaxparc import files
 from jaxparc.evaluation import SCRATCH, Transfer
-from jaxparc.training import batches as input_
-from jaxparc.training import checkpoints, grid
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc.training import checkpoints, grid, loop
+from jaxparc.training.decoding import Source
+from jaxparc.training.program import Point
+from jaxparc.training.steps import Task, with_new_head
 
 _GRID = (
     "Architecture",
@@ -234,11 +235,14 @@ def _finetune(
 ) -> None:
     """Trains what is left of a transfer's grid, to a rung or to the end; what is done stays."""
     benchmark = run.benchmark
-    todo = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
+    tried = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
+    done: dict[int, dict[str, Any]] = {}  # results that are there, by number in the grid
     at_rung: dict[str, Any] = {"validation": {}, "seconds": 0.0}
     if until is None:
-        todo = [candidate for candidate in todo if not _path(run, candidate).exists()]
-    elif len(todo) == 1:  # nothing is left to give up
+        for i, candidate in enumerate(tried):
+            with contextlib.suppress(FileNotFoundError):
+                done[i] = _run.read_result(_path(run, candidate), _unit_name(candidate))
+    elif len(tried) == 1:  # nothing is left to give up
         _write_rung(run, transfer, until, at_rung)
         return
     task = train_sources.task_of(benchmark, transfer.architecture, transfer.target, training=True)
@@ -246,7 +250,7 @@ def _finetune(
         variables = train_sources.initial(run, transfer.architecture, transfer.target, SCRATCH)
     else:
         # The rates of a grid start from the same weights: only the rate tells them apart.
-        variables = train.with_new_head(
+        variables = with_new_head(
             train_sources.source_model(run, transfer.architecture, transfer.source),
             task.module.num_classes,
             run.seed("head", *transfer),
@@ -258,18 +262,21 @@ def _finetune(
     recipe = dataclasses.replace(benchmark.transfer_recipe, weight_decay=benchmark.weight_decay)
     seed = run.seed("finetune", *transfer)
     partial = _run.partial(run, "finetune_all", _folder(run, transfer).name)
-    names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in todo]
+    names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in tried]
+    # The states of runs that were trained together cannot go on without each other.
+    plan = "apart" if benchmark.halving else run.grid
     with _telemetry.watching(run, "finetune_all", names, on_images) as watch:
         for i, fitted in grid.fit_grid(
             task,
             variables,
             tuning,
             [
-                fitting.Point(dataclasses.replace(recipe, learning_rate=c.learning_rate), seed)
-                for c in todo
+                Point(dataclasses.replace(recipe, learning_rate=c.learning_rate), seed)
+                for c in tried
             ],
-            # The states of runs that were trained together cannot go on without each other.
-            plan="apart" if benchmark.halving else run.grid,
+            plan=plan,
+            runs_at_once=_runs_at_once(plan, done.values()),
+            done=done,
             size=benchmark.image_size,
             mirror=benchmark.data(transfer.target).mirror,
             workers=run.workers,
@@ -279,15 +286,25 @@ def _finetune(
         ):
             if until is None:
                 result = _result(benchmark, task, fitted, {"validation": validation, "test": test})
-                _run.write_result(_path(run, todo[i]), _unit_name(todo[i]), result)
+                result["grid"] = {"plan": plan, "runs_at_once": fitted.runs_at_once}
+                _run.write_result(_path(run, tried[i]), _unit_name(tried[i]), result)
             else:
                 result = _result(benchmark, task, fitted, {"validation": validation})
-                at_rung["validation"][f"{todo[i].learning_rate:g}"] = result["validation"]
+                at_rung["validation"][f"{tried[i].learning_rate:g}"] = result["validation"]
                 at_rung["seconds"] += result["seconds"]
     if until is None:
         checkpoints.remove(partial)
     else:
         _write_rung(run, transfer, until, at_rung)
+
+
+def _runs_at_once(plan: str, results: Iterable[Mapping[str, Any]]) -> int | None:
+    """The runs at once that results of a grid record, if they are of this plan."""
+    for result in results:
+        recorded = result.get("grid", {})
+        if recorded.get("plan") == plan:
+            return recorded["runs_at_once"]
+    return None
 
 
 def _write_rung(run: _run.Run, transfer: Transfer, steps: int, content: dict[str, Any]) -> None:
@@ -297,11 +314,11 @@ def _write_rung(run: _run.Run, transfer: Transfer, steps: int, content: dict[str
 
 def _result(
     benchmark: Benchmark,
-    task: train.Task,
-    fitted: fitting.Fitted,
-    sources: Mapping[str, input_.Source],
+    task: Task,
+    fitted: loop.Fitted,
+    sources: Mapping[str, Source],
 ) -> dict[str, Any]:
-    """Losses, seconds, and the percent of some images that are right; None if the run diverged."""
+    """Losses, seconds, and the accuracy on some images in percent; None if the run diverged."""
     finite = fitted.losses[: fitted.diverged]
     result: dict[str, Any] = {
         "losses": [round(float(loss), 4) for loss in finite],
@@ -312,7 +329,7 @@ def _result(
         return result | dict.fromkeys(sources)
     started = time.monotonic()
     for name, source in sources.items():
-        result[name] = fitting.accuracy(
+        result[name] = loop.accuracy(
             task,
             fitted.variables,
             source,

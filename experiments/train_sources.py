@@ -18,14 +18,13 @@ from experiments.runner import command_line as _main
 from experiments.runner import data as _data
 from experiments.runner import telemetry as _telemetry
 from jaxparc import models, parallel
-from jaxparc.training import checkpoints
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc.training import checkpoints, loop, steps
+from jaxparc.training.steps import Task, Variables
 
 
 def task_of(
     benchmark: Benchmark, architecture: str, dataset: str, *, training: bool = False
-) -> train.Task:
+) -> Task:
     """The network of an architecture for the classes of a data set.
 
     Args:
@@ -49,7 +48,7 @@ def task_of(
             dtype=jnp.dtype(benchmark.dtype),
             axis_name=parallel.AXIS if benchmark.sync_batch_norm else None,
         )
-    return train.Task(
+    return Task(
         module,
         spec.mean,
         spec.std,
@@ -58,23 +57,23 @@ def task_of(
     )
 
 
-def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) -> train.Variables:
+def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) -> Variables:
     """Random weights, the head included, drawn for one purpose."""
     # One compiled initialisation serves all numbers of classes: only the head differs.
     module = task_of(run.benchmark, architecture, run.benchmark.source_names[0]).module
     seed = run.seed("initial", architecture, dataset, *purpose)
-    variables = train.initial(module, run.benchmark.image_size, seed)
-    return train.with_new_head(variables, run.benchmark.data(dataset).num_classes, seed)
+    variables = steps.initial(module, run.benchmark.image_size, seed)
+    return steps.with_new_head(variables, run.benchmark.data(dataset).num_classes, seed)
 
 
-def _first(run: _run.Run, architecture: str, source: str) -> train.Variables:
+def _first(run: _run.Run, architecture: str, source: str) -> Variables:
     """The weights that training on a source starts from."""
     start = run.benchmark.source_start
     if start in ("", source):
         return initial(run, architecture, source)
     classes = run.benchmark.data(source).num_classes
     seed = run.seed("start", architecture, source)
-    return train.with_new_head(source_model(run, architecture, start), classes, seed)
+    return steps.with_new_head(source_model(run, architecture, start), classes, seed)
 
 
 def weights_path(run: _run.Run, architecture: str, source: str) -> Path:
@@ -87,7 +86,7 @@ def unit_name(architecture: str, source: str) -> str:
     return f"{architecture} on {source}"
 
 
-def source_model(run: _run.Run, architecture: str, source: str) -> train.Variables:
+def source_model(run: _run.Run, architecture: str, source: str) -> Variables:
     """The weights of a source model.
 
     Raises:
@@ -96,7 +95,7 @@ def source_model(run: _run.Run, architecture: str, source: str) -> train.Variabl
     return _kept(weights_path(run, architecture, source), unit_name(architecture, source))
 
 
-def _restore(path: Path, name: str) -> train.Variables:
+def _restore(path: Path, name: str) -> Variables:
     variables, metadata = checkpoints.restore(path)
     if metadata.get("unit") != name:
         raise checkpoints.CheckpointError(f"checkpoint {path} is not of the unit {name!r}")
@@ -153,7 +152,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
     name = f"{architecture}_{source}"
     partial = _run.partial(run, "train_sources", name)
     with _telemetry.watching(run, "train_sources", [name], on_images) as watch:
-        variables, losses = fitting.fit(
+        variables, losses = loop.fit(
             task,
             _first(run, architecture, source),
             _data.images(benchmark, source, "train"),
@@ -170,7 +169,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
             watch=functools.partial(watch, 0),
             partial=partial,
         )
-    accuracy = fitting.accuracy(
+    accuracy = loop.accuracy(
         task,
         variables,
         _data.images(benchmark, source, "test"),

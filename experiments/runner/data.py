@@ -8,7 +8,8 @@ from experiments import _run
 from experiments.benchmarks import Benchmark
 from jaxparc import datasets
 from jaxparc import labels as labels_
-from jaxparc.training import batches as input_
+from jaxparc.training import decoding
+from jaxparc.training.decoding import Source
 
 
 def prepare(benchmark: Benchmark) -> None:
@@ -44,13 +45,13 @@ MEMORY = 1 << 28
 
 
 @functools.lru_cache(maxsize=16)
-def images(benchmark: Benchmark, name: str, split: str) -> input_.Source:
+def images(benchmark: Benchmark, name: str, split: str) -> Source:
     """A split, or a TFDS slice of one, at the benchmark's image size."""
     address = benchmark.address(name)
     source = datasets.load(address, split, decode=False)
     file = datasets.root_of() / "decoded" / f"{name}-{source.spec.version}-{part_name(split)}"
     try:
-        return input_.decode(source, size=benchmark.image_size, limit=MEMORY, file=file)
+        return decoding.decode(source, size=benchmark.image_size, limit=MEMORY, file=file)
     except OSError as error:
         _run.say(
             f"{name}: decoded anew in every epoch, as {file.parent} cannot be written: {error}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxparc import datasets, models, selectors
 from jaxparc.evaluation import SCRATCH, Transfer
-from jaxparc.training import steps as train
+from jaxparc.training.steps import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,11 @@ class Benchmark:
     stem: str
     dropout: bool
     image_size: int
-    source_recipe: train.Recipe
+    source_recipe: Recipe
     source_learning_rates: Mapping[str, float] = dataclasses.field(hash=False)
     source_steps: Mapping[str, int] = dataclasses.field(hash=False, default_factory=dict)
     source_start: str = ""
-    transfer_recipe: train.Recipe
+    transfer_recipe: Recipe
     learning_rates: Mapping[str, tuple[float, ...]] = dataclasses.field(hash=False)
     halving: bool = False
     transfer_images: int | None

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from experiments import _run
-from jaxparc.training import loop as fitting
+from jaxparc.training.history import Steps
 
 
 @contextlib.contextmanager
 def watching(
     run: _run.Run, stage: str, names: Sequence[str], on_images: Callable[[int], None]
-) -> Iterator[Callable[[int, fitting.Steps], None]]:
+) -> Iterator[Callable[[int, Steps], None]]:
     """Writes metrics/STAGE/NAME.jsonl of runs as they go.
 
     A line has the step, its loss, accuracy on its own batch in percent, learning rate, and the
@@ -33,7 +33,7 @@ def watching(
     with contextlib.ExitStack() as stack:
         writers: dict[int, Callable[[dict[str, Any]], None]] = {}
 
-        def watch(number: int, done: fitting.Steps) -> None:
+        def watch(number: int, done: Steps) -> None:
             if number not in writers:
                 writers[number] = stack.enter_context(_writing(run, stage, names[number]))
             for line in _lines(done):
@@ -43,7 +43,7 @@ def watching(
         yield watch
 
 
-def _lines(done: fitting.Steps) -> Iterator[dict[str, Any]]:
+def _lines(done: Steps) -> Iterator[dict[str, Any]]:
     losses, accuracies, rates = (
         done.metrics[name][0].tolist() for name in ("loss", "accuracy", "learning_rate")
     )

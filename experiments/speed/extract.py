@@ -20,8 +20,8 @@ import numpy as np
 from flax import traverse_util
 
 from experiments.speed import measured as _measured
-from jaxparc import features, models, parallel
-from jaxparc.training import steps as train
+from jaxparc import extraction, models, parallel
+from jaxparc.training import steps
 from jaxparc.weights import torchvision
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
@@ -61,16 +61,16 @@ def ours(name: str, variables: Any) -> dict[str, Side]:
     """Extraction, and the network as it is."""
     spec = models.get(name)
     module = spec.module(num_classes=1000, axis_name=parallel.AXIS)
-    task = train.Task(module, spec.mean, spec.std)
-    see = features.ready(task, variables)
+    apply_fn = extraction.compile_network(module, variables, mean=spec.mean, std=spec.std)
 
     @jax.jit
     def plain(variables: Any, images: Any) -> Any:
-        return module.apply(variables, train.normalise(images, task))[1]["features"]
+        images = models.layers.normalise(images, spec.mean, spec.std)
+        return module.apply(variables, images)[1]["features"]
 
     placed = jax.device_put(variables)
     return {
-        "jaxparc": lambda images: np.asarray(see(images)[0]),
+        "jaxparc": lambda images: apply_fn(images)[0],
         "Flax as it is": lambda images: np.asarray(plain(placed, images)),
     }
 
@@ -149,7 +149,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     for name in sizes.architectures:
         spec = models.get(name)
-        variables = train.initial(spec.module(num_classes=1000), spec.input_size, 0)
+        variables = steps.initial(spec.module(num_classes=1000), spec.input_size, 0)
         sides = ours(name, variables) | original(name, variables)
         for batch_size in sizes.batch_sizes:
             shape = (batch_size, spec.input_size, spec.input_size, 3)

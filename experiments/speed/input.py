@@ -24,9 +24,9 @@ from PIL import Image
 
 from experiments.speed import measured as _measured
 from jaxparc import models, parallel
-from jaxparc.training import batches as input_
-from jaxparc.training import feed
-from jaxparc.training import steps as train
+from jaxparc.training import batches, decoding, feed, steps
+from jaxparc.training.program import Point, Program
+from jaxparc.training.steps import Recipe, Task
 
 PACKAGES = ("jax", "jaxlib", "numpy", "pillow", "grain")
 SIZE = 224
@@ -84,7 +84,7 @@ def photographs(width: int, height: int, count: int) -> list[dict[str, Any]]:
 def plain(records: list[dict[str, Any]], batch_size: int) -> Iterator[np.ndarray]:
     """Batches without end, as one would write it down."""
     rng = np.random.default_rng(0)
-    side = input_.resized(SIZE)
+    side = decoding.resized(SIZE)
     for start in itertools.cycle(range(0, len(records), batch_size)):
         rows = []
         for record in records[start : start + batch_size]:
@@ -100,34 +100,34 @@ def sides(
     records: list[dict[str, Any]], sizes: Sizes, folder: Path
 ) -> dict[str, tuple[int, Callable[[], Iterator[Any]]]]:
     """What is compared -> the cores it may use, and its batches without end."""
-    batches = functools.partial(
-        input_.batches,
+    epochs = functools.partial(
+        batches.batches,
         batch_size=sizes.batch_size,
         size=SIZE,
         train=True,
         mirror=True,
         epochs=ENDLESS,
     )
-    cores = input_.THREADS
-    memory = input_.decode(records, size=SIZE, limit=1 << 40)
-    disk = input_.decode(records, size=SIZE, limit=0, file=folder / f"{id(records)}")
+    cores = decoding.THREADS
+    memory = decoding.decode(records, size=SIZE, limit=1 << 40)
+    disk = decoding.decode(records, size=SIZE, limit=0, file=folder / f"{id(records)}")
     found: dict[str, tuple[int, Callable[[], Iterator[Any]]]] = {
         "plain PIL loop": (1, lambda: plain(records, sizes.batch_size)),
-        "pipeline, 1 thread": (1, lambda: batches(records, threads=1)),
-        f"pipeline, {cores} threads": (cores, lambda: batches(records, threads=cores)),
+        "pipeline, 1 thread": (1, lambda: epochs(records, threads=1)),
+        f"pipeline, {cores} threads": (cores, lambda: epochs(records, threads=cores)),
         f"pipeline, {cores} worker processes": (
             cores,
-            lambda: batches(records, threads=1, workers=cores),
+            lambda: epochs(records, threads=1, workers=cores),
         ),
-        "decoded, in memory": (cores, lambda: batches(memory, threads=cores)),
-        "decoded, on disk": (cores, lambda: batches(disk, threads=cores)),
+        "decoded, in memory": (cores, lambda: epochs(memory, threads=cores)),
+        "decoded, on disk": (cores, lambda: epochs(disk, threads=cores)),
     }
     return found
 
 
-def images_per_second(batches: Callable[[], Iterator[Any]], sizes: Sizes) -> float:
+def images_per_second(side: Callable[[], Iterator[Any]], sizes: Sizes) -> float:
     """In the steady state: what threads and processes made before the clock started is used up."""
-    iterator = batches()
+    iterator = side()
     count = sizes.images // sizes.batch_size
     for _ in range(count):
         next(iterator)
@@ -137,23 +137,22 @@ def images_per_second(batches: Callable[[], Iterator[Any]], sizes: Sizes) -> flo
     return count * sizes.batch_size / (time.perf_counter() - started)
 
 
-def train_steps(batches: Iterator[Any], sizes: Sizes) -> tuple[list[float], float]:
+def train_steps(fed: Iterator[Any], sizes: Sizes) -> tuple[list[float], float]:
     """Images per second of every training step of a ResNet-18, and the share spent waiting."""
     spec = models.get("resnet18")
     module = spec.module(num_classes=10, axis_name=parallel.AXIS)
-    task = train.Task(module, spec.mean, spec.std)
-    variables = train.initial(module, SIZE, 0)
-    step = train.compiled_train_steps(task)
-    state = parallel.replicate(train.new_state(task, variables), copy=True)
-    key = parallel.replicate(jax.random.key(0))
-    learning = train.Rates(np.full(1, 0.01, np.float32), np.full(1, 1e-4, np.float32))
+    task = Task(module, spec.mean, spec.std)
+    variables = steps.initial(module, SIZE, 0)
+    recipe = Recipe(steps=1 + sizes.steps, batch_size=sizes.batch_size, learning_rate=0.01)
+    program = Program(task, [Point(recipe)])
+    state = parallel.replicate(program.initial(variables), copy=True)
     rates, waited, total = [], 0.0, 0.0
     for number in range(1 + sizes.steps):
         started = time.perf_counter()
-        (batch,) = next(batches)
+        given = next(fed)
         arrived = time.perf_counter()
-        state, told = step(state, batch, learning, key)
-        jax.block_until_ready(told)
+        state, metrics = program(state, given, number, 1)
+        jax.block_until_ready(metrics)
         seconds = time.perf_counter() - started
         if number:  # the first one compiles
             rates.append(sizes.batch_size / seconds)
@@ -169,8 +168,8 @@ def measure(sizes: Sizes) -> Iterator[Row]:
             compared = sides(records, sizes, Path(folder))
             found: dict[str, list[float]] = {what: [] for what in compared}
             for repeat in range(1 + sizes.repeats):
-                for what, (_, batches) in compared.items():
-                    rate = images_per_second(batches, sizes)
+                for what, (_, side) in compared.items():
+                    rate = images_per_second(side, sizes)
                     if repeat:  # the first round warms up
                         found[what].append(rate)
             for what, (cores, _) in compared.items():
@@ -190,7 +189,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
             return feed.stacks(source, None, [1] * (1 + sizes.steps), [0], **options)
 
         fixed = next(stacks(records))
-        decoded = input_.decode(records, size=SIZE, limit=1 << 40)
+        decoded = decoding.decode(records, size=SIZE, limit=1 << 40)
         trainings: dict[str, Iterator[Any]] = {
             "ResNet-18 training, images on the device": itertools.repeat(fixed),
             "ResNet-18 training, from JPEGs": stacks(records),
@@ -198,7 +197,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
         }
         for what, placed in trainings.items():
             rates, waiting = train_steps(placed, sizes)
-            yield Row(what, f"{width}x{height}", input_.THREADS, rates, waiting)
+            yield Row(what, f"{width}x{height}", decoding.THREADS, rates, waiting)
 
 
 HEADER = ("side", "JPEGs", "images/s", "per core", "to the plain loop", "waiting")

@@ -23,8 +23,9 @@ from experiments import benchmarks
 from experiments.speed import extract as speed_extract
 from experiments.speed import measured as _measured
 from jaxparc import models, parallel
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc.training import loop, steps
+from jaxparc.training.program import Point, Program
+from jaxparc.training.steps import Rates, Recipe, Task
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
 Side = Callable[[], float]  # makes some steps; returns the loss of the last
@@ -94,7 +95,7 @@ class Row:
     peak_bytes: int
 
 
-def task_of(name: str, pixels: int, dtype: str) -> train.Task:
+def task_of(name: str, pixels: int, dtype: str) -> Task:
     """The network that is measured."""
     spec = models.get(name)
     small = pixels < 64
@@ -107,44 +108,41 @@ def task_of(name: str, pixels: int, dtype: str) -> train.Task:
     )
     if hasattr(module, "dropout_rate"):
         module = module.clone(dropout_rate=0.0)
-    return train.Task(module, spec.mean, spec.std)
+    return Task(module, spec.mean, spec.std)
 
 
 class Ours:
     """This library's step, of one run or of a grid, on a fixed batch."""
 
     def __init__(
-        self, task: train.Task, variables: Any, batch: dict[str, np.ndarray], runs: int = 1
+        self, task: Task, variables: Any, batch: dict[str, np.ndarray], runs: int = 1
     ) -> None:
-        self.steps = 1 if jax.default_backend() == "cpu" else fitting.STEPS_PER_CALL
+        self.steps = 1 if jax.default_backend() == "cpu" else loop.STEPS_PER_CALL
         stack = {k: np.stack([v] * self.steps) for k, v in batch.items()}
-        given: Any = parallel.shard(stack, axis=1)
-        state, key = train.new_state(task, variables), jax.random.key(0)
-        rates = train.Rates(*(np.full(self.steps, x, np.float32) for x in (_RATE, _DECAY)))
-        program: Any = train.compiled_train_steps(task)
-        if runs > 1:
-            program, given = train.compiled_train_grid(task), [given]
-            state, rates = jax.tree.map(lambda x: np.stack([np.asarray(x)] * runs), (state, rates))
-            key = jax.random.split(key, runs)
-        self._state, key = parallel.replicate((state, key), copy=True)
+        given = [parallel.shard(stack, axis=1)]
+        rates = Rates(*(np.full((runs, self.steps), x, np.float32) for x in (_RATE, _DECAY)))
+        recipe = Recipe(steps=self.steps, batch_size=len(batch["mask"]), learning_rate=_RATE)
+        initial = Program(task, [Point(recipe)] * runs).initial(variables)
+        key = jax.random.split(jax.random.key(0), runs)
+        self._state, key = parallel.replicate((initial, key), copy=True)
         started = time.perf_counter()
-        lowered = program.lower(self._state, given, rates, key)
-        self._compiled = lowered.compile()
+        program: Any = steps.compiled_train_runs(task)
+        self._compiled = program.lower(self._state, given, rates, key).compile()
         self.compile_seconds = time.perf_counter() - started
         self.peak_bytes = parallel.peak_bytes(self._compiled)
         self._rest = given, rates, key
 
     def __call__(self) -> float:
         """`steps` steps; the loss of the last, of the first run."""
-        self._state, told = self._compiled(self._state, *self._rest)
-        return float(np.asarray(told["loss"]).reshape(-1, self.steps)[0, -1])
+        self._state, metrics = self._compiled(self._state, *self._rest)
+        return float(metrics["loss"][0, -1])
 
 
 _RATE, _DECAY = 0.01, 1e-4
 
 
 def original(
-    name: str, task: train.Task, variables: Any, batch: dict[str, np.ndarray], dtype: str
+    name: str, task: Task, variables: Any, batch: dict[str, np.ndarray], dtype: str
 ) -> dict[str, Side]:
     """The same training in torch; nothing if it is not installed."""
     try:
@@ -181,7 +179,7 @@ def original(
     return {"torch": side(False), "torch, compiled": side(True)}
 
 
-def in_torch(name: str, task: train.Task, variables: Any) -> Any:
+def in_torch(name: str, task: Task, variables: Any) -> Any:
     """A network of ours in torch: as narrow, with the same stem and weights, and no dropout."""
     import torch
     from torch import nn
@@ -255,7 +253,7 @@ def _row(
 ) -> Row:
     pixels = batch["image"].shape[1]
     task = task_of(name, pixels, sizes.dtype)
-    variables = train.initial(task.module, pixels, 0)
+    variables = steps.initial(task.module, pixels, 0)
     one = Ours(task, variables, batch)
     sides: dict[str, tuple[Side, int]] = {
         "jaxparc": (one, one.steps * sizes.batch_size),
@@ -285,7 +283,7 @@ def _row(
     )
 
 
-def forward_operations(task: train.Task, variables: Any, pixels: int) -> float:
+def forward_operations(task: Task, variables: Any, pixels: int) -> float:
     """Of looking at one image: two for each multiplication of a convolution or matrix product."""
     module = task.module.clone(axis_name=None)
     image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), np.float32)

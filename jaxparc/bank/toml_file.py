@@ -295,7 +295,7 @@ def finetune(
         OSError: the weights cannot be read.
     """
     from jaxparc import datasets, parallel
-    from jaxparc.training import batches as input_
+    from jaxparc.training import decoding
     from jaxparc.training import loop as fitting
     from jaxparc.training import steps as train
 
@@ -306,7 +306,7 @@ def finetune(
     module = loaded.module.clone(num_classes=data.num_classes, axis_name=parallel.AXIS)
     task = train.Task(module, spec.mean, spec.std, data.multi_label)
     tuning, test = (
-        input_.decode(datasets.load(target, split, data_dir=data_dir, decode=False), size=size)
+        decoding.decode(datasets.load(target, split, data_dir=data_dir, decode=False), size=size)
         for split in ("train", "test")
     )
     variables, _ = fitting.fit(
