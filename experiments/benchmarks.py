@@ -1,10 +1,11 @@
-"""The benchmarks as frozen data."""
+"""The registered benchmarks."""
 
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from experiments.runner.settings import Benchmark as Benchmark
+from jaxparc.errors import InputError
 from jaxparc.training.steps import Recipe
 
 # As the paper's Table 1 lists them, each with and without "+ layers".
@@ -28,7 +29,7 @@ _METHODS = tuple(
     for layers in ("", "+l")
 )
 
-# Four architectures at 32 pixels, as wide as keeps the whole run within minutes on two cores.
+# Four architectures at 32 pixels, narrow enough for a whole run within minutes on two cores.
 DEMO = Benchmark(
     name="demo",
     architectures=("alexnet", "googlenet", "resnet18", "resnet50"),
@@ -36,7 +37,7 @@ DEMO = Benchmark(
     targets=("digits", "mnist5k", "glyph_letters"),
     widths={"alexnet": 0.125, "googlenet": 0.0625, "resnet18": 0.125, "resnet50": 0.125},
     stem="small",
-    dropout=False,  # it starves networks this narrow
+    dropout=False,  # networks this narrow underfit with it
     image_size=32,
     source_recipe=Recipe(steps=140, batch_size=32, learning_rate=0.1),
     # From a few trials on glyph_letters, by loss and test accuracy there; of sources alone.
@@ -175,11 +176,11 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
 
 
 def get(name: str) -> Benchmark:
-    """The benchmark of a name.
+    """Return the benchmark of a name.
 
     Raises:
-        ValueError: unknown; the message lists the known ones.
+        InputError: unknown; the message lists the known ones.
     """
     if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
+        raise InputError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]

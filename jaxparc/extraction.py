@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxparc import parallel
+from jaxparc.errors import InputError
 
 
 class Extracted(NamedTuple):
@@ -64,15 +65,15 @@ def extract(
         Features and, if `apply_fn` returns logits, class probabilities.
 
     Raises:
-        ValueError: there are no images, batch_size is below 1, `apply_fn` is not a function (a
+        InputError: there are no images, batch_size is below 1, `apply_fn` is not a function (a
             module, say), or it returns something else; the message says what.
     """
     _require_function(apply_fn)
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        raise InputError(f"batch_size is {batch_size}; expected at least 1")
     n = len(images)
     if n == 0:
-        raise ValueError("images are empty; expected at least 1")
+        raise InputError("images are empty; expected at least 1")
     devices = jax.local_device_count()
     size = -(-min(batch_size, n) // devices) * devices
     call = functools.partial(_call, apply_fn, variables is not None)
@@ -184,7 +185,7 @@ def _require_function(apply_fn: Any) -> None:
         what, form = f"a {named}", "a function of images, or of (variables, images)"
     else:
         return
-    raise ValueError(f"apply_fn is {what}; expected {form}")
+    raise InputError(f"apply_fn is {what}; expected {form}")
 
 
 def _call(apply_fn: Callable[..., Any], takes_variables: bool, images: Any, variables: Any) -> Any:
@@ -203,5 +204,5 @@ def _outputs(found: Any, b: int) -> tuple[Any, ...]:
     shapes = [tuple(getattr(output, "shape", ())) for output in outputs]
     if not 1 <= len(shapes) <= 2 or any(len(s) != 2 or s[0] != b for s in shapes):
         returned = ", ".join(map(str, shapes)) or "nothing"
-        raise ValueError(f"apply_fn returns {returned}; expected features ({b}, d), or with logits")
+        raise InputError(f"apply_fn returns {returned}; expected features ({b}, d), or with logits")
     return tuple(outputs)

@@ -1,11 +1,11 @@
-"""`python -m experiments.speed extract`: images per second that the networks look at.
+"""`python -m experiments.speed extract`: images per second of feature extraction.
 
 The sides are this library's extraction (batch norm folded, and on a CPU Winograd's convolutions and
 chunks; bfloat16 on an accelerator), the same Flax network as it is, and, where torch and
 torchvision are installed, the original network in torch, in both of its memory layouts. All get the
-same batches of uint8 images in host memory and the same weights, and give features; that they
-agree is checked first. They alternate; each
-starts after a pause with a batch that is not counted.
+same batches of uint8 images in host memory and the same weights, and return features; that these
+agree is checked first. The sides alternate; each starts after a pause with a batch that is not
+counted.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Sizes:
     Attributes:
         architectures: keys of `models.MODELS`.
         batch_sizes: rows of a batch.
-        images: of every repeat, at least; a batch is not cut.
+        images: number in every repeat, at least; a batch is not cut.
         repeats: of each side.
     """
 
@@ -58,7 +58,7 @@ class Row:
 
 
 def ours(name: str, variables: Any) -> dict[str, Side]:
-    """Extraction, and the network as it is."""
+    """Return extraction, and the network as it is."""
     spec = models.get(name)
     module = spec.module(num_classes=1000, axis_name=parallel.AXIS)
     apply_fn = extraction.compile_network(module, variables, mean=spec.mean, std=spec.std)
@@ -76,7 +76,7 @@ def ours(name: str, variables: Any) -> dict[str, Side]:
 
 
 def original(name: str, variables: Any) -> dict[str, Side]:
-    """The network in torch, with the same weights; nothing if it is not installed."""
+    """Return the network in torch, with the same weights; nothing if torch is not installed."""
     try:
         import torch
 
@@ -91,7 +91,7 @@ def original(name: str, variables: Any) -> dict[str, Side]:
     mean, std = (255 * torch.tensor(c).reshape(3, 1, 1) for c in (spec.mean, spec.std))
 
     def side(layout: Any) -> Side:
-        def look(images: np.ndarray) -> Any:
+        def features(images: np.ndarray) -> Any:
             network.to(memory_format=layout)
             with torch.inference_mode():
                 given = torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -99,7 +99,7 @@ def original(name: str, variables: Any) -> dict[str, Side]:
             found = seen.pop()
             return (found.mean((2, 3)) if found.ndim == 4 else found).numpy()
 
-        return look
+        return features
 
     return {
         "torch": side(torch.contiguous_format),
@@ -108,10 +108,11 @@ def original(name: str, variables: Any) -> dict[str, Side]:
 
 
 def load(network: Any, name: str, variables: Any) -> None:
-    """Gives a network in torch the weights of one of ours.
+    """Load the weights of one of our networks into the torch network.
 
     Raises:
-        AssertionError: some would stay what they were; counters, which nothing reads, may.
+        AssertionError: some weights of the torch network are not replaced; counters, which nothing
+            reads, may be.
     """
     import torch
 
@@ -125,7 +126,7 @@ def load(network: Any, name: str, variables: Any) -> None:
 
 
 def in_torch(name: str) -> tuple[Any, Any]:
-    """A network in torch, and its last linear layer."""
+    """Return a network in torch, and its last linear layer."""
     if name.startswith("efficientnet_lite"):
         from efficientnet_lite_pytorch import EfficientNet
 
@@ -141,10 +142,10 @@ def in_torch(name: str) -> tuple[Any, Any]:
 
 
 def measure(sizes: Sizes) -> Iterator[Row]:
-    """Every line of the table.
+    """Measure every row of the table.
 
     Raises:
-        AssertionError: a side's features are not those of the others.
+        AssertionError: a side's features differ from the others'.
     """
     rng = np.random.default_rng(0)
     for name in sizes.architectures:
@@ -171,13 +172,13 @@ HEADER = ("architecture", "batch", *SIDES, "to the faster torch")
 
 
 def to_torch(middle: Mapping[str, float]) -> str:
-    """This library's rate over that of the faster side in torch, if there is one."""
+    """Return this library's rate over that of the faster side in torch, if there is one."""
     torch = [rate for what, rate in middle.items() if what.startswith("torch")]
     return f"{middle['jaxparc'] / max(torch):.2f}" if torch else "–"
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row as the tables print it."""
+    """Return the cells of a row."""
     rates = row.images_per_second
     middle = {what: statistics.median(values) for what, values in rates.items()}
     return (
@@ -195,8 +196,8 @@ def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
 
 
 def add(commands: _measured.Commands) -> None:
-    """The command's flags."""
+    """Add the command and its options."""
     command = _measured.command(
-        commands, "extract", "images per second that the networks look at", "networks"
+        commands, "extract", "images per second of feature extraction", "networks"
     )
     command.set_defaults(run=lambda args: run(QUICK if args.quick else Sizes(), args.out))

@@ -1,10 +1,10 @@
 """`python -m experiments.speed input`: from JPEG files to batches, and whether training waits.
 
-JPEGs of photographs' size and detail are made on the spot. The sides are a plain loop (PIL: open,
-resize to 256, random 224 crop and flip, stack), this library's pipeline by threads and by worker
+JPEGs of photographs' size and detail are generated. The sides are a plain loop (PIL: open, resize
+to 256, random 224 crop and flip, stack), this library's pipeline by threads and by worker
 processes, and its cache of decoded images in memory and on disk; they alternate. Then a ResNet-18
-trains at 224 px: on images that lie on the device already, which says what it can consume, and from
-the pipeline, where the time that it waits for batches is taken.
+trains at 224 px: on images that are on the device already, which gives the rate that it can
+consume, and from the pipeline, where the time that it waits for batches is measured.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Sizes:
         images: of each size.
         batch_size: rows of a batch.
         repeats: of each side.
-        steps: of each training, beside the first.
+        steps: number in each training, without the first.
     """
 
     photographs: tuple[tuple[int, int], ...] = ((500, 375), (1024, 768))
@@ -57,7 +57,7 @@ QUICK = Sizes(images=128, repeats=3, steps=3)
 
 @dataclasses.dataclass
 class Row:
-    """One line: images per second of every repeat, and the cores that the side may use."""
+    """One row: images per second of every repeat, and the cores that the side may use."""
 
     what: str
     photographs: str
@@ -67,7 +67,7 @@ class Row:
 
 
 def photographs(width: int, height: int, count: int) -> list[dict[str, Any]]:
-    """JPEG files with a photograph's mixture of smooth areas and detail, and labels."""
+    """Return labelled JPEG files with a photograph's mixture of smooth areas and detail."""
     rng = np.random.default_rng(0)
     records = []
     for i in range(count):
@@ -82,7 +82,7 @@ def photographs(width: int, height: int, count: int) -> list[dict[str, Any]]:
 
 
 def plain(records: list[dict[str, Any]], batch_size: int) -> Iterator[np.ndarray]:
-    """Batches without end, as one would write it down."""
+    """Yield batches endlessly, by a straightforward loop."""
     rng = np.random.default_rng(0)
     side = decoding.resized(SIZE)
     for start in itertools.cycle(range(0, len(records), batch_size)):
@@ -99,7 +99,7 @@ def plain(records: list[dict[str, Any]], batch_size: int) -> Iterator[np.ndarray
 def sides(
     records: list[dict[str, Any]], sizes: Sizes, folder: Path
 ) -> dict[str, tuple[int, Callable[[], Iterator[Any]]]]:
-    """What is compared -> the cores it may use, and its batches without end."""
+    """Return the sides: name -> the cores it may use, and its endless batches."""
     epochs = functools.partial(
         batches.batches,
         batch_size=sizes.batch_size,
@@ -126,7 +126,7 @@ def sides(
 
 
 def images_per_second(side: Callable[[], Iterator[Any]], sizes: Sizes) -> float:
-    """In the steady state: what threads and processes made before the clock started is used up."""
+    """Return the steady rate: batches that were ready before the clock started are used up."""
     iterator = side()
     count = sizes.images // sizes.batch_size
     for _ in range(count):
@@ -138,7 +138,7 @@ def images_per_second(side: Callable[[], Iterator[Any]], sizes: Sizes) -> float:
 
 
 def train_steps(fed: Iterator[Any], sizes: Sizes) -> tuple[list[float], float]:
-    """Images per second of every training step of a ResNet-18, and the share spent waiting."""
+    """Return images per second of every training step of a ResNet-18, and the share of waiting."""
     spec = models.get("resnet18")
     module = spec.module(num_classes=10, axis_name=parallel.AXIS)
     task = Task(module, spec.mean, spec.std)
@@ -161,7 +161,7 @@ def train_steps(fed: Iterator[Any], sizes: Sizes) -> tuple[list[float], float]:
 
 
 def measure(sizes: Sizes) -> Iterator[Row]:
-    """Every line of the table."""
+    """Measure every row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         for width, height in sizes.photographs:
             records = photographs(width, height, sizes.images)
@@ -204,7 +204,7 @@ HEADER = ("side", "JPEGs", "images/s", "per core", "to the plain loop", "waiting
 
 
 def cells(row: Row, plain_rate: float | None) -> tuple[str, ...]:
-    """A row as the tables print it."""
+    """Return the cells of a row."""
     middle = statistics.median(row.images_per_second)
     training = row.waiting is not None
     return (
@@ -231,7 +231,7 @@ def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
 
 
 def add(commands: _measured.Commands) -> None:
-    """The command's flags."""
+    """Add the command and its options."""
     command = _measured.command(
         commands, "input", "images per second from JPEGs to batches", "images"
     )

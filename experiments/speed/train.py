@@ -3,8 +3,8 @@
 The sides are this library's step and, where torch and torchvision are installed, the original
 network in torch, channels last, as it is and compiled. All have the same uint8 images on the
 device, the same weights, and no dropout; each normalises, takes the gradient and steps with
-momentum and weight decay. That their losses agree is checked first. They alternate; each starts
-after a pause with a call that is not counted. With a grid, "apart" is one run after the other.
+momentum and weight decay. That their losses agree is checked first. The sides alternate; each
+starts after a pause with a call that is not counted. With a grid, "apart" is one run after another.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from jaxparc.training.program import Point, Program
 from jaxparc.training.steps import Rates, Recipe, Task
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
-Side = Callable[[], float]  # makes some steps; returns the loss of the last
+Side = Callable[[], float]  # takes some steps; returns the loss of the last
 _CLASSES = 10
 
 
@@ -40,10 +40,10 @@ class Sizes:
         architectures: keys of `models.MODELS`.
         pixels: 32 for networks of the demo's widths, with the small stem; 224 for whole ones.
         batch_size: of every step.
-        images: of every repeat, at least, by pixels.
+        images: number in every repeat, at least, by pixels.
         repeats: of each side.
-        grid: runs of a grid at once, by pixels; 1 for none.
-        dtype: what networks compute in.
+        grid: number of runs in one program, by pixels; 1 for no grid.
+        dtype: of the computation.
     """
 
     architectures: tuple[str, ...] = ("alexnet", "googlenet", "resnet18", "resnet50")
@@ -56,7 +56,7 @@ class Sizes:
 
 
 def default(quick: bool) -> Sizes:
-    """Sizes for the device that is there."""
+    """Return the sizes for this machine's devices."""
     if jax.default_backend() == "cpu":
         sizes = Sizes()
     else:
@@ -76,7 +76,7 @@ class Row:
         architecture: key of `models.MODELS`.
         pixels: side of the images.
         batch_size: of every step.
-        dtype: what it computes in.
+        dtype: of the computation.
         images_per_second: of every repeat, by side.
         operations: per image: three times those of the forward pass.
         share: of the device's matrix rate in the same type.
@@ -96,7 +96,7 @@ class Row:
 
 
 def task_of(name: str, pixels: int, dtype: str) -> Task:
-    """The network that is measured."""
+    """Return the network that is measured."""
     spec = models.get(name)
     small = pixels < 64
     module = spec.module(
@@ -133,7 +133,7 @@ class Ours:
         self._rest = given, rates, key
 
     def __call__(self) -> float:
-        """`steps` steps; the loss of the last, of the first run."""
+        """Take `steps` steps; return the loss of the last one, in the first run."""
         self._state, metrics = self._compiled(self._state, *self._rest)
         return float(metrics["loss"][0, -1])
 
@@ -144,7 +144,7 @@ _RATE, _DECAY = 0.01, 1e-4
 def original(
     name: str, task: Task, variables: Any, batch: dict[str, np.ndarray], dtype: str
 ) -> dict[str, Side]:
-    """The same training in torch; nothing if it is not installed."""
+    """Return the same training in torch; nothing if torch is not installed."""
     try:
         import torch
         import torchvision as originals
@@ -162,14 +162,14 @@ def original(
     def side(compiled: bool) -> Side:
         network = in_torch(name, task, variables).to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(network.parameters(), _RATE, 0.9, weight_decay=_DECAY)
-        torch._dynamo.reset()  # or it takes the sizes of one row after the other for variable
-        look = torch.compile(network, dynamic=False) if compiled else network
+        torch._dynamo.reset()  # or it treats the sizes of successive rows as dynamic
+        forward = torch.compile(network, dynamic=False) if compiled else network
 
         def step() -> float:
             optimizer.zero_grad(set_to_none=True)
             given = ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-                loss = torch.nn.functional.cross_entropy(look(given).float(), labels)
+                loss = torch.nn.functional.cross_entropy(forward(given).float(), labels)
             loss.backward()
             optimizer.step()
             return float(loss.detach())
@@ -180,7 +180,7 @@ def original(
 
 
 def in_torch(name: str, task: Task, variables: Any) -> Any:
-    """A network of ours in torch: as narrow, with the same stem and weights, and no dropout."""
+    """Return one of our networks in torch: same width, stem and weights, and no dropout."""
     import torch
     from torch import nn
 
@@ -204,7 +204,7 @@ def in_torch(name: str, task: Task, variables: Any) -> Any:
 
 
 def _narrow(module: Any, width: float) -> None:
-    """Gives every layer of a torch module as many outputs as a network of ours has."""
+    """Give every layer of a torch module as many outputs as our network has."""
     from torch import nn
 
     for name, layer in module.named_children():
@@ -231,10 +231,10 @@ def _narrow(module: Any, width: float) -> None:
 
 
 def measure(sizes: Sizes) -> Iterator[Row]:
-    """Every line of the table.
+    """Measure every row of the table.
 
     Raises:
-        AssertionError: a side's loss is not that of the others.
+        AssertionError: a side's loss differs from the others'.
     """
     rate = _measured.matrix_rate(jnp.dtype(sizes.dtype))
     rng = np.random.default_rng(0)
@@ -284,7 +284,7 @@ def _row(
 
 
 def forward_operations(task: Task, variables: Any, pixels: int) -> float:
-    """Of looking at one image: two for each multiplication of a convolution or matrix product."""
+    """Return the operations of one image's forward pass: two per multiplication and addition."""
     module = task.module.clone(axis_name=None)
     image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), np.float32)
     lowered = jax.jit(lambda v, x: module.apply(v, x)[0]).lower(variables, image)
@@ -310,7 +310,7 @@ HEADER = (
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row as the tables print it."""
+    """Return the cells of a row."""
     rates = row.images_per_second
     middle = {what: statistics.median(values) for what, values in rates.items()}
     return (
@@ -336,7 +336,7 @@ def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
 
 
 def add(commands: _measured.Commands) -> None:
-    """The command's flags."""
+    """Add the command and its options."""
     command = _measured.command(commands, "train", "images per second of training", "networks")
     command.add_argument(
         "--architectures", nargs="+", choices=list(models.MODELS), metavar="NAME", help="[four]"

@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from jaxparc.errors import InputError
 from jaxparc.training import decoding
 from jaxparc.training.decoding import THREADS, Decoded, Source, resized
 
@@ -71,13 +72,13 @@ def batches(
         index: (b,) int32, position in `source`; -1 where padded.
 
     Raises:
-      ValueError: batch_size or size below 1, seed or epoch negative, `source` was decoded for
+      InputError: batch_size or size below 1, seed or epoch negative, `source` was decoded for
         another size, or a batch cannot be shared equally.
     """
     order = Order(len(source), batch_size, size, train, mirror, seed, epoch, share)
     side = resized(size)
     if isinstance(source, Decoded) and source.images.shape[1] != side:
-        raise ValueError(
+        raise InputError(
             f"the source was decoded to {source.images.shape[1]} px; size {size} needs {side} px"
         )
     numbers = grain.MapDataset.range(start, epochs * order.batches)
@@ -89,7 +90,7 @@ class Order:
     """The images of each batch, and their crops; the fields are those of `batches`.
 
     Raises:
-      ValueError: as of `batches`.
+      InputError: as of `batches`.
     """
 
     n: int
@@ -104,16 +105,16 @@ class Order:
     def __post_init__(self) -> None:
         """Check the fields."""
         if self.seed < 0 or self.epoch < 0:
-            raise ValueError(
+            raise InputError(
                 f"seed is {self.seed} and epoch {self.epoch}; expected no negative number"
             )
         if self.batch_size < 1 or self.size < 1:
-            raise ValueError(
+            raise InputError(
                 f"batch_size is {self.batch_size} and size {self.size}; expected at least 1"
             )
         if self.batch_size % self.share[1]:
-            raise ValueError(
-                f"a batch of {self.batch_size} rows does not divide over {self.share[1]} processes"
+            raise InputError(
+                f"batch_size is {self.batch_size}; expected a multiple of {self.share[1]} processes"
             )
 
     @property

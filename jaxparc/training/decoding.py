@@ -19,6 +19,7 @@ from PIL import Image
 
 from jaxparc import files
 from jaxparc.datasets.images import open_square
+from jaxparc.errors import InputError
 
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Number of processors that this process may use."""
@@ -201,13 +202,13 @@ def read(source: Source, index: int, side: int) -> tuple[np.ndarray, Any]:
     """Return the image of a record, decoded and resized to (side, side, 3) uint8, and its label.
 
     Raises:
-      ValueError: the image cannot be decoded; the message has its index.
+      InputError: the image cannot be decoded; the message has its index.
     """
     record = source[index]
     try:
         return _square(record["image"], side), record["label"]
     except (OSError, ValueError) as error:
-        raise ValueError(f"image {index} of the source cannot be decoded: {error}") from error
+        raise InputError(f"image {index} of the source cannot be decoded: {error}") from error
 
 
 def _square(image: np.ndarray | bytes, side: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxparc import files, parallel
+from jaxparc.errors import InputError
 from jaxparc.training import feed, loop, resume, steps
 from jaxparc.training.batches import Source
 from jaxparc.training.history import Steps
@@ -68,13 +69,13 @@ def fit_grid(
         The number of each point that is not done, and how its run ended, as soon as it has.
 
     Raises:
-        ValueError: an unknown plan, runs_at_once below 1, or points of different lengths.
+        InputError: an unknown plan, runs_at_once below 1, or points of different lengths.
         OSError: a state cannot be saved.
     """
     if plan not in PLANS:
-        raise ValueError(f"unknown plan {plan!r}; known: {', '.join(PLANS)}")
+        raise InputError(f"unknown plan {plan!r}; known: {', '.join(PLANS)}")
     if runs_at_once is not None and runs_at_once < 1:
-        raise ValueError(f"runs_at_once is {runs_at_once}; expected at least 1")
+        raise InputError(f"runs_at_once is {runs_at_once}; expected at least 1")
     fit: Callable[..., list[loop.Fitted]] = functools.partial(
         loop.fit_together, task, variables, source, size=size, mirror=mirror, **options
     )

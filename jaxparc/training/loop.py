@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxparc import interrupts, parallel
+from jaxparc.errors import OperationError
 from jaxparc.training import feed, resume
 from jaxparc.training.batches import Source, prefetch
 from jaxparc.training.history import History, Steps
@@ -24,7 +25,7 @@ STEPS_PER_CALL = 10
 """Training steps in one program, where images live on an accelerator."""
 
 
-class DivergedError(RuntimeError):
+class DivergedError(OperationError):
     """The loss became infinite or NaN."""
 
 

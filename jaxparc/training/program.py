@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxparc import parallel
+from jaxparc.errors import InputError
 from jaxparc.training import steps
 from jaxparc.training.steps import Recipe, Task, TrainState, Variables
 
@@ -39,13 +40,13 @@ class Program:
         seeds: of the batches: one if the runs share them, else g.
 
     Raises:
-        ValueError: the points differ in steps or batch size.
+        InputError: the points differ in steps or batch size.
     """
 
     def __init__(self, task: Task, points: Sequence[Point]) -> None:
         shapes = {(point.recipe.steps, point.recipe.batch_size) for point in points}
         if len(shapes) != 1:
-            raise ValueError(
+            raise InputError(
                 f"points of a grid have (steps, batch size) {sorted(shapes)}; expected one of them"
             )
         ((self.steps, self.batch_size),) = shapes

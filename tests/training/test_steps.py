@@ -146,5 +146,5 @@ def test_optax_trace_and_a_scalar_rate_are_sgd_with_momentum():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="6 rows does not divide over 4 devices"):
+    with pytest.raises(ValueError, match="the batch has 6 rows; expected a multiple of 4 devices"):
         parallel.shard({"image": np.zeros((6, 2, 2, 3), np.uint8)})
