@@ -1,12 +1,12 @@
-"""Stage 2: every source model is fine-tuned to every target, which makes the ground truth.
+"""Stage 2: fine-tune every source model to every target, which gives the ground truth.
 
 Trains missing sources first. Writes a folder for each transfer to transfers/, with a file for each
-learning rate, and how their training went to metrics/; from the former oracle.csv (the accuracy of
-each transfer), scratch.csv (of random initialisations) and grid.csv (every learning rate that was
-tried, for how many steps, and which one was chosen).
+learning rate, and training metrics to metrics/; from the former oracle.csv (the accuracy of each
+transfer), scratch.csv (of random initialisations) and grid.csv (every learning rate that was tried,
+the number of steps, and which one was chosen).
 
-With --halving, the worse half of a grid is given up after a quarter, and again after half, of the
-steps. A rate is given up for all sources of an architecture and target, as it is chosen for all.
+With --halving, the worse half of a grid is stopped after a quarter, and again after half, of the
+steps. A rate is stopped for all sources of an architecture and target, as it is chosen for all.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def stage(run: _run.Run) -> int:
             f"{run.out / 'oracle.csv'} was not measured here and would be replaced; to fine-tune, "
             "give another --out"
         )
-    # What goes on after a rung is known when all sources have come to it.
+    # Which rates continue after a rung is known when all sources have reached it.
     failures = sum(_run.run_units(run, "finetune_all", wave) for wave in waves)
     if not brought_in:
         # Of several shards the last one finds what all of them made.
@@ -70,7 +70,7 @@ def stage(run: _run.Run) -> int:
 
 
 def units(run: _run.Run) -> list[_run.Unit]:
-    """Every transfer, with its grid; with halving, each rung of it before.
+    """Return the units of all transfers, each with its grid; with halving, its rungs come first.
 
     Raises:
         StageError: a target is too small.
@@ -105,16 +105,16 @@ def _waves(run: _run.Run) -> list[list[_run.Unit]]:
 
 
 def rungs(benchmark: Benchmark) -> tuple[int, ...]:
-    """The numbers of steps after which half of a grid is given up."""
+    """Return the numbers of steps after which half of a grid is stopped."""
     steps = benchmark.transfer_recipe.steps
     return (steps // 4, steps // 2) if benchmark.halving else ()
 
 
 def going_on(run: _run.Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
-    """The learning rates of a transfer's grid that are trained on after so many rungs.
+    """Return the learning rates of a transfer's grid that continue after a number of rungs.
 
-    Of every rung the better half, rounded up, by the mean validation accuracy over the sources that
-    choose together; all, where one of these has not come to it.
+    At every rung the better half, rounded up, by the mean validation accuracy over the sources that
+    choose together; all, where one of these has not reached it.
     """
     rates = run.benchmark.learning_rates[transfer.architecture]
     together = [
@@ -136,25 +136,25 @@ def going_on(run: _run.Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
 
 
 def _at_rung(run: _run.Run, transfer: Transfer, steps: int) -> dict[str, float | None]:
-    """Validation accuracies after so many steps, by learning rate."""
+    """Return validation accuracies after a number of steps, by learning rate."""
     content = _run.read_result(_rung_path(run, transfer, steps), _rung_name(transfer, steps))
     return content["validation"]
 
 
 def _mean(accuracies: Sequence[float | None]) -> float:
-    """Of the sources; below all if a run diverged."""
+    """Average over the sources; minus infinity if a run diverged."""
     return float(np.mean([-np.inf if v is None else v for v in accuracies]))
 
 
 def _check(run: _run.Run, transfer: Transfer, path: Path, name: str) -> None:
-    """Reads what every candidate left; of a folder alone nothing tells whose it is."""
+    """Read the result of every candidate, which the folder alone does not identify."""
     del path, name
     for candidate in _last(run, transfer):
         _run.read_result(_path(run, candidate), _unit_name(candidate))
 
 
 def _last(run: _run.Run, transfer: Transfer) -> list[Candidate]:
-    """What is trained to the end."""
+    """Return the candidates that are trained to the end."""
     return [Candidate(transfer, r) for r in going_on(run, transfer, len(rungs(run.benchmark)))]
 
 
@@ -166,7 +166,7 @@ def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
 
 
 def candidates(run: _run.Run) -> Iterator[Candidate]:
-    """Every training run of the benchmark."""
+    """Iterate over the training runs of the benchmark."""
     benchmark = run.benchmark
     for transfer in benchmark.transfers(scratch=benchmark.scratch):
         for rate in benchmark.learning_rates[transfer.architecture]:
@@ -176,13 +176,13 @@ def candidates(run: _run.Run) -> Iterator[Candidate]:
 def choose(
     validation: Mapping[Candidate, float | None],
 ) -> dict[Transfer, float]:
-    """The learning rate of every transfer, by accuracy on the validation images alone.
+    """Choose the learning rate of every transfer, by accuracy on the validation images alone.
 
     One per (target, architecture), the best on average over the sources; random initialisations
-    choose their own. A rate at which a run diverged comes last; of equal rates the first is taken.
+    choose their own. A rate at which a run diverged comes last; ties go to the first rate.
 
     Args:
-        validation: percent, None where the run diverged; of every transfer the whole grid.
+        validation: percent, None where the run diverged; the whole grid of every transfer.
     """
     groups: dict[tuple[str, str, bool], list[Candidate]] = {}
     for candidate in validation:
@@ -198,7 +198,7 @@ def choose(
 
 
 def _choosing_together(transfer: Transfer) -> tuple[str, str, bool]:
-    """Transfers with the same value share their learning rate."""
+    """Return a key that transfers with a common learning rate share."""
     return transfer.architecture, transfer.target, transfer.source == SCRATCH
 
 
@@ -233,7 +233,7 @@ def _finetune(
     until: int | None,
     on_images: Callable[[int], None],
 ) -> None:
-    """Trains what is left of a transfer's grid, to a rung or to the end; what is done stays."""
+    """Train the rest of a transfer's grid, to a rung or to the end; results that exist are kept."""
     benchmark = run.benchmark
     tried = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
     done: dict[int, dict[str, Any]] = {}  # results that are there, by number in the grid
@@ -242,14 +242,14 @@ def _finetune(
         for i, candidate in enumerate(tried):
             with contextlib.suppress(FileNotFoundError):
                 done[i] = _run.read_result(_path(run, candidate), _unit_name(candidate))
-    elif len(tried) == 1:  # nothing is left to give up
+    elif len(tried) == 1:  # nothing is left to stop
         _write_rung(run, transfer, until, at_rung)
         return
     task = train_sources.task_of(benchmark, transfer.architecture, transfer.target, training=True)
     if transfer.source == SCRATCH:
         variables = train_sources.initial(run, transfer.architecture, transfer.target, SCRATCH)
     else:
-        # The rates of a grid start from the same weights: only the rate tells them apart.
+        # The runs of a grid start from the same weights and differ in the rate alone.
         variables = with_new_head(
             train_sources.source_model(run, transfer.architecture, transfer.source),
             task.module.num_classes,
@@ -263,7 +263,7 @@ def _finetune(
     seed = run.seed("finetune", *transfer)
     partial = _run.partial(run, "finetune_all", _folder(run, transfer).name)
     names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in tried]
-    # The states of runs that were trained together cannot go on without each other.
+    # The states of runs that were trained together cannot resume without each other.
     plan = "apart" if benchmark.halving else run.grid
     with _telemetry.watching(run, "finetune_all", names, on_images) as watch:
         for i, fitted in grid.fit_grid(
@@ -341,7 +341,7 @@ def _result(
 
 
 def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
-    """Name and seconds of every training run that is done, and of every rung."""
+    """Iterate over the name and seconds of every finished training run and rung."""
     benchmark = run.benchmark
     made = [
         (_rung_path(run, transfer, steps), _rung_name(transfer, steps))
@@ -355,7 +355,7 @@ def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
 
 
 def losses(run: _run.Run) -> dict[Transfer, list[float]]:
-    """The training losses of what was chosen, step by step; of all whose files are there."""
+    """Return the training losses, step by step, of the chosen runs whose files exist."""
     found: dict[Transfer, list[float]] = {}
     path = run.out / "grid.csv"
     try:
@@ -375,7 +375,7 @@ def losses(run: _run.Run) -> dict[Transfer, list[float]]:
 
 
 def _write_tables(run: _run.Run) -> None:
-    """oracle.csv, scratch.csv and grid.csv, from the files of the runs that are there."""
+    """Write oracle.csv, scratch.csv and grid.csv from the results that exist."""
     results: dict[Candidate, dict[str, Any]] = {}
     missing = set()
     for candidate in candidates(run):
@@ -385,30 +385,30 @@ def _write_tables(run: _run.Run) -> None:
                 result = _run.read_result(_path(run, candidate), _unit_name(candidate))
                 steps = run.benchmark.transfer_recipe.steps
             else:
-                result, steps = _given_up(run, candidate)
+                result, steps = _stopped(run, candidate)
             results[candidate] = result | {"steps": steps}
         except FileNotFoundError:
             missing.add(_choosing_together(transfer))
-    # The choice of a rate is one for all sources, so it waits until all of them are there.
+    # A rate is chosen for all sources at once, so the choice waits until all of them are done.
     whole = {c: r for c, r in results.items() if _choosing_together(c.transfer) not in missing}
     chosen = choose({c: r["validation"] if "losses" in r else None for c, r in whole.items()})
     oracle: list[Sequence[object]] = [(*_GRID[:3], "Oracle")]
     scratch = oracle.copy()
-    grid: list[Sequence[object]] = [_GRID]
+    tried: list[Sequence[object]] = [_GRID]
     for candidate, result in whole.items():
         transfer, rate = candidate
         accuracies = [_percent(result[name]) for name in ("validation", "test")]
         was_chosen = int(chosen[transfer] == rate)
-        grid.append((*transfer, f"{rate:g}", result["steps"], *accuracies, was_chosen))
+        tried.append((*transfer, f"{rate:g}", result["steps"], *accuracies, was_chosen))
         if chosen[transfer] == rate:
             table = scratch if transfer.source == SCRATCH else oracle
             table.append((*transfer, accuracies[1]))
-    for name, rows in (("oracle", oracle), ("scratch", scratch), ("grid", grid)):
+    for name, rows in (("oracle", oracle), ("scratch", scratch), ("grid", tried)):
         files.write_text(run.out / f"{name}.csv", files.table_text(rows))
 
 
-def _given_up(run: _run.Run, candidate: Candidate) -> tuple[dict[str, Any], int]:
-    """What is known of a run that was given up, and its steps."""
+def _stopped(run: _run.Run, candidate: Candidate) -> tuple[dict[str, Any], int]:
+    """Return the result of a run that was stopped at a rung, and its steps."""
     key = f"{candidate.learning_rate:g}"
     for steps in reversed(rungs(run.benchmark)):
         found = _at_rung(run, candidate.transfer, steps)

@@ -1,4 +1,4 @@
-"""Stage 1: every architecture is trained on every source, from random or another's weights.
+"""Stage 1: train every architecture on every source, from random weights or another source's.
 
 Writes checkpoints/<benchmark>/<architecture>/<source>/.
 """
@@ -25,14 +25,13 @@ from jaxparc.training.steps import Task, Variables
 def task_of(
     benchmark: Benchmark, architecture: str, dataset: str, *, training: bool = False
 ) -> Task:
-    """The network of an architecture for the classes of a data set.
+    """Return the network of an architecture for the classes of a data set.
 
     Args:
-        benchmark: whose it is.
+        benchmark: the settings.
         architecture: a key of `models.MODELS`.
         dataset: its short name.
-        training: whether it is to be trained, in the precision and with the batch norm of the
-            settings, or to look.
+        training: True for the precision and batch norm of training; False for inference.
     """
     spec, data = models.get(architecture), benchmark.data(dataset)
     module = spec.module(
@@ -58,7 +57,7 @@ def task_of(
 
 
 def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) -> Variables:
-    """Random weights, the head included, drawn for one purpose."""
+    """Return random weights, drawn for one purpose, the head included."""
     # One compiled initialisation serves all numbers of classes: only the head differs.
     module = task_of(run.benchmark, architecture, run.benchmark.source_names[0]).module
     seed = run.seed("initial", architecture, dataset, *purpose)
@@ -67,7 +66,7 @@ def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) ->
 
 
 def _first(run: _run.Run, architecture: str, source: str) -> Variables:
-    """The weights that training on a source starts from."""
+    """Return the weights that training on a source starts from."""
     start = run.benchmark.source_start
     if start in ("", source):
         return initial(run, architecture, source)
@@ -77,33 +76,35 @@ def _first(run: _run.Run, architecture: str, source: str) -> Variables:
 
 
 def weights_path(run: _run.Run, architecture: str, source: str) -> Path:
-    """Where a source model's checkpoint is."""
+    """Return the path of a source model's checkpoint."""
     return run.weights / architecture / source
 
 
 def unit_name(architecture: str, source: str) -> str:
-    """What a source model's checkpoint says that it is."""
+    """Return the name that a source model's checkpoint holds."""
     return f"{architecture} on {source}"
 
 
 def source_model(run: _run.Run, architecture: str, source: str) -> Variables:
-    """The weights of a source model.
+    """Return the weights of a source model.
 
     Raises:
-        CheckpointError: missing, damaged or another's.
+        CheckpointError: missing, damaged or of another model.
     """
-    return _kept(weights_path(run, architecture, source), unit_name(architecture, source))
+    return _cached(weights_path(run, architecture, source), unit_name(architecture, source))
 
 
 def _restore(path: Path, name: str) -> Variables:
     variables, metadata = checkpoints.restore(path)
     if metadata.get("unit") != name:
-        raise checkpoints.CheckpointError(f"checkpoint {path} is not of the unit {name!r}")
+        raise checkpoints.CheckpointError(
+            f"checkpoint {path} is of the unit {metadata.get('unit')!r}; expected {name!r}"
+        )
     return variables
 
 
-# The last few are kept, as units ask for the same again and again.
-_kept = functools.lru_cache(maxsize=4)(_restore)
+# A few are cached, as successive units need the same one.
+_cached = functools.lru_cache(maxsize=4)(_restore)
 
 
 def _check(path: Path, name: str) -> None:
@@ -119,7 +120,7 @@ def stage(run: _run.Run) -> int:
 
 
 def units(run: _run.Run) -> list[_run.Unit]:
-    """Every source model, before those that start from it."""
+    """Return the units of all source models, each before those that start from it."""
     start = run.benchmark.source_start
     return [
         _run.Unit(
@@ -137,7 +138,7 @@ def units(run: _run.Run) -> list[_run.Unit]:
 
 
 def lacking(run: _run.Run, architecture: str, source: str) -> dict[str, str]:
-    """What is missing of what a source model is trained with; nothing if it is there."""
+    """Return what is missing for the training of a source model; nothing if it is done."""
     if weights_path(run, architecture, source).exists():
         return {}
     start = run.benchmark.source_start
