@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from experiments.speed import measured as _measured
+from experiments.speed import measured
 from jaxparc import extraction, models, parallel
 from jaxparc.training import steps
 from jaxparc.weights import torchvision
@@ -163,7 +163,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
             calls = {
                 what: (functools.partial(see, images), batch_size) for what, see in sides.items()
             }
-            rates = _measured.alternate(calls, sizes.images, sizes.repeats)
+            rates = measured.alternate(calls, sizes.images, sizes.repeats)
             yield Row(name, batch_size, rates)
 
 
@@ -184,7 +184,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         row.architecture,
         str(row.batch_size),
-        *(_measured.spread(rates.get(side, [])) for side in SIDES),
+        *(measured.spread(rates.get(side, [])) for side in SIDES),
         to_torch(middle),
     )
 
@@ -192,12 +192,12 @@ def cells(row: Row) -> tuple[str, ...]:
 def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
     """Measure, print as it goes, and write OUT.md and OUT.json."""
     title = "images per second, median (lowest–highest)"
-    return _measured.run("extract", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
+    return measured.run("extract", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
 
 
-def add(commands: _measured.Commands) -> None:
+def add(commands: measured.Commands) -> None:
     """Add the command and its options."""
-    command = _measured.command(
+    command = measured.command(
         commands, "extract", "images per second of feature extraction", "networks"
     )
     command.set_defaults(run=lambda args: run(QUICK if args.quick else Sizes(), args.out))

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments.speed import measured as _measured
+from experiments.speed import measured
 from jaxparc import models, parallel
 from jaxparc.training import batches, decoding, feed, steps
 from jaxparc.training.program import Point, Program
@@ -210,7 +210,7 @@ def cells(row: Row, plain_rate: float | None) -> tuple[str, ...]:
     return (
         row.what,
         row.photographs,
-        _measured.spread(row.images_per_second),
+        measured.spread(row.images_per_second),
         "–" if training else f"{middle / row.cores:.0f}",
         "–" if training or plain_rate is None else f"{middle / plain_rate:.1f}",
         f"{100 * row.waiting:.1f} %" if row.waiting is not None else "–",
@@ -227,12 +227,12 @@ def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
         return cells(row, rates[-1] if rates else None)
 
     title = f"{SIZE} px, median (lowest–highest)"
-    return _measured.run("input", PACKAGES, sizes, measure(sizes), HEADER, line, title, out)
+    return measured.run("input", PACKAGES, sizes, measure(sizes), HEADER, line, title, out)
 
 
-def add(commands: _measured.Commands) -> None:
+def add(commands: measured.Commands) -> None:
     """Add the command and its options."""
-    command = _measured.command(
+    command = measured.command(
         commands, "input", "images per second from JPEGs to batches", "images"
     )
     command.set_defaults(run=lambda args: run(QUICK if args.quick else Sizes(), args.out))

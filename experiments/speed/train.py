@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import benchmarks
-from experiments.speed import extract as speed_extract
-from experiments.speed import measured as _measured
+from experiments.speed import extract, measured
 from jaxparc import models, parallel
 from jaxparc.training import loop, steps
 from jaxparc.training.program import Point, Program
@@ -184,7 +183,7 @@ def in_torch(name: str, task: Task, variables: Any) -> Any:
     import torch
     from torch import nn
 
-    network, _ = speed_extract.in_torch(name)
+    network, _ = extract.in_torch(name)
     width, small = task.module.width, task.module.stem == "small"
     if small:
         first = nn.Conv2d(3, 64, 3, padding=1, bias=name == "alexnet")
@@ -199,7 +198,7 @@ def in_torch(name: str, task: Task, variables: Any) -> Any:
         network.transform_input = False
     _narrow(network, width)
     network(torch.zeros(2, 3, 64, 64))  # lazy layers find the number of their inputs
-    speed_extract.load(network, name, variables)
+    extract.load(network, name, variables)
     return network.train()
 
 
@@ -236,7 +235,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
     Raises:
         AssertionError: a side's loss differs from the others'.
     """
-    rate = _measured.matrix_rate(jnp.dtype(sizes.dtype))
+    rate = measured.matrix_rate(jnp.dtype(sizes.dtype))
     rng = np.random.default_rng(0)
     for pixels, images, runs in zip(sizes.pixels, sizes.images, sizes.grid, strict=True):
         batch = {
@@ -268,7 +267,7 @@ def _row(
         tolerance = 1e-3 if sizes.dtype == "float32" else 5e-2
         for what, side in torch_sides.items():
             np.testing.assert_allclose(side(), expected, rtol=tolerance, err_msg=f"{name}, {what}")
-    found = _measured.alternate(sides, images, sizes.repeats)
+    found = measured.alternate(sides, images, sizes.repeats)
     operations = 3 * forward_operations(task, variables, pixels)
     return Row(
         name,
@@ -317,27 +316,27 @@ def cells(row: Row) -> tuple[str, ...]:
         row.architecture,
         str(row.pixels),
         f"{row.batch_size}, {row.dtype}",
-        _measured.spread(rates["jaxparc"]),
+        measured.spread(rates["jaxparc"]),
         f"{1000 * row.batch_size / middle['jaxparc']:.1f}",
         f"{100 * row.share:.0f} %",
         f"{row.compile_seconds:.0f} s",
         f"{row.peak_bytes / 2**20:.0f}",
-        _measured.spread(rates.get("grid", [])),
+        measured.spread(rates.get("grid", [])),
         f"{middle['grid'] / middle['jaxparc']:.2f}" if "grid" in middle else "–",
-        *(_measured.spread(rates.get(side, [])) for side in ("torch", "torch, compiled")),
-        speed_extract.to_torch(middle),
+        *(measured.spread(rates.get(side, [])) for side in ("torch", "torch, compiled")),
+        extract.to_torch(middle),
     )
 
 
 def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
     """Measure, print as it goes, and write OUT.md and OUT.json."""
     title = "images per second of training, median (lowest–highest)"
-    return _measured.run("train", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
+    return measured.run("train", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
 
 
-def add(commands: _measured.Commands) -> None:
+def add(commands: measured.Commands) -> None:
     """Add the command and its options."""
-    command = _measured.command(commands, "train", "images per second of training", "networks")
+    command = measured.command(commands, "train", "images per second of training", "networks")
     command.add_argument(
         "--architectures", nargs="+", choices=list(models.MODELS), metavar="NAME", help="[four]"
     )
