@@ -1,18 +1,19 @@
-"""Stage 2: every source model is fine-tuned to every target, which makes the ground truth.
+"""Stage 2: fine-tune every source model to every target, which gives the ground truth.
 
 Trains missing sources first. Writes a folder for each transfer to transfers/, with a file for each
-learning rate, and how their training went to metrics/; from the former oracle.csv (the accuracy of
-each transfer), scratch.csv (of random initialisations) and grid.csv (every learning rate that was
-tried, for how many steps, and which one was chosen).
+learning rate, and training metrics to metrics/; from the former oracle.csv (the accuracy of each
+transfer), scratch.csv (of random initialisations) and grid.csv (every learning rate that was tried,
+the number of steps, and which one was chosen).
 
-With --halving, the worse half of a grid is given up after a quarter, and again after half, of the
-steps. A rate is given up for all sources of an architecture and target, as it is chosen for all.
+With --halving, the worse half of a grid is stopped after a quarter, and again after half, of the
+steps. A rate is stopped for all sources of an architecture and target, as it is chosen for all.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +28,10 @@ from experiments.runner.run import Run, Stage, StageError, list_by_name, partial
 from jaxparc import files, locks
 from jaxparc.errors import InputError
 from jaxparc.evaluation import SCRATCH, Transfer
-from jaxparc.training import batches as input_
-from jaxparc.training import checkpoints, grid
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc.training import checkpoints, grid, loop
+from jaxparc.training.decoding import Source
+from jaxparc.training.program import Point
+from jaxparc.training.steps import Task, with_new_head
 from jaxparc.units.unit import Unit, read_result, write_result
 
 _GRID = (
@@ -62,7 +63,7 @@ def stage(run: Run) -> int:
             f"{run.out / 'oracle.csv'} was not measured here and would be replaced; to fine-tune, "
             "give another --out"
         )
-    # What goes on after a rung is known when all sources have come to it.
+    # Which rates continue after a rung is known when all sources have reached it.
     listing = list_by_name("experiments.finetune_all", run)
     failures = sum(run_units(run, "finetune_all", wave, listing) for wave in waves)
     if not brought_in:
@@ -73,7 +74,7 @@ def stage(run: Run) -> int:
 
 
 def units(run: Run) -> list[Unit]:
-    """Every transfer, with its grid; with halving, each rung of it before.
+    """Return the units of all transfers, each with its grid; with halving, its rungs come first.
 
     Raises:
         StageError: a target is too small.
@@ -108,16 +109,16 @@ def _waves(run: Run) -> list[list[Unit]]:
 
 
 def rungs(benchmark: Benchmark) -> tuple[int, ...]:
-    """The numbers of steps after which half of a grid is given up."""
+    """Return the numbers of steps after which half of a grid is stopped."""
     steps = benchmark.transfer_recipe.steps
     return (steps // 4, steps // 2) if benchmark.halving else ()
 
 
 def going_on(run: Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
-    """The learning rates of a transfer's grid that are trained on after so many rungs.
+    """Return the learning rates of a transfer's grid that continue after a number of rungs.
 
-    Of every rung the better half, rounded up, by the mean validation accuracy over the sources that
-    choose together; all, where one of these has not come to it.
+    At every rung the better half, rounded up, by the mean validation accuracy over the sources that
+    choose together; all, where one of these has not reached it.
     """
     rates = run.benchmark.learning_rates[transfer.architecture]
     together = [
@@ -139,25 +140,25 @@ def going_on(run: Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
 
 
 def _at_rung(run: Run, transfer: Transfer, steps: int) -> dict[str, float | None]:
-    """Validation accuracies after so many steps, by learning rate."""
+    """Return validation accuracies after a number of steps, by learning rate."""
     content = read_result(_rung_path(run, transfer, steps), _rung_name(transfer, steps))
     return content["validation"]
 
 
 def _mean(accuracies: Sequence[float | None]) -> float:
-    """Of the sources; below all if a run diverged."""
+    """Average over the sources; minus infinity if a run diverged."""
     return float(np.mean([-np.inf if v is None else v for v in accuracies]))
 
 
 def _check(run: Run, transfer: Transfer, path: Path, name: str) -> None:
-    """Reads what every candidate left; of a folder alone nothing tells whose it is."""
+    """Read the result of every candidate, which the folder alone does not identify."""
     del path, name
     for candidate in _last(run, transfer):
         read_result(_path(run, candidate), _unit_name(candidate))
 
 
 def _last(run: Run, transfer: Transfer) -> list[Candidate]:
-    """What is trained to the end."""
+    """Return the candidates that are trained to the end."""
     return [Candidate(transfer, r) for r in going_on(run, transfer, len(rungs(run.benchmark)))]
 
 
@@ -169,7 +170,7 @@ def _lacking(run: Run, transfer: Transfer) -> dict[str, str]:
 
 
 def candidates(run: Run) -> Iterator[Candidate]:
-    """Every training run of the benchmark."""
+    """Iterate over the training runs of the benchmark."""
     benchmark = run.benchmark
     for transfer in benchmark.transfers(scratch=benchmark.scratch):
         for rate in benchmark.learning_rates[transfer.architecture]:
@@ -179,13 +180,13 @@ def candidates(run: Run) -> Iterator[Candidate]:
 def choose(
     validation: Mapping[Candidate, float | None],
 ) -> dict[Transfer, float]:
-    """The learning rate of every transfer, by accuracy on the validation images alone.
+    """Choose the learning rate of every transfer, by accuracy on the validation images alone.
 
     One per (target, architecture), the best on average over the sources; random initialisations
-    choose their own. A rate at which a run diverged comes last; of equal rates the first is taken.
+    choose their own. A rate at which a run diverged comes last; ties go to the first rate.
 
     Args:
-        validation: percent, None where the run diverged; of every transfer the whole grid.
+        validation: percent, None where the run diverged; the whole grid of every transfer.
     """
     groups: dict[tuple[str, str, bool], list[Candidate]] = {}
     for candidate in validation:
@@ -201,7 +202,7 @@ def choose(
 
 
 def _choosing_together(transfer: Transfer) -> tuple[str, str, bool]:
-    """Transfers with the same value share their learning rate."""
+    """Return a key that transfers with a common learning rate share."""
     return transfer.architecture, transfer.target, transfer.source == SCRATCH
 
 
@@ -236,21 +237,24 @@ def _finetune(
     until: int | None,
     on_images: Callable[[int], None],
 ) -> None:
-    """Trains what is left of a transfer's grid, to a rung or to the end; what is done stays."""
+    """Train the rest of a transfer's grid, to a rung or to the end; results that exist are kept."""
     benchmark = run.benchmark
-    todo = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
+    tried = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
+    done: dict[int, dict[str, Any]] = {}  # results that are there, by number in the grid
     at_rung: dict[str, Any] = {"validation": {}, "seconds": 0.0}
     if until is None:
-        todo = [candidate for candidate in todo if not _path(run, candidate).exists()]
-    elif len(todo) == 1:  # nothing is left to give up
+        for i, candidate in enumerate(tried):
+            with contextlib.suppress(FileNotFoundError):
+                done[i] = read_result(_path(run, candidate), _unit_name(candidate))
+    elif len(tried) == 1:  # nothing is left to stop
         _write_rung(run, transfer, until, at_rung)
         return
     task = train_sources.task_of(benchmark, transfer.architecture, transfer.target, training=True)
     if transfer.source == SCRATCH:
         variables = train_sources.initial(run, transfer.architecture, transfer.target, SCRATCH)
     else:
-        # The rates of a grid start from the same weights: only the rate tells them apart.
-        variables = train.with_new_head(
+        # The runs of a grid start from the same weights and differ in the rate alone.
+        variables = with_new_head(
             train_sources.source_model(run, transfer.architecture, transfer.source),
             task.module.num_classes,
             run.seed("head", *transfer),
@@ -262,18 +266,21 @@ def _finetune(
     recipe = dataclasses.replace(benchmark.transfer_recipe, weight_decay=benchmark.weight_decay)
     seed = run.seed("finetune", *transfer)
     partial = partial_folder(run, "finetune_all", _folder(run, transfer).name)
-    names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in todo]
+    names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in tried]
+    # The states of runs that were trained together cannot resume without each other.
+    plan = "apart" if benchmark.halving else run.grid
     with _telemetry.watching(run, "finetune_all", names, on_images) as watch:
         for i, fitted in grid.fit_grid(
             task,
             variables,
             tuning,
             [
-                fitting.Point(dataclasses.replace(recipe, learning_rate=c.learning_rate), seed)
-                for c in todo
+                Point(dataclasses.replace(recipe, learning_rate=c.learning_rate), seed)
+                for c in tried
             ],
-            # The states of runs that were trained together cannot go on without each other.
-            plan="apart" if benchmark.halving else run.grid,
+            plan=plan,
+            runs_at_once=_runs_at_once(plan, done.values()),
+            done=done,
             size=benchmark.image_size,
             mirror=benchmark.data(transfer.target).mirror,
             workers=run.workers,
@@ -283,15 +290,25 @@ def _finetune(
         ):
             if until is None:
                 result = _result(benchmark, task, fitted, {"validation": validation, "test": test})
-                write_result(_path(run, todo[i]), _unit_name(todo[i]), result)
+                result["grid"] = {"plan": plan, "runs_at_once": fitted.runs_at_once}
+                write_result(_path(run, tried[i]), _unit_name(tried[i]), result)
             else:
                 result = _result(benchmark, task, fitted, {"validation": validation})
-                at_rung["validation"][f"{todo[i].learning_rate:g}"] = result["validation"]
+                at_rung["validation"][f"{tried[i].learning_rate:g}"] = result["validation"]
                 at_rung["seconds"] += result["seconds"]
     if until is None:
         checkpoints.remove(partial)
     else:
         _write_rung(run, transfer, until, at_rung)
+
+
+def _runs_at_once(plan: str, results: Iterable[Mapping[str, Any]]) -> int | None:
+    """The runs at once that results of a grid record, if they are of this plan."""
+    for result in results:
+        recorded = result.get("grid", {})
+        if recorded.get("plan") == plan:
+            return recorded["runs_at_once"]
+    return None
 
 
 def _write_rung(run: Run, transfer: Transfer, steps: int, content: dict[str, Any]) -> None:
@@ -301,11 +318,11 @@ def _write_rung(run: Run, transfer: Transfer, steps: int, content: dict[str, Any
 
 def _result(
     benchmark: Benchmark,
-    task: train.Task,
-    fitted: fitting.Fitted,
-    sources: Mapping[str, input_.Source],
+    task: Task,
+    fitted: loop.Fitted,
+    sources: Mapping[str, Source],
 ) -> dict[str, Any]:
-    """Losses, seconds, and the percent of some images that are right; None if the run diverged."""
+    """Losses, seconds, and the accuracy on some images in percent; None if the run diverged."""
     finite = fitted.losses[: fitted.diverged]
     result: dict[str, Any] = {
         "losses": [round(float(loss), 4) for loss in finite],
@@ -316,7 +333,7 @@ def _result(
         return result | dict.fromkeys(sources)
     started = time.monotonic()
     for name, source in sources.items():
-        result[name] = fitting.accuracy(
+        result[name] = loop.accuracy(
             task,
             fitted.variables,
             source,
@@ -328,7 +345,7 @@ def _result(
 
 
 def seconds(run: Run) -> Iterator[tuple[str, float]]:
-    """Name and seconds of every training run that is done, and of every rung."""
+    """Iterate over the name and seconds of every finished training run and rung."""
     benchmark = run.benchmark
     made = [
         (_rung_path(run, transfer, steps), _rung_name(transfer, steps))
@@ -342,7 +359,7 @@ def seconds(run: Run) -> Iterator[tuple[str, float]]:
 
 
 def losses(run: Run) -> dict[Transfer, list[float]]:
-    """The training losses of what was chosen, step by step; of all whose files are there."""
+    """Return the training losses, step by step, of the chosen runs whose files exist."""
     found: dict[Transfer, list[float]] = {}
     path = run.out / "grid.csv"
     try:
@@ -362,7 +379,7 @@ def losses(run: Run) -> dict[Transfer, list[float]]:
 
 
 def _write_tables(run: Run) -> None:
-    """oracle.csv, scratch.csv and grid.csv, from the files of the runs that are there."""
+    """Write oracle.csv, scratch.csv and grid.csv from the results that exist."""
     results: dict[Candidate, dict[str, Any]] = {}
     missing = set()
     for candidate in candidates(run):
@@ -372,30 +389,30 @@ def _write_tables(run: Run) -> None:
                 result = read_result(_path(run, candidate), _unit_name(candidate))
                 steps = run.benchmark.transfer_recipe.steps
             else:
-                result, steps = _given_up(run, candidate)
+                result, steps = _stopped(run, candidate)
             results[candidate] = result | {"steps": steps}
         except FileNotFoundError:
             missing.add(_choosing_together(transfer))
-    # The choice of a rate is one for all sources, so it waits until all of them are there.
+    # A rate is chosen for all sources at once, so the choice waits until all of them are done.
     whole = {c: r for c, r in results.items() if _choosing_together(c.transfer) not in missing}
     chosen = choose({c: r["validation"] if "losses" in r else None for c, r in whole.items()})
     oracle: list[Sequence[object]] = [(*_GRID[:3], "Oracle")]
     scratch = oracle.copy()
-    grid: list[Sequence[object]] = [_GRID]
+    tried: list[Sequence[object]] = [_GRID]
     for candidate, result in whole.items():
         transfer, rate = candidate
         accuracies = [_percent(result[name]) for name in ("validation", "test")]
         was_chosen = int(chosen[transfer] == rate)
-        grid.append((*transfer, f"{rate:g}", result["steps"], *accuracies, was_chosen))
+        tried.append((*transfer, f"{rate:g}", result["steps"], *accuracies, was_chosen))
         if chosen[transfer] == rate:
             table = scratch if transfer.source == SCRATCH else oracle
             table.append((*transfer, accuracies[1]))
-    for name, rows in (("oracle", oracle), ("scratch", scratch), ("grid", grid)):
+    for name, rows in (("oracle", oracle), ("scratch", scratch), ("grid", tried)):
         files.write_text(run.out / f"{name}.csv", files.table_text(rows))
 
 
-def _given_up(run: Run, candidate: Candidate) -> tuple[dict[str, Any], int]:
-    """What is known of a run that was given up, and its steps."""
+def _stopped(run: Run, candidate: Candidate) -> tuple[dict[str, Any], int]:
+    """Return the result of a run that was stopped at a rung, and its steps."""
     key = f"{candidate.learning_rate:g}"
     for steps in reversed(rungs(run.benchmark)):
         found = _at_rung(run, candidate.transfer, steps)

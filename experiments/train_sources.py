@@ -1,4 +1,4 @@
-"""Stage 1: every architecture is trained on every source, from random or another's weights.
+"""Stage 1: train every architecture on every source, from random weights or another source's.
 
 Writes checkpoints/<benchmark>/<architecture>/<source>/.
 """
@@ -18,23 +18,21 @@ from experiments.runner import data as _data
 from experiments.runner import telemetry as _telemetry
 from experiments.runner.run import Run, Stage, list_by_name, partial_folder, run_units
 from jaxparc import models, parallel
-from jaxparc.training import checkpoints
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc.training import checkpoints, loop, steps
+from jaxparc.training.steps import Task, Variables
 from jaxparc.units.unit import Unit
 
 
 def task_of(
     benchmark: Benchmark, architecture: str, dataset: str, *, training: bool = False
-) -> train.Task:
-    """The network of an architecture for the classes of a data set.
+) -> Task:
+    """Return the network of an architecture for the classes of a data set.
 
     Args:
-        benchmark: whose it is.
+        benchmark: the settings.
         architecture: a key of `models.MODELS`.
         dataset: its short name.
-        training: whether it is to be trained, in the precision and with the batch norm of the
-            settings, or to look.
+        training: True for the precision and batch norm of training; False for inference.
     """
     spec, data = models.get(architecture), benchmark.data(dataset)
     module = spec.module(
@@ -50,7 +48,7 @@ def task_of(
             dtype=jnp.dtype(benchmark.dtype),
             axis_name=parallel.AXIS if benchmark.sync_batch_norm else None,
         )
-    return train.Task(
+    return Task(
         module,
         spec.mean,
         spec.std,
@@ -59,53 +57,55 @@ def task_of(
     )
 
 
-def initial(run: Run, architecture: str, dataset: str, *purpose: object) -> train.Variables:
-    """Random weights, the head included, drawn for one purpose."""
+def initial(run: Run, architecture: str, dataset: str, *purpose: object) -> Variables:
+    """Return random weights, drawn for one purpose, the head included."""
     # One compiled initialisation serves all numbers of classes: only the head differs.
     module = task_of(run.benchmark, architecture, run.benchmark.source_names[0]).module
     seed = run.seed("initial", architecture, dataset, *purpose)
-    variables = train.initial(module, run.benchmark.image_size, seed)
-    return train.with_new_head(variables, run.benchmark.data(dataset).num_classes, seed)
+    variables = steps.initial(module, run.benchmark.image_size, seed)
+    return steps.with_new_head(variables, run.benchmark.data(dataset).num_classes, seed)
 
 
-def _first(run: Run, architecture: str, source: str) -> train.Variables:
-    """The weights that training on a source starts from."""
+def _first(run: Run, architecture: str, source: str) -> Variables:
+    """Return the weights that training on a source starts from."""
     start = run.benchmark.source_start
     if start in ("", source):
         return initial(run, architecture, source)
     classes = run.benchmark.data(source).num_classes
     seed = run.seed("start", architecture, source)
-    return train.with_new_head(source_model(run, architecture, start), classes, seed)
+    return steps.with_new_head(source_model(run, architecture, start), classes, seed)
 
 
 def weights_path(run: Run, architecture: str, source: str) -> Path:
-    """Where a source model's checkpoint is."""
+    """Return the path of a source model's checkpoint."""
     return run.weights / architecture / source
 
 
 def unit_name(architecture: str, source: str) -> str:
-    """What a source model's checkpoint says that it is."""
+    """Return the name that a source model's checkpoint holds."""
     return f"{architecture} on {source}"
 
 
-def source_model(run: Run, architecture: str, source: str) -> train.Variables:
-    """The weights of a source model.
+def source_model(run: Run, architecture: str, source: str) -> Variables:
+    """Return the weights of a source model.
 
     Raises:
-        CheckpointError: missing, damaged or another's.
+        CheckpointError: missing, damaged or of another model.
     """
-    return _kept(weights_path(run, architecture, source), unit_name(architecture, source))
+    return _cached(weights_path(run, architecture, source), unit_name(architecture, source))
 
 
-def _restore(path: Path, name: str) -> train.Variables:
+def _restore(path: Path, name: str) -> Variables:
     variables, metadata = checkpoints.restore(path)
     if metadata.get("unit") != name:
-        raise checkpoints.CheckpointError(f"checkpoint {path} is not of the unit {name!r}")
+        raise checkpoints.CheckpointError(
+            f"checkpoint {path} is of the unit {metadata.get('unit')!r}; expected {name!r}"
+        )
     return variables
 
 
-# The last few are kept, as units ask for the same again and again.
-_kept = functools.lru_cache(maxsize=4)(_restore)
+# A few are cached, as successive units need the same one.
+_cached = functools.lru_cache(maxsize=4)(_restore)
 
 
 def _check(path: Path, name: str) -> None:
@@ -122,7 +122,7 @@ def stage(run: Run) -> int:
 
 
 def units(run: Run) -> list[Unit]:
-    """Every source model, before those that start from it."""
+    """Return the units of all source models, each before those that start from it."""
     start = run.benchmark.source_start
     return [
         Unit(
@@ -140,7 +140,7 @@ def units(run: Run) -> list[Unit]:
 
 
 def lacking(run: Run, architecture: str, source: str) -> dict[str, str]:
-    """What is missing of what a source model is trained with; nothing if it is there."""
+    """Return what is missing for the training of a source model; nothing if it is done."""
     if weights_path(run, architecture, source).exists():
         return {}
     start = run.benchmark.source_start
@@ -155,7 +155,7 @@ def _train(run: Run, architecture: str, source: str, on_images: Callable[[int], 
     name = f"{architecture}_{source}"
     partial = partial_folder(run, "train_sources", name)
     with _telemetry.watching(run, "train_sources", [name], on_images) as watch:
-        variables, losses = fitting.fit(
+        variables, losses = loop.fit(
             task,
             _first(run, architecture, source),
             _data.images(benchmark, source, "train"),
@@ -172,7 +172,7 @@ def _train(run: Run, architecture: str, source: str, on_images: Callable[[int], 
             watch=functools.partial(watch, 0),
             partial=partial,
         )
-    accuracy = fitting.accuracy(
+    accuracy = loop.accuracy(
         task,
         variables,
         _data.images(benchmark, source, "test"),

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -54,6 +55,53 @@ def busy() -> None:
     """Cancel the time limit for cleaning up, while work is being saved."""
     if _state["timer"] is not None:
         _state["timer"].cancel()
+
+
+class Deferral:
+    """A context in which Ctrl-C and SIGTERM can wait for the end of what they would tear apart.
+
+    Outside `deferred`, and in any thread but the main one, which alone gets signals, it changes
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self._deferring = False
+        self._came: list[tuple[int, Any]] = []
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Deferral":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if callable(handler := signal.getsignal(number)):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._deferring:
+            self._came.append((number, frame))
+        else:
+            self._handlers[number](number, frame)
+
+    @contextmanager
+    def deferred(self, defer: bool = True) -> Iterator[None]:
+        """Handle signals that arrive within at its end, also where that is an exception.
+
+        Args:
+            defer: False to handle them at once.
+        """
+        self._deferring = defer
+        try:
+            yield
+        finally:
+            self._deferring = False
+            while self._came:
+                number, frame = self._came.pop(0)
+                self._handlers[number](number, frame)
 
 
 def leave(code: int) -> NoReturn:

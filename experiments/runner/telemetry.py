@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from experiments.runner.run import Run
-from jaxparc.training import loop
+from jaxparc.training.history import Steps
 
 
 @contextlib.contextmanager
 def watching(
     run: Run, stage: str, names: Sequence[str], on_images: Callable[[int], None]
-) -> Iterator[Callable[[int, loop.Steps], None]]:
+) -> Iterator[Callable[[int, Steps], None]]:
     """Write metrics/STAGE/NAME.jsonl while runs are trained.
 
     A line has the step, its loss, the accuracy on its batch in percent, the learning rate, and the
@@ -32,7 +32,7 @@ def watching(
     with contextlib.ExitStack() as stack:
         writers: dict[int, Callable[[dict[str, Any]], None]] = {}
 
-        def watch(number: int, done: loop.Steps) -> None:
+        def watch(number: int, done: Steps) -> None:
             if number not in writers:
                 writers[number] = stack.enter_context(_writing(run, stage, names[number]))
             for line in _lines(done):
@@ -42,7 +42,7 @@ def watching(
         yield watch
 
 
-def _lines(done: loop.Steps) -> Iterator[dict[str, Any]]:
+def _lines(done: Steps) -> Iterator[dict[str, Any]]:
     losses, accuracies, rates = (
         done.metrics[name][0].tolist() for name in ("loss", "accuracy", "learning_rate")
     )

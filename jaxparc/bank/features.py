@@ -42,7 +42,7 @@ class ProbeImages:
 
     target: str
     where: Path
-    images: Any  # features.Subset, which is not imported before it is needed
+    images: Any  # decoding.Subset, which is not imported before it is needed
     labels: np.ndarray
     num_classes: int
     split_labels: np.ndarray
@@ -68,7 +68,8 @@ def probe_images(
         InputError: the target is unknown, or has fewer images.
         DatasetError: it cannot be read.
     """
-    from jaxparc import datasets, features, sampling
+    from jaxparc import datasets, sampling
+    from jaxparc.training import decoding
 
     labels = datasets.labels(target, "train", data_dir=data_dir)
     indices = sampling.probe_indices(labels, images, seed)
@@ -77,7 +78,7 @@ def probe_images(
     return ProbeImages(
         target=datasets.short_name(target),
         where=datasets.folder_of(target, data_dir=data_dir),
-        images=features.Subset(source, indices),
+        images=decoding.Subset(source, indices),
         labels=labels[indices],
         num_classes=source.spec.num_classes,
         split_labels=labels,
@@ -270,24 +271,21 @@ def _extract(
     entry: Entry, probe: ProbeImages, batch_size: int
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Features, class probabilities if the weights have a head, and notes on the weights."""
-    import jax
-
-    from jaxparc import features, parallel
-    from jaxparc.training import steps as train
+    from jaxparc import extraction
+    from jaxparc.training import decoding
 
     loaded = toml_file.load(entry)
-    module = loaded.module.clone(axis_name=parallel.AXIS)
-    devices = jax.local_device_count()
-    found, probs = features.extract(
-        train.Task(module, loaded.spec.mean, loaded.spec.std),
-        parallel.replicate(dict(loaded.variables)),
-        probe.images,
-        size=entry.size or loaded.spec.input_size,
-        batch_size=-(-batch_size // devices) * devices,
+    spec = loaded.spec
+    found = extraction.extract(
+        extraction.compile_network(loaded.module, loaded.variables, mean=spec.mean, std=spec.std),
+        decoding.CentralCrops(probe.images, entry.size or spec.input_size),
+        batch_size=batch_size,
+        jit=False,
     )
-    if not np.isfinite(found).all():
+    if not np.isfinite(found.features).all():
         raise InputError("its features are not finite")
-    return {"features": found} | ({"probs": probs} if probs.shape[1] else {}), loaded.notes
+    arrays = {"features": found.features, "probs": found.probs}
+    return {name: array for name, array in arrays.items() if array is not None}, loaded.notes
 
 
 def _made_of(entry: Entry, probe: ProbeImages) -> str:

@@ -297,7 +297,7 @@ def finetune(
         OSError: the weights cannot be read.
     """
     from jaxparc import datasets, parallel
-    from jaxparc.training import batches, loop
+    from jaxparc.training import decoding, loop
     from jaxparc.training import steps as training_steps
 
     data = datasets.spec_of(target, data_dir=data_dir)
@@ -307,7 +307,7 @@ def finetune(
     module = loaded.module.clone(num_classes=data.num_classes, axis_name=parallel.AXIS)
     task = training_steps.Task(module, spec.mean, spec.std, data.multi_label)
     tuning, test = (
-        batches.decode(datasets.load(target, split, data_dir=data_dir, decode=False), size=size)
+        decoding.decode(datasets.load(target, split, data_dir=data_dir, decode=False), size=size)
         for split in ("train", "test")
     )
     variables, _ = loop.fit(

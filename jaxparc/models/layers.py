@@ -366,3 +366,16 @@ def new_head(key: jax.Array, features: int, num_classes: int) -> dict[str, jax.A
         "kernel": head_init(key, (features, num_classes), jnp.float32),
         "bias": jnp.zeros((num_classes,), jnp.float32),
     }
+
+
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Return images (b, h, w, c) uint8 as float32, standardised per channel.
+
+    Args:
+      images: pixels, 0 to 255.
+      mean: of each channel, of images in [0, 1].
+      std: likewise.
+    """
+    scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(std, np.float32))
+    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    return images.astype(jnp.float32) * scale - shift

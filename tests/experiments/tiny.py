@@ -16,8 +16,8 @@ from experiments import (
 )
 from experiments.runner import command_line
 from experiments.runner.run import Run, Stage, prepare
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc.training import loop
+from jaxparc.training.steps import Recipe
 
 TINY = dataclasses.replace(
     benchmarks.SMOKE,
@@ -29,8 +29,8 @@ TINY = dataclasses.replace(
     sources=("digits", "glyph_digits", "glyph_letters"),
     targets=("digits",),
     image_size=14,
-    source_recipe=train.Recipe(steps=6, batch_size=32, learning_rate=0.1),
-    transfer_recipe=train.Recipe(steps=4, batch_size=32, learning_rate=0.1),
+    source_recipe=Recipe(steps=6, batch_size=32, learning_rate=0.1),
+    transfer_recipe=Recipe(steps=4, batch_size=32, learning_rate=0.1),
     transfer_images=96,
     validation_images=64,
     probe_images=40,
@@ -59,7 +59,7 @@ def outcome(folder):
 
 def slowly():
     """Lets every training step take a second, and says when the second one is there."""
-    fit = fitting.fit_together
+    fit = loop.fit_together
 
     def slow_fit(*args, watch, **options):
         steps = []
@@ -73,7 +73,7 @@ def slowly():
 
         return fit(*args, watch=wait, **options)
 
-    fitting.fit_together = slow_fit
+    loop.fit_together = slow_fit
 
 
 if __name__ == "__main__":

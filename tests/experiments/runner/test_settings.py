@@ -79,13 +79,13 @@ def test_own_images_are_sources_targets_and_probes(own_images, tmp_path):
 
 def test_own_images_that_cannot_be_told_apart_are_refused(own_images, tmp_path):
     hues, several = own_images
-    with pytest.raises(ValueError, match="are the same set"):
+    with pytest.raises(ValueError, match="are the same data set"):
         dataclasses.replace(tiny.TINY, sources=(hues, "digits"), targets=(f"{hues}:seed=1",))
-    with pytest.raises(ValueError, match="cub200 and caltech_birds2011 are the same set"):
+    with pytest.raises(ValueError, match="cub200 and caltech_birds2011 are the same data set"):
         dataclasses.replace(tiny.TINY, sources=("cub200",), targets=("caltech_birds2011",))
     (tmp_path / "other").mkdir()
     (tmp_path / "hues").rename(tmp_path / "other" / "several")
-    with pytest.raises(ValueError, match="are both called several"):
+    with pytest.raises(ValueError, match="both have the name several"):
         dataclasses.replace(tiny.TINY, targets=(f"folder:{tmp_path}/other/several", several))
 
 
