@@ -1,7 +1,4 @@
-"""The whole benchmark: all five stages in order.
-
-With everything done, a second run takes seconds.
-"""
+"""Run a whole benchmark: all five stages in order. A finished one takes seconds to run again."""
 
 from experiments import extract_probes, finetune_all, report, score_probes, train_sources
 from experiments.runner import command_line

@@ -19,7 +19,7 @@ from experiments.benchmarks import Benchmark
 from experiments.runner import command_line
 from experiments.runner import data as _data
 from experiments.runner.run import Run, Stage, StageError, list_by_name, run_units
-from experiments.tables import oracle
+from experiments.tables.read import ORACLE
 from jaxparc import array_files, extraction, files, sampling
 from jaxparc.evaluation import Transfer
 from jaxparc.training.decoding import CentralCrops, Subset
@@ -43,7 +43,7 @@ def units(run: Run) -> list[Unit]:
     if run.benchmark.external_from_oracle and not run.benchmark.external:
         raise StageError(
             f"{run.out / 'oracle.csv'} is missing: a table of the columns "
-            f"{', '.join(oracle.COLUMNS)}, which lists the models and their mAP; "
+            f"{', '.join(ORACLE)}, which lists the models and their mAP; "
             f"python -m experiments.import_probes FILE.csv --out {run.out} brings it in"
         )
     return [

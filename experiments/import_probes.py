@@ -1,10 +1,10 @@
-"""Published files in: the authors' probe pickles, of which nothing is run, and oracle tables.
+"""Import published files into a results folder: probe pickles and oracle tables.
 
-Reads {architecture}_{source}_{target}_{run}.pkl files, or folders of them, and writes probe files
-to DIR/probes, as extract_probes does; of a .csv file, checks every row and copies it to
-DIR/oracle.csv. Your own models' features come in as .npz files of the same name and fields, without
-probs where there are none, and without y where DIR/probe_images (of probe_images) has the labels.
-DIR is a results folder: score_probes and report go on from there.
+Parses {architecture}_{source}_{target}_{run}.pkl files, or folders of them, without executing
+anything, and writes probe files to DIR/probes, as extract_probes does. Checks every row of a .csv
+file and copies it to DIR/oracle.csv. Features of your own models are imported as .npz files with
+the same names and fields; probs are optional, and y is optional where DIR/probe_images (of
+probe_images) has the labels. DIR is a results folder: score_probes and report continue from there.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from experiments import extract_probes, probe_images
-from experiments.tables import oracle
+from experiments.tables.read import TableError, read_accuracies
 from jaxparc import array_files, files, models, printing
 from jaxparc.errors import InputError
 from jaxparc.evaluation import Transfer
 from jaxparc.units.progress import say
 from jaxparc.weights import pickles
 
-LIMIT = 1 << 30  # bytes of a list of rows
+LIMIT = 1 << 30  # bytes of a list of rows, stacked
 _ROW = (np.ndarray, np.generic, int, float)
 SUFFIXES = (".pkl", ".npz", ".csv")
 ARRAYS = ("features", "probs", "y")
@@ -34,24 +34,24 @@ FIELDS = ARRAYS + NAMES
 
 
 class PublishedFileError(InputError):
-    """A published file cannot be taken; the message names it, and what is wrong."""
+    """A published file cannot be imported; the message names the file and the fault."""
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     with printing.ending():
-        _main()
+        _import()
 
 
-def _main() -> None:
+def _import() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.import_probes",
         description=__doc__,
-        epilog="Exit codes: 0 all went in; 1 some were refused, the rest went in; 2 none is there.",
+        epilog="Exit codes: 0 all files imported; 1 some refused, the others imported; 2 no file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help=".pkl, .csv or a folder"
+        "paths", nargs="+", type=Path, metavar="PATH", help=f"{', '.join(SUFFIXES)} or a folder"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results folder")
     args = parser.parse_args()
@@ -59,8 +59,8 @@ def _main() -> None:
     if lacking := [path for path in args.paths if not list(_files(path))]:
         parser.exit(
             2,
-            f"{parser.prog}: {printing.shown(str(lacking[0]))} is no {', '.join(SUFFIXES)} file, "
-            "and holds none\n",
+            f"{parser.prog}: {printing.shown(str(lacking[0]))}: found no file; expected "
+            f"{', '.join(SUFFIXES)}, or a folder of these\n",
         )
     refused = 0
     try:
@@ -74,7 +74,7 @@ def _main() -> None:
         raise
     except OSError as error:
         parser.exit(2, f"{parser.prog}: {printing.line(error)}\n")
-    say(f"{len(found) - refused} of {printing.count(len(found), 'file')} went into {args.out}")
+    say(f"imported {len(found) - refused} of {printing.count(len(found), 'file')} to {args.out}")
     sys.exit(1 if refused else 0)
 
 
@@ -84,24 +84,23 @@ def _files(path: Path) -> list[Path]:
 
 
 def import_file(path: Path, out: Path) -> Path:
-    """Takes one published file into a results folder.
-
-    Returns:
-        The file written.
+    """Import one published file into a results folder, and return the file written.
 
     Raises:
-        PublishedFileError: it is not what its name says, or a pickle asks for more than arrays.
+        PublishedFileError: the file is malformed, or a pickle asks for more than arrays.
     """
     if path.suffix == ".csv":
         try:
-            oracle.read(path)
-        except oracle.OracleError as error:
+            read_accuracies(path)
+        except TableError as error:
             raise PublishedFileError(str(error)) from error
         files.write_text(out / "oracle.csv", files.read_text(path))
         return out / "oracle.csv"
     run = re.search(r"_(\d+)$", path.stem)
     if run is None:
-        raise PublishedFileError(f"{path}: its name does not end in the number of a probe set")
+        raise PublishedFileError(
+            f"{path}: the name is {path.stem!r}; expected _<number of the probe set> at its end"
+        )
     number = int(run[1])
     content = _of_pickle(path) if path.suffix == ".pkl" else _of_npz(path, out, number)
     probe = _checked(path, content)
@@ -121,11 +120,13 @@ def _of_pickle(path: Path) -> dict[str, Any]:
     try:
         content = pickles.load(path.read_bytes())
     except pickles.RefusedError as error:
-        raise PublishedFileError(f"{path} is refused, and nothing of it was run: {error}") from None
+        raise PublishedFileError(f"{path} is refused and was not executed: {error}") from None
     except ValueError as error:
         raise PublishedFileError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise PublishedFileError(f"{path} is no dictionary; expected {', '.join(FIELDS)}")
+        raise PublishedFileError(
+            f"{path} holds {type(content).__name__}; expected a dictionary of {', '.join(FIELDS)}"
+        )
     if lacking := [field for field in FIELDS if field not in content]:
         raise PublishedFileError(f"{path} lacks {', '.join(lacking)}")
     return content
@@ -151,20 +152,26 @@ def _of_npz(path: Path, out: Path, number: int) -> dict[str, Any]:
 
 
 def _checked(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a probe file: arrays as `extract_probes.write` takes them, and names."""
+    """Return checked fields: arrays as `extract_probes.write` takes them, and names."""
     probe: dict[str, Any] = {}
     for field in (field for field in ARRAYS if field in content):
         array = _array(path, field, content[field])
         kinds, ndims = ("iufb", (1, 2)) if field == "y" else ("f", (2,))
         if array.dtype.kind not in kinds or array.ndim not in ndims or not array.size:
-            raise PublishedFileError(f"{path}: {field} are {array.dtype} {array.shape}")
+            kind = "numbers" if field == "y" else "floats"
+            shape = "(n,) or (n, c)" if field == "y" else "(n, d)"
+            raise PublishedFileError(
+                f"{path}: {field} is {array.dtype} {array.shape}; expected {kind} {shape}"
+            )
         probe[field] = array
     if len({len(array) for array in probe.values()}) > 1:
         counts = ", ".join(f"{field} of {len(array)}" for field, array in probe.items())
-        raise PublishedFileError(f"{path} is not of one set of images: {counts}")
+        raise PublishedFileError(f"{path}: {counts}; expected one number of images")
     y = probe["y"]
-    if not np.isfinite(y).all() or (y < 0).any() or (y.ndim == 1 and (y != np.round(y)).any()):
-        raise PublishedFileError(f"{path}: y are no classes, nor annotation vectors")
+    if fault := _fault(y):
+        raise PublishedFileError(
+            f"{path}: y has {fault} values; expected class indices or annotation vectors"
+        )
     probe["y"] = y.astype(np.int32) if y.ndim == 1 else y.astype(np.float32)
     for field in NAMES:
         if not isinstance(content[field], str) or not re.fullmatch(r"[\w.-]+", content[field]):
@@ -178,17 +185,29 @@ def _checked(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     return probe
 
 
+def _fault(y: np.ndarray) -> str:
+    """Return what values y has that are neither class indices nor annotation vectors, or ""."""
+    if not np.isfinite(y).all():
+        return "non-finite"
+    if (y < 0).any():
+        return "negative"
+    return "fractional" if y.ndim == 1 and (y != np.round(y)).any() else ""
+
+
 def _array(path: Path, field: str, value: Any) -> np.ndarray:
-    """An array, or a list of numbers or of rows of one length."""
+    """Return an array, or stack a list of numbers or of rows of one length."""
     if isinstance(value, np.ndarray):
         return value
     if isinstance(value, list | tuple):
         rows = [np.asarray(v) for v in value if isinstance(v, _ROW)]
         alike = len({(row.shape, row.dtype.kind) for row in rows}) == 1
-        # One row named a million times would grow on stacking.
+        # One row referenced a million times would grow on stacking.
         if len(rows) == len(value) and alike and sum(row.nbytes for row in rows) < LIMIT:
             return np.stack(rows)
-    raise PublishedFileError(f"{path}: {field} is no array, nor a list of numbers or rows")
+    raise PublishedFileError(
+        f"{path}: {field} is {type(value).__name__}; expected an array, or a list of numbers "
+        "or of rows of one length"
+    )
 
 
 if __name__ == "__main__":

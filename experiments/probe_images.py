@@ -1,8 +1,8 @@
-"""The images of the probe sets as files, for models that are run outside of this project.
+"""Export the images of the probe sets, to extract features outside of this project.
 
 Writes probe_images/<target>_<probe set>/ in the results folder: images 0000.jpeg, 0001.jpeg, ... in
-the order of the probe set, and labels.npy, their classes, (n,), or annotation vectors, (n, c). The
-features that a model has for these images, in this order, come in with import_probes.
+the order of the probe set, and labels.npy, their classes (n,) or annotation vectors (n, c).
+import_probes imports the features that a model extracts from these images in this order.
 """
 
 import functools
@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from experiments import extract_probes
-from experiments.runner import command_line
-from experiments.runner import data as _data
+from experiments.runner import command_line, data
 from experiments.runner.run import Run, Stage, run_units
 from jaxparc import datasets
 from jaxparc.datasets import images
@@ -23,20 +22,20 @@ from jaxparc.units.unit import Unit, read_result, write_result
 
 
 def stage(run: Run) -> int:
-    """Write what is missing; returns the number of failures."""
-    _data.prepare(run.benchmark)
+    """Write what is missing; return the number of failures."""
+    data.prepare(run.benchmark)
     return run_units(run, "probe_images", units(run))
 
 
 def units(run: Run) -> list[Unit]:
-    """Every probe set."""
+    """Return a unit per target and probe set."""
     return [
         Unit(
             f"images of {target}, probe set {probe_set}",
             folder_of(run.out, target, probe_set),
             _check,
             functools.partial(_write, run, target, probe_set),
-            _data.lacking(run.benchmark, target),
+            data.lacking(run.benchmark, target),
         )
         for target in run.benchmark.target_names
         for probe_set in range(run.benchmark.probe_sets)
@@ -44,7 +43,7 @@ def units(run: Run) -> list[Unit]:
 
 
 def folder_of(out: Path, target: str, probe_set: int) -> Path:
-    """Where the images of a probe set are."""
+    """Return the folder of the images of a probe set."""
     return out / "probe_images" / f"{target}_{probe_set}"
 
 
@@ -56,21 +55,21 @@ def _write(run: Run, target: str, probe_set: int, on_images: Callable[[int], Non
     indices = extract_probes.probe_of(run, target, probe_set).indices
     stored = datasets.load(run.benchmark.address(target), "train", decode=False)
     folder = folder_of(run.out, target, probe_set)
-    half = folder.with_name(f".{folder.name}.incomplete")
-    half.mkdir(parents=True)
+    partial = folder.with_name(f".{folder.name}.incomplete")
+    partial.mkdir(parents=True)
     names = [
-        _save(half / f"{number:04d}", stored[int(index)]["image"])
+        _save(partial / f"{number:04d}", stored[int(index)]["image"])
         for number, index in enumerate(indices)
     ]
-    np.save(half / "labels.npy", _data.labels(run.benchmark, target, "train")[indices])
+    np.save(partial / "labels.npy", data.labels(run.benchmark, target, "train")[indices])
     name = f"images of {target}, probe set {probe_set}"
-    write_result(half / "probe_set.json", name, {"images": names})
-    half.rename(folder)
+    write_result(partial / "probe_set.json", name, {"images": names})
+    partial.rename(folder)
     on_images(len(names))
 
 
 def _save(path: Path, image: Any) -> str:
-    """The image as it is stored, or as PNG; returns the name of the file."""
+    """Save an image as it is stored, or else as PNG; return the name of the file."""
     if isinstance(image, bytes):
         path = path.with_suffix(images.suffix_of(image))
         path.write_bytes(image)

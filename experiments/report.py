@@ -1,41 +1,49 @@
 """Stage 5: how well the scores predict the accuracies; prints tables, writes report/index.html.
 
-Reads oracle.csv, scratch.csv, scores.csv and times.csv of the results folder, and for the curves of
-the losses grid.csv and transfers/. With --oracle FILE it reports any table of accuracies and scores
-instead: see `experiments.tables.report`.
+Reads oracle.csv, scratch.csv, scores.csv and times.csv of the results folder, and grid.csv and
+transfers/ for the loss curves. With --oracle FILE it reports any table of accuracies and scores
+instead:
+
+    python -m experiments.report --oracle controlled.csv [--scores scores.csv] --out DIR
 """
 
+import argparse
 import importlib.metadata
 import math
 import platform
-import sys
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 from rich.console import Console
 
 import jaxparc
-from experiments import finetune_all
+from experiments import benchmarks, finetune_all
 from experiments.runner import command_line
 from experiments.runner.run import Run, Stage, StageError
-from experiments.tables import oracle
-from experiments.tables import read as outcome_files
-from experiments.tables import report as report_files
-from jaxparc import datasets, files, report
-from jaxparc.evaluation import Transfer
+from experiments.tables import read
+from experiments.tables.report import report_tables, title, with_baselines, write_files
+from jaxparc import datasets, evaluation, printing, report
+from jaxparc.errors import InputError
+from jaxparc.evaluation import outcomes
+from jaxparc.evaluation.summary import Summary, summarise
 from jaxparc.report import sheets
 from jaxparc.units.progress import say
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
-
-_TRANSFER = ("Architecture", "Source Dataset", "Target Dataset")
-_NAMES = ("Run", *_TRANSFER)  # the other columns hold numbers
+# The benchmarks that the paper has tables of.
+PUBLISHED = ("controlled", "crowd_sourced", "detection")
+TABLES = ("oracle", "scores", "times", "resamples")  # options of the report of any table
+RESAMPLES = 2000
 
 
 def stage(run: Run) -> int:
-    """Print and write the report; returns 0."""
+    """Print and write the report; return 0.
+
+    Raises:
+        StageError: a table is missing or malformed.
+    """
     results = read_results(run)
     # A log has no width of its own; 80 columns would fold the tables.
     console = Console()
@@ -44,7 +52,7 @@ def stage(run: Run) -> int:
     console.print(report.selector_table(results))
     if results.summary is not None:
         console.print(sheets.intervals(results.summary, "pearson", results.title).rich())
-        report_files.write(results.summary, run.out / "report", {})
+        write_files(results.summary, run.out / "report", {})
     page = run.out / "report" / "index.html"
     report.write_page(results, page)
     say(f"report: {page}")
@@ -52,59 +60,52 @@ def stage(run: Run) -> int:
 
 
 def read_results(run: Run) -> report.Results:
-    """What the earlier stages wrote.
+    """Return what the earlier stages wrote.
 
     Raises:
-        StageError: a file is missing; the message names the stage that writes it.
+        StageError: a table is missing or malformed; the message names the stage that writes it.
     """
+    benchmark = run.benchmark
     try:
-        found = oracle.read(run.out / "oracle.csv")
+        found = read.read_accuracies(run.out / "oracle.csv")
     except FileNotFoundError as error:
-        raise StageError(
-            f"{error.filename} is missing; python -m experiments.finetune_all writes it"
-        ) from None
-    except oracle.OracleError as error:
+        raise _missing(error, "finetune_all") from None
+    except read.TableError as error:
         raise StageError(str(error)) from error
-    scores: dict[str, dict[str, dict[Transfer, float]]] = defaultdict(dict)
-    # A transfer without an accuracy, as its runs failed or diverged, cannot be evaluated.
+    # A transfer whose runs all failed or diverged has no accuracy and cannot be evaluated.
     accuracies = {transfer: value for transfer, value in found.items() if not math.isnan(value)}
-    for row in _read(
-        run.out / "scores.csv", "score_probes", ("Run", *_TRANSFER, *run.benchmark.methods)
-    ):
-        if (transfer := _transfer(row)) in accuracies:
-            for method in run.benchmark.methods:
-                of_run = scores[method].setdefault(row["Run"], {})
-                of_run[transfer] = _number(row[method])
-    stage_seconds, milliseconds = _times(run.out / "times.csv")
-    summary, titles = report_files.trusted(
-        accuracies,
-        {method: list(scores[method].values()) for method in run.benchmark.methods},
-        tuple(map(datasets.short_name, run.benchmark.targets)),
-    )
+    try:
+        scores = read.read_scores(
+            run.out / "scores.csv",
+            accuracies,
+            required=(read.RUN, *benchmark.methods),
+            partial=True,
+        )
+        stage_seconds, milliseconds = read.read_times(run.out / "times.csv")
+    except FileNotFoundError as error:
+        raise _missing(error, "score_probes") from None
+    except read.TableError as error:
+        raise StageError(f"{error}; python -m experiments.score_probes writes it") from error
+    scores = {method: scores[method] for method in benchmark.methods}
+    targets = tuple(map(datasets.short_name, benchmark.targets))
+    summary = _summary(accuracies, scores, targets)
     return report.Results(
-        titles=titles,
+        titles={} if summary is None else {m: title(m) for m in summary.outcomes.scores},
         summary=summary,
-        name=run.benchmark.name,
+        name=benchmark.name,
         accuracies=accuracies,
-        scratch={
-            (row["Architecture"], row["Target Dataset"]): _number(row["Oracle"])
-            for row in _scratch(run)
-        },
-        scores={method: list(scores[method].values()) for method in run.benchmark.methods},
+        scratch=_scratch(run),
+        scores=scores,
         losses=finetune_all.losses(run),
         milliseconds=milliseconds,
         stage_seconds=stage_seconds,
-        settings=run.benchmark.settings()
+        settings=benchmark.settings()
         | {
             f"images of {datasets.short_name(address)}": datasets.summary(address)
-            for address in run.benchmark.addresses
+            for address in benchmark.addresses
         },
-        extra=tuple(map(datasets.short_name, run.benchmark.extra_targets)),
-        order=(
-            *run.benchmark.architectures,
-            *run.benchmark.source_names,
-            *run.benchmark.target_names,
-        ),
+        extra=tuple(map(datasets.short_name, benchmark.extra_targets)),
+        order=(*benchmark.architectures, *benchmark.source_names, *benchmark.target_names),
         versions={
             "jaxparc": jaxparc.__version__,
             **{package: importlib.metadata.version(package) for package in PACKAGES},
@@ -115,61 +116,100 @@ def read_results(run: Run) -> report.Results:
     )
 
 
-def _times(path: Path) -> tuple[dict[str, float], dict[str, float]]:
+def _missing(error: FileNotFoundError, stage: str) -> StageError:
+    return StageError(f"{error.filename} is missing; python -m experiments.{stage} writes it")
+
+
+def _scratch(run: Run) -> dict[tuple[str, str], float]:
+    """Return the accuracies of random initialisations; none where accuracies were imported."""
     try:
-        return outcome_files.read_times(path)
+        found = read.read_accuracies(run.out / "scratch.csv")
     except FileNotFoundError:
-        raise StageError(
-            f"{path} is missing; python -m experiments.score_probes writes it"
-        ) from None
-    except oracle.OracleError as error:
-        raise StageError(f"{error}; python -m experiments.score_probes writes it") from error
+        return {}
+    except read.TableError as error:
+        raise StageError(f"{error}; python -m experiments.finetune_all writes it") from error
+    return {(t.architecture, t.target): accuracy for t, accuracy in found.items()}
 
 
-def _scratch(run: Run) -> list[dict[str, str]]:
-    """Accuracies of random initialisations; none where accuracies were brought in."""
-    path = run.out / "scratch.csv"
-    return _read(path, "finetune_all", (*_TRANSFER, "Oracle")) if path.exists() else []
-
-
-def _read(path: Path, stage: str, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a table; every cell of `needed` columns is there."""
-    hint = f"python -m experiments.{stage} writes it"
-    try:
-        head, rows = files.read_table(path, ours=True)
-    except FileNotFoundError:
-        raise StageError(f"{path} is missing; {hint}") from None
-    except ValueError as error:
-        raise StageError(f"{error}; {hint}") from error
-    if lacking := set(needed) - set(head):
-        raise StageError(f"{path} has no column {', '.join(sorted(lacking))}; {hint}")
-    for line, row in rows:
-        for column in needed:
-            if column not in _NAMES and not _is_number(row[column]):
-                raise StageError(f"{path} line {line}: {column} is {row[column]!r}; {hint}")
-    return [row.cells for row in rows]
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        _number(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _transfer(row: dict[str, str]) -> Transfer:
-    return Transfer(row["Architecture"], row["Source Dataset"], row["Target Dataset"])
-
-
-def _number(cell: str) -> float:
-    return files.number(cell) if cell else math.nan
+def _summary(
+    accuracies: read.Accuracies,
+    scores: Mapping[str, Sequence[Mapping[evaluation.Transfer, float]]],
+    targets: Sequence[str],
+) -> Summary | None:
+    """Summarise the methods without "+ layers", beside the baselines, over some targets."""
+    counted = {t: accuracy for t, accuracy in accuracies.items() if t.target in targets}
+    plain = {
+        method: [{t: score for t, score in run.items() if t in counted} for run in runs]
+        for method, runs in scores.items()
+        if runs and not method.endswith("+l")
+    }
+    if not plain or not counted:
+        return None
+    return summarise(with_baselines(outcomes.collect(counted, plain)))
 
 
 STAGE = Stage(stage, name="report")
 
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line: of the stage or, with --oracle, of the report of any table."""
+    parser = command_line.stage_parser(__doc__)
+    default = parser.get_default("benchmark")
+    parser.set_defaults(benchmark=None)
+    group = parser.add_argument_group(
+        "report of any table",
+        "It needs --out. --benchmark adds the paper's tables of one of "
+        f"{', '.join(PUBLISHED)}; the first two are recognised by their models.",
+    )
+    group.add_argument("--oracle", type=Path, metavar="FILE", help="table of accuracies")
+    group.add_argument("--scores", type=Path, metavar="FILE", help="table of scores")
+    group.add_argument("--times", type=Path, metavar="FILE", help="times.csv of a benchmark")
+    group.add_argument("--resamples", type=int, metavar="N", help=f"of intervals [{RESAMPLES}]")
+    with printing.ending():
+        args = parser.parse_args(argv)
+        tables = {name: vars(args).pop(name) for name in TABLES}
+        if tables["oracle"] is not None:
+            _report(parser, args, tables)
+            return
+        if given := [name for name, value in tables.items() if value is not None]:
+            _refuse(parser, f"--{given[0]} is given; expected --oracle with it")
+        args.benchmark = args.benchmark or default
+        command_line.run_stages(parser, args, [STAGE])
+
+
+def _report(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, tables: dict[str, Any]
+) -> None:
+    """Report tables as the command line says, which must have no option of the stage."""
+    given = vars(args).copy()
+    out, name = given.pop("out"), given.pop("benchmark")
+    resamples = RESAMPLES if tables["resamples"] is None else tables["resamples"]
+    if stray := [key for key, value in given.items() if value != parser.get_default(key)]:
+        _refuse(parser, f"{stray[0]} is an option for results folders; expected no --oracle")
+    if out is None:
+        _refuse(parser, "--oracle needs --out")
+    if name not in (None, *PUBLISHED):
+        _refuse(parser, f"--benchmark is {name!r}; expected one of {', '.join(PUBLISHED)}")
+    if resamples < 1:
+        _refuse(parser, f"--resamples is {resamples}; expected at least 1")
+    try:
+        report_tables(
+            tables["oracle"],
+            tables["scores"],
+            out,
+            times=tables["times"],
+            benchmark=benchmarks.get(name) if name else None,
+            resamples=resamples,
+        )
+    except BrokenPipeError:
+        raise
+    except (InputError, OSError) as error:
+        _refuse(parser, printing.line(error))
+
+
+def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    parser.exit(2, f"{parser.prog}: {message}\n")
+
+
 if __name__ == "__main__":
-    if any(word.partition("=")[0] == "--oracle" for word in sys.argv[1:]):
-        report_files.main()
-    else:
-        command_line.main(__doc__, STAGE)
+    main()

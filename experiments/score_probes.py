@@ -1,9 +1,10 @@
 """Stage 4: every selector scores every transfer from its probe files.
 
-Trains and extracts what is missing first. Writes one file per target and probe set to scores/,
-and from these scores.csv; times.csv has the seconds of every unit of every stage.
+Trains and extracts what is missing first. Writes a file per target and probe set to scores/, from
+these scores.csv, and times.csv, the seconds of every unit of every stage.
 """
 
+import dataclasses
 import functools
 import math
 import time
@@ -17,10 +18,8 @@ import numpy as np
 import jaxparc
 from experiments import extract_probes, finetune_all, train_sources
 from experiments.runner import command_line
-from experiments.runner.run import Run, Stage, run_units
-from jaxparc import files, models, selectors
-from jaxparc import labels as labels_
-from jaxparc.errors import InputError
+from experiments.runner.run import Run, Stage, StageError, run_units
+from jaxparc import array_files, files, labels, models, selectors
 from jaxparc.evaluation import Transfer
 from jaxparc.training import checkpoints
 from jaxparc.units.progress import say
@@ -28,32 +27,25 @@ from jaxparc.units.unit import Unit, is_done, read_result, write_result
 
 
 def stage(run: Run) -> int:
-    """Score what is missing; returns the number of failures, probe files that lack included."""
-    benchmark = run.benchmark
-    lacking = 0
-    todo = []
-    for target in benchmark.target_names:
-        for probe_set in range(benchmark.probe_sets):
-            bank = [t for t in extract_probes.looks(benchmark) if t.target == target]
-            # Damaged ones are moved aside here, and missing from then on.
-            there = [t for t in bank if is_done(extract_probes.unit_of(run, t, probe_set))]
-            for transfer in sorted(set(bank) - set(there)) if not run.allow_missing else ():
-                say(f"not scored: {extract_probes.unit_name(transfer, probe_set)} is missing")
-                lacking += 1
-            if run.allow_missing and not any(t.source != target for t in there):
-                continue
-            todo.append(
-                Unit(
-                    _unit_name(target, probe_set),
-                    _path(run, target, probe_set),
-                    functools.partial(_check, run, there),
-                    functools.partial(_score, run, target, probe_set, there),
-                )
-            )
-    failures = run_units(run, "score_probes", todo)
+    """Score what is missing; return the number of failures, missing probe files included."""
+    banks = [
+        _Bank(run, target, probe_set)
+        for target in run.benchmark.target_names
+        for probe_set in range(run.benchmark.probe_sets)
+    ]
+    units = [
+        Unit(bank.name, bank.path, bank.check, bank.score)
+        for bank in banks
+        if not run.allow_missing or any(t.source != t.target for t in bank.present())
+    ]
+    failures = run_units(run, "score_probes", units)
+    for bank in banks if not run.allow_missing else ():
+        for transfer in sorted(set(bank.transfers) - set(bank.present())):
+            say(f"not scored: {extract_probes.unit_name(transfer, bank.probe_set)} is missing")
+            failures += 1
     _write_scores(run)
     _write_times(run)
-    return failures + lacking
+    return failures
 
 
 def _unit_name(target: str, probe_set: int) -> str:
@@ -64,20 +56,112 @@ def _path(run: Run, target: str, probe_set: int) -> Path:
     return run.out / "scores" / f"{target}_{probe_set}.json"
 
 
-def _check(run: Run, looks: list[Transfer], path: Path, name: str) -> None:
-    content = read_result(path, name)
-    if [Transfer(*t) for t in content["looks"]] != looks:
-        # Eq. 6 standardises over the models, so one more changes the scores of all.
-        raise FileNotFoundError(f"{path} is of other models")
+# Transfers of models and of the reference -> the arrays of their probe files.
+Probes = Mapping[Transfer, Mapping[str, np.ndarray]]
+
+
+def read(run: Run, transfers: Sequence[Transfer], probe_set: int) -> Probes:
+    """Read the probe files of transfers to one target, each once.
+
+    Missing ones are left out. Damaged ones are moved aside, and left out.
+
+    Raises:
+        StageError: none is left but the reference's.
+    """
+    found = {t: _load(run, t, probe_set) for t in transfers}
+    probes = {t: arrays for t, arrays in found.items() if arrays is not None}
+    if all(t.source == t.target for t in probes):
+        targets = ", ".join(dict.fromkeys(t.target for t in transfers))
+        raise StageError(f"{targets}, probe set {probe_set}: no model has a probe file")
+    return probes
+
+
+def _load(run: Run, transfer: Transfer, probe_set: int) -> dict[str, np.ndarray] | None:
+    """Return the arrays of a probe file; None if it is missing, or damaged and moved aside."""
+    unit = extract_probes.unit_of(run, transfer, probe_set)
+    loaded: list[dict[str, np.ndarray]] = []
+
+    def load(path: Path, name: str) -> None:
+        loaded.append(unit.check(path, name))
+
+    return loaded[0] if is_done(dataclasses.replace(unit, check=load)) else None
+
+
+class _Bank:
+    """The models to score on one probe set of a target, and the unit that scores them.
+
+    Their probe files are read once: to be scored or, if they have been scored already, to be
+    checked.
+    """
+
+    def __init__(self, run: Run, target: str, probe_set: int) -> None:
+        self.run, self.target, self.probe_set = run, target, probe_set
+        self.name = _unit_name(target, probe_set)
+        self.path = _path(run, target, probe_set)
+        self.transfers = [t for t in extract_probes.looks(run.benchmark) if t.target == target]
+        self._read = False
+
+    def present(self) -> list[Transfer]:
+        """Return the transfers, the reference's included, that have a probe file."""
+        return [
+            t
+            for t in self.transfers
+            if extract_probes.path_of(self.run, t, self.probe_set).exists()
+        ]
+
+    def check(self, path: Path, name: str) -> None:
+        """Check that all models that have an undamaged probe file are scored.
+
+        Raises:
+            FileNotFoundError: there are no scores, or those of other models.
+            DamagedFileError: the file of the scores is damaged.
+        """
+        scored = [Transfer(*t) for t in read_result(path, name)["looks"]]
+        if scored == self.present() and not self._read:
+            for transfer in scored:
+                _load(self.run, transfer, self.probe_set)
+            self._read = True
+        if scored != self.present():
+            # Eq. 6 standardises over the models, so one more changes the scores of all.
+            raise FileNotFoundError(f"{path} has the scores of other models")
+
+    def score(self, on_images: Callable[[int], None]) -> None:
+        """Score all models that have an undamaged probe file."""
+        probes = read(self.run, self.present(), self.probe_set)
+        self._read = True
+        score, given = scorer(self.run, self.target, probes)
+        bank = [t for t in probes if t.source != self.target]
+        scores: dict[str, list[float | None]] = {}
+        seconds: dict[str, float] = {}
+        for methods in _together(self.run.benchmark.methods):
+            if not given.has_all_of(methods[0]):
+                scores |= {label: [None] * len(bank) for label in methods}
+                continue
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                scored, elapsed = timed(score, methods)
+            for warning in caught:
+                say(f"{self.name}: {warning.message}")
+            for label, column in zip(methods, scored.values.T, strict=True):
+                scores[label] = [None if math.isnan(s) else float(s) for s in column]
+                seconds[label] = elapsed
+        on_images(len(probes) * len(given.labels))
+        content = {
+            "looks": list(probes),  # the reference's included
+            "transfers": bank,
+            "scores": scores,
+            "seconds": seconds,
+        }
+        write_result(self.path, self.name, content)
 
 
 class Given(NamedTuple):
-    """What a target's probe files hold.
+    """What the probe files of a target and a probe set provide.
 
     Attributes:
-        labels: of the probe set.
+        labels: of the probe set, (n,) or (n, c).
         kind: of the labels, one of `jaxparc.labels.KINDS`.
-        reference: whether there is a model that was trained on the target.
+        reference: whether there is a model trained on the target.
         probs: whether all models have class probabilities.
     """
 
@@ -87,58 +171,36 @@ class Given(NamedTuple):
     probs: bool
 
     def has_all_of(self, label: str) -> bool:
-        """Whether a method can be applied: to these labels, and with what the models have."""
+        """Return whether a method takes these labels and has all that it needs."""
         method = selectors.method(label)
-        there = {"reference": self.reference, "probs": self.probs}
-        return self.kind in method.kinds and all(there.get(need, True) for need in method.needs)
-
-
-Probes = Mapping[Transfer, Mapping[str, np.ndarray]]
-
-
-def read(run: Run, looks: Sequence[Transfer], probe_set: int) -> Probes:
-    """The probe files of transfers, and the reference's among them.
-
-    Raises:
-        ValueError: there is none but the reference's.
-        FileNotFoundError: one is not there.
-        DamagedFileError: one is not whole, or another unit's.
-    """
-    if all(t.source == t.target for t in looks):
-        targets = ", ".join(dict.fromkeys(t.target for t in looks))
-        raise InputError(f"no model's probe file of {targets}, probe set {probe_set} is there")
-    return {
-        t: extract_probes.read(
-            extract_probes.path_of(run, t, probe_set), extract_probes.unit_name(t, probe_set)
-        )
-        for t in looks
-    }
+        available = {"reference": self.reference, "probs": self.probs}
+        return self.kind in method.kinds and all(available.get(need, True) for need in method.needs)
 
 
 def scorer(
-    run: Run, target: str, whole: Probes, images: int | None = None
+    run: Run, target: str, probes: Probes, images: int | None = None
 ) -> tuple[Callable[..., jaxparc.BankScores], Given]:
-    """`score_bank` of the probe files of a target and a probe set, for any `methods`.
+    """Return `score_bank` applied to probe files, for any `methods`, and what they provide.
 
     Args:
         run: the benchmark.
         target: short name.
-        whole: what `read` gave.
-        images: how many of the probe set, from its start; None for all.
+        probes: what `read` returned.
+        images: score the first ones of the probe set only; None for all.
     """
     benchmark = run.benchmark
-    probes = {
-        t: {name: probe[name][:images] for name in ("features", "probs", "y") if name in probe}
-        for t, probe in whole.items()
+    cut = {
+        t: {name: arrays[name][:images] for name in ("features", "probs", "y") if name in arrays}
+        for t, arrays in probes.items()
     }
-    bank = [t for t in probes if t.source != target]
-    reference = next((probes[t]["features"] for t in probes if t.source == target), None)
-    labels = probes[bank[0]]["y"]
+    bank = [t for t in cut if t.source != target]
+    reference = cut.get(Transfer(benchmark.reference, target, target), {}).get("features")
+    y = cut[bank[0]]["y"]
     score = functools.partial(
         jaxparc.score_bank,
-        {"/".join(t): probes[t]["features"] for t in bank},
-        labels,
-        probs={"/".join(t): probes[t]["probs"] for t in bank if "probs" in probes[t]},
+        {"/".join(t): cut[t]["features"] for t in bank},
+        y,
+        probs={"/".join(t): cut[t]["probs"] for t in bank if "probs" in cut[t]},
         reference=reference,
         num_classes=benchmark.data(target).num_classes,
         layers=[models.get(t.architecture).layers for t in bank],
@@ -146,15 +208,14 @@ def scorer(
         target_images=benchmark.images(target),
         ell_max=benchmark.ell_max,
     )
-    kind = labels_.encode(labels).kind
-    with_probs = all("probs" in probes[t] for t in bank)
-    return score, Given(labels, kind, reference is not None, with_probs)
+    with_probs = all("probs" in cut[t] for t in bank)
+    return score, Given(y, labels.encode(y).kind, reference is not None, with_probs)
 
 
 def timed(
     score: Callable[..., jaxparc.BankScores], methods: Sequence[str]
 ) -> tuple[jaxparc.BankScores, float]:
-    """Scores, and the seconds of a second call: the first one, which may warn, compiles too."""
+    """Return scores, and the seconds of a second call; the first compiles, and may warn."""
     scored = score(methods=methods)
     started = time.monotonic()
     with warnings.catch_warnings(action="ignore"):
@@ -162,48 +223,20 @@ def timed(
     return scored, time.monotonic() - started
 
 
-def _score(
-    run: Run,
-    target: str,
-    probe_set: int,
-    looks: list[Transfer],
-    on_images: Callable[[int], None],
-) -> None:
-    benchmark = run.benchmark
-    bank = [t for t in looks if t.source != target]
-    score, given = scorer(run, target, read(run, looks, probe_set))
-    scores: dict[str, list[float | None]] = {}
-    seconds: dict[str, float] = {}
-    for methods in _together(benchmark.methods):
-        if not given.has_all_of(methods[0]):
-            scores |= {label: [None] * len(bank) for label in methods}
-            continue
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            scored, elapsed = timed(score, methods)
-        for warning in caught:
-            say(f"{_unit_name(target, probe_set)}: {warning.message}")
-        for label, column in zip(methods, scored.values.T, strict=True):
-            scores[label] = [None if math.isnan(s) else float(s) for s in column]
-            seconds[label] = elapsed
-    on_images(len(looks) * len(given.labels))
-    content = {"looks": looks, "transfers": bank, "scores": scores, "seconds": seconds}
-    write_result(_path(run, target, probe_set), _unit_name(target, probe_set), content)
-
-
 def _together(methods: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Methods in groups that differ in "+ layers" alone: one program, and one time."""
+    """Yield groups of methods that differ only in "+ layers": one program, and one time."""
     plain = dict.fromkeys(method.removesuffix("+l") for method in methods)
     for name in plain:
         yield tuple(method for method in methods if method.removesuffix("+l") == name)
 
 
-def units(run: Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Probe set, target and content of every score file that is there."""
+def _results(run: Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield the probe set, the name of the unit and the content of every file of scores."""
     for probe_set in range(run.benchmark.probe_sets):
         for target in run.benchmark.target_names:
             if (path := _path(run, target, probe_set)).exists():
-                yield probe_set, target, read_result(path, _unit_name(target, probe_set))
+                name = _unit_name(target, probe_set)
+                yield probe_set, name, read_result(path, name)
 
 
 def _write_scores(run: Run) -> None:
@@ -211,7 +244,7 @@ def _write_scores(run: Run) -> None:
     rows: list[tuple[Any, ...]] = [
         ("Run", "Architecture", "Source Dataset", "Target Dataset", *methods)
     ]
-    for probe_set, _, content in units(run):
+    for probe_set, _, content in _results(run):
         for i, transfer in enumerate(content["transfers"]):
             scores = (content["scores"][method][i] for method in methods)
             cells = ("" if s is None else f"{s:.6f}" for s in scores)
@@ -220,7 +253,7 @@ def _write_scores(run: Run) -> None:
 
 
 def _write_times(run: Run) -> None:
-    """Stage, unit, number of items in it, seconds; an item is a transfer in score_probes."""
+    """Write times.csv: stage, unit, method, items (transfers, of score_probes), seconds."""
     benchmark = run.benchmark
     rows: list[tuple[Any, ...]] = [("Stage", "Unit", "Method", "Items", "Seconds")]
     for architecture in benchmark.architectures:
@@ -229,7 +262,7 @@ def _write_times(run: Run) -> None:
             if path.exists():
                 seconds = checkpoints.metadata(path)["seconds"]
                 if math.isnan(seconds):
-                    continue  # published weights
+                    continue  # published weights, so not measured here
                 unit = train_sources.unit_name(architecture, source)
                 rows.append(("train_sources", unit, "", 1, seconds))
     for unit, seconds in finetune_all.seconds(run):
@@ -239,17 +272,25 @@ def _write_times(run: Run) -> None:
             path = extract_probes.path_of(run, transfer, probe_set)
             if path.exists():
                 unit = extract_probes.unit_name(transfer, probe_set)
-                seconds = float(extract_probes.read(path, unit)["seconds"])
+                seconds = _extraction_seconds(path)
                 if math.isnan(seconds):
-                    continue  # published with no time
+                    continue  # imported, so not measured here
                 rows.append(("extract_probes", unit, "", 1, seconds))
-    for probe_set, target, content in units(run):
+    for _, unit, content in _results(run):
         for method, seconds in content["seconds"].items():
             items = len(content["transfers"])
-            unit = _unit_name(target, probe_set)
             rows.append(("score_probes", unit, method, items, seconds))
     cells = (tuple(f"{c:.4f}" if isinstance(c, float) else c for c in row) for row in rows)
     files.write_text(run.out / "times.csv", files.table_text(cells))
+
+
+def _extraction_seconds(path: Path) -> float:
+    """Read the one number from a probe file, and no other array."""
+    try:
+        with array_files.Archive(path) as archive:
+            return float(archive["seconds"])
+    except ValueError as error:
+        raise files.DamagedFileError(f"{path} is damaged: {error.__cause__ or error}") from error
 
 
 STAGE = Stage(stage, name="score_probes")

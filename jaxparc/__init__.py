@@ -1,8 +1,8 @@
 """jaxparc: which pretrained model will be best after fine-tuning?
 
-Needs jax, numpy and rich alone; training, data and checkpoints are imported where they are used.
-What is named here, and every submodule, is imported on first use, so that a command can be
-interrupted from its start.
+Scoring needs jax, numpy and rich alone; what training, data and checkpoints need is imported where
+it is used. Names and submodules are imported on first use, so that `import jaxparc` is instant and
+a command can be interrupted from its start.
 """
 
 import importlib
@@ -12,18 +12,29 @@ from typing import TYPE_CHECKING, Any
 from jaxparc._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from jaxparc import datasets as datasets
+    from jaxparc import evaluation as evaluation
+    from jaxparc import labels as labels
+    from jaxparc import models as models
     from jaxparc import selectors as selectors
+    from jaxparc import weights as weights
     from jaxparc.bank.scores import BankScores as BankScores
     from jaxparc.bank.scoring import score_bank as score_bank
+    from jaxparc.errors import InputError as InputError
+    from jaxparc.errors import UndefinedScoreWarning as UndefinedScoreWarning
     from jaxparc.extraction import extract as extract
     from jaxparc.selectors.probe import Probe as Probe
 
 _HOMES = {
     "BankScores": "bank.scores",
+    "InputError": "errors",
     "Probe": "selectors.probe",
+    "UndefinedScoreWarning": "errors",
     "extract": "extraction",
     "score_bank": "bank.scoring",
 }
+# what the documentation uses; every other submodule is reachable, too
+_MODULES = ("datasets", "evaluation", "labels", "models", "selectors", "weights")
 
 
 def __getattr__(name: str) -> Any:
@@ -36,4 +47,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "selectors"})
+    return sorted({*globals(), *_HOMES, *_MODULES})

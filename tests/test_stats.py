@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -330,3 +332,28 @@ def test_ranks_tell_apart_every_float_that_one_minus_r_can_be():
     x = np.float32(1) - np.r_[np.float32(-1), 1 - np.arange(2000, dtype=np.float32) * 2.0**-23]
     got = np.asarray(jax.jit(stats.ranks)(jnp.asarray(x, jnp.float32)))
     np.testing.assert_array_equal(got, scipy.stats.rankdata(x.astype(np.float64)))
+
+
+@pytest.mark.parametrize("draw", ["uniform", "normal", "beta", "lognormal"])
+def test_spearman_is_right_to_1e_5_where_values_spread_over_their_range(draw):
+    rng = np.random.default_rng(0)
+    x = {
+        "uniform": rng.random,
+        "normal": rng.standard_normal,
+        "beta": functools.partial(rng.beta, 2, 5),
+        "lognormal": functools.partial(rng.lognormal, 0, 1),
+    }[draw](size=124_750).astype(np.float32)
+    y = x + x.std() * rng.standard_normal(x.size).astype(np.float32)
+    expected = scipy.stats.spearmanr(x, y).statistic
+    assert float(spearman(jnp.asarray(x), jnp.asarray(y))) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [1, 6])
+def test_ranks_of_float64_are_scipys_whatever_the_tail(sigma):
+    x = np.random.default_rng(0).lognormal(0, sigma, 2_000)
+    x[::7] = x[0]
+    with jax.enable_x64(True):
+        got = np.asarray(jax.jit(stats.ranks)(x))
+        broken = np.asarray(jax.jit(stats.ranks)(np.where(x == x[1], np.inf, x)))
+    np.testing.assert_array_equal(got, scipy.stats.rankdata(x))
+    assert np.isnan(broken).all()

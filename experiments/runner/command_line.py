@@ -10,14 +10,14 @@ import sys
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from experiments import benchmarks
 from experiments.benchmarks import Benchmark
 from experiments.runner.run import Run, Stage, StageError, prepare
-from experiments.tables import oracle
+from experiments.tables import read
 from jaxparc import datasets, interrupts, locks, printing
 from jaxparc.errors import InputError, OperationError, is_out_of_memory
 from jaxparc.training import grid
@@ -35,10 +35,16 @@ def main(description: str | None, *stages: Stage) -> None:
         stages: run in this order, even after failures.
     """
     with printing.ending():
-        _main(description, stages)
+        parser = stage_parser(description)
+        run_stages(parser, parser.parse_args(), stages)
 
 
-def _main(description: str | None, stages: Sequence[Stage]) -> None:
+def stage_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a stage, to which a command may add arguments of its own.
+
+    Args:
+        description: for --help.
+    """
     spec = sys.modules["__main__"].__spec__
     parser = argparse.ArgumentParser(
         prog=f"python -m {spec.name}" if spec else None,
@@ -80,7 +86,20 @@ def _main(description: str | None, stages: Sequence[Stage]) -> None:
     options.add_shard(parser)
     options.add_executor(parser)
     _add_settings(parser)
-    args: dict[str, Any] = vars(parser.parse_args())
+    return parser
+
+
+def run_stages(
+    parser: argparse.ArgumentParser, parsed: argparse.Namespace, stages: Sequence[Stage]
+) -> NoReturn:
+    """Run stages as the command line says, and exit; with 0 if nothing failed.
+
+    Args:
+        parser: from `stage_parser`.
+        parsed: its arguments, without those that a command added.
+        stages: run in this order, even after failures.
+    """
+    args = dict(vars(parsed))
     chosen, out = args.pop("benchmark"), args.pop("out")
     # These do not affect results; the rest are settings of the benchmark.
     how = {f.name: args.pop(f.name) for f in dataclasses.fields(Run) if f.name in args}
@@ -131,10 +150,10 @@ def _interrupt(*_: Any) -> None:
 def _with_external(benchmark: Benchmark, table: Path) -> Benchmark:
     """Add the models that a table of accuracies lists, if it exists, as external ones."""
     try:
-        rows = oracle.read(table)
+        rows = read.read_accuracies(table)
     except FileNotFoundError:
         return benchmark
-    except oracle.OracleError as error:
+    except read.TableError as error:
         raise StageError(str(error)) from error
     models = dict.fromkeys((t.architecture, t.source) for t in rows)
     return dataclasses.replace(benchmark, external=tuple(models))

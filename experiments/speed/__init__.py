@@ -1,1 +1,1 @@
-"""The speed tables: `python -m experiments.speed`."""
+"""Speed tables: this library against plain implementations, in one process."""

@@ -1,7 +1,8 @@
-"""Where and with what a speed table was measured, and how it is written."""
+"""What the speed tables share: measuring, describing the machine, printing and writing."""
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import datetime
 import importlib.metadata
@@ -12,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
@@ -26,13 +28,13 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def console() -> Console:
-    """The terminal; a log has no width of its own."""
+    """Return a console; a log has no width of its own."""
     found = Console()
     return found if found.is_terminal else Console(width=160)
 
 
 def settings(packages: Sequence[str]) -> dict[str, Any]:
-    """Where and with what this is measured."""
+    """Return the machine and the versions of Python, packages and BLAS that are measured with."""
     import threadpoolctl
 
     return {
@@ -52,7 +54,7 @@ def settings(packages: Sequence[str]) -> dict[str, Any]:
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
-    """Of those that are installed."""
+    """Return the versions of the packages that are installed."""
     found = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -61,13 +63,13 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def command(commands: "Commands", name: str, about: str, fewer: str) -> argparse.ArgumentParser:
-    """A command of `experiments.speed` with the flags that all have.
+    """Add a command with the flags that all have, and return its parser.
 
     Args:
-        commands: where it is added.
-        name: of it.
+        commands: of `experiments.speed`.
+        name: of the command.
         about: for --help.
-        fewer: what there are fewer of with --quick.
+        fewer: what --quick measures fewer of.
     """
     parser = commands.add_parser(name, help=about)
     parser.add_argument("--quick", action="store_true", help=f"fewer {fewer} and repeats")
@@ -84,8 +86,11 @@ def run(
     cells: Callable[[R], tuple[str, ...]],
     title: str,
     out: Path | None,
+    *,
+    note: str = "",
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[R]:
-    """Prints rows as they are measured, then their table, and writes OUT.md and OUT.json.
+    """Print rows as they are measured, then their table, and write OUT.md and OUT.json.
 
     Args:
         command: of `experiments.speed`.
@@ -93,14 +98,21 @@ def run(
         sizes: a dataclass, what is measured.
         rows: dataclasses, each measured as it is asked for.
         header: of the table.
-        cells: of a row.
+        cells: row -> its cells.
         title: of the table.
         out: without a suffix; None to write nothing.
+        note: printed first, and above the table in OUT.md.
+        about: recorded in OUT.json beside the machine, sizes and seconds.
+
+    Returns:
+        All rows.
     """
     terminal = console()
-    about = settings(packages)
+    recorded = settings(packages) | dict(about)
     started = time.monotonic()
-    terminal.print(f"{about['device']}, {about['processor']}, {about['cores']} cores")
+    terminal.print(f"{recorded['device']}, {recorded['processor']}, {recorded['cores']} cores")
+    if note:
+        terminal.print(note, highlight=False)
     done, lines = [], []
     for row in rows:
         done.append(row)
@@ -110,13 +122,45 @@ def run(
     for line in lines:
         printed.add_row(*line)
     terminal.print(printed)
-    about |= {"sizes": dataclasses.asdict(sizes), "seconds": time.monotonic() - started}
-    terminal.print(f"measured in {about['seconds']:.0f} s")
+    recorded |= {"sizes": dataclasses.asdict(sizes), "seconds": time.monotonic() - started}
+    terminal.print(f"measured in {recorded['seconds']:.0f} s")
     if out is not None:
-        text = "\n".join([ran(command, about), "", *table(header, lines)])
+        text = "\n\n".join(
+            [ran(command, recorded), *filter(None, [note]), "\n".join(table(header, lines))]
+        )
         kept = [dataclasses.asdict(cast(Any, row)) for row in done]
-        terminal.print(write(out, about, kept, text + "\n"))
+        terminal.print(write(out, recorded, kept, text + "\n"))
     return done
+
+
+def forget_peak() -> bool:
+    """Reset the high-water mark of resident memory; return whether that is possible."""
+    try:
+        # Freed memory that the allocator keeps would hide what the next call needs.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def peak() -> float | None:
+    """Return the high-water mark of resident memory in MiB; None if unknown."""
+    return _status("VmHWM")
+
+
+def resident() -> float | None:
+    """Return resident memory in MiB; None if unknown."""
+    return _status("VmRSS")
+
+
+def _status(key: str) -> float | None:
+    """Return a value of /proc/self/status in MiB; None without it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) / 1024
+    return None
 
 
 def _processor() -> str:
@@ -128,11 +172,11 @@ def _processor() -> str:
 
 
 def matrix_rate(dtype: Any, size: int | None = None) -> float:
-    """Operations per second of a matrix product on one device, at its highest precision.
+    """Return the operations per second of a matrix product on one device, at highest precision.
 
     Args:
         dtype: of both matrices.
-        size: their side; 2,048 on a CPU and 8,192 elsewhere, which fills an accelerator.
+        size: of their sides; by default 2,048 on a CPU, and 8,192 to fill an accelerator.
     """
     size = size or (2048 if jax.default_backend() == "cpu" else 8192)
     product = jax.jit(lambda a: jnp.matmul(a, a, precision=jax.lax.Precision.HIGHEST))
@@ -146,18 +190,18 @@ def matrix_rate(dtype: Any, size: int | None = None) -> float:
     return 2 * size**3 / min(times)
 
 
-_PAUSE = 0.5  # seconds until the other side's threads, which wait for more work, have gone to sleep
+_PAUSE = 0.5  # seconds until the other side's threads, which wait for more work, sleep
 
 
 def alternate(
     sides: Mapping[str, tuple[Callable[[], Any], int]], images: int, repeats: int
 ) -> dict[str, list[float]]:
-    """Images per second of every repeat, by side; each starts with a call that is not counted.
+    """Return images per second of every repeat, by side; each warms up with an uncounted call.
 
     Args:
-        sides: what to call, which comes back when all is done, and the images of a call.
+        sides: name -> a blocking function, and the images that a call processes.
         images: of every repeat, at least.
-        repeats: of each side, in turn with the others.
+        repeats: of each side; the sides alternate.
     """
     rates: dict[str, list[float]] = {what: [] for what in sides}
     for _ in range(repeats):
@@ -173,7 +217,7 @@ def alternate(
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median and, in brackets, the lowest and the highest."""
+    """Return the median and, in brackets, the lowest and the highest value, or a dash for none."""
     if not values:
         return "–"
     low, middle, high = min(values), statistics.median(values), max(values)
@@ -182,7 +226,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def ran(command: str, about: dict[str, Any]) -> str:
-    """The line above a table that says what it is of."""
+    """Return the line above a table that says how it was measured."""
     packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     return (
         f"`python -m experiments.speed {command}`, {about['date']}: {about['device']}, "
@@ -192,7 +236,7 @@ def ran(command: str, about: dict[str, Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table, numbers to the right."""
+    """Return the lines of a Markdown table, numbers aligned right."""
     return [
         "| " + " | ".join(header) + " |",
         "| --- " + "| ---: " * (len(header) - 1) + "|",
@@ -201,7 +245,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def write(out: Path, about: dict[str, Any], rows: list[Any], markdown: str) -> str:
-    """Write OUT.json and OUT.md; returns the line that says so."""
+    """Write OUT.json and OUT.md; return the line that says so."""
     text = json.dumps({"about": about, "rows": rows}, indent=1)
     files.write_text(out.with_suffix(".json"), text)
     files.write_text(out.with_suffix(".md"), markdown)

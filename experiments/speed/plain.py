@@ -1,9 +1,9 @@
 """Every method in plain NumPy, SciPy and scikit-learn, one model at a time.
 
-What `experiments.speed` compares with and what tests compare with: the definitions, in float64,
-with the settings of the paper's published code (randomised PCA with one power iteration, a
-correlation of one-hot labels, a pseudo-inverse, 20 iterations of L-BFGS). It ranks rounding noise
-where theirs does.
+The baseline of the speed tables and the reference of tests: the definitions in float64, with the
+settings of the paper's published code (randomised PCA with one power iteration, a correlation of
+one-hot labels, a pseudo-inverse, 20 iterations of L-BFGS). It ranks rounding noise where the
+published code does.
 """
 
 import warnings
@@ -15,18 +15,18 @@ import numpy as np
 import scipy.stats
 
 
-class Look(NamedTuple):
-    """What one model saw of n images.
+class Model(NamedTuple):
+    """A model with its features of a probe set of n images, and what else the methods need.
 
     Attributes:
         features: (n, d).
         labels: (n,) integers in [0, c).
         num_classes: c.
-        probs: (n, z).
-        reference: (n, d').
-        layers: of the architecture.
-        source_images: that the model was trained on.
-        target_images: of the target data set.
+        probs: (n, z), class probabilities.
+        reference: (n, d'), features of the model trained on the target.
+        layers: number of layers of the architecture.
+        source_images: number of images that the model was trained on.
+        target_images: number of images of the target data set.
     """
 
     features: np.ndarray
@@ -40,7 +40,7 @@ class Look(NamedTuple):
 
 
 def reduce(x: np.ndarray, f: int | None) -> np.ndarray:
-    """Scores (n, f) on the leading components by a randomised SVD; x itself without f."""
+    """Return (n, f) principal component scores by randomised SVD; x itself if f is None."""
     if f is None:
         return x
     from sklearn.decomposition import PCA
@@ -53,12 +53,12 @@ def reduce(x: np.ndarray, f: int | None) -> np.ndarray:
         random_state=1919,
     )
     scores = pca.fit_transform(x)
-    # The sign of scikit-learn before 1.5: the image with the largest score is positive.
+    # The sign convention of scikit-learn before 1.5: the largest score by magnitude is positive.
     return scores * np.sign(scores[np.abs(scores).argmax(axis=0), np.arange(scores.shape[1])])
 
 
 def standardize(x: np.ndarray) -> np.ndarray:
-    """Columns with mean 0 and deviation 1, in float64; constant ones become 0."""
+    """Return columns with mean 0 and standard deviation 1, in float64; constant ones become 0."""
     x = x.astype(np.float64)
     deviation = x.std(axis=0)
     return (x - x.mean(axis=0)) / np.where(deviation == 0, 1, deviation)
@@ -68,25 +68,26 @@ def _pairs(square: np.ndarray) -> np.ndarray:
     return square[np.triu_indices(len(square), 1)]
 
 
-def parc(look: Look, f: int | None = None) -> float:
-    """Of the paper, eq. 7 and 8."""
-    d_theta = 1 - np.corrcoef(standardize(reduce(look.features, f)))
-    d_y = 1 - np.corrcoef(np.eye(look.num_classes)[look.labels])
+def parc(model: Model, f: int | None = None) -> float:
+    """Return PARC (the paper, eq. 7 and 8)."""
+    d_theta = 1 - np.corrcoef(standardize(reduce(model.features, f)))
+    d_y = 1 - np.corrcoef(np.eye(model.num_classes)[model.labels])
     return 100 * float(scipy.stats.spearmanr(_pairs(d_theta), _pairs(d_y)).statistic)
 
 
-def rsa(look: Look, f: int | None = None) -> float:
-    """Of the two models' dissimilarities."""
-    both = [
-        _pairs(1 - np.corrcoef(standardize(reduce(x, f)))) for x in (look.features, look.reference)
-    ]
-    return 100 * float(scipy.stats.spearmanr(*both).statistic)
+def rsa(model: Model, f: int | None = None) -> float:
+    """Return Spearman's correlation of the dissimilarities of features and reference."""
+    features, reference = (
+        _pairs(1 - np.corrcoef(standardize(reduce(x, f))))
+        for x in (model.features, model.reference)
+    )
+    return 100 * float(scipy.stats.spearmanr(features, reference).statistic)
 
 
-def dds(look: Look, f: int | None = None) -> float:
-    """Cosine distances, U-centred, and their cosine."""
+def dds(model: Model, f: int | None = None) -> float:
+    """Return the cosine similarity of U-centred cosine distances."""
     centred = []
-    for x in (look.features, look.reference):
+    for x in (model.features, model.reference):
         x = standardize(reduce(x, f))
         x /= np.linalg.norm(x, axis=1, keepdims=True)
         d = 1 - x @ x.T
@@ -100,59 +101,62 @@ def dds(look: Look, f: int | None = None) -> float:
     return 100 * float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
-def nce(look: Look) -> float:
-    """Negative conditional entropy, 1e-5 added to every frequency."""
-    n, z = look.probs.shape
-    joint = np.zeros((z, look.num_classes))
-    np.add.at(joint, (look.probs.argmax(axis=1), look.labels), 1 / n)
+def nce(model: Model) -> float:
+    """Return the negative conditional entropy, with 1e-5 added to every frequency."""
+    n, z = model.probs.shape
+    joint = np.zeros((z, model.num_classes))
+    np.add.at(joint, (model.probs.argmax(axis=1), model.labels), 1 / n)
     marginal = joint.sum(axis=1, keepdims=True) + 1e-5
     joint += 1e-5
     return float((joint * np.log(joint / marginal)).sum())
 
 
-def leep(look: Look) -> float:
-    """Log expected empirical prediction."""
-    joint = np.eye(look.num_classes)[look.labels].T @ look.probs
-    conditional = joint / np.maximum(look.probs.sum(axis=0), 1e-30)
-    return float(np.log((conditional[look.labels] * look.probs).sum(axis=1)).mean())
+def leep(model: Model) -> float:
+    """Return the log expected empirical prediction."""
+    joint = np.eye(model.num_classes)[model.labels].T @ model.probs
+    conditional = joint / np.maximum(model.probs.sum(axis=0), 1e-30)
+    return float(np.log((conditional[model.labels] * model.probs).sum(axis=1)).mean())
 
 
-def hscore(look: Look, f: int | None = None) -> float:
-    """By a pseudo-inverse of the covariance."""
-    x = standardize(reduce(look.features, f))
+def hscore(model: Model, f: int | None = None) -> float:
+    """Return the H-Score, by a pseudo-inverse of the covariance."""
+    x = standardize(reduce(model.features, f))
     means = np.zeros_like(x)
-    for label in np.unique(look.labels):
-        means[look.labels == label] = x[look.labels == label].mean(axis=0)
+    for label in np.unique(model.labels):
+        means[model.labels == label] = x[model.labels == label].mean(axis=0)
     inverse = np.linalg.pinv(np.cov(x, rowvar=False), rcond=1e-15)
     return float(np.trace(inverse @ np.cov(means, rowvar=False)))
 
 
-def knn(look: Look, f: int | None = None) -> float:
-    """Leave one out, the nearest, Euclidean, unscaled."""
+def knn(model: Model, f: int | None = None) -> float:
+    """Return the leave-one-out accuracy of the nearest neighbour, Euclidean, unscaled."""
     from sklearn.metrics import pairwise_distances
 
-    distances = pairwise_distances(reduce(look.features, f))
+    distances = pairwise_distances(reduce(model.features, f))
     np.fill_diagonal(distances, np.inf)
-    return 100 * float((look.labels[distances.argmin(axis=1)] == look.labels).mean())
+    return 100 * float((model.labels[distances.argmin(axis=1)] == model.labels).mean())
 
 
-def logistic(look: Look, f: int | None = None) -> float:
-    """The first half trains; 20 iterations, or a gradient of 0.1 on the sum of losses."""
+def logistic(model: Model, f: int | None = None) -> float:
+    """Return the accuracy on the second half after at most 20 iterations on the first.
+
+    It stops earlier at a gradient of 0.1 of the sum of losses.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    x = reduce(look.features, f)
+    x = reduce(model.features, f)
     half = -(-len(x) // 2)
-    # Releases from about 1.7 on divide the loss by the number of images before they look at tol.
+    # Since about 1.7, tol is compared with the gradient of the mean loss.
     classifier = LogisticRegression(max_iter=20, tol=0.1 / half)
     with warnings.catch_warnings(category=ConvergenceWarning, action="ignore"):
-        classifier.fit(x[:half], look.labels[:half])
-    return 100 * float(classifier.score(x[half:], look.labels[half:]))
+        classifier.fit(x[:half], model.labels[:half])
+    return 100 * float(classifier.score(x[half:], model.labels[half:]))
 
 
-def heuristic(look: Look) -> float:
-    """Of the paper, eq. 4."""
-    return look.layers + float(np.log(look.source_images + look.target_images))
+def heuristic(model: Model) -> float:
+    """Return the heuristic of the paper, eq. 4."""
+    return model.layers + float(np.log(model.source_images + model.target_images))
 
 
 METHODS: Mapping[str, Callable[..., float]] = MappingProxyType(
@@ -170,8 +174,8 @@ METHODS: Mapping[str, Callable[..., float]] = MappingProxyType(
 )
 
 
-def score(method: str, look: Look) -> float:
-    """By a name such as "parc" or "parc_f32"."""
+def score(method: str, model: Model) -> float:
+    """Return the score of a method such as "parc" or "parc_f32"."""
     name, _, reduction = method.partition("_f")
     function = METHODS[name]
-    return function(look, int(reduction)) if reduction else function(look)
+    return function(model, int(reduction)) if reduction else function(model)

@@ -1,1 +1,1 @@
-"""From tables to tables and figures."""
+"""Tables of accuracies and scores: reading, reporting, figures, and the paper's numbers."""

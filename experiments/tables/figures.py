@@ -1,4 +1,4 @@
-"""Figures as files, SVG and PNG, drawn by matplotlib."""
+"""Figures as SVG and PNG files, drawn by matplotlib."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKS = "osD^vP*X"
-_GREY = "0.4"  # of what the page draws in the colour of its text
+_GREY = "0.4"  # for the colour of text on the page
 
 
 class Point(NamedTuple):
-    """One method at one value of what is swept, of one probe set.
+    """One method at one value of a sweep, on one probe set.
 
     Attributes:
-        value: images or dimensions; 0 for no PCA.
+        value: images or dimensions, 0 for no PCA; the index of an architecture if it is swept.
         method: label without the dimension.
-        run: probe set.
-        mean_pc: over the targets; NaN if it is undefined.
-        milliseconds: of a transfer, features apart; the second of two calls.
+        run: number of the probe set.
+        mean_pc: in [-100, 100]; NaN if undefined.
+        milliseconds: per transfer, without feature extraction; of the second of two calls.
     """
 
     value: int
@@ -38,12 +38,12 @@ class Point(NamedTuple):
 
 
 def probe_size(points: Sequence[Point], path: Path) -> None:
-    """Figure 1: probe images against Mean PC, relative to the whole probe set's, and time."""
+    """Draw figure 1: Mean PC, relative to the whole probe set's, and time against probe images."""
     figure, (left, right) = _panels(2)
     values = sorted({p.value for p in points})
     for method, style in _styles(points).items():
         means = np.array([_mean(points, method, v) for v in values])
-        with np.errstate(invalid="ignore", divide="ignore"):  # of a whole that is 0 or undefined
+        with np.errstate(invalid="ignore", divide="ignore"):  # the last is 0 or undefined
             left.plot(values, 100 * means[:, 0] / means[-1, 0], **style)
         right.plot(values, means[:, 1], **style)
     left.set(xlabel="probe images", ylabel=f"Mean PC, % of that with {values[-1]}")
@@ -53,7 +53,7 @@ def probe_size(points: Sequence[Point], path: Path) -> None:
 
 
 def pca(points: Sequence[Point], path: Path) -> None:
-    """Figure 2: PCA dimensions against Mean PC (a); with 32 and without PCA (b)."""
+    """Draw figure 2: Mean PC against PCA dimensions (a), and without PCA and with 32 (b)."""
     figure, (left, right) = _panels(2)
     values = sorted({p.value for p in points} - {0})
     styles = _styles(points)
@@ -74,7 +74,7 @@ def pca(points: Sequence[Point], path: Path) -> None:
 
 
 def intervals(summary: Summary, title: Callable[[str], str], path: Path) -> None:
-    """Every method's Mean PC with its 95 % interval, and what a random order comes to."""
+    """Draw every method's Mean PC with its 95 % interval, and the band of random orders."""
     figure, (panel,) = _panels(1)
     cells = summary.cells["pearson"]
     band = summary.chance["pearson"]
@@ -91,7 +91,7 @@ def intervals(summary: Summary, title: Callable[[str], str], path: Path) -> None
 
 
 def scatter(summary: Summary, method: str, title: Callable[[str], str], path: Path) -> None:
-    """A method's scores, their mean over probe sets, against accuracies, for every target."""
+    """Draw accuracies against a method's scores, the mean over probe sets, for every target."""
     outcomes = summary.outcomes
     figure, panels = _panels(len(outcomes.targets), height=3.2)
     scores = outcomes.scores[method].mean(0)
@@ -112,7 +112,7 @@ def scatter(summary: Summary, method: str, title: Callable[[str], str], path: Pa
 
 
 def accuracies(summary: Summary, path: Path) -> None:
-    """Accuracies of models by targets; the darker, the better within its target."""
+    """Draw accuracies of models by targets; the darker, the better within a target."""
     outcomes = summary.outcomes
     m, t = outcomes.accuracies.shape
     figure, (panel,) = _panels(1, height=1.5 + 0.2 * m)
@@ -130,14 +130,14 @@ def accuracies(summary: Summary, path: Path) -> None:
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Writes PATH.svg and PATH.png, each whole or not at all."""
+    """Write PATH.svg and PATH.png, each atomically."""
     for suffix in ("svg", "png"):
         with files.replacing(path.with_name(f"{path.name}.{suffix}")) as temporary:
             figure.savefig(temporary, format=suffix)
 
 
 def _panels(count: int, height: float = 4.0) -> tuple["Figure", list[Any]]:
-    """A figure of panels, three in a row at most."""
+    """Return a figure with panels, at most three in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -164,7 +164,7 @@ def _styles(points: Sequence[Point]) -> Mapping[str, dict[str, Any]]:
 
 
 def _mean(points: Sequence[Point], method: str, value: int) -> tuple[float, float]:
-    """Mean PC and milliseconds over probe sets; NaN where there is no point."""
+    """Return Mean PC and milliseconds averaged over probe sets; NaN without any point."""
     chosen = [p for p in points if (p.method, p.value) == (method, value)]
     if not chosen:
         return math.nan, math.nan
@@ -173,5 +173,5 @@ def _mean(points: Sequence[Point], method: str, value: int) -> tuple[float, floa
 
 
 def _as_is(name: str) -> str:
-    """A name that anybody gave, for matplotlib: no control characters, no mathematics."""
+    """Return a name as matplotlib prints it literally: no control characters, no mathematics."""
     return printing.visible(name).replace("$", r"\$")

@@ -1,13 +1,13 @@
-"""What the paper prints, and can be computed from tables of accuracies and scores.
+"""The numbers that the paper prints and that tables of accuracies and scores can reproduce.
 
-From the paper's tables 1 and 2 and the README of the authors' repository, which says that its two
-numbers are those of table 4. The other cells of the paper's tables are not at hand.
+From the paper's tables 1 and 2, and from the README of the authors' repository, whose two numbers
+are those of table 4. The other cells of the paper's tables are not included.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-# (table, method label, column) -> number
+# (table, method label, column) -> printed number
 PRINTED: Mapping[tuple[int, str, str], float] = MappingProxyType(
     {
         (1, "heuristic", "Mean PC"): 51.05,
@@ -20,23 +20,23 @@ PRINTED: Mapping[tuple[int, str, str], float] = MappingProxyType(
     }
 )
 
-_SWAPPED = "The paper's tables 1 and 3 have RSA and DDS (56.1 and 57.3) the other way round."
+_SWAPPED = "The paper's tables 1 and 3 swap the values of RSA and DDS (56.1 and 57.3)."
 
-# What contradicts itself there, or cannot be reproduced by its definition.
+# Table -> where the paper contradicts itself or differs from its own definitions.
 FOOTNOTES: Mapping[int, tuple[str, ...]] = MappingProxyType(
     {
         1: (
             "The paper prints 51.0 and 51.05 for the heuristic; eq. 4 gives 51.06, and 51.05 with "
             "+ layers.",
             _SWAPPED,
-            "Its H-Score of -5.4 is rounding noise: with more features than images the definition "
-            "gives the number of classes less one, whatever the features are.",
+            "Its H-Score of -5.4 is rounding noise: with more features than images, the definition "
+            "gives the number of classes minus one for any features.",
         ),
         3: (_SWAPPED,),
         4: (
-            "Eq. 6 standardises the scores of each target; the published numbers come out of one "
-            "mean and deviation over all targets and probe sets (pooled).",
+            "Eq. 6 standardises the scores of each target; the published numbers are reproduced "
+            "with one mean and deviation over all targets and probe sets (pooled).",
         ),
-        5: ("The paper says 423 transfers; its table has 424 with an accuracy.",),
+        5: ("The paper says 423 transfers; its table has an accuracy for 424.",),
     }
 )

@@ -1,150 +1,257 @@
-"""Tables of accuracies and of scores, ours or others': read, and every row checked.
+"""Read tables of accuracies, scores and times, and check every row.
 
-Two forms are known by their heads:
+A table of accuracies has one of two heads:
 
-    Architecture,Source Dataset,Target Dataset,Oracle       the published benchmark's, and ours
-    model,target,accuracy[,score,...]                       anybody's, one line for each transfer
+    Architecture,Source Dataset,Target Dataset,Oracle     the published benchmarks', and ours
+    model,target,accuracy[,<method>,...]                  any other; scores may be further columns
 
-Scores stand in a second table, Run,Architecture,Source Dataset,Target Dataset,<method>,... or
-model,target,<method>,... (with or without Run), or in further columns of the second form.
+A table of scores has Architecture,Source Dataset,Target Dataset or model,target, then a column per
+method, and optionally a column Run with the number of the probe set.
 """
 
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.tables import oracle
-from experiments.tables.oracle import OracleError
-from jaxparc import files
-from jaxparc.evaluation import Transfer
+from jaxparc import files, models
+from jaxparc.errors import InputError
+from jaxparc.evaluation import Transfer, outcomes
+from jaxparc.evaluation.outcomes import Outcomes
 
+TRANSFER = ("Architecture", "Source Dataset", "Target Dataset")
+ORACLE = (*TRANSFER, "Oracle")
 LONG = ("model", "target", "accuracy")
 RUN = "Run"
 TIMES = ("Stage", "Method", "Items", "Seconds")
+NOT_AVAILABLE = -1  # an accuracy that the published tables do not have
+
+Accuracies = dict[Transfer, float]
 Scores = dict[str, list[dict[Transfer, float]]]
 
 
-class Read(NamedTuple):
-    """What the tables hold.
-
-    Attributes:
-        accuracies: of every transfer, NaN where it is not available; in the second form, the
-            architecture is the model's name, and the source is "".
-        scores: method -> the scores of each run.
-    """
-
-    accuracies: dict[Transfer, float]
-    scores: Scores
+class TableError(InputError):
+    """A table is malformed; the message names the file and, if it is a row, its line."""
 
 
-def read(accuracies: Path, scores: Path | None = None) -> Read:
-    """Reads a table of accuracies, and one of scores.
+def read(accuracies: Path, scores: Path | None = None) -> Outcomes:
+    """Read a table of accuracies, of either head, and join a table of scores to it.
+
+    Args:
+        accuracies: the table; with the head model,target,accuracy, it may have scores of one probe
+            set in further columns, and sources are "".
+        scores: further scores, which replace those of the same methods in `accuracies`.
+
+    Returns:
+        All transfers of the table of accuracies, and every method in the order of its column.
 
     Raises:
-        FileNotFoundError: a file is not there.
-        OracleError: a file is of neither form, or a row has an empty name, is there twice, or has
-            something else than a number; or a score has no accuracy. The message names the file
-            and the line.
+        FileNotFoundError: a file is missing.
+        TableError: a file has another head, no row, an empty name, a duplicate row, a cell that is
+            not a number, or a score without an accuracy.
     """
-    head, rows = _rows(accuracies)
-    if "Oracle" in head:
-        found = Read(oracle.read(accuracies), {})
-    elif set(LONG) <= set(head):
-        found = _long(accuracies, head, rows)
+    table = _table(accuracies)
+    if "Oracle" in table.columns:
+        found, of_methods = _oracle(table), Scores()
+    elif set(LONG) <= set(table.columns):
+        found, of_methods = _long(table)
     else:
-        raise OracleError(
-            f"{accuracies} has the columns {', '.join(head) or 'none'}; expected "
-            f"{', '.join(oracle.COLUMNS)}, or {', '.join(LONG)}"
+        raise TableError(
+            f"{accuracies} has the columns {', '.join(table.columns) or 'none'}; expected "
+            f"{', '.join(ORACLE)}, or {', '.join(LONG)}"
         )
     if scores is not None:
-        found = found._replace(scores=found.scores | _scores(scores, found.accuracies))
-    return found
+        of_methods |= read_scores(scores, found)
+    return outcomes.collect(found, of_methods)
 
 
-def _rows(path: Path) -> tuple[list[str], list[files.Row]]:
-    try:
-        return files.read_table(path, ours=True)
-    except ValueError as error:
-        raise OracleError(str(error)) from error
+def read_accuracies(path: Path) -> Accuracies:
+    """Read a table with the columns of the published benchmarks, as oracle.csv is.
+
+    Returns:
+        Accuracies in [0, 100]; NaN where unavailable: an empty cell, as finetune_all writes it if
+        every run diverged, or -1, as the published table of the crowd-sourced benchmark has it.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        TableError: a column is missing, or a row names an unknown architecture, is a duplicate, or
+            has an accuracy outside [0, 100].
+    """
+    return _oracle(_table(path, ORACLE))
 
 
-def _long(path: Path, head: Sequence[str], rows: Sequence[files.Row]) -> Read:
-    accuracies: dict[Transfer, float] = {}
-    methods = [name for name in head if name and name not in LONG]
-    scores: Scores = {method: [{}] for method in methods}
-    for line, row in rows:
-        transfer = _transfer(path, line, row)
-        if transfer in accuracies:
-            raise OracleError(f"{path} line {line}: {' '.join(transfer)} is there twice")
-        accuracies[transfer] = _number(path, line, row, "accuracy")
-        for method in methods:
-            scores[method][0][transfer] = _number(path, line, row, method)
-    if not accuracies:
-        raise OracleError(f"{path} has no row")
-    return Read(accuracies, scores)
+def read_scores(
+    path: Path,
+    accuracies: Collection[Transfer],
+    *,
+    required: Sequence[str] = (),
+    partial: bool = False,
+) -> Scores:
+    """Read a table of scores.
 
+    Args:
+        path: the table.
+        accuracies: the transfers that have an accuracy.
+        required: columns that the table must have besides the names of the transfer.
+        partial: accept the table of an unfinished benchmark, which may have no row, and skip the
+            scores of transfers without an accuracy; both are errors by default.
 
-def _scores(path: Path, accuracies: dict[Transfer, float]) -> Scores:
-    head, rows = _rows(path)
-    names = oracle.COLUMNS[:3] if "Architecture" in head else LONG[:2]
-    methods = [name for name in head if name and name not in (RUN, *names)]
-    if lacking := [name for name in names if name not in head]:
-        raise OracleError(f"{path} has no column {', '.join(lacking)}")
-    if not methods or not rows:
-        raise OracleError(f"{path} has no {'row' if methods else 'column of scores'}")
+    Returns:
+        Method -> the scores of each probe set, in order of appearance; an empty cell is NaN.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        TableError: a column is missing, a row is a duplicate or has an empty name, a score is not
+            a number or has no accuracy, or there is no row.
+    """
+    table = _table(path)
+    table.require([*_names(table), *required])
+    methods = [name for name in table.columns if name and name not in (RUN, *TRANSFER, *LONG[:2])]
+    if not methods or not (table.rows or partial):
+        raise TableError(f"{path} has no {'row' if methods else 'column of scores'}")
     runs: dict[str, dict[str, dict[Transfer, float]]] = {method: {} for method in methods}
-    seen: set[tuple[str, Transfer]] = set()
-    for line, row in rows:
-        transfer = _transfer(path, line, row)
-        run = row.get(RUN) or ""
+    for row, transfer in _transfers(table, by_run=True):
         if transfer not in accuracies:
-            raise OracleError(f"{path} line {line}: {' '.join(transfer)} has no accuracy")
-        if (run, transfer) in seen:
-            raise OracleError(f"{path} line {line}: {' '.join(transfer)} is there twice")
-        seen.add((run, transfer))
+            if partial:
+                continue
+            raise TableError(
+                f"{row.where}: no accuracy for {_shown(transfer)!r}, which has a score"
+            )
         for method in methods:
-            runs[method].setdefault(run, {})[transfer] = _number(path, line, row, method)
+            of_run = runs[method].setdefault(row.cells.get(RUN, ""), {})
+            of_run[transfer] = row.number(method)
     return {method: list(of_runs.values()) for method, of_runs in runs.items()}
 
 
-def _transfer(path: Path, line: int, row: dict[str, str]) -> Transfer:
-    if "Architecture" in row:
-        cells = [row[name] for name in oracle.COLUMNS[:3]]
-    else:
-        cells = [row["model"], "", row["target"]]
-    if not all((cells[0], cells[2])):
-        raise OracleError(f"{path} line {line}: a cell is empty")
-    return Transfer(*cells)
-
-
-def _number(path: Path, line: int, row: dict[str, str], column: str) -> float:
-    cell = row[column]
-    try:
-        return files.number(cell) if cell != "" else math.nan
-    except ValueError:
-        raise OracleError(f"{path} line {line}: {column} is {cell!r}; expected a number") from None
-
-
 def read_times(path: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of each stage, and per method the median milliseconds of a transfer, of times.csv.
+    """Read times.csv.
+
+    Returns:
+        Stage -> total seconds, and method -> median milliseconds per transfer.
 
     Raises:
-        FileNotFoundError: it is not there.
-        OracleError: it is no such table.
+        FileNotFoundError: the file is missing.
+        TableError: a column is missing, or a cell is not a number or, of Items, not above 0.
     """
-    head, rows = _rows(path)
-    if lacking := [name for name in TIMES if name not in head]:
-        raise OracleError(f"{path} has no column {', '.join(lacking)}")
+    table = _table(path, TIMES)
     stages: dict[str, float] = defaultdict(float)
     transfers: dict[str, list[float]] = defaultdict(list)
-    for line, row in rows:
-        seconds, items = (_number(path, line, row, name) for name in ("Seconds", "Items"))
+    for row in table.rows:
+        seconds, items = row.number("Seconds"), row.number("Items")
         if not items > 0:
-            raise OracleError(f"{path} line {line}: Items is {row['Items']!r}; expected above 0")
-        stages[row["Stage"]] += seconds
-        if row["Method"]:
-            transfers[row["Method"]].append(1e3 * seconds / items)
+            raise TableError(f"{row.where}: Items is {row.cells['Items']!r}; expected above 0")
+        stages[row.cells["Stage"]] += seconds
+        if row.cells["Method"]:
+            transfers[row.cells["Method"]].append(1e3 * seconds / items)
     return dict(stages), {method: statistics.median(ms) for method, ms in transfers.items()}
+
+
+class _Row(NamedTuple):
+    """The cells of a row by column, and its place as error messages name it."""
+
+    where: str
+    line: int
+    cells: dict[str, str]
+
+    def number(self, column: str) -> float:
+        cell = self.cells[column]
+        try:
+            return files.number(cell) if cell else math.nan
+        except ValueError:
+            raise TableError(f"{self.where}: {column} is {cell!r}; expected a number") from None
+
+
+class _Table(NamedTuple):
+    path: Path
+    columns: list[str]
+    rows: list[_Row]
+
+    def require(self, columns: Sequence[str]) -> None:
+        if lacking := [column for column in columns if column not in self.columns]:
+            raise TableError(f"{self.path} has no column {', '.join(lacking)}")
+
+
+def _table(path: Path, columns: Sequence[str] = ()) -> _Table:
+    try:
+        head, rows = files.read_table(path, ours=True)
+    except ValueError as error:
+        raise TableError(str(error)) from error
+    numbered = [_Row(f"{path} line {line}", line, cells) for line, cells in rows]
+    table = _Table(path, head, numbered)
+    table.require(columns)
+    return table
+
+
+def _names(table: _Table) -> tuple[str, ...]:
+    """Return the columns that name a transfer."""
+    return TRANSFER if TRANSFER[0] in table.columns else LONG[:2]
+
+
+def _transfers(table: _Table, *, by_run: bool = False) -> Iterator[tuple[_Row, Transfer]]:
+    """Yield rows with their transfers, which are unique, or unique per run."""
+    names = _names(table)
+    lines: dict[tuple[str, Transfer], int] = {}
+    for row in table.rows:
+        cells = [row.cells[name] for name in names]
+        transfer = Transfer(*cells) if len(cells) == 3 else Transfer(cells[0], "", cells[1])
+        for name, cell in zip(names, cells, strict=True):
+            if not cell and name != TRANSFER[1]:
+                raise TableError(f"{row.where}: {name} is empty")
+        key = (row.cells.get(RUN, "") if by_run else "", transfer)
+        if key in lines:
+            raise TableError(
+                f"{row.where}: duplicate transfer {_shown(transfer)!r}, first on line {lines[key]}"
+            )
+        lines[key] = row.line
+        yield row, transfer
+
+
+def _shown(transfer: Transfer) -> str:
+    return "/".join(filter(None, transfer))
+
+
+def _oracle(table: _Table) -> Accuracies:
+    table.require(ORACLE)
+    found = {}
+    for row, transfer in _transfers(table):
+        if not transfer.source:
+            raise TableError(f"{row.where}: {TRANSFER[1]} is empty")
+        if transfer.architecture not in models.MODELS:
+            raise TableError(
+                f"{row.where}: unknown architecture {transfer.architecture!r}; "
+                f"known: {', '.join(models.MODELS)}"
+            )
+        found[transfer] = _percentage(row)
+    return found
+
+
+def _percentage(row: _Row) -> float:
+    cell = row.cells["Oracle"]
+    if not cell:
+        return math.nan
+    try:
+        accuracy = files.number(cell)
+    except ValueError:
+        accuracy = math.nan
+    if accuracy == NOT_AVAILABLE:
+        return math.nan
+    if not 0 <= accuracy <= 100:
+        raise TableError(
+            f"{row.where}: Oracle is {cell!r}; expected a percentage in [0, 100], or -1"
+        )
+    return accuracy
+
+
+def _long(table: _Table) -> tuple[Accuracies, Scores]:
+    methods = [name for name in table.columns if name and name not in LONG]
+    accuracies: Accuracies = {}
+    scores: dict[str, dict[Transfer, float]] = {method: {} for method in methods}
+    for row, transfer in _transfers(table):
+        accuracies[transfer] = row.number("accuracy")
+        for method in methods:
+            scores[method][transfer] = row.number(method)
+    if not accuracies:
+        raise TableError(f"{table.path} has no row")
+    return accuracies, {method: [of_run] for method, of_run in scores.items()}

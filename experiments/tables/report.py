@@ -1,26 +1,19 @@
-"""The report of any table of accuracies and scores: intervals, baselines, the paper's tables.
+"""Report any table of accuracies and scores: intervals, baselines, and the paper's tables."""
 
-python -m experiments.report --oracle controlled.csv [--scores scores.csv] --out DIR
-"""
-
-import argparse
 import contextlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 import jaxparc
 from experiments import benchmarks
 from experiments.runner.settings import Benchmark
-from experiments.tables import figures, published
-from experiments.tables import read as outcome_files
-from experiments.tables.oracle import OracleError
-from jaxparc import evaluation, files, models, printing, report, selectors
-from jaxparc.evaluation import Transfer, baselines, controls, outcomes, summary
+from experiments.tables import figures, published, read
+from jaxparc import evaluation, files, models, report, selectors
+from jaxparc.evaluation import baselines, controls, outcomes, summary
 from jaxparc.evaluation.outcomes import Outcomes
 from jaxparc.report import sheets
 from jaxparc.report.sheets import Sheet
@@ -31,13 +24,11 @@ TITLES: Mapping[str, str] = {
     "others_mean": "mean z-score on the other targets",
     "best_source": "best source on the other targets",
 }
-# The benchmarks of which the paper has tables.
-PUBLISHED = ("controlled", "crowd_sourced", "detection")
 _LAYERS = {name: float(spec.layers) for name, spec in models.MODELS.items()}
 
 
 def title(label: str) -> str:
-    """What a method is called: a baseline, one of this library's, or whatever the table says."""
+    """Return the title of a method: a baseline's, a selector's, or its name in the table."""
     if label in TITLES:
         return TITLES[label]
     try:
@@ -46,73 +37,42 @@ def title(label: str) -> str:
         return label
 
 
-def benchmark_of(transfers: Sequence[Transfer]) -> Benchmark | None:
-    """The published benchmark that has these models, if one has."""
-    there = {t[:2] for t in transfers}
+def benchmark_of(found: Outcomes) -> Benchmark | None:
+    """Return the published benchmark with these models and targets, or None."""
+    known = set(found.models)
     controlled, crowd = benchmarks.CONTROLLED, set(benchmarks.CROWD_SOURCED.external)
     own = {(a, s) for a in controlled.architectures for s in controlled.source_names}
-    if there <= own and {t.target for t in transfers} <= set(controlled.target_names):
+    if known <= own and set(found.targets) <= set(controlled.target_names):
         return controlled
-    # the published table has models that its authors left out of their evaluation
-    return benchmarks.CROWD_SOURCED if crowd <= there else None
+    # The published table also has models that its authors left out of their evaluation.
+    return benchmarks.CROWD_SOURCED if crowd <= known else None
 
 
-def collect(
-    read: outcome_files.Read, benchmark: Benchmark | None = None
+def evaluated(
+    found: Outcomes, benchmark: Benchmark | None = None
 ) -> tuple[Outcomes, Benchmark | None]:
-    """The transfers that count, with the scores of every method and every baseline.
+    """Return the outcomes that count in a benchmark, beside the baselines, and the benchmark.
 
     Args:
-        read: the tables.
-        benchmark: of which they are; found by the models if not given.
+        found: the tables.
+        benchmark: that they belong to; recognised by its models by default.
     """
-    accuracies, scores = read.accuracies, read.scores
-    benchmark = benchmark or benchmark_of(list(accuracies))
+    benchmark = benchmark or benchmark_of(found)
     if benchmark is not None and not benchmark.external_from_oracle:
-        left_out = set(benchmark.extra_targets)
         known = {*benchmark.external}
         known |= {(a, s) for a in benchmark.architectures for s in benchmark.source_names}
-
-        accuracies = {
-            t: x for t, x in accuracies.items() if t[:2] in known and t.target not in left_out
-        }
-    return _beside_baselines(accuracies, scores, benchmark), benchmark
-
-
-def _beside_baselines(
-    accuracies: Mapping[Transfer, float],
-    scores: Mapping[str, Sequence[Mapping[Transfer, float]]],
-    benchmark: Benchmark | None,
-) -> Outcomes:
-    """The outcomes of the transfers that have an accuracy, with every baseline."""
-    of_these = {
-        method: [{t: x for t, x in run.items() if t in accuracies} for run in runs]
-        for method, runs in scores.items()
-    }
-    found = outcomes.collect(accuracies, of_these)
-    return found.beside(blind(found, benchmark))
+        found = found.only(
+            [target for target in found.targets if target not in benchmark.extra_targets],
+            [model for model in found.models if model in known],
+        )
+    return with_baselines(found, benchmark), benchmark
 
 
-def trusted(
-    accuracies: Mapping[Transfer, float],
-    scores: Mapping[str, Sequence[Mapping[Transfer, float]]],
-    targets: Sequence[str],
-) -> tuple[summary.Summary | None, dict[str, str]]:
-    """What a benchmark's numbers over some targets are worth, and what the methods are called.
+def with_baselines(found: Outcomes, benchmark: Benchmark | None = None) -> Outcomes:
+    """Return outcomes beside the baselines that they allow and do not have already.
 
-    Methods stand without "+ layers", if they are there without, beside the baselines; None if there
-    is no score.
+    The heuristic is computed only for a benchmark that states the numbers of images.
     """
-    plain = {m: runs for m, runs in scores.items() if runs and m.removesuffix("+l") == m}
-    counted = {t: x for t, x in accuracies.items() if t.target in targets}
-    if not plain or not counted:
-        return None, {}
-    found = _beside_baselines(counted, plain, None)
-    return summary.summarise(found), {method: title(method) for method in found.scores}
-
-
-def blind(found: Outcomes, benchmark: Benchmark | None) -> dict[str, np.ndarray]:
-    """The baselines, which look at no image, that these outcomes allow and do not have already."""
     scores = {}
     if len(found.targets) > 1:
         scores["others_mean"] = baselines.others_mean(found)
@@ -123,11 +83,11 @@ def blind(found: Outcomes, benchmark: Benchmark | None) -> dict[str, np.ndarray]
         if benchmark is not None and benchmark.published_images and not benchmark.external:
             images = benchmark.published_images
             scores["heuristic"] = baselines.capacity(found, _LAYERS, images)
-    return {method: s for method, s in scores.items() if method not in found.scores}
+    return found.beside({m: s for m, s in scores.items() if m not in found.scores})
 
 
 def paper_tables(found: Outcomes, benchmark: Benchmark) -> dict[str, Sheet]:
-    """The paper's tables that these outcomes can fill, its own number beside ours, by name."""
+    """Return the paper's tables that these outcomes fill, by name; printed numbers in brackets."""
     if benchmark.name == "controlled":
         tables = (_by_target(1, found), _by_varying(found), _with_layers(found))
         return dict(zip(("table_1", "table_2", "table_4"), tables, strict=True))
@@ -135,15 +95,15 @@ def paper_tables(found: Outcomes, benchmark: Benchmark) -> dict[str, Sheet]:
     return {f"table_{number}": _by_target(number, found)}
 
 
-# A method's numbers times 100, one for each probe set; None where a column has none.
+# Return a method's values times 100, one per probe set; None if a column does not apply.
 _Compute = Callable[[str], Sequence[float] | None]
 
 
 def _cells(table: int, found: Outcomes, columns: Mapping[str, _Compute], name: str) -> Sheet:
-    """A row for each method, with the printed number where there is one."""
+    """Return a row per method, with the printed number where there is one."""
     rows = []
     for method in found.scores:
-        if method.endswith("+l"):  # table 4 has its own
+        if method.endswith("+l"):  # table 4 computes + layers
             continue
         cells = []
         for column, compute in columns.items():
@@ -171,21 +131,12 @@ def _by_target(table: int, found: Outcomes) -> Sheet:
     return _cells(table, found, columns, names[table])
 
 
-def _runs(found: Outcomes, scores: np.ndarray) -> list[dict[Transfer, float]]:
-    """Scores as `evaluation.mean_pc` takes them, of each probe set."""
-    places = [
-        (Transfer(found.models[i][0], found.models[i][1], found.targets[j]), i, j)
-        for i, j in zip(*np.nonzero(found.where), strict=True)
-    ]
-    return [{t: float(run[i, j]) for t, i, j in places} for run in scores]
-
-
 def _by_varying(found: Outcomes) -> Sheet:
-    (accuracies,) = _runs(found, found.accuracies[None])
+    accuracies = found.by_transfer(found.accuracies)
 
     def of(varying: str) -> _Compute:
         def compute(method: str) -> Sequence[float]:
-            runs = _runs(found, found.scores[method])
+            runs = map(found.by_transfer, found.scores[method])
             return [evaluation.mean_pc(run, accuracies, varying) for run in runs]
 
         return compute
@@ -214,16 +165,16 @@ def _with_layers(found: Outcomes) -> Sheet:
     return _cells(4, found, columns, "with + layers (eq. 6)")
 
 
-def write(result: summary.Summary, out: Path, more: Mapping[str, Sheet]) -> dict[str, Sheet]:
-    """Writes OUT/summary.csv, OUT/tables, and OUT/figures if there is matplotlib.
+def write_files(result: summary.Summary, out: Path, more: Mapping[str, Sheet]) -> dict[str, Sheet]:
+    """Write OUT/summary.csv, OUT/tables and, if matplotlib is installed, OUT/figures.
 
     Args:
-        result: of all methods.
-        out: folder.
-        more: further tables, by the name of their files.
+        result: the summary of all methods.
+        out: the folder.
+        more: file name -> further table.
 
     Returns:
-        All tables.
+        All tables by file name.
     """
     tables = {
         "mean_pc": sheets.intervals(result, "pearson", title),
@@ -235,7 +186,7 @@ def write(result: summary.Summary, out: Path, more: Mapping[str, Sheet]) -> dict
         files.write_text(out / "tables" / f"{name}.md", sheet.markdown())
         files.write_text(out / "tables" / f"{name}.csv", sheet.csv())
     files.write_text(out / "summary.csv", sheets.long_csv(result))
-    with contextlib.suppress(ImportError):  # of matplotlib, which the page does without
+    with contextlib.suppress(ImportError):  # matplotlib is optional
         figures.intervals(result, title, out / "figures" / "mean_pc")
         figures.accuracies(result, out / "figures" / "accuracies")
         best = next(iter(result.cells["pearson"]))
@@ -243,7 +194,7 @@ def write(result: summary.Summary, out: Path, more: Mapping[str, Sheet]) -> dict
     return tables
 
 
-def run(
+def report_tables(
     oracle: Path,
     scores: Path | None,
     out: Path,
@@ -252,33 +203,40 @@ def run(
     benchmark: Benchmark | None = None,
     resamples: int = 2000,
 ) -> None:
-    """Reads, prints, and writes OUT/index.html, OUT/summary.csv, OUT/tables and OUT/figures.
+    """Read and summarise tables; print and write the report to OUT.
+
+    Args:
+        oracle: the table of accuracies, see `read`.
+        scores: a table of scores, in addition to the baselines.
+        out: the folder of index.html, summary.csv, tables/ and figures/.
+        times: times.csv of a results folder.
+        benchmark: that the tables belong to; recognised by its models by default.
+        resamples: of every interval.
 
     Raises:
-        OracleError: a table cannot be taken, or has no transfer of the benchmark.
+        TableError: a table is malformed, or has no transfer of the benchmark or no scores.
         OSError: a file cannot be read or written.
     """
-    read = outcome_files.read(oracle, scores)
-    stage_seconds, milliseconds = outcome_files.read_times(times) if times else ({}, {})
-    found, benchmark = collect(read, benchmark)
+    tables = read.read(oracle, scores)
+    stage_seconds, milliseconds = read.read_times(times) if times else ({}, {})
+    found, benchmark = evaluated(tables, benchmark)
     if not found.where.any():
         name = "" if benchmark is None else f" of the benchmark {benchmark.name}"
-        raise OracleError(f"{oracle} has no transfer{name} with an accuracy and a score")
+        raise read.TableError(f"{oracle} has no transfer{name} with an accuracy and a score")
     if not found.scores:
-        raise OracleError(f"{oracle} has no scores and no baseline: give --scores")
+        raise read.TableError(f"{oracle} has no scores and allows no baseline; expected --scores")
     result = summary.summarise(found, resamples=resamples)
     console = Console()
     console = console if console.is_terminal else Console(width=200)
     more = {} if benchmark is None else paper_tables(found, benchmark)
-    for sheet in write(result, out, more).values():
+    for sheet in write_files(result, out, more).values():
         console.print(sheet.rich())
-    (accuracies,) = _runs(found, found.accuracies[None])
     report.write_page(
         report.Results(
             name=oracle.stem,
-            accuracies=accuracies,
+            accuracies=found.by_transfer(found.accuracies),
             scratch={},
-            scores={method: _runs(found, s) for method, s in found.scores.items()},
+            scores={m: list(map(found.by_transfer, s)) for m, s in found.scores.items()},
             milliseconds=milliseconds,
             stage_seconds=stage_seconds,
             settings={
@@ -297,40 +255,3 @@ def run(
         out / "index.html",
     )
     say(f"report: {out / 'index.html'}")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; exits with 2 and one line if a file cannot be taken."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--oracle", type=Path, required=True, metavar="FILE", help="accuracies")
-    parser.add_argument("--scores", type=Path, metavar="FILE", help="of any methods")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the report")
-    parser.add_argument("--times", type=Path, metavar="FILE", help="times.csv of a benchmark")
-    parser.add_argument(
-        "--benchmark",
-        choices=PUBLISHED,
-        help="whose tables they are; the first two are known by their models",
-    )
-    parser.add_argument("--resamples", type=int, default=2000, metavar="N", help="[2000]")
-    args = parser.parse_args(argv)
-    if args.resamples < 1:
-        parser.exit(2, f"{parser.prog}: --resamples is {args.resamples}; expected at least 1\n")
-    with printing.ending():
-        _report(parser, args)
-
-
-def _report(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    try:
-        run(
-            args.oracle,
-            args.scores,
-            args.out,
-            times=args.times,
-            benchmark=benchmarks.get(args.benchmark) if args.benchmark else None,
-            resamples=args.resamples,
-        )
-    except BrokenPipeError:
-        raise
-    except (OracleError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {printing.line(error)}\n")

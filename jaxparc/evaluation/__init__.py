@@ -1,8 +1,9 @@
-"""How well scores predict accuracy after fine-tuning.
+"""How well scores predict the accuracy after fine-tuning.
 
-Here, Mean PC as the paper has it. `measures` are further numbers, `outcomes` the arrays that they
-are taken of, `resampling` their intervals and tests, `baselines` what a selector has to beat,
-`controls` what it knows beyond that, and `summary` all of it for every method.
+This module has Mean PC as the paper defines it. `outcomes` holds scores and accuracies as arrays,
+`measures` the measures of agreement between them, `resampling` intervals and tests, `baselines`
+the scores that a selector has to beat, `controls` what is left of a score without depth and general
+model quality, and `summary` all of these for every method.
 """
 
 from collections.abc import Mapping
@@ -16,16 +17,16 @@ from jaxparc.evaluation.measures import MEASURES as MEASURES
 
 
 class Transfer(NamedTuple):
-    """One fine-tuning: a pretrained model is an architecture and the source it was trained on."""
+    """One fine-tuning run: a pretrained model (architecture, source) and its target."""
 
     architecture: str
     source: str
     target: str
 
 
-SCRATCH = "scratch"  # stands where a source would: random initialisation
+SCRATCH = "scratch"  # the source of a random initialisation
 
-# What a correlation runs over -> what stays fixed in each.
+# What varies within a correlation -> what is fixed.
 VARYING: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "source and architecture": ("target",),
@@ -41,27 +42,28 @@ def mean_pc(
     accuracies: Mapping[Transfer, float],
     varying: str = "source and architecture",
 ) -> float:
-    """Mean Pearson correlation of scores and accuracies (the paper, eq. 2 and 5).
+    """Return the mean Pearson correlation of scores and accuracies (the paper, eq. 2 and 5).
 
     Args:
-        scores: of the transfers to evaluate; each must have an accuracy.
-        accuracies: after full fine-tuning, any unit.
-        varying: a key of `VARYING`. Everything else is held fixed, and the mean is over the fixed
-            combinations.
+        scores: of the transfers to evaluate; larger is better, NaN if undefined.
+        accuracies: after full fine-tuning, in any unit; of at least the transfers in `scores`.
+        varying: a key of `VARYING`. Everything else is fixed within a correlation, and the mean is
+            over the fixed combinations.
 
     Returns:
-        In [-100, 100]. NaN if any correlation is undefined: a score is NaN, or one combination has
-        fewer than two transfers, or all its scores or all its accuracies are equal.
+        In [-100, 100]. NaN if there is no score or any correlation is undefined: a score or an
+        accuracy is NaN, there are fewer than two transfers, or all of its scores or all of its
+        accuracies are equal.
 
     Raises:
-        ValueError: `varying` is unknown, or a score has no accuracy.
+        InputError: `varying` is unknown, or a score has no accuracy.
     """
     if varying not in VARYING:
         raise InputError(f"unknown varying {varying!r}; known: {', '.join(VARYING)}")
     groups: dict[tuple[str, ...], list[Transfer]] = {}
     for transfer in scores:
         if transfer not in accuracies:
-            raise InputError(f"there is a score but no accuracy for {'/'.join(transfer)}")
+            raise InputError(f"no accuracy for {'/'.join(transfer)}, which has a score")
         fixed = tuple(getattr(transfer, part) for part in VARYING[varying])
         groups.setdefault(fixed, []).append(transfer)
     if not groups:

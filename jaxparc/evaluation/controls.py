@@ -1,4 +1,4 @@
-"""What a score knows beyond depth and a model's general quality."""
+"""What is left of a score without depth and without general model quality."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,46 +17,48 @@ def plus_layers(
     pooled: bool,
     ell_max: float = 50,
 ) -> np.ndarray:
-    """Standardised scores plus relative depth (the paper, eq. 6), (r, m, t).
+    """Return standardised scores plus relative depth (the paper, eq. 6), (r, m, t).
 
     Args:
-      outcomes: the scores, and which transfers count.
-      method: one of its methods.
-      layers: of each architecture.
-      pooled: whether the mean and the deviation are over all targets and probe sets, as the authors
-        computed the numbers that they published, and not of each, as the equation has it.
-      ell_max: the depth that counts 1.
+        outcomes: the scores, and the transfers to evaluate.
+        method: a key of its scores.
+        layers: architecture -> number of layers.
+        pooled: standardise over all targets and probe sets at once, as the authors did for their
+            published numbers. Otherwise each target and probe set is standardised separately, as
+            the equation says.
+        ell_max: number of layers with relative depth 1.
 
     Returns:
-      NaN where a score is not finite, and where all that it is standardised with are equal.
+        NaN where a score is undefined or all the scores that it is standardised with are equal.
 
     Raises:
-      KeyError: an architecture is not in `layers`.
+        KeyError: an architecture is not in `layers`.
     """
     scores = outcomes.scores[method]
-    there = np.where(outcomes.where & np.isfinite(scores), scores, np.nan)
+    defined = np.where(outcomes.where & np.isfinite(scores), scores, np.nan)
     axes = (0, 1, 2) if pooled else 1
-    count = np.isfinite(there).sum(axes, keepdims=True)
+    count = np.isfinite(defined).sum(axes, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.nansum(there, axes, keepdims=True) / count
-        deviation = np.sqrt(np.nansum((there - mean) ** 2, axes, keepdims=True) / count)
-        z = np.where(deviation > 0, (there - mean) / deviation, np.nan)
+        mean = np.nansum(defined, axes, keepdims=True) / count
+        deviation = np.sqrt(np.nansum((defined - mean) ** 2, axes, keepdims=True) / count)
+        z = np.where(deviation > 0, (defined - mean) / deviation, np.nan)
     depth = np.array([float(layers[architecture]) for architecture, _ in outcomes.models])
     return np.asarray(z + (depth / ell_max)[:, None])
 
 
 def within_architectures(outcomes: Outcomes, method: str, measure: Measure) -> np.ndarray:
-    """A measure over the models of one architecture, averaged over architectures, (r, t).
+    """Return a measure within each architecture, averaged over architectures, (r, t).
 
-    With Pearson's correlation and averaged over targets, it is the paper's Mean PC of varying
-    sources (eq. 5). An architecture that has fewer than two models for a target is left out.
+    For Pearson's correlation, the mean over targets is the paper's Mean PC with varying sources
+    (eq. 5). An architecture with fewer than two models for a target is left out. NaN if undefined
+    for any other architecture.
     """
     found = []
     for architecture in dict.fromkeys(a for a, _ in outcomes.models):
         of_it = np.array([a == architecture for a, _ in outcomes.models])
         some = dataclasses.replace(outcomes, where=outcomes.where & of_it[:, None])
         values = by_target(some, method, measure)
-        found.append(np.where(some.where.sum(0) > 1, values, np.inf))  # a NaN is undefined
+        found.append(np.where(some.where.sum(0) > 1, values, np.inf))  # NaN stays undefined
     stacked = np.stack(found)
     counted = stacked != np.inf
     total, count = np.where(counted, stacked, 0.0).sum(0), counted.sum(0)
@@ -64,11 +66,11 @@ def within_architectures(outcomes: Outcomes, method: str, measure: Measure) -> n
 
 
 def without_model_effects(outcomes: Outcomes, method: str, measure: Measure) -> np.ndarray:
-    """A measure of what is left once every model's own mean is taken away, (r, t).
+    """Return a measure after removing each model's mean over targets, (r, t).
 
-    Scores and accuracies are standardised within each target, and each model's mean over its
-    targets is subtracted from both: a selector that ranks models alike for all targets has nothing
-    left. What remains is whether it knows which model suits which target.
+    Scores and accuracies are standardised within each target, then each model's mean over targets
+    is subtracted from both. Nothing is left of a selector that ranks models the same way for all
+    targets; what is left measures whether it knows which model suits which target.
     """
 
     def left(values: np.ndarray) -> np.ndarray:

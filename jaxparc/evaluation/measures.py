@@ -1,10 +1,10 @@
-"""How scores and accuracies of one target's models agree: one function each, vectorised.
+"""Measures of agreement between the scores and accuracies of one target's models, vectorised.
 
-All take `scores` and `accuracies`, (..., m) float, and `count`, (..., m): how often each model is
-there, which for a bank as it is says where there is one (bool), and for a resample (see
-`resampling`) how often it was drawn. They broadcast against each other. The result is (...),
-float64, and NaN if a score or an accuracy that is there is not finite, or, of correlations, if all
-of one side are equal.
+Every measure takes `scores` and `accuracies`, (..., m) float, and `count`, (..., m), which
+broadcast against each other. `count` is the multiplicity of each model: a bool mask of the models
+of a bank, or the number of times each was drawn in a bootstrap resample (see `resampling`). The
+result is (...) float64. It is NaN if a counted score or accuracy is not finite, if no model is
+counted, and, for correlations, if all counted scores or all counted accuracies are equal.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Array = np.ndarray
 
 
 def pearson(scores: Array, accuracies: Array, count: Array) -> Array:
-    """Pearson's correlation, in [-1, 1]."""
+    """Return Pearson's correlation, in [-1, 1]."""
     x, y, count, undefined = _checked(scores, accuracies, count)
     n = np.maximum(count.sum(-1, keepdims=True), 1)
     x, y = (a - (count * a).sum(-1, keepdims=True) / n for a in (x, y))
@@ -28,23 +28,23 @@ def pearson(scores: Array, accuracies: Array, count: Array) -> Array:
 
 
 def spearman(scores: Array, accuracies: Array, count: Array) -> Array:
-    """Spearman's rank correlation, in [-1, 1]; equal values have their average rank."""
+    """Return Spearman's rank correlation, in [-1, 1]; ties have their average rank."""
     x, y, count, undefined = _checked(scores, accuracies, count)
     found = pearson(_ranks(x, count), _ranks(y, count), count)
     return np.where(undefined, np.nan, found)
 
 
 def kendall(scores: Array, accuracies: Array, count: Array) -> Array:
-    """Kendall's tau-b, in [-1, 1]."""
+    """Return Kendall's tau-b, in [-1, 1]."""
     x, y, count, undefined = _checked(scores, accuracies, count)
     return np.where(undefined, np.nan, _tau(x, y, count, count))
 
 
 def weighted_tau(scores: Array, accuracies: Array, count: Array) -> Array:
-    """Kendall's tau with exchanges of the best weighing most (Vigna 2015), in [-1, 1].
+    """Return the weighted Kendall's tau of Vigna (2015), in [-1, 1].
 
-    As `scipy.stats.weightedtau` by default: weights of 1 / (1 + rank) are added, and the tau with
-    ranks by scores and the one with ranks by accuracies are averaged.
+    As `scipy.stats.weightedtau` by default: additive weights 1 / (1 + rank), so that exchanges at
+    the top weigh most; the average of the tau ranked by scores and the tau ranked by accuracies.
     """
     x, y, count, undefined = _checked(scores, accuracies, count)
     harmonic = np.concatenate(
@@ -53,27 +53,29 @@ def weighted_tau(scores: Array, accuracies: Array, count: Array) -> Array:
     taus = []
     for first, second in ((x, y), (y, x)):
         place = _places(first, second, count)
-        # a model that is there several times has as many places in turn
+        # a model that is counted several times takes as many successive places
         weights = harmonic[(place + count).astype(int)] - harmonic[place.astype(int)]
         taus.append(_tau(x, y, weights, count))
     return np.where(undefined, np.nan, (taus[0] + taus[1]) / 2)
 
 
 def _best_of_top(k: int, scores: Array, accuracies: Array, count: Array) -> tuple[Array, Array]:
-    """The best accuracy of the k highest scores, and the best of all.
+    """Return the best accuracy among the k highest scores, and the best of all.
 
-    Of equal scores the worst model counts as chosen first: what scores do not tell apart, the
-    selector does not get credit for.
+    Ties are broken towards the worst model, so that a selector gets no credit for models that its
+    scores do not separate.
     """
     x, y, count, undefined = _checked(scores, accuracies, count, correlation=False)
-    there = count > 0
-    chosen = there & (_places(x, -y, count) < k)
-    best, found = (np.where(mask, y, -np.inf).max(-1, initial=-np.inf) for mask in (there, chosen))
+    counted = count > 0
+    chosen = counted & (_places(x, -y, count) < k)
+    best, found = (
+        np.where(mask, y, -np.inf).max(-1, initial=-np.inf) for mask in (counted, chosen)
+    )
     return np.where(undefined, np.nan, found), np.where(undefined, np.nan, best)
 
 
 def hit(k: int) -> Callable[[Array, Array, Array], Array]:
-    """1 where the best model is among the k highest scores, else 0."""
+    """Return the measure that is 1 if the best model is among the k highest scores, else 0."""
 
     def measure(scores: Array, accuracies: Array, count: Array) -> Array:
         found, best = _best_of_top(k, scores, accuracies, count)
@@ -83,7 +85,7 @@ def hit(k: int) -> Callable[[Array, Array, Array], Array]:
 
 
 def regret(k: int) -> Callable[[Array, Array, Array], Array]:
-    """The accuracy that is lost by trying the k highest scores alone; >= 0, in their unit."""
+    """Return the accuracy lost by fine-tuning only the k highest scores, >= 0, as a measure."""
 
     def measure(scores: Array, accuracies: Array, count: Array) -> Array:
         found, best = _best_of_top(k, scores, accuracies, count)
@@ -93,7 +95,7 @@ def regret(k: int) -> Callable[[Array, Array, Array], Array]:
 
 
 def share(k: int) -> Callable[[Array, Array, Array], Array]:
-    """The best accuracy of the k highest scores as a part of the best of all, in [0, 1]."""
+    """Return the best accuracy among the k highest scores over the best of all, as a measure."""
 
     def measure(scores: Array, accuracies: Array, count: Array) -> Array:
         found, best = _best_of_top(k, scores, accuracies, count)
@@ -104,13 +106,13 @@ def share(k: int) -> Callable[[Array, Array, Array], Array]:
 
 
 class Measure(NamedTuple):
-    """A measure and how it is shown.
+    """A measure and how tables print it.
 
     Attributes:
-      function: of scores, accuracies and count, as the module says.
-      title: for the head of a column.
-      scale: by which tables multiply it.
-      larger_is_better: False of regrets.
+        function: (scores, accuracies, count) -> values, as the module describes.
+        title: column header.
+        scale: factor that tables multiply values by.
+        larger_is_better: False for regrets.
     """
 
     function: Callable[[Array, Array, Array], Array]
@@ -137,30 +139,30 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
 def _checked(
     scores: Array, accuracies: Array, count: Array, *, correlation: bool = True
 ) -> tuple[Array, Array, Array, Array]:
-    """As floats, with 0 for what is not finite, and which results are undefined."""
+    """Return broadcast floats, 0 where not finite, and the mask of undefined results."""
     x, y = np.broadcast_arrays(np.asarray(scores, float), np.asarray(accuracies, float))
     count = np.asarray(count, float)
-    there = count > 0
+    counted = count > 0
     finite = np.isfinite(x) & np.isfinite(y)
-    undefined = (there & ~finite).any(-1) | ~there.any(-1)
+    undefined = (counted & ~finite).any(-1) | ~counted.any(-1)
     x, y = (np.where(finite, a, 0.0) for a in (x, y))
     if correlation:
         for a in (x, y):
-            low = np.where(there, a, np.inf).min(-1, initial=np.inf)
-            high = np.where(there, a, -np.inf).max(-1, initial=-np.inf)
+            low = np.where(counted, a, np.inf).min(-1, initial=np.inf)
+            high = np.where(counted, a, -np.inf).max(-1, initial=-np.inf)
             undefined = undefined | ~(low < high)
     return x, y, count, undefined
 
 
 def _ranks(x: Array, count: Array) -> Array:
-    """Average ranks among the models that are there, from 1."""
+    """Return average ranks among the counted models, from 1."""
     less = _summed(x[..., None, :] < x[..., :, None], count)
     equal = _summed(x[..., None, :] == x[..., :, None], count)
     return less + (equal + 1) / 2
 
 
 def _places(first: Array, second: Array, count: Array) -> Array:
-    """Places from 0 by falling `first`, then falling `second`, then as they come."""
+    """Return places from 0 by descending `first`, then descending `second`, then index."""
     m = first.shape[-1]
     a, b = first[..., None, :], first[..., :, None]
     c, d = second[..., None, :], second[..., :, None]
@@ -169,14 +171,14 @@ def _places(first: Array, second: Array, count: Array) -> Array:
 
 
 def _summed(pairs: Array, count: Array) -> Array:
-    """Of every model, the others that a relation (..., m, m) holds for."""
+    """Return, for every model, how many others a relation (..., m, m) holds for."""
     return np.asarray((pairs.astype(float) @ count[..., None])[..., 0])
 
 
 def _tau(x: Array, y: Array, weights: Array, count: Array) -> Array:
-    """Concordant less discordant pairs over the geometric mean of untied ones.
+    """Return concordant minus discordant pairs over the geometric mean of untied pairs.
 
-    A pair weighs what its models do, `weights`, each times how often the other is there.
+    A pair weighs the sum, over its two models, of `weights` times the count of the other model.
     """
     x, y = (np.sign(a[..., :, None] - a[..., None, :]) for a in (x, y))
 

@@ -1,4 +1,4 @@
-"""Scores and accuracies of a benchmark as arrays: models by targets, and probe sets before."""
+"""Scores and accuracies as arrays: models by targets, scores with the probe sets as first axis."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,16 @@ Model = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-    """What selectors said, and what fine-tuning gave.
+    """The scores of every method and the accuracies after fine-tuning.
 
     Attributes:
-      models: m names: architecture and source, the latter "" where a name is all there is.
-      targets: t names.
-      accuracies: (m, t) float64, any unit; NaN where there is none, as of a model's own source.
-      scores: method -> (r, m, t) float64 of r probe sets; larger is better.
-      where: (m, t) bool, the transfers to evaluate: each has an accuracy. A score that is NaN there
-        makes what it is a part of undefined.
+        models: m (architecture, source) pairs; source is "" where models have a name only.
+        targets: t names.
+        accuracies: (m, t) float64 in any unit; NaN if unavailable, for example for a model's own
+            source.
+        scores: method -> (r, m, t) float64, r probe sets; larger is better, NaN if undefined.
+        where: (m, t) bool, the transfers to evaluate. Each of them has an accuracy. An undefined
+            score of one of them makes every number that it enters undefined (NaN).
     """
 
     models: tuple[Model, ...]
@@ -31,72 +32,102 @@ class Outcomes:
     scores: Mapping[str, np.ndarray]
     where: np.ndarray
 
-    def only(self, targets: Sequence[str]) -> "Outcomes":
-        """The same of some targets."""
-        kept = [self.targets.index(target) for target in targets]
-        return dataclasses.replace(
-            self,
-            targets=tuple(targets),
-            accuracies=self.accuracies[:, kept],
-            scores={method: s[:, :, kept] for method, s in self.scores.items()},
-            where=self.where[:, kept],
+    def only(
+        self, targets: Sequence[str] | None = None, models: Sequence[Model] | None = None
+    ) -> "Outcomes":
+        """Return the outcomes of some targets and models, all by default, in the order given.
+
+        Raises:
+            InputError: a target or model is unknown.
+        """
+        targets = self.targets if targets is None else targets
+        models = self.models if models is None else models
+        rows, columns = np.ix_(
+            _indices("model", models, self.models), _indices("target", targets, self.targets)
+        )
+        return Outcomes(
+            tuple(models),
+            tuple(targets),
+            self.accuracies[rows, columns],
+            {method: s[:, rows, columns] for method, s in self.scores.items()},
+            self.where[rows, columns],
         )
 
     def beside(self, scores: Mapping[str, np.ndarray]) -> "Outcomes":
-        """The same with further methods' scores."""
+        """Return the outcomes with the scores of further methods, each (r, m, t)."""
         return dataclasses.replace(self, scores={**self.scores, **scores})
 
     def undefined(self, method: str) -> int:
-        """How many scores of the transfers to evaluate are not finite, over all probe sets."""
+        """Count the undefined scores of the transfers to evaluate, over all probe sets."""
         return int((~np.isfinite(self.scores[method]) & self.where).sum())
+
+    def by_transfer(self, values: np.ndarray) -> dict[Transfer, float]:
+        """Return (m, t) values as a mapping from the transfers to evaluate."""
+        return {
+            Transfer(self.models[i][0], self.models[i][1], self.targets[j]): float(values[i, j])
+            for i, j in zip(*np.nonzero(self.where), strict=True)
+        }
+
+
+def _indices(kind: str, chosen: Sequence[object], known: Sequence[object]) -> list[int]:
+    if unknown := [name for name in chosen if name not in known]:
+        raise InputError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(map(str, known))}")
+    return [known.index(name) for name in chosen]
 
 
 def collect(
     accuracies: Mapping[Transfer, float], scores: Mapping[str, Sequence[Mapping[Transfer, float]]]
 ) -> Outcomes:
-    """Arrays of mappings.
+    """Return mappings as `Outcomes`, models and targets in order of first appearance.
 
     Args:
-      accuracies: of every transfer; those that are not finite count as not there.
-      scores: method -> the scores of each probe set.
+        accuracies: of every transfer; a value that is not finite counts as unavailable.
+        scores: method -> the scores of each probe set.
 
     Returns:
-      Outcomes in the order of appearance. The transfers to evaluate have an accuracy and, if there
-      are methods, a score of any of them, though it be NaN.
+        Outcomes whose transfers to evaluate have an accuracy and, if there are methods, a score by
+        at least one of them, be it undefined. Absent scores are NaN.
 
     Raises:
-      ValueError: a score has no accuracy.
+        InputError: a score has no accuracy.
     """
     models = tuple(dict.fromkeys((t[0], t[1]) for t in accuracies))
     targets = tuple(dict.fromkeys(t[2] for t in accuracies))
-    place = {t: (models.index((t[0], t[1])), targets.index(t[2])) for t in accuracies}
+    rows, columns = ({name: i for i, name in enumerate(names)} for names in (models, targets))
+    index = {t: (rows[t[:2]], columns[t[2]]) for t in accuracies}
     found = np.full((len(models), len(targets)), np.nan)
     for transfer, value in accuracies.items():
-        found[place[transfer]] = value
+        found[index[transfer]] = value
     arrays, scored = {}, np.zeros(found.shape, bool)
     for method, runs in scores.items():
         arrays[method] = np.full((len(runs), *found.shape), np.nan)
         for run, of_run in zip(arrays[method], runs, strict=True):
             for transfer, value in of_run.items():
-                if transfer not in place:
-                    raise InputError(f"there is a score but no accuracy for {'/'.join(transfer)}")
-                run[place[transfer]] = value
-                scored[place[transfer]] = True
+                if transfer not in index:
+                    raise InputError(f"no accuracy for {'/'.join(transfer)}, which has a score")
+                run[index[transfer]] = value
+                scored[index[transfer]] = True
     where = np.isfinite(found) & (scored if scores else True)
     return Outcomes(models, targets, found, arrays, where)
 
 
 def by_target(outcomes: Outcomes, method: str, measure: Measure) -> np.ndarray:
-    """A measure of every probe set and target, (r, t)."""
+    """Return a measure per probe set and target, (r, t) float64; NaN where undefined."""
     scores = np.moveaxis(outcomes.scores[method], 1, 2)
     found: np.ndarray = measure.function(scores, outcomes.accuracies.T, outcomes.where.T)
     return found
 
 
 def standardised(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """z-scores over the models of each target, (m, t).
+    """Return z-scores over the models of each target, (m, t).
 
-    NaN where there is no model, and in targets of which all models are equal or one is not finite.
+    Args:
+        values: (m, t).
+        where: (m, t) bool, the entries that count.
+
+    Returns:
+        NaN outside `where`, and for a whole target if its values are all equal or one is not
+        finite.
     """
     kept = np.where(where, values, 0.0)
     count = where.sum(0)

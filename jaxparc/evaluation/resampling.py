@@ -1,9 +1,9 @@
-"""How far a number can be trusted: bootstrap intervals, paired tests, and what chance gives.
+"""Bootstrap intervals, paired tests and chance levels of a measure.
 
-The models of a bank, the targets and the probe sets are all samples: other ones would have given
-another number. Efron's percentile bootstrap (Efron and Tibshirani 1993, chapter 13) draws each
-with replacement; all methods are measured on the same draws, so that their differences are paired.
-With few targets an interval over them is too narrow; it says at least how much these ones disagree.
+The models of a bank, the targets and the probe sets are all samples; others would have given other
+values. The percentile bootstrap (Efron and Tibshirani 1993, chapter 13) draws each with
+replacement. All methods are measured on the same draws, so that their differences are paired. With
+few targets the intervals are too narrow, yet show how much these targets disagree.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,16 +16,16 @@ from jaxparc.evaluation.measures import Measure
 from jaxparc.evaluation.outcomes import Outcomes, by_target
 
 OVER = ("models", "targets", "probe sets")
-_AT_ONCE = 250  # resamples, which bounds the memory
+_CHUNK = 250  # resamples measured at once, to bound memory
 
 
 class Draws(NamedTuple):
-    """Which models, targets and probe sets every resample has.
+    """The models, targets and probe sets of every resample.
 
     Attributes:
-      models: (s, m) int, s resamples.
-      targets: (s, t) int.
-      runs: (s, r) int; a method of one probe set has all its draws from that one.
+        models: (s, m) int, indices of the models of s resamples.
+        targets: (s, t) int.
+        runs: (s, r) int, probe sets; taken modulo the number of probe sets of a method.
     """
 
     models: np.ndarray
@@ -34,13 +34,13 @@ class Draws(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A number and its 95 % interval.
+    """A value and its 95 % interval.
 
     Attributes:
-      value: of all models, targets and probe sets; NaN if a part of it is undefined.
-      low: the 2.5th percentile of the resamples; NaN with `value`.
-      high: the 97.5th.
-      undefined: resamples in which the number is undefined, and which do not count.
+        value: over all models, targets and probe sets; NaN if any part of it is undefined.
+        low: 2.5th percentile of the resamples; NaN if `value` is.
+        high: 97.5th percentile, likewise.
+        undefined: number of resamples whose value is undefined; the interval ignores them.
     """
 
     value: float
@@ -52,16 +52,16 @@ class Interval(NamedTuple):
 def draw(
     outcomes: Outcomes, resamples: int = 2000, seed: int = 0, over: Collection[str] = OVER
 ) -> Draws:
-    """Draws with replacement.
+    """Draw resamples with replacement.
 
     Args:
-      outcomes: what is resampled.
-      resamples: s.
-      seed: of the draws.
-      over: which of `OVER` are drawn; the others stay as they are.
+        outcomes: what is resampled.
+        resamples: s.
+        seed: of the draws.
+        over: which of `OVER` are drawn; the others are kept as they are.
 
     Raises:
-      ValueError: something else is in `over`.
+        InputError: `over` has something else.
     """
     if unknown := set(over) - set(OVER):
         raise InputError(f"cannot resample {min(unknown)!r}; known: {', '.join(OVER)}")
@@ -79,34 +79,34 @@ def draw(
 
 
 def resampled(outcomes: Outcomes, scores: np.ndarray, measure: Measure, draws: Draws) -> np.ndarray:
-    """A measure, averaged over targets and probe sets, of every resample.
+    """Return a measure of every resample, averaged over its targets and probe sets.
 
     Args:
-      outcomes: the accuracies, and which transfers count.
-      scores: (r, m, t).
-      measure: one of `MEASURES`.
-      draws: from `draw`.
+        outcomes: the accuracies, and the transfers to evaluate.
+        scores: (r, m, t).
+        measure: one of `MEASURES`.
+        draws: from `draw`.
 
     Returns:
-      (s,) float64; NaN where the measure is undefined for a part of the resample.
+        (s,) float64; NaN where the measure is undefined for any part of the resample.
     """
     found = np.empty(len(draws.models))
     accuracies, where = outcomes.accuracies.T[:, None], outcomes.where.T[:, None]
     m = len(outcomes.models)
-    for start in range(0, len(found), _AT_ONCE):
-        models, targets, runs = (d[start : start + _AT_ONCE] for d in draws)
+    for start in range(0, len(found), _CHUNK):
+        models, targets, runs = (d[start : start + _CHUNK] for d in draws)
         drawn = np.stack([np.bincount(row, minlength=m) for row in models])  # (s, m)
         values = measure.function(
             scores.transpose(0, 2, 1)[:, :, None], accuracies, where * drawn
         )  # (r, t, s)
         resample = np.arange(len(models))[:, None, None]
         chosen = values[(runs % len(scores))[:, :, None], targets[:, None, :], resample]
-        found[start : start + _AT_ONCE] = chosen.mean((1, 2))
+        found[start : start + _CHUNK] = chosen.mean((1, 2))
     return found
 
 
 def interval(value: float, samples: np.ndarray) -> Interval:
-    """The percentile interval of a number out of its resamples."""
+    """Return a value with the percentile interval of its resamples, (s,)."""
     undefined = int(np.isnan(samples).sum())
     if np.isnan(value) or undefined == len(samples):
         return Interval(value, np.nan, np.nan, undefined)
@@ -115,10 +115,10 @@ def interval(value: float, samples: np.ndarray) -> Interval:
 
 
 def p_value(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided, that two methods' numbers differ, from paired resamples; NaN without any.
+    """Return the two-sided p-value of a difference between paired resamples, (s,) each.
 
-    Twice the smaller share of resamples in which the difference is not of one sign, or of the
-    other; at least 2 / s, as fewer cannot be told.
+    Twice the smaller fraction of resamples with a difference <= 0, or >= 0; at least 2 / s, the
+    resolution of s resamples. NaN if all differences are undefined.
     """
     difference = first - second
     difference = difference[~np.isnan(difference)]
@@ -131,26 +131,26 @@ def p_value(first: np.ndarray, second: np.ndarray) -> float:
 def chance(
     outcomes: Outcomes, measure: Measure, draws: int = 2000, seed: int = 0, *, same: bool = True
 ) -> Interval:
-    """What a measure's mean over targets comes to when scores are permuted at random.
+    """Return a measure's mean over targets for randomly permuted scores.
 
     Args:
-      outcomes: the accuracies, and which transfers count.
-      measure: one of `MEASURES`.
-      draws: number of permutations.
-      seed: of the permutations.
-      same: whether one random order of the models serves all targets. A bank's good models are
-        good on most targets, so an order that is lucky once is lucky often, and this band is the
-        wider one; False draws for each target anew.
+        outcomes: the accuracies, and the transfers to evaluate.
+        measure: one of `MEASURES`.
+        draws: number of permutations.
+        seed: of the permutations.
+        same: use one random order of the models for all targets. Good models tend to be good on
+            most targets, so an order that is lucky once is lucky often: this interval is the wider
+            one. False permutes anew for each target.
 
     Returns:
-      The mean, and the interval that holds 95 % of them.
+        The mean over permutations, and the interval that holds 95 % of them.
     """
     rng = np.random.default_rng(seed)
     m, t = outcomes.where.shape
     orders = rng.permuted(np.broadcast_to(np.arange(m), (draws, 1 if same else t, m)), axis=-1)
     found = np.empty(draws)
-    for start in range(0, draws, _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
+    for start in range(0, draws, _CHUNK):
+        part = slice(start, start + _CHUNK)
         values = measure.function(orders[part], outcomes.accuracies.T, outcomes.where.T)
         found[part] = values.mean(-1)
     defined = found[~np.isnan(found)]
@@ -160,7 +160,7 @@ def chance(
 def compare(
     outcomes: Outcomes, measure: Measure, draws: Draws
 ) -> tuple[dict[str, Interval], Mapping[str, np.ndarray]]:
-    """The interval of every method, and its resamples for `p_value`."""
+    """Return the interval of every method, and its resamples for `p_value`."""
     samples = {
         method: resampled(outcomes, scores, measure, draws)
         for method, scores in outcomes.scores.items()

@@ -1,4 +1,4 @@
-"""Every method by every measure, with what is needed to trust or doubt each number."""
+"""Every method by every measure, each with its interval, test and chance level."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,14 +13,15 @@ from jaxparc.evaluation.resampling import Interval
 
 
 class Cell(NamedTuple):
-    """A method's number.
+    """A measure of one method.
 
     Attributes:
-      interval: the mean over targets and probe sets, and its 95 % interval.
-      targets: (t,) the mean over probe sets of each target.
-      std: the sample standard deviation, over probe sets, of the mean over targets; NaN of one.
-      worse: the next method below, by this measure, and the p-value of their paired difference;
-        None of the last one and of undefined numbers.
+        interval: mean over targets and probe sets, and its 95 % interval.
+        targets: (t,) mean over probe sets per target.
+        std: sample standard deviation, over probe sets, of the mean over targets; NaN for one
+            probe set.
+        worse: the next method below by this measure, and the p-value of the paired difference;
+            None if there is none below or it is undefined.
     """
 
     interval: Interval
@@ -29,20 +30,20 @@ class Cell(NamedTuple):
     worse: tuple[str, float] | None
 
     @property
-    def told_apart(self) -> bool:
-        """Whether the next method below is surely worse, at 5 %."""
+    def significant(self) -> bool:
+        """Whether the next method below differs significantly, at 5 %; true if there is none."""
         return self.worse is None or self.worse[1] < 0.05
 
 
 class Summary(NamedTuple):
-    """What `summarise` found.
+    """The result of `summarise`.
 
     Attributes:
-      outcomes: of which.
-      cells: measure -> method -> its number, from the best method down; undefined ones last.
-      chance: measure -> what one random order of the models, the same for all targets, comes to.
-      undefined: method -> how many of its scores are undefined, if any.
-      resamples: behind every interval.
+        outcomes: what is summarised.
+        cells: measure -> method -> its cell, best method first, undefined ones last.
+        chance: measure -> its value for a random order of the models, one for all targets.
+        undefined: method -> number of undefined scores; methods without any are left out.
+        resamples: number of resamples of every interval.
     """
 
     outcomes: Outcomes
@@ -59,16 +60,16 @@ def summarise(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Summary:
-    """Measures all methods on the same resamples of models, targets and probe sets.
+    """Measure all methods on the same resamples of models, targets and probe sets.
 
     Args:
-      outcomes: with the scores of every method, baselines included.
-      measures: keys of `MEASURES`.
-      resamples: of the bootstrap, and random orders.
-      seed: of both.
+        outcomes: with the scores of every method, baselines included.
+        measures: keys of `MEASURES`.
+        resamples: number of bootstrap resamples, and of random orders.
+        seed: of both.
 
     Raises:
-      ValueError: a measure is unknown.
+        InputError: a measure is unknown.
     """
     if unknown := [name for name in measures if name not in MEASURES]:
         raise InputError(f"unknown measure {unknown[0]!r}; known: {', '.join(MEASURES)}")

@@ -1,4 +1,4 @@
-"""What a benchmark found: tables for the terminal, and one HTML page that needs nothing else."""
+"""Reports of a benchmark's results: tables for the terminal, and a self-contained HTML page."""
 
 from jaxparc.report.page import write_page as write_page
 from jaxparc.report.results import UNDEFINED as UNDEFINED

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: no network, no script."""
+"""A self-contained HTML page: no network, no script."""
 
 import datetime
 import math
@@ -27,11 +27,16 @@ from jaxparc.report.results import (
 
 
 def write_page(results: Results, path: Path) -> None:
-    """Write the page to the file `path`, replacing an earlier one only once it is complete."""
+    """Write the page to `path`; an earlier one is replaced once the new one is complete.
+
+    Raises:
+        InputError: a score has no accuracy.
+        OSError: the file cannot be written.
+    """
     files.write_text(path, _page(results))
 
 
-# The page: from here on functions return HTML, and escape the names that they are given.
+# From here on functions return HTML, and escape names.
 _STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1c1c1c;--dim:#595959;--line:#ddd}
 @media (prefers-color-scheme:dark){:root{--bg:#161616;--fg:#e8e8e8;--dim:#a8a8a8;--line:#3a3a3a}}
@@ -73,15 +78,15 @@ def _page(results: Results) -> str:
 <body><main><h1>{name}</h1>
 <p>{count(len({t[:2] for t in accuracies}), "pretrained model")},
 {count(len(every("target", results)), "target")},
-{count(len(accuracies), "transfer")} fine-tuned, and for each target {html(sets)} on which every
-method scored the models. How well do the scores predict the accuracies?</p>
+{count(len(accuracies), "transfer")} fine-tuned; for each target, every method scored the models on
+{html(sets)}. How well do the scores predict the accuracies?</p>
 <h2>Methods</h2><p>PC is the Pearson correlation, times 100, between a method’s scores and the
 accuracies after full fine-tuning of one target’s models: 100 is perfect, 0 is no linear relation,
-below 0 is the wrong way round. Mean PC is its mean over targets. The number after ± says how much
-the choice of probe images matters, and nothing about other models or targets. On a benchmark of
-few, small targets this is a demonstration, not evidence.</p>
-<p>A target’s column holds its PC. “+ layers” is the Mean PC once the relative depth of each network
-is added to its standardised score. {time and "The time leaves out the extraction of features."}</p>
+a negative value is a reversed order. Mean PC is its mean over targets. The number after ± is the
+spread over probe sets; it says nothing about other models or targets. A benchmark with few, small
+targets is a demonstration, not evidence.</p>
+<p>A target’s column has its PC. “+ layers” is the Mean PC after adding the relative depth of each
+network to its standardised score. {time and "Times exclude feature extraction."}</p>
 {_table(f"PC, {over(results)}{time}", *selector_rows(results))}
 {_worth(results)}<h2>Accuracy after fine-tuning</h2>{_heat_map(results)}
 <h2>Scores against accuracies</h2>{_scatter(results)}
@@ -94,7 +99,7 @@ is added to its standardised score. {time and "The time leaves out the extractio
 
 
 def _worth(results: Results) -> str:
-    """Intervals, further measures, and what is left without depth and general quality."""
+    """Return intervals, further measures, and what is left without depth and general quality."""
     if (summary := results.summary) is None:
         return ""
     found = [sheets.intervals(summary, "pearson", results.title)]
@@ -108,14 +113,15 @@ def _worth(results: Results) -> str:
         for sheet in found
     )
     return f"""<h2>What the numbers are worth</h2>
-<p>Another bank, other targets or other probe images would have given other numbers: the intervals
-say how far apart. Methods that look at no image of the target stand among the others; one that does
-not beat them has not earned its forward passes. Shaded: 95 % of random orders of the models.</p>
+<p>Another bank, other targets or other probe images would have given other numbers; the intervals
+say how different. Baselines that use no image of the target are listed among the methods: a
+selector that does not beat them is not worth its forward passes. Shaded: 95 % of random orders of
+the models.</p>
 <figure>{plots.intervals(summary, "pearson", results.title)}</figure>{tables}"""
 
 
 def _losses(results: Results) -> str:
-    """A figure for each target: training losses of its models."""
+    """Return a figure per target with the training losses of its models."""
     if not results.losses:
         return ""
     figures = ""
@@ -124,9 +130,8 @@ def _losses(results: Results) -> str:
         figures += f"""<figure><figcaption>{html(target)}</figcaption>
 {plots.curves(results, losses)}</figure>
 """
-    return f"""<h2>Loss while fine-tuning</h2><p>Of the learning rates that were chosen, on the
-training images. Point at a line for its name. Colour is the architecture; dashed is from
-scratch:</p>
+    return f"""<h2>Loss while fine-tuning</h2><p>On the training images, for the chosen learning
+rates. Point at a line for its name. Colour is the architecture; dashed is from scratch:</p>
 {_legend(every("architecture", results), plots.COLOURS, plots.SHAPES[:1])}
 <div class="plots">{figures}</div>"""
 
@@ -141,7 +146,7 @@ def _time(results: Results) -> str:
 
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], css: str = "n") -> str:
-    """A table; the columns after the first are of the class `css`."""
+    """Return a table; the columns after the first have the class `css`."""
     columns = [f'<th scope="col" class="{css}">{html(name)}</th>' for name in head]
     body = [
         f'<th scope="row">{html(row[0])}</th>'
@@ -152,7 +157,7 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], css
 
 
 def _framed(caption: str, columns: Iterable[str], rows: Iterable[str]) -> str:
-    # What scrolls on a narrow screen must be reachable from the keyboard.
+    # A table that scrolls on a narrow screen must be reachable from the keyboard.
     body = "".join(f"<tr>{row}</tr>\n" for row in rows)
     return f"""<div class="scroll" tabindex="0"><table><caption>{html(caption)}</caption>
 <thead><tr>{"".join(columns)}</tr></thead>
@@ -172,9 +177,9 @@ def _heat_map(results: Results) -> str:
                 alpha = 0 if shade is None else 0.04 + 0.5 * shade
                 bold = f"<strong>{text}</strong>" if shade == 1 else text
                 body[-1] += f'<td class="n heat" style="--alpha:{alpha:.2f}">{bold}</td>'
-    scratch = "Scratch is training from random initialisation, which no method scores."
-    return f"""<p>The stronger the blue, the better within its target; the best is bold. – stands
-where target and source are the same. {scratch if results.scratch else ""}</p>
+    scratch = "Scratch is training from random initialisation, which is not scored."
+    return f"""<p>The stronger the blue, the better within its target; the best is bold. – marks
+equal source and target. {scratch if results.scratch else ""}</p>
 {_framed("Accuracy (%)", columns, body)}"""
 
 
@@ -197,7 +202,7 @@ architecture, shape the source:</p>
 {_legend(every("architecture", results), plots.COLOURS, plots.SHAPES[:1])}
 {_legend(every("source", results), ["currentColor"], plots.SHAPES)}
 <h3>{heads[best]}</h3>
-<p>Shown first for its Mean PC; picking it after seeing the accuracies flatters it.</p>
+<p>Shown first for its Mean PC; choosing it after seeing the accuracies favours it.</p>
 {_plots(results, best)}
 {others and f"<h3>The other methods</h3>{others}"}"""
 
@@ -211,13 +216,13 @@ def _legend(names: Sequence[str], colours: Sequence[str], shapes: Sequence[str])
 
 
 def _plots(results: Results, label: str) -> str:
-    """A figure for each target: scores against accuracies, and the numbers as a table."""
+    """Return a figure per target: scores against accuracies, and the numbers as a table."""
     title, figures = results.title(label), ""
     for target, pc in correlations(results, label)[1].items():
         transfers = [t for t in results.accuracies if t.target == target]
         runs = results.scores[label]
         scores = {t: spread_of([run.get(t, math.nan) for run in runs]) for t in transfers}
-        # From the highest score down, as one would try the models; undefined ones come last.
+        # From the highest score down, as one would try the models; undefined ones last.
         scores = dict(sorted(scores.items(), key=lambda i: (math.isnan(i[1].mean), -i[1].mean)))
         rows = [
             [model_name(t), s.text(".4g", ".2g"), number(results.accuracies[t])]
@@ -227,7 +232,7 @@ def _plots(results: Results, label: str) -> str:
         lost = len(scores) - len(drawn)
         figures += f"""<figure><figcaption>{html(target)}: PC {pc.text()}</figcaption>
 {plots.scatter(results, drawn, f"{title} score", f"accuracy on {target} (%)")}
-{f"<p>Not drawn, as undefined: {lost} of {len(scores)}.</p>" if lost else ""}
+{f"<p>Undefined and not drawn: {lost} of {len(scores)}.</p>" if lost else ""}
 <details><summary>Numbers</summary>
 {_table(f"{title}, highest score first", ["model", "score", "accuracy (%)"], rows)}
 </details></figure>

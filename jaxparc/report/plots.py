@@ -1,4 +1,4 @@
-"""Drawings for the page: SVG, with the names that they are given escaped."""
+"""Plots of the page as SVG; names are escaped."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +12,9 @@ from jaxparc.evaluation.summary import Summary
 from jaxparc.printing import count, html
 from jaxparc.report.results import Results, Spread, every, model_name
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; the last is that of text.
+# The palette of Okabe and Ito, which is safe for colour-blind readers, and the colour of text.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor")
-# Marks of about one area, centred on the origin.
+# Marks of about the same area, centred on the origin.
 SHAPES = (
     "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z",  # circle
     "M-4.5-4.5h9v9h-9z",  # square
@@ -28,7 +28,7 @@ SHAPES = (
 
 
 def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_name: str) -> str:
-    """Scores against accuracies, a mark for each model with its name to point at."""
+    """Return scores against accuracies: a mark per model, with its name as tooltip."""
     bars = {t: 0.0 if math.isnan(score.std) else score.std for t, score in scores.items()}
     ends = [score.mean + sign * bars[t] for t, score in scores.items() for sign in (-1, 1)]
     place_x, x_ticks = axis(ends, _LEFT, _RIGHT)
@@ -50,9 +50,9 @@ def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_
 
 
 def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
-    """Training losses against steps, a line for each model with its name to point at.
+    """Return training losses against steps: a line per model, with its name as tooltip.
 
-    A point is the mean of as many steps as leave no more than 50 of them.
+    A point is the mean of so many steps that a line has at most 50 points.
     """
     lines = {}
     for t, of_steps in losses.items():
@@ -75,13 +75,13 @@ def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
     return _framed(about, parts, ("step", x_ticks), ("loss", y_ticks))
 
 
-# Of a plot with axes, in pixels.
+# Edges of a plot with axes, in pixels.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 348, 10, 246
 Axis: TypeAlias = tuple[str, list[tuple[float, str]]]
 
 
 def _framed(about: str, parts: Sequence[str], across: Axis, up: Axis) -> str:
-    """What is drawn, on a grid with axes: a name, and the places and texts of its ticks, each."""
+    """Return drawn parts on a grid with axes, each a name and the pixels and texts of its ticks."""
     grid = [
         f'<path class="grid" d="M{x:.1f} {_TOP}V{_BOTTOM}"/>'
         f'<text x="{x:.1f}" y="{_BOTTOM + 16}">{text}</text>'
@@ -102,7 +102,7 @@ aria-label="{about}: {y_name} against {x_name}">
 def axis(
     values: Sequence[float], start: float, stop: float
 ) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
-    """Where values go between two pixels, and the pixels and texts of round numbers around them."""
+    """Return the map from values to pixels, and the pixels and texts of ticks at round numbers."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     if high - low <= 1e-9 * abs(high):
         low, high = low - (0.1 * abs(low) or 1.0), high + (0.1 * abs(high) or 1.0)
@@ -118,7 +118,7 @@ def axis(
 
 
 def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> str:
-    """Every method's number and its 95 % interval, and what a random order comes to."""
+    """Return every method's value with its 95 % interval, above the band of random orders."""
     known = MEASURES[measure]
     cells = {m: c for m, c in summary.cells[measure].items() if not math.isnan(c.interval.value)}
     band = summary.chance[measure]

@@ -1,8 +1,8 @@
-"""What a benchmark found, as the cells of tables.
+"""The results of a benchmark, and the cells of tables made from them.
 
 PC is the Pearson correlation, times 100, of the scores and accuracies of one target's models; Mean
 PC is its mean over targets. Spreads are sample standard deviations over probe sets, and are left
-out where there is only one. An undefined number is printed as such, never as 0.
+out for a single probe set. An undefined number is printed as `UNDEFINED`, never as 0.
 """
 
 import dataclasses
@@ -22,22 +22,25 @@ UNDEFINED = "undefined (NaN)"
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What the stages of a benchmark left behind.
+    """The results of a benchmark.
 
     Attributes:
         name: of the benchmark.
-        accuracies: percent, after full fine-tuning.
-        scratch: (architecture, target) -> percent, from random initialisation; may be empty.
+        accuracies: after full fine-tuning, in percent.
+        scratch: (architecture, target) -> accuracy from random initialisation, in percent; may be
+            empty.
         scores: method label, such as "parc_f32+l" -> the scores of each probe set.
-        milliseconds: method label -> per transfer, the extraction of features apart.
+        milliseconds: method label -> milliseconds per transfer, without feature extraction.
         stage_seconds: stage -> seconds.
-        settings: shown as they are; "probe_images", if there, is the size of a probe set.
+        settings: name -> value, printed as they are; "probe_images", if present, is the size of a
+            probe set.
         versions: package, Python or device -> version.
-        extra: targets that are shown and left out of Mean PC.
-        order: names of architectures, sources and targets, as they are to be listed.
-        titles: method label -> what it is called, of methods that are not this library's.
-        summary: intervals, baselines and further measures; None if there are none.
-        losses: of every training step, of transfers and (as a source) of scratch; may be empty.
+        extra: targets that are shown but not part of Mean PC.
+        order: names of architectures, sources and targets in display order.
+        titles: method label -> title, for methods that are not this library's.
+        summary: intervals, baselines and further measures; None without scores.
+        losses: transfer -> training loss of every step; the source of random initialisations is
+            `SCRATCH`; may be empty.
     """
 
     name: str
@@ -55,7 +58,7 @@ class Results:
     losses: Mapping[Transfer, Sequence[float]] = dataclasses.field(default_factory=dict)
 
     def title(self, label: str) -> str:
-        """What a method is called."""
+        """Return the title of a method."""
         return self.titles.get(label) or method(label).title
 
 
@@ -66,21 +69,21 @@ class Spread(NamedTuple):
     std: float
 
     def text(self, mean: str = "z.1f", std: str = ".1f") -> str:
-        """Such as "71.2 ± 3.1", or "71.2" where one probe set leaves no deviation."""
+        """Return text such as "71.2 ± 3.1", or "71.2" for a single probe set."""
         spread = "" if math.isnan(self.std) else f" ± {self.std:{std}}"
         return number(self.mean, mean) + spread
 
 
 def correlations(results: Results, label: str) -> tuple[Spread, dict[str, Spread]]:
-    """Mean PC of a method, and its PC of each target: the numbers of every table and plot.
+    """Return the Mean PC of a method and its PC per target, as all tables and plots show them.
 
     Raises:
-        ValueError: a score has no accuracy.
+        InputError: a score has no accuracy.
     """
     runs = results.scores[label]
 
     def pc(runs: Sequence[Mapping[Transfer, float]]) -> Spread:
-        with np.errstate(all="ignore"):  # infinite scores: undefined, as the tables say
+        with np.errstate(all="ignore"):  # infinite scores are undefined
             return spread_of([evaluation.mean_pc(run, results.accuracies) for run in runs])
 
     counted = [{t: run[t] for t in run if t.target not in results.extra} for run in runs]
@@ -91,9 +94,9 @@ def correlations(results: Results, label: str) -> tuple[Spread, dict[str, Spread
 
 
 def accuracy_rows(results: Results) -> dict[str, dict[str, list[tuple[str, float | None]]]]:
-    """Architecture -> source or scratch -> for each target a text and a shade.
+    """Return architecture -> source or scratch -> the text and shade of each target's cell.
 
-    A shade goes from 0, the target's worst accuracy, to 1, its best; None without a number.
+    A shade is in [0, 1], from the target's worst accuracy to its best; None without a number.
     """
     targets = every("target", results)
     scratch = {Transfer(a, SCRATCH, target): x for (a, target), x in results.scratch.items()}
@@ -113,7 +116,7 @@ def accuracy_rows(results: Results) -> dict[str, dict[str, list[tuple[str, float
     for architecture in every("architecture", results):
         for source in [*every("source", results), SCRATCH]:
             transfers = [Transfer(architecture, source, target) for target in targets]
-            if any(t in accuracies for t in transfers):  # otherwise there is no such model
+            if any(t in accuracies for t in transfers):  # otherwise the bank has no such model
                 rows.setdefault(architecture, {})[source] = [cell(t) for t in transfers]
     return rows
 
@@ -121,7 +124,7 @@ def accuracy_rows(results: Results) -> dict[str, dict[str, list[tuple[str, float
 def selector_rows(
     results: Results, of_target: Callable[[Spread], str] = Spread.text
 ) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows of the table of methods, a row for each."""
+    """Return the head and the rows of the table of methods."""
     rows = []
     labels = plain(results)
     layered = len(labels) < len(results.scores)
@@ -141,43 +144,43 @@ def selector_rows(
 
 
 def model_name(transfer: Transfer) -> str:
-    """Architecture and source, or the name that is all there is."""
+    """Return architecture and source, or the name alone if there is no source."""
     return ", ".join(part for part in transfer[:2] if part)
 
 
 def plain(results: Results) -> list[str]:
-    """The methods, those with "+ layers" only if they are not there without."""
+    """Return the methods, without the "+ layers" variants of other methods."""
     return [x for x in results.scores if not (x.endswith("+l") and x[:-2] in results.scores)]
 
 
 def every(part: str, results: Results) -> list[str]:
-    """The architectures, sources or targets, in the results' order or that of appearance."""
+    """Return the architectures, sources or targets, in display order, then as they appear."""
     names = dict.fromkeys(getattr(transfer, part) for transfer in results.accuracies)
     place = {name: i for i, name in enumerate(dict.fromkeys(results.order))}
     return sorted(names, key=lambda name: place.get(name, len(place)))
 
 
 def probe_sets(results: Results) -> str:
-    """How many there are, in words."""
+    """Return the number of probe sets in words."""
     counts = sorted({len(runs) for runs in results.scores.values()} or {0})
     text = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     return "1 probe set" if text == "1" else f"{text} probe sets"
 
 
 def over(results: Results) -> str:
-    """What a number is the mean of, in words."""
+    """Return what a table's numbers are means over, in words."""
     sets = probe_sets(results)
     text = f"of {sets}" if sets == "1 probe set" else f"mean ± standard deviation over {sets}"
     return text + (f"; Mean PC without {', '.join(results.extra)}" if results.extra else "")
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation."""
+    """Return mean and sample standard deviation, NaN where undefined."""
     with np.errstate(invalid="ignore"):  # infinite values
         mean = float(np.mean(values)) if len(values) else math.nan
         return Spread(mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
 
 
 def number(value: float, digits: str = "z.1f") -> str:
-    """A number as a table prints it."""
+    """Return a number as tables print it."""
     return UNDEFINED if math.isnan(value) else f"{value:{digits}}"

@@ -1,4 +1,4 @@
-"""Tables of what a summary says, in plain cells: for the terminal, Markdown, CSV and the page."""
+"""Tables of a summary as plain cells: for the terminal, Markdown, CSV and the page."""
 
 import math
 from collections.abc import Callable, Collection
@@ -15,17 +15,17 @@ from jaxparc.evaluation.resampling import Interval
 from jaxparc.evaluation.summary import Summary
 from jaxparc.report.results import number
 
-APART = "≈"  # behind a number that cannot be told from the one below it
+SIMILAR = "≈"  # marks a number that does not differ significantly from the one below
 
 
 class Sheet(NamedTuple):
-    """A table.
+    """A table of text cells.
 
     Attributes:
-      title: in one line.
-      head: of the columns.
-      rows: of cells; the first is the row's name.
-      notes: what a reader has to know, a line each.
+        title: in one line.
+        head: column names.
+        rows: of cells; the first one names the row.
+        notes: printed below the table, a paragraph each.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Sheet(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def markdown(self) -> str:
-        """The sheet in Markdown; what it says is escaped."""
+        """Return the sheet in Markdown, with its text escaped."""
         head, *rows = ([*map(printing.markdown, row)] for row in (self.head, *self.rows))
         lines = [head, ["---", *["---:"] * (len(self.head) - 1)], *rows]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -42,11 +42,11 @@ class Sheet(NamedTuple):
         return f"### {printing.markdown(self.title)}\n\n{body}\n{notes}"
 
     def csv(self) -> str:
-        """The head and the rows."""
+        """Return the head and the rows as CSV."""
         return files.table_text([self.head, *self.rows])
 
     def rich(self) -> Table:
-        """The sheet for a terminal."""
+        """Return the sheet for a terminal."""
         table = Table(title=Text(printing.shown(self.title), style="italic"))
         if self.notes:
             notes = "\n".join(map(printing.shown, self.notes))
@@ -61,18 +61,18 @@ class Sheet(NamedTuple):
 
 
 def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> Sheet:
-    """One measure: the number of each method, its interval, and that of each target.
+    """Return one measure: each method's mean over targets, its interval, and its values per target.
 
     Args:
-      summary: of all methods.
-      measure: a key of `MEASURES` that the summary has.
-      title: of a method.
+        summary: of all methods.
+        measure: a key of `summary.cells`.
+        title: method -> title.
     """
     known = MEASURES[measure]
     rows = []
     for method, cell in summary.cells[measure].items():
         std = "" if math.isnan(cell.std) else f" ± {known.scale * cell.std:.1f}"
-        mark = "" if cell.told_apart else f" {APART}"
+        mark = "" if cell.significant else f" {SIMILAR}"
         mean = f"{number(known.scale * cell.interval.value)}{std}{mark}"
         values = [number(known.scale * value) for value in cell.targets]
         rows.append((title(method), mean, _band(cell.interval, known), *values))
@@ -81,12 +81,12 @@ def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> Sh
     rows[-1] += ("",) * len(summary.outcomes.targets)
     notes = [
         f"95 % intervals of {summary.resamples:,} resamples of models, targets and probe sets. "
-        f"{APART}: not told from the method below at 5 %, on the same resamples. A random order: "
-        "of the models, the same for all targets."
+        f"{SIMILAR}: no significant difference from the method below (5 %, on the same resamples). "
+        "A random order of the models is the same for all targets."
     ]
     if summary.undefined:
-        told = ", ".join(f"{title(m)} {n}" for m, n in summary.undefined.items())
-        notes.append(f"Undefined scores: {told}.")
+        counts = ", ".join(f"{title(m)} {n}" for m, n in summary.undefined.items())
+        notes.append(f"Undefined scores: {counts}.")
     return Sheet(
         f"{known.title}: mean over targets",
         ("method", "mean", "95 % interval", *summary.outcomes.targets),
@@ -96,7 +96,7 @@ def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> Sh
 
 
 def measures(summary: Summary, title: Callable[[str], str]) -> Sheet:
-    """All measures side by side, methods in the order of the first."""
+    """Return all measures side by side, methods in the order of the first measure."""
     first = next(iter(summary.cells))
     rows = []
     for method in summary.cells[first]:
@@ -104,7 +104,7 @@ def measures(summary: Summary, title: Callable[[str], str]) -> Sheet:
         for name, of_measure in summary.cells.items():
             cell = of_measure[method]
             value = number(MEASURES[name].scale * cell.interval.value)
-            cells.append(value if cell.told_apart else f"{value} {APART}")
+            cells.append(value if cell.significant else f"{value} {SIMILAR}")
         rows.append((title(method), *cells))
     chance = (number(MEASURES[name].scale * band.value) for name, band in summary.chance.items())
     return Sheet(
@@ -112,21 +112,21 @@ def measures(summary: Summary, title: Callable[[str], str]) -> Sheet:
         ("method", *(MEASURES[name].title for name in summary.cells)),
         (*rows, ("a random order", *chance)),
         (
-            "Correlations times 100; a regret is in points of accuracy, and small is good. Of "
-            f"equal scores the worst model counts as chosen. {APART}: not told, at 5 %, from the "
-            "next by that measure.",
+            "Correlations are times 100; regrets are in points of accuracy, smaller is better. "
+            f"Ties are broken towards the worst model. {SIMILAR}: no significant difference (5 %) "
+            "from the next method by that measure.",
         ),
     )
 
 
 def beyond(summary: Summary, title: Callable[[str], str], circular: Collection[str] = ()) -> Sheet:
-    """Whether scores know more than depth, and than which models are good in general.
+    """Return what is left of Mean PC without depth and without general model quality.
 
     Args:
-      summary: of all methods, with "pearson".
-      title: of a method.
-      circular: methods that are made of the accuracies on the other targets: without each model's
-        mean, they have nothing but what was taken away.
+        summary: of all methods, with "pearson".
+        title: method -> title.
+        circular: methods computed from the accuracies on the other targets. Without each model's
+            mean nothing meaningful is left of them, so these cells are dashes.
     """
     outcomes = summary.outcomes
     columns: dict[str, Callable[..., np.ndarray]] = {
@@ -154,15 +154,15 @@ def beyond(summary: Summary, title: Callable[[str], str], circular: Collection[s
         tuple(rows),
         (
             ("Within one architecture: over its sources alone. " if len(columns) > 1 else "")
-            + "Without each model's mean: after each model's mean over the targets is taken from "
-            "its scores and accuracies, which leaves whether a method knows which model suits "
-            "which target.",
+            + "Without each model's mean: after subtracting each model's mean over targets from "
+            "its scores and accuracies; what is left measures whether a method knows which model "
+            "suits which target.",
         ),
     )
 
 
 def long_csv(summary: Summary) -> str:
-    """Every number, unrounded, a line for each method and measure."""
+    """Return every number, unrounded, as CSV with a row per method and measure."""
     targets = summary.outcomes.targets
     head = ("method", "measure", "mean", "low", "high", "std", "next", "p_next", "undefined")
     rows: list[list[str]] = [[*head, *targets]]

@@ -1,4 +1,4 @@
-"""The tables for the terminal."""
+"""Tables for the terminal."""
 
 from rich.table import Table
 from rich.text import Text
@@ -8,7 +8,7 @@ from jaxparc.report.results import Results, accuracy_rows, every, number, over, 
 
 
 def accuracy_table(results: Results) -> Table:
-    """Accuracy of each transfer: a row for each pretrained model, a column for each target."""
+    """Return the accuracies: a row per pretrained model, a column per target."""
     title = Text(shown(f"{results.name}: accuracy after fine-tuning (%)"), style="italic")
     table = Table("architecture", "source", title=title)
     table.caption = shown("– own source; bold: best of its target")
@@ -23,9 +23,9 @@ def accuracy_table(results: Results) -> Table:
 
 
 def selector_table(results: Results) -> Table:
-    """Mean PC, without and with "+ layers", PC of each target, and time, in the order given.
+    """Return Mean PC, without and with "+ layers", PC per target, and time: a row per method.
 
-    The spread of the targets' PC is on the page alone, so that the table fits 100 columns.
+    The standard deviation of PC per target is only on the page, so that the table fits 100 columns.
     """
     head, rows = selector_rows(results, lambda pc: number(pc.mean))
     table = Table(title=Text(shown(f"{results.name}: selectors"), style="italic"))

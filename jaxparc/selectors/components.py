@@ -52,7 +52,7 @@ def pca(x: Array, n_dims: int) -> tuple[Array, Array]:
     up to 0.4 points of PARC away from the components it approximates.
     """
     left, values, kept = principal(x, n_dims)
-    return left * values, kept
+    return left * values[None, :], kept
 
 
 def principal(
@@ -99,10 +99,10 @@ def basis(x: Array) -> tuple[Array, Array]:
 
 def _signed(left: Array, values: Array, kept: Array) -> tuple[Array, Array, Array]:
     top = jnp.argmax(jnp.abs(left), axis=0)
-    left = left * jnp.sign(left[top, jnp.arange(len(values))])
+    left = left * jnp.sign(left[top, jnp.arange(len(values))])[None, :]
     # what is not finite stays so: it must not look like a component without rank
     kept = kept | jnp.isnan(values[0])
-    return jnp.where(kept, left, 0.0), jnp.where(kept, values, 0.0), kept
+    return jnp.where(kept[None, :], left, 0.0), jnp.where(kept, values, 0.0), kept
 
 
 def _by_stages(x: Array, f: int) -> tuple[Array, Array]:
@@ -128,9 +128,9 @@ def _by_stages(x: Array, f: int) -> tuple[Array, Array]:
         rest, columns, top, left, values, count, turns = state
         found, sizes = _decomposed(rest, f)
         resolved = sizes > RESOLVED[size] * sizes[0]
-        vectors = jnp.where(resolved, found, 0.0)
+        vectors = jnp.where(resolved[None, :], found, 0.0)
         parts = stats.matmul(vectors.T, rest)
-        made_of = jnp.sqrt(len(x) * jnp.sum(jnp.square(parts * columns), axis=1))
+        made_of = jnp.sqrt(len(x) * jnp.sum(jnp.square(parts * columns[None, :]), axis=1))
         taken = resolved & (jnp.square(sizes) > cut * made_of)
         place = jnp.where(taken, count + jnp.cumsum(taken, dtype=jnp.int32) - 1, f)
         left = left.at[:, place].set(vectors, mode="drop")
@@ -142,7 +142,7 @@ def _by_stages(x: Array, f: int) -> tuple[Array, Array]:
         # over the largest that is left: it may be smaller than the first by any power
         unit = jnp.max(jnp.where(said, largest, 0.0))
         shrink = 1.0 / jnp.where(unit > 0, unit, 1.0)
-        rest = jnp.where(said, rest * shrink, 0.0)
+        rest = jnp.where(said[None, :], rest * shrink, 0.0)
         columns = jnp.where(said, columns * shrink, 0.0)
         count = count + jnp.sum(taken, dtype=jnp.int32)
         return rest, columns, top * unit, left, values, count, turns + 1

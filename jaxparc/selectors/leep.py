@@ -24,7 +24,7 @@ def leep(probe: Probe) -> Array:
     """
     y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=probe.probs.dtype)
     joint = stats.matmul(y.T, probe.probs)
-    marginal = jnp.sum(probe.probs, axis=0)
+    marginal = jnp.sum(probe.probs, axis=0, keepdims=True)
     conditional = joint / jnp.where(marginal > 0, marginal, 1.0)
     predicted = jnp.sum(conditional[probe.labels] * probe.probs, axis=1)
     return jnp.mean(jnp.log(predicted))

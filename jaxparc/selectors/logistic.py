@@ -73,7 +73,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         squares = squares[order][:, order] * jnp.square(scale)
         labels = probe.labels[order]
         y = jax.nn.one_hot(labels[:half], c, dtype=squares.dtype)
-        there = jnp.any(y > 0, axis=0)
+        there = jnp.any(y > 0, axis=0, keepdims=True)
         fitted, away = _fit(squares[:half, :half], y, there)
         told = stats.matmul(squares[half:, :half], fitted.weights)
         seen = told + fitted.intercept
@@ -82,7 +82,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         # NaN would be taken for the largest logit
         away = jnp.where(jnp.all(jnp.isfinite(seen)), away, jnp.nan)
         # Features that tell less than the intercepts are rounded by decide nothing.
-        reach = jnp.max(jnp.abs(told - told[0]))
+        reach = jnp.max(jnp.abs(told - told[:1]))
         away = jnp.where(reach > LEAST[squares.dtype.itemsize], away, jnp.nan)
         if squares.dtype == jnp.float64:  # there are no more digits to ask for
             away = jnp.where(_drowned(probe, n_dims), jnp.nan, away)
@@ -125,7 +125,7 @@ def halves(labels: Array) -> Array:
 
 
 class _Weights(NamedTuple):
-    """W = X^T weights (h, c), what it makes of the images, K weights (h, c), the intercept (c,).
+    """W = X^T weights (h, c), what it makes of the images, K weights (h, c), the intercept (1, c).
 
     The optimum is a combination of the training images (the representer theorem), so X itself does
     not matter, only K = X X^T, and the size of the problem does not depend on d. All is measured in
@@ -153,7 +153,7 @@ def _fit(square: Array, y: Array, there: Array) -> tuple[_Weights, Array]:
     Args:
         square: (h, h) float32, K.
         y: (h, c) float32, one-hot.
-        there: (c,) bool, classes with images; the others have probability 0.
+        there: (1, c) bool, classes with images; the others have probability 0.
 
     Returns:
         The weights, and the length of the gradient over theirs: 0 at the optimum.
@@ -169,7 +169,7 @@ def _fit(square: Array, y: Array, there: Array) -> tuple[_Weights, Array]:
 
     def gradient(w: _Weights) -> _Weights:
         wrong = probabilities(w) - y
-        return lift(wrong + w.weights, jnp.sum(wrong, axis=0))
+        return lift(wrong + w.weights, jnp.sum(wrong, axis=0, keepdims=True))
 
     def loss(w: _Weights) -> Array:
         logits = w.logits()
@@ -183,10 +183,10 @@ def _fit(square: Array, y: Array, there: Array) -> tuple[_Weights, Array]:
         def curvature(v: _Weights) -> _Weights:
             moved = p * v.logits()
             moved = moved - p * jnp.sum(moved, axis=1, keepdims=True)
-            return lift(moved + v.weights, jnp.sum(moved, axis=0))
+            return lift(moved + v.weights, jnp.sum(moved, axis=0, keepdims=True))
 
         # The intercept's part of the Hessian, were classes independent, brings it to W's scale.
-        spread = jnp.sum(p * (1.0 - p), axis=0) + 1e-6
+        spread = jnp.sum(p * (1.0 - p), axis=0, keepdims=True) + 1e-6
         norm = jnp.sqrt(slope.dot(slope))
         # Far from the optimum a rough step will do (Eisenstat and Walker 1996).
         enough = norm * jnp.minimum(0.3, jnp.sqrt(norm / first))
@@ -196,7 +196,7 @@ def _fit(square: Array, y: Array, there: Array) -> tuple[_Weights, Array]:
         return w, gradient(w), steps + 1
 
     nothing = jnp.zeros_like(y)
-    start = _Weights(nothing, nothing, jnp.zeros(y.shape[1], y.dtype))
+    start = _Weights(nothing, nothing, jnp.zeros((1, y.shape[1]), y.dtype))
     slope = gradient(start)
     first = jnp.sqrt(slope.dot(slope))
 
@@ -226,7 +226,7 @@ def _solve(
 ) -> _Weights:
     """Conjugate gradients for apply(x) = b, until the residual is short enough.
 
-    The intercept is preconditioned by `spread` (c,).
+    The intercept is preconditioned by `spread` (1, c).
     """
 
     def conditioned(v: _Weights) -> _Weights:

@@ -94,7 +94,7 @@ class Probe:
         if n_dims is None:
             return self.features, None
         left, values, kept = self.principal(n_dims)
-        return left * values, kept
+        return left * values[None, :], kept
 
     def represented(self, n_dims: int | None) -> tuple[Array, Array | None]:
         """Features as representations are compared: reduced, if asked for, then standardised.

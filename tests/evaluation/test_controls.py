@@ -86,9 +86,9 @@ def test_a_summary_ranks_and_marks():
     cells = result.cells["pearson"]
     assert list(cells) == ["good", "as good", "poor", "lost"]
     assert cells["good"].worse == ("as good", 1.0)
-    assert not cells["good"].told_apart
+    assert not cells["good"].significant
     assert cells["as good"].worse[0] == "poor"
-    assert cells["as good"].told_apart
+    assert cells["as good"].significant
     assert cells["poor"].worse is None
     assert result.undefined == {"lost": found.where.sum() * 2}
     assert list(result.cells["regret1"])[-1] == "lost"

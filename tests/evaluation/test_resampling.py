@@ -112,7 +112,7 @@ def test_chunks_do_not_matter(monkeypatch):
     found = collected()
     draws = resampling.draw(found, 10)
     whole = resampling.resampled(found, found.scores["good"], PEARSON, draws)
-    monkeypatch.setattr(resampling, "_AT_ONCE", 3)
+    monkeypatch.setattr(resampling, "_CHUNK", 3)
     parts = resampling.resampled(found, found.scores["good"], PEARSON, draws)
     np.testing.assert_array_equal(parts, whole)
 
@@ -275,3 +275,32 @@ def scipy_zscore(values):
     import scipy.stats
 
     return scipy.stats.zscore(values)
+
+
+def test_outcomes_of_some_models_and_targets_keep_their_scores():
+    found = collected()
+    models, targets = found.models[4:1:-1], found.targets[::-2]
+    part = found.only(targets, models)
+    assert (part.models, part.targets) == (models, targets)
+    for a, model in enumerate(models):
+        for b, target in enumerate(targets):
+            i, j = found.models.index(model), found.targets.index(target)
+            np.testing.assert_array_equal(part.accuracies[a, b], found.accuracies[i, j])
+            np.testing.assert_array_equal(
+                part.scores["poor"][:, a, b], found.scores["poor"][:, i, j]
+            )
+            assert part.where[a, b] == found.where[i, j]
+    assert found.only().scores["good"].shape == found.scores["good"].shape
+    assert found.only(models=[]).where.shape == (0, 3)
+    with pytest.raises(ValueError, match="unknown target 'nowhere'; known: "):
+        found.only(["nowhere"])
+
+
+def test_outcomes_go_back_to_mappings():
+    accuracies, scores = drawn()
+    lost = next(iter(accuracies))
+    accuracies[lost] = float("nan")
+    found = outcomes.collect(accuracies, scores)
+    assert found.by_transfer(found.accuracies) == {t: a for t, a in accuracies.items() if t != lost}
+    first = found.by_transfer(found.scores["good"][0])
+    assert first == {t: s for t, s in scores["good"][0].items() if t != lost}

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import extract_probes, import_probes, probe_images
 from experiments.import_probes import PublishedFileError, import_file
-from experiments.tables import oracle
+from experiments.tables.read import ORACLE, TableError, read_accuracies
 from jaxparc import files, models
 from jaxparc.evaluation import Transfer
 
@@ -88,18 +88,20 @@ class Runs:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"features": None}, "features is no array, nor a list"),
-        ({"features": np.zeros((N, 5), int)}, "features are int64 (12, 5)"),
-        ({"features": np.zeros(N)}, "features are float64 (12,)"),
-        ({"features": np.zeros((N, 0))}, "features are float64 (12, 0)"),
-        ({"probs": np.zeros((4, 7))}, "features of 12, probs of 4, y of 12"),
-        ({"y": ["cat"] * N}, "y is no array, nor a list"),
-        ({"y": [[1], [1, 2]] * 6}, "y is no array, nor a list"),
-        ({"y": np.full(N, 0.5)}, "y are no classes, nor annotation"),
-        ({"y": np.full((N, 3), -1)}, "y are no classes, nor annotation"),
+        ({"features": None}, "features is NoneType; expected an array, or a list"),
+        ({"features": np.zeros((N, 5), int)}, "features is int64 (12, 5); expected floats (n, d)"),
+        ({"features": np.zeros(N)}, "features is float64 (12,); expected floats (n, d)"),
+        ({"features": np.zeros((N, 0))}, "features is float64 (12, 0); expected"),
+        ({"probs": np.zeros((4, 7))}, "features of 12, probs of 4, y of 12; expected one number"),
+        ({"y": ["cat"] * N}, "y is list; expected an array, or a list of numbers"),
+        ({"y": np.array(["cat"] * N)}, "y is <U3 (12,); expected numbers (n,) or (n, c)"),
+        ({"y": [[1], [1, 2]] * 6}, "y is list; expected an array, or a list of numbers"),
+        ({"y": np.full(N, 0.5)}, "y has fractional values; expected class indices or annotation"),
+        ({"y": np.full((N, 3), np.nan)}, "y has non-finite values"),
+        ({"y": np.full((N, 3), -1)}, "y has negative values"),
         (
             {"y": np.array([{}] * N)},
-            "is refused, and nothing of it was run: it holds an array of 'O8'",
+            "is refused and was not executed: it holds an array of 'O8'",
         ),
         ({"architecture": "vit"}, "unknown architecture 'vit'; known: alexnet"),
         ({"source_dataset": "../../x"}, "source_dataset is '../../x'; expected a name"),
@@ -120,12 +122,12 @@ def test_a_missing_field_and_other_content_are_named(tmp_path):
     del probe["probs"], probe["y"]
     with pytest.raises(PublishedFileError, match="lacks probs, y$"):
         import_file(dumped(tmp_path, probe), tmp_path)
-    with pytest.raises(PublishedFileError, match="is no dictionary"):
+    with pytest.raises(PublishedFileError, match="holds list; expected a dictionary of features"):
         import_file(dumped(tmp_path, [1, 2]), tmp_path)
     (tmp_path / "page_0.pkl").write_text("<html>")
     with pytest.raises(PublishedFileError, match=r"page_0\.pkl cannot be read: no whole pickle"):
         import_file(tmp_path / "page_0.pkl", tmp_path)
-    with pytest.raises(PublishedFileError, match="does not end in the number of a probe set"):
+    with pytest.raises(PublishedFileError, match="the name is 'resnet50'; expected _<number"):
         import_file(dumped(tmp_path, content(), "resnet50.pkl"), tmp_path)
 
 
@@ -140,12 +142,12 @@ def test_a_bad_file_is_named_and_does_not_stop_the_others(tmp_path):
     assert not made.exists()
     assert len(list((out / "probes").glob("*.npz"))) == 3
     assert done.stderr == (
-        f"python -m experiments.import_probes: {bad} is refused, and nothing of it was run: "
+        f"python -m experiments.import_probes: {bad} is refused and was not executed: "
         f"it asks for {os.name}.system\n"
         f"python -m experiments.import_probes: {folder}/oracle.csv line 2: unknown architecture "
         f"'vit'; known: {', '.join(models.MODELS)}\n"
     )
-    assert "3 of 5 files went into" in done.stdout
+    assert "imported 3 of 5 files to" in done.stdout
 
 
 def test_nothing_to_import_exits_2(tmp_path, monkeypatch, capsys):
@@ -171,7 +173,7 @@ def test_a_table_goes_in_as_it_is(tmp_path):
     (tmp_path / "all.csv").write_text(text)
     assert import_file(tmp_path / "all.csv", tmp_path / "out") == tmp_path / "out/oracle.csv"
     assert (tmp_path / "out/oracle.csv").read_text() == text
-    found = oracle.read(tmp_path / "out/oracle.csv")
+    found = read_accuracies(tmp_path / "out/oracle.csv")
     assert found[Transfer("resnet50", "nabird", "cub200")] == 88.1
     assert np.isnan(found[Transfer("resnet101", "x_imagenet", "cub200")])
 
@@ -182,14 +184,14 @@ def test_a_table_goes_in_as_it_is(tmp_path):
         ("vit,a,b,50\n", "line 2: unknown architecture 'vit'; known: alexnet"),
         (
             "alexnet,a,b,50\nalexnet,a,c,50\nalexnet,a,b,51\n",
-            "line 4: alexnet a b is in line 2 too",
+            "line 4: duplicate transfer 'alexnet/a/b', first on line 2",
         ),
         ("alexnet,a,b,50\nalexnet,a,c,100.1\n", "line 3: Oracle is '100.1'; expected a percentage"),
         ("alexnet,a,b,-0.5\n", "line 2: Oracle is '-0.5'"),
         ("alexnet,a,b,high\n", "line 2: Oracle is 'high'"),
         ("alexnet,a,b,nan\n", "line 2: Oracle is 'nan'"),
         ("alexnet,a,b,inf\n", "line 2: Oracle is 'inf'"),
-        ("alexnet,,b,50\n", "line 2: a cell is empty"),
+        ("alexnet,,b,50\n", "line 2: Source Dataset is empty"),
         ("alexnet,a\n", "line 2 has 2 cells; expected 4"),
         ("alexnet,a,b,1_0\n", "line 2: Oracle is '1_0'"),
     ],
@@ -197,8 +199,8 @@ def test_a_table_goes_in_as_it_is(tmp_path):
 def test_wrong_rows_are_named_by_line(rows, reason, tmp_path):
     path = tmp_path / "all.csv"
     path.write_text(HEADER + rows)
-    with pytest.raises(oracle.OracleError) as error:
-        oracle.read(path)
+    with pytest.raises(TableError) as error:
+        read_accuracies(path)
     assert f"{path} {reason}" in str(error.value)
     with pytest.raises(PublishedFileError, match="line"):
         import_file(path, tmp_path / "out")
@@ -213,8 +215,8 @@ def test_a_table_without_the_columns_is_refused(tmp_path):
         HEADER.replace("Oracle", "Accuracy"): "has no column Oracle",
     }.items():
         path.write_text(text)
-        with pytest.raises(oracle.OracleError, match=reason):
-            oracle.read(path)
+        with pytest.raises(TableError, match=reason):
+            read_accuracies(path)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_the_published_tables_go_in(name, rows, valid):
     folder = os.environ.get("JAXPARC_ORACLES")
     if folder is None:
         pytest.skip("JAXPARC_ORACLES names no folder of the published tables")
-    found = oracle.read(Path(folder) / f"{name}.csv")
+    found = read_accuracies(Path(folder) / f"{name}.csv")
     assert len(found) == rows
     assert np.isfinite(list(found.values())).sum() == valid
 
@@ -269,7 +271,7 @@ def test_a_damaged_npz_and_damaged_labels_are_refused_by_name(tmp_path):
 
 
 def test_a_table_goes_in_without_its_byte_order_mark(tmp_path):
-    text = ",".join(oracle.COLUMNS) + "\nresnet50,a,b,50\n"
+    text = ",".join(ORACLE) + "\nresnet50,a,b,50\n"
     (tmp_path / "o.csv").write_text("\ufeff" + text, encoding="utf-8")
     assert import_file(tmp_path / "o.csv", tmp_path / "out").read_text(encoding="utf-8") == text
 

@@ -563,7 +563,7 @@ def test_a_bank_with_its_reference_alone_fails_in_words(copy, capsys):
         extract_probes.path_of(copy, Transfer("resnet18", source, "digits"), 0).unlink()
     assert score_probes.stage(copy) == 3  # two files and their unit
     said = capsys.readouterr().out
-    assert "no model's probe file of digits, probe set 0 is there" in said
+    assert "digits, probe set 0: no model has a probe file" in said
 
 
 def test_a_method_that_does_not_take_a_kind_of_label_stays_empty(copy):
@@ -640,9 +640,8 @@ def test_scores_of_undefined_features_stay_empty(copy, capsys):
     (copy.out / "scores" / "digits_0.json").unlink()
     assert score_probes.stage(copy) == 0
     said = capsys.readouterr().out
-    assert (
-        "digits, probe set 0: model 'resnet18/glyph_digits/digits': features are the same" in said
-    )
+    assert "digits, probe set 0: model 'resnet18/glyph_digits/digits': " in said
+    assert "undefined (NaN): features are the same" in said
     row = next(r for r in rows(copy.out / "scores.csv") if r["Source Dataset"] == "glyph_digits")
     assert row["parc"] == ""
     assert row["heuristic"] != ""

@@ -245,7 +245,7 @@ def test_undefined_is_said_and_never_drawn(page):
     assert {heuristic[name] for name in ("Mean PC", *TARGETS)} == {report.UNDEFINED}
     found = page(results)
     assert f"1-NN CV + layers: Mean PC {report.UNDEFINED}" in found.texts("summary")
-    assert "Not drawn, as undefined: 1 of 12." in found.text
+    assert "Undefined and not drawn: 1 of 12." in found.text
     assert "nan" not in re.sub(r"\(NaN\)", "", found.text).lower().split("</style>")[1]
     assert found.texts("h3")[0].startswith("PARC: ")  # an undefined Mean PC is not the best
 
@@ -257,7 +257,7 @@ def test_every_score_undefined(bad, page):
         results, scores={"parc": [dict.fromkeys(results.accuracies, bad)] * 2}
     )
     assert cells(report.selector_table(results)) == [["PARC", *[report.UNDEFINED] * 4, "4.25"]]
-    assert page(results).text.count("Not drawn") == len(TARGETS)
+    assert page(results).text.count("Undefined and not drawn") == len(TARGETS)
 
 
 def test_failed_trainings_and_missing_transfers(page):

@@ -244,11 +244,10 @@ def compiled(method):
     return jax.jit(selectors.method(method).function)
 
 
-def score(method, x, y, c=C, layers=50.0, source=1e4, target=1e3, others=None):
-    """By a compiled selector, without `score_bank`'s checks."""
+def probe_of(x, y, c=C, layers=50.0, source=1e4, target=1e3, others=None):
     if others is None:
         others = others_of(x, y) if c == C and x.shape[1] > 7 else {}
-    probe = Probe(
+    return Probe(
         features=jnp.asarray(x),
         labels=jnp.asarray(y),
         vectors=y.ndim == 2 and not np.isin(y, (0, 1)).all(),
@@ -258,7 +257,11 @@ def score(method, x, y, c=C, layers=50.0, source=1e4, target=1e3, others=None):
         num_classes=c,
         **{key: jnp.asarray(value) for key, value in others.items()},
     )
-    result = compiled(method)(probe)
+
+
+def score(method, x, y, **options):
+    """By a compiled selector, without `score_bank`'s checks."""
+    result = compiled(method)(probe_of(x, y, **options))
     assert result.shape == ()
     assert result.dtype == jnp.float32
     return float(result)
@@ -286,6 +289,53 @@ def test_score_is_the_definition_in_float64(method, form):
         x[:, 7] = 0.1  # a dead unit
         expected = FLOAT64[method](x, y, C, **others_of(x, y))
         assert score(method, x, y) == pytest.approx(expected, abs=tolerance)
+
+
+@in_both_forms(METHODS)
+def test_a_selector_may_be_transformed_inside_of_a_transformation(method, form):
+    function = selectors.method(method).function
+    y = labels_of(form)
+
+    def several(probe):
+        return (
+            function(probe),
+            jax.jit(function)(probe),
+            jax.jit(lambda: function(probe))(),
+            jax.checkpoint(function)(probe),
+            jax.checkpoint(lambda: function(probe))(),
+            jax.vmap(lambda scale: function(probe) * scale)(jnp.ones(2)),
+            function(probe.computing_once()),
+            function(probe),
+        )
+
+    probe = probe_of(features_of(y, 1.0), y)
+    with jax.checking_leaks():
+        found = jax.eval_shape(several, probe)
+    assert [one.shape for one in found] == [(), (), (), (), (), (2,), (), ()]
+    assert {one.dtype for one in found} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("form", ["classes", "multi-label", "vectors"])
+def test_scores_are_the_same_with_x64_and_without_rank_promotion(form):
+    y = labels_of(form)
+    x = features_of(y, 1.0)
+    methods = [method for method in METHODS if form in FORMS[method]]
+    others = others_of(x, y)
+    given = {
+        "methods": [*methods, *(f"{method}+l" for method in methods)],
+        "layers": [50, 18],
+        "source_images": [10, 20],
+        "target_images": 5,
+        "reference": others["reference"],
+        "probs": [others["probs"], others["probs"][:, ::-1]],
+    }
+    bank = {"a": x, "offset": x.astype(np.float64) + 1e6}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NaN by eq. 6
+        expected = score_bank(bank, y, **given).values
+        with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+            found = score_bank(bank, y, **given).values
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 @in_both_forms([m for m in METHODS if m not in SEES_ORDER])

@@ -34,7 +34,7 @@ def test_score_is_the_authors(case, method):
     if (case, method) == ("absent_90", "hscore"):
         pytest.skip("theirs inverts rounding noise there, which is every machine's own")
     with np.load(GOLDEN / f"{case}.npz") as arrays:
-        look = plain.Look(
+        model = plain.Model(
             arrays["features"],
             arrays["labels"],
             CASES[case]["num_classes"],
@@ -44,7 +44,7 @@ def test_score_is_the_authors(case, method):
     with warnings.catch_warnings():
         # scikit-learn, of as many classes as a half of such a probe set has
         warnings.filterwarnings("ignore", "The number of unique classes is greater")
-        got = plain.score(method, look)
+        got = plain.score(method, model)
     # scikit-learn's later releases round its randomised PCA and L-BFGS otherwise
     tolerance = 1.0 if method.startswith("logistic") else 1e-3
     assert got == pytest.approx(expected, abs=tolerance)

@@ -25,10 +25,9 @@ from experiments import (
     score_probes,
     train_sources,
 )
-from experiments.runner import command_line
-from experiments.runner import data as _data
+from experiments.runner import command_line, data
 from experiments.runner.run import Run
-from experiments.tables import oracle
+from experiments.tables.read import ORACLE, read_accuracies
 from jaxparc import datasets, evaluation, labels, weights
 from jaxparc.datasets import prepared, specs, user_images
 from jaxparc.evaluation import Transfer
@@ -78,8 +77,8 @@ def test_crowd_sourced_adds_33_models():
 
 def test_the_published_tables_are_of_these_models(published):
     """And of 65 models with 427 rows, 424 of them valid, once five sources are left out."""
-    assert set(oracle.read(published / "controlled.csv")) == set(CONTROLLED.transfers())
-    found = oracle.read(published / "crowd_sourced.csv")
+    assert set(read_accuracies(published / "controlled.csv")) == set(CONTROLLED.transfers())
+    found = read_accuracies(published / "crowd_sourced.csv")
     left_out = ("swav", "deepclusterv2", "npid", "moco", "simclr")
     kept = {t: a for t, a in found.items() if not t.source.startswith(left_out)}
     ours = {*CROWD_SOURCED.transfers(), *CROWD_SOURCED.external_transfers()}
@@ -166,7 +165,7 @@ def test_published_accuracies_and_probe_files_go_to_the_papers_heuristic_rows(pu
             for r in csv.DictReader(file)
             if r["Target Dataset"] in SIX
         }
-    accuracies = oracle.read(published / "controlled.csv")
+    accuracies = read_accuracies(published / "controlled.csv")
     for varying, expected in {
         "source and architecture": 51.06,
         "architecture": 61.27,
@@ -301,7 +300,7 @@ def detection(tmp_path, monkeypatch, module, *words):
 
 @pytest.mark.slow
 def test_detection_goes_from_images_to_features_to_a_report(voc, tmp_path, monkeypatch, capsys):
-    _data.labels.cache_clear()
+    data.labels.cache_clear()
     extract_probes.probe_of.cache_clear()
     # which detectors there are, their table of mAP says
     assert detection(tmp_path, monkeypatch, score_probes) == 2
@@ -322,7 +321,7 @@ def test_detection_goes_from_images_to_features_to_a_report(voc, tmp_path, monke
             expected = labels.from_boxes([record["boxes"]], [record["box_labels"]], 20)[0]
             np.testing.assert_allclose(row, expected, rtol=1e-6)
     rows = [f"{a},{s},voc2007,{value}" for (a, s), value in DETECTORS.items()]
-    (tmp_path / "map.csv").write_text("\n".join([",".join(oracle.COLUMNS), *rows]) + "\n")
+    (tmp_path / "map.csv").write_text("\n".join([",".join(ORACLE), *rows]) + "\n")
     import_probes.import_file(tmp_path / "map.csv", out)
     assert detection(tmp_path, monkeypatch, score_probes) == 2
     message = capsys.readouterr().err

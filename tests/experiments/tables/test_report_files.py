@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import benchmarks
+from experiments import benchmarks, report
 from experiments.tables import published
-from experiments.tables import read as outcome_files
-from experiments.tables import report as report_files
-from experiments.tables.oracle import OracleError
+from experiments.tables.read import TableError, read, read_scores, read_times
+from experiments.tables.report import evaluated, paper_tables, report_tables
 from jaxparc import files
 from jaxparc.evaluation import MEASURES, Transfer, baselines, outcomes, summary
 
@@ -42,12 +41,16 @@ def long_table(path, models=6, targets=3):
 
 
 def test_the_long_form_has_scores_in_further_columns(tmp_path):
-    read = outcome_files.read(long_table(tmp_path / "a.csv"))
-    assert len(read.accuracies) == 18
-    assert list(read.scores) == ["ours", "theirs"]
-    assert [len(runs) for runs in read.scores.values()] == [1, 1]
-    assert set(read.scores["ours"][0]) == set(read.accuracies)
-    assert Transfer("m0", "", "t0") in read.accuracies
+    path = long_table(tmp_path / "a.csv")
+    found = read(path)
+    assert list(found.scores) == ["ours", "theirs"]
+    assert [s.shape for s in found.scores.values()] == [(1, 6, 3), (1, 6, 3)]
+    assert found.where.sum() == 18
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            i, j = found.models.index((row["model"], "")), found.targets.index(row["target"])
+            assert found.accuracies[i, j] == float(row["accuracy"])
+            assert found.scores["theirs"][0, i, j] == float(row["theirs"])
 
 
 def test_scores_of_several_runs_in_a_second_table(tmp_path):
@@ -56,11 +59,57 @@ def test_scores_of_several_runs_in_a_second_table(tmp_path):
     (tmp_path / "s.csv").write_text(
         head + "0,resnet18,x,y,1,2\n0,resnet50,x,y,3,\n1,resnet18,x,y,5,6\n1,resnet50,x,y,7,8\n"
     )
-    read = outcome_files.read(tmp_path / "o.csv", tmp_path / "s.csv")
+    found = read(tmp_path / "o.csv", tmp_path / "s.csv")
+    assert found.models == (("resnet18", "x"), ("resnet50", "x"))
+    np.testing.assert_array_equal(found.accuracies, [[50], [np.nan]])
+    np.testing.assert_array_equal(found.where, [[True], [False]])
+    np.testing.assert_array_equal(found.scores["parc"], [[[1], [3]], [[5], [7]]])
+    np.testing.assert_array_equal(found.scores["knn"], [[[2], [np.nan]], [[6], [8]]])
+
+
+def test_the_scores_of_an_unfinished_benchmark(tmp_path):
+    """A transfer that has no accuracy yet is skipped, and all may still be missing."""
     first, second = Transfer("resnet18", "x", "y"), Transfer("resnet50", "x", "y")
-    assert np.isnan(read.accuracies[second])
-    assert read.scores["parc"] == [{first: 1, second: 3}, {first: 5, second: 7}]
-    assert np.isnan(read.scores["knn"][0][second])
+    path = tmp_path / "s.csv"
+    head = "Run,Architecture,Source Dataset,Target Dataset,parc,knn\n"
+    path.write_text(head + "0,resnet18,x,y,1,2\n0,resnet50,x,y,3,\n1,resnet50,x,y,7,8\n")
+    accuracies = {first: 50.0}
+    assert read_scores(path, accuracies, partial=True) == {
+        "parc": [{first: 1}],
+        "knn": [{first: 2}],
+    }
+    with pytest.raises(TableError, match="line 3: no accuracy for 'resnet50/x/y', which has a sc"):
+        read_scores(path, accuracies)
+    with pytest.raises(TableError, match="has no column rsa"):
+        read_scores(path, accuracies, required=("Run", "parc", "rsa"), partial=True)
+    path.write_text(head)
+    assert read_scores(path, accuracies, partial=True) == {"parc": [], "knn": []}
+    with pytest.raises(TableError, match="has no row"):
+        read_scores(path, {second: 1.0})
+
+
+def test_one_run_has_a_transfer_once_and_another_run_again(tmp_path):
+    transfer = Transfer("resnet18", "x", "y")
+    path = tmp_path / "s.csv"
+    rows = (
+        "Run,Architecture,Source Dataset,Target Dataset,parc\n3,resnet18,x,y,1\n4,resnet18,x,y,2\n"
+    )
+    path.write_text(rows)
+    assert read_scores(path, [transfer]) == {"parc": [{transfer: 1}, {transfer: 2}]}
+    path.write_text(rows + "3,resnet18,x,y,5\n")
+    with pytest.raises(TableError, match="line 4: duplicate transfer 'resnet18/x/y', first on l"):
+        read_scores(path, [transfer])
+
+
+def test_the_scores_of_a_second_table_stand_for_those_of_the_first(tmp_path):
+    (tmp_path / "o.csv").write_text(LONG + "m,t,50,1,2\nn,t,60,3,4\n")
+    (tmp_path / "s.csv").write_text("model,target,theirs,new\nm,t,7,8\nn,t,9,10\n")
+    found = read(tmp_path / "o.csv", tmp_path / "s.csv")
+    assert {m: s.ravel().tolist() for m, s in found.scores.items()} == {
+        "ours": [1, 3],
+        "theirs": [7, 9],
+        "new": [8, 10],
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,17 +120,25 @@ def test_scores_of_several_runs_in_a_second_table(tmp_path):
         (LONG, None, "o.csv has no row"),
         (LONG + "m,t,x,1,1\n", None, "o.csv line 2: accuracy is 'x'; expected a number"),
         (LONG + "m,t,1,1,?\n", None, "o.csv line 2: theirs is '?'; expected a number"),
-        (LONG + "m,t,1,1,1\nm,t,2,1,1\n", None, "o.csv line 3: m  t is there twice"),
-        (LONG + ",t,1,1,1\n", None, "o.csv line 2: a cell is empty"),
+        (
+            LONG + "m,t,1,1,1\nm,t,2,1,1\n",
+            None,
+            "o.csv line 3: duplicate transfer 'm/t', first on line 2",
+        ),
+        (LONG + ",t,1,1,1\n", None, "o.csv line 2: model is empty"),
         (LONG + "m,t,1\n", None, "o.csv line 2 has 3 cells; expected 5: model"),
-        (LONG + "m,t,1,1,1\n", "model,target,s\nn,t,1\n", "s.csv line 2: n  t has no accuracy"),
+        (
+            LONG + "m,t,1,1,1\n",
+            "model,target,s\nn,t,1\n",
+            "s.csv line 2: no accuracy for 'n/t', wh",
+        ),
         (LONG + "m,t,1,1,1\n", "model,s\nm,1\n", "s.csv has no column target"),
         (LONG + "m,t,1,1,1\n", "model,target\nm,t\n", "s.csv has no column of scores"),
         (LONG + "m,t,1,1,1\n", "model,target,s\n", "s.csv has no row"),
         (
             LONG + "m,t,1,1,1\n",
             "model,target,s\nm,t,1\nm,t,2\n",
-            "s.csv line 3: m  t is there twice",
+            "s.csv line 3: duplicate transfer 'm/t', first on line 2",
         ),
     ],
 )
@@ -92,7 +149,7 @@ def test_what_cannot_be_taken_is_one_line(accuracies, scores, reason, tmp_path, 
         (tmp_path / "s.csv").write_text(scores)
         words += ["--scores", str(tmp_path / "s.csv")]
     with pytest.raises(SystemExit) as stopped:
-        report_files.main(words)
+        report.main(words)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert reason in error
@@ -106,15 +163,15 @@ def test_times_are_read_and_checked(tmp_path):
         "Stage,Unit,Method,Items,Seconds\ntrain,a,,1,2.5\ntrain,b,,1,1.5\n"
         "score,x,parc,4,0.4\nscore,y,parc,4,0.8\n"
     )
-    stages, milliseconds = outcome_files.read_times(table)
+    stages, milliseconds = read_times(table)
     assert stages == {"train": 4.0, "score": pytest.approx(1.2)}
     assert milliseconds == {"parc": pytest.approx(150)}
     table.write_text("Stage,Method,Items,Seconds\ntrain,,1,soon\n")
-    with pytest.raises(OracleError, match="line 2: Seconds is 'soon'; expected a number"):
-        outcome_files.read_times(table)
+    with pytest.raises(TableError, match="line 2: Seconds is 'soon'; expected a number"):
+        read_times(table)
     table.write_text("Stage,Items\n")
-    with pytest.raises(OracleError, match="has no column Method, Seconds"):
-        outcome_files.read_times(table)
+    with pytest.raises(TableError, match="has no column Method, Seconds"):
+        read_times(table)
 
 
 # The report
@@ -162,8 +219,8 @@ def test_the_report_of_a_long_table(tmp_path):
 
 def test_one_target_and_no_scores_is_nothing_to_report(tmp_path):
     (tmp_path / "o.csv").write_text("model,target,accuracy\nm,t,1\nn,t,2\n")
-    with pytest.raises(OracleError, match="no scores and no baseline"):
-        report_files.run(tmp_path / "o.csv", None, tmp_path / "out")
+    with pytest.raises(TableError, match="no scores and allows no baseline; expected --scores"):
+        report_tables(tmp_path / "o.csv", None, tmp_path / "out")
 
 
 def test_names_of_the_paper_with_other_targets_are_no_published_benchmark(tmp_path):
@@ -175,7 +232,7 @@ def test_names_of_the_paper_with_other_targets_are_no_published_benchmark(tmp_pa
         for t in "ab"
     ]
     table.write_text(SHORT + "\n".join(rows) + "\n")
-    found, benchmark = report_files.collect(outcome_files.read(table))
+    found, benchmark = evaluated(read(table))
     assert benchmark is None
     assert set(found.scores) == {"others_mean", "best_source", "layers"}
 
@@ -184,7 +241,7 @@ def test_scores_that_are_given_are_not_replaced_by_a_baseline(tmp_path):
     (tmp_path / "o.csv").write_text(
         "model,target,accuracy,others_mean\nm,t,1,5\nn,t,2,6\nm,u,3,7\nn,u,4,8\n"
     )
-    found, _ = report_files.collect(outcome_files.read(tmp_path / "o.csv"))
+    found, _ = evaluated(read(tmp_path / "o.csv"))
     np.testing.assert_array_equal(found.scores["others_mean"], [[[5, 7], [6, 8]]])
 
 
@@ -194,12 +251,12 @@ def test_detectors_fill_table_6(tmp_path):
     lines = [f"d{i},voc2007,{m:.1f},{m + rng.normal():.2f}" for i, m in enumerate(range(40, 46))]
     (tmp_path / "map.csv").write_text("model,target,accuracy,parc\n" + "\n".join(lines) + "\n")
     words = ["--oracle", str(tmp_path / "map.csv"), "--out", str(tmp_path / "out")]
-    report_files.main([*words, "--benchmark", "detection", "--resamples", "50"])
+    report.main([*words, "--benchmark", "detection", "--resamples", "50"])
     table = (tmp_path / "out" / "tables" / "table_6.md").read_text()
     assert table.startswith("### Table 6: detectors\n")
     assert "| PARC |" in table
     with pytest.raises(SystemExit) as stopped:
-        report_files.main([*words, "--benchmark", "controlled"])
+        report.main([*words, "--benchmark", "controlled"])
     assert stopped.value.code == 2
 
 
@@ -219,10 +276,10 @@ def oracles():
 
 
 def test_the_controlled_benchmark(oracles):
-    found, benchmark = report_files.collect(outcome_files.read(oracles / "controlled.csv"))
+    found, benchmark = evaluated(read(oracles / "controlled.csv"))
     assert benchmark is benchmarks.CONTROLLED
     assert found.where.sum() == 168
-    tables = report_files.paper_tables(found, benchmark)
+    tables = paper_tables(found, benchmark)
     first, varying, layered = (tables[f"table_{n}"] for n in (1, 2, 4))
     heuristic = {row[0]: row[1:] for row in first.rows}["Heuristic"]
     assert heuristic[0] == "51.06 [51.05]"
@@ -235,8 +292,7 @@ def test_the_controlled_benchmark(oracles):
 
 
 def test_the_static_baseline_with_voc_among_the_others(oracles):
-    read = outcome_files.read(oracles / "controlled.csv")
-    seven = outcomes.collect(read.accuracies, {})
+    seven = read(oracles / "controlled.csv")
     scores = baselines.others_mean(seven)
     six = seven.beside({"others": scores}).only([t for t in seven.targets if t != "voc2007"])
     value = 100 * outcomes.by_target(six, "others", MEASURES["pearson"]).mean()
@@ -244,16 +300,15 @@ def test_the_static_baseline_with_voc_among_the_others(oracles):
 
 
 def test_the_crowd_sourced_benchmark_has_424_transfers(oracles):
-    found, benchmark = report_files.collect(outcome_files.read(oracles / "crowd_sourced.csv"))
+    found, benchmark = evaluated(read(oracles / "crowd_sourced.csv"))
     assert benchmark is benchmarks.CROWD_SOURCED
     assert found.where.sum() == 424
-    tables = report_files.paper_tables(found, benchmark)
+    tables = paper_tables(found, benchmark)
     assert "424" in tables["table_5"].notes[-1]
 
 
 def test_published_scores_of_others(oracles):
-    read = outcome_files.read(oracles / "peers" / "tllib_cnn10_full.csv")
-    found = outcomes.collect(read.accuracies, read.scores)
+    found = read(oracles / "peers" / "tllib_cnn10_full.csv")
     tau = MEASURES["weighted_tau"]
     values = {m: outcomes.by_target(found, m, tau).mean() for m in found.scores}
     expected = {"hscore": 0.65, "logme": 0.67, "nce": 0.69, "leep": 0.42}
@@ -268,7 +323,7 @@ def test_published_scores_of_others(oracles):
 
 @pytest.mark.parametrize("name", ["cnn11_full", "cnn11_head", "ssl12_full", "vit13_full"])
 def test_tables_of_peers_without_scores_have_the_static_baseline(oracles, name):
-    found, benchmark = report_files.collect(outcome_files.read(oracles / "peers" / f"{name}.csv"))
+    found, benchmark = evaluated(read(oracles / "peers" / f"{name}.csv"))
     assert benchmark is None
     assert "others_mean" in found.scores
     result = summary.summarise(found, ["pearson"], resamples=100)
@@ -277,7 +332,7 @@ def test_tables_of_peers_without_scores_have_the_static_baseline(oracles, name):
 
 
 def test_scipy_agrees_on_a_target_of_the_controlled_benchmark(oracles):
-    found, _ = report_files.collect(outcome_files.read(oracles / "controlled.csv"))
+    found, _ = evaluated(read(oracles / "controlled.csv"))
     j = found.targets.index("cub200")
     there = found.where[:, j]
     for name, reference in (
@@ -303,7 +358,7 @@ def test_names_are_text_in_every_file_of_a_report(tmp_path, monkeypatch, capsys)
     words = ["--oracle", str(tmp_path / "o.csv"), "--out", str(tmp_path / "out")]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        report_files.main([*words, "--resamples", "20"])
+        report.main([*words, "--resamples", "20"])
     sys.stdout.flush()
     printed = sys.stdout.buffer.getvalue().decode("ascii")
     assert "\x1b" not in printed
@@ -337,25 +392,72 @@ def test_names_are_text_in_every_file_of_a_report(tmp_path, monkeypatch, capsys)
 def test_tables_lose_no_cell_and_name_the_line(content, reason, tmp_path):
     path = tmp_path / "o.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(OracleError) as caught:
-        outcome_files.read(path)
+    with pytest.raises(TableError) as caught:
+        read(path)
     assert reason in str(caught.value)
 
 
 def test_the_index_of_a_data_frame_is_no_method(tmp_path):
     (tmp_path / "o.csv").write_text(",model,target,accuracy,ours\n0,m,t,1,2\n1,n,t,3,4\n")
-    assert list(outcome_files.read(tmp_path / "o.csv").scores) == ["ours"]
+    assert list(read(tmp_path / "o.csv").scores) == ["ours"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ((), "--oracle needs --out"),
+        (("--out", "o", "--resamples", "0"), "--resamples is 0; expected at least 1"),
+        (
+            ("--out", "o", "--benchmark", "demo"),
+            "--benchmark is 'demo'; expected one of controlled",
+        ),
+        (("--out", "o", "--probe_sets", "3"), "probe_sets is an option for results folders"),
+        (("--out", "o", "--workers", "3"), "workers is an option for results folders"),
+        (("--out", "o", "--no-scratch"), "scratch is an option for results folders"),
+    ],
+)
+def test_options_that_do_not_go_with_a_table_are_refused(words, reason, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        report.main(["--oracle", str(tmp_path / "none.csv"), *words])
+    assert stopped.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--scores", "--times", "--resamples"])
+def test_options_of_a_table_need_the_table(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        report.main([flag, "3"])
+    assert stopped.value.code == 2
+    assert f"{flag} is given; expected --oracle with it\n" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_table_the_stage_runs(monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        report.command_line,
+        "run_stages",
+        lambda parser, args, stages: called.append((args, stages)),
+    )
+    report.main(["--benchmark", "smoke", "--probe_sets", "2"])
+    report.main([])
+    (args, stages), (default, _) = called
+    assert stages == [report.STAGE]
+    assert (args.benchmark, args.probe_sets, args.out) == ("smoke", 2, None)
+    assert default.benchmark == "demo"
+    assert not {"oracle", "scores", "times", "resamples"} & vars(args).keys()
 
 
 def test_a_pipe_is_not_waited_for(tmp_path, capsys):
     os.mkfifo(tmp_path / "o.csv")
     with pytest.raises(SystemExit) as stopped:
-        report_files.main(["--oracle", str(tmp_path / "o.csv"), "--out", str(tmp_path)])
+        report.main(["--oracle", str(tmp_path / "o.csv"), "--out", str(tmp_path)])
     assert stopped.value.code == 2
     assert "o.csv is a pipe; expected a file\n" in capsys.readouterr().err
 
 
 def test_times_of_no_transfer_are_refused(tmp_path):
     (tmp_path / "t.csv").write_text("Stage,Method,Items,Seconds\nscore,parc,0,1\n")
-    with pytest.raises(OracleError, match="line 2: Items is '0'; expected above 0"):
-        outcome_files.read_times(tmp_path / "t.csv")
+    with pytest.raises(TableError, match="line 2: Items is '0'; expected above 0"):
+        read_times(tmp_path / "t.csv")

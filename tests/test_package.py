@@ -1,0 +1,96 @@
+"""What users install and import: the public names, and a wheel with few libraries beside it."""
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import jaxparc
+
+ROOT = Path(__file__).parents[1]
+SCORES = """
+import importlib.util
+import sys
+import numpy as np
+import jaxparc
+
+assert jaxparc.__file__.startswith(sys.prefix), jaxparc.__file__
+absent = ("flax", "optax", "orbax", "grain", "tensorflow_datasets", "PIL", "pandas", "pytest")
+assert not any(map(importlib.util.find_spec, absent))
+rng = np.random.default_rng(0)
+y = np.arange(40) % 4
+bank = {"a": rng.normal(size=(40, 8)) + y[:, None], "b": rng.normal(size=(40, 9))}
+probs = dict.fromkeys(bank, rng.dirichlet(np.ones(3), 40))
+methods = ("parc_f4", "rsa", "dds", "hscore_f4", "knn", "logistic", "leep", "nce")
+scores = jaxparc.score_bank(bank, y, methods=methods, probs=probs, reference=bank["a"])
+assert np.isfinite(scores.values).all() and scores.best == "a"
+extracted = jaxparc.extract(lambda images: images.reshape(-1, 6), rng.normal(size=(40, 2, 3)))
+jaxparc.score_bank({"flat": extracted}, y)
+print(scores.best, scores, sep="\n")
+"""
+
+
+def test_public_names_and_modules_are_there():
+    for name in dir(jaxparc):
+        assert getattr(jaxparc, name) is not None
+    assert issubclass(jaxparc.InputError, ValueError)
+    assert issubclass(jaxparc.UndefinedScoreWarning, UserWarning)
+    assert callable(jaxparc.extract)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        getattr(jaxparc, "nothing")  # noqa: B009
+
+
+@pytest.mark.parametrize(
+    "module", ["datasets", "models", "weights", "evaluation", "selectors", "labels"]
+)
+def test_submodules_are_reachable_after_importing_the_package_alone(module):
+    code = f"import jaxparc; print(jaxparc.{module}.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"jaxparc.{module}"
+
+
+def required(*names):
+    """Distributions with all that they require."""
+    found = {}
+    waiting = list(names)
+    while waiting:
+        name = re.split(r"[^A-Za-z0-9._-]", waiting.pop(), maxsplit=1)[0]
+        if name not in found:
+            found[name] = importlib.metadata.distribution(name)
+            waiting += [r for r in found[name].requires or () if "extra ==" not in r]
+    return found.values()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_scores_with_jax_numpy_and_rich_alone(tmp_path):
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in ("jaxparc", "experiments"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("jaxparc-*.whl")
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    variables = {"base": str(tmp_path / "venv"), "platbase": str(tmp_path / "venv")}
+    site = Path(sysconfig.get_path("purelib", vars=variables))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    assert (site / "jaxparc" / "py.typed").exists()
+    for distribution in required("jax", "numpy", "rich"):
+        for top in {Path(file).parts[0] for file in distribution.files} - {"..", "__pycache__"}:
+            (site / top).symlink_to(distribution.locate_file(top))
+
+    python = tmp_path / "venv" / "bin" / "python"
+    command = [python, "-I", "-W", "error", "-c", SCORES]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("a\n")
