@@ -1,11 +1,12 @@
-"""The benchmarks as frozen data."""
+"""The registered benchmarks."""
 
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from experiments.runner.settings import Benchmark as Benchmark
-from jaxparc.training import steps as train
+from jaxparc.errors import InputError
+from jaxparc.training.steps import Recipe
 
 # As the paper's Table 1 lists them, each with and without "+ layers".
 _METHODS = tuple(
@@ -28,7 +29,7 @@ _METHODS = tuple(
     for layers in ("", "+l")
 )
 
-# Four architectures at 32 pixels, as wide as keeps the whole run within minutes on two cores.
+# Four architectures at 32 pixels, narrow enough for a whole run within minutes on two cores.
 DEMO = Benchmark(
     name="demo",
     architectures=("alexnet", "googlenet", "resnet18", "resnet50"),
@@ -36,12 +37,12 @@ DEMO = Benchmark(
     targets=("digits", "mnist5k", "glyph_letters"),
     widths={"alexnet": 0.125, "googlenet": 0.0625, "resnet18": 0.125, "resnet50": 0.125},
     stem="small",
-    dropout=False,  # it starves networks this narrow
+    dropout=False,  # networks this narrow underfit with it
     image_size=32,
-    source_recipe=train.Recipe(steps=140, batch_size=32, learning_rate=0.1),
+    source_recipe=Recipe(steps=140, batch_size=32, learning_rate=0.1),
     # From a few trials on glyph_letters, by loss and test accuracy there; of sources alone.
     source_learning_rates={"alexnet": 0.01, "googlenet": 0.1, "resnet18": 0.1, "resnet50": 0.03},
-    transfer_recipe=train.Recipe(steps=40, batch_size=32, learning_rate=0.05),
+    transfer_recipe=Recipe(steps=40, batch_size=32, learning_rate=0.05),
     # Without batch norm AlexNet takes smaller steps; by validation accuracy.
     learning_rates={"alexnet": (0.003, 0.01)}
     | dict.fromkeys(("googlenet", "resnet18", "resnet50"), (0.03, 0.1)),
@@ -62,8 +63,8 @@ SMOKE = dataclasses.replace(
     widths={"alexnet": 0.0625, "resnet18": 0.0625},
     source_learning_rates={"alexnet": 0.01, "resnet18": 0.1},
     learning_rates={"alexnet": (0.003, 0.01), "resnet18": (0.03, 0.1)},
-    source_recipe=train.Recipe(steps=24, batch_size=32, learning_rate=0.1),
-    transfer_recipe=train.Recipe(steps=12, batch_size=32, learning_rate=0.05),
+    source_recipe=Recipe(steps=24, batch_size=32, learning_rate=0.1),
+    transfer_recipe=Recipe(steps=12, batch_size=32, learning_rate=0.05),
     transfer_images=200,
     validation_images=100,
     probe_images=120,
@@ -93,12 +94,12 @@ CONTROLLED = Benchmark(
     stem="imagenet",
     dropout=True,
     image_size=224,
-    source_recipe=train.Recipe(steps=10_000, batch_size=128, learning_rate=0.01),
+    source_recipe=Recipe(steps=10_000, batch_size=128, learning_rate=0.01),
     source_learning_rates=dict.fromkeys(("resnet50", "resnet18", "googlenet"), 0.01)
     | {"alexnet": 0.003},
     source_steps={"imagenet": 900_000},  # 90 epochs
     source_start="imagenet",
-    transfer_recipe=train.Recipe(steps=5_000, batch_size=128, learning_rate=0.01),
+    transfer_recipe=Recipe(steps=5_000, batch_size=128, learning_rate=0.01),
     learning_rates=dict.fromkeys(("resnet50", "resnet18", "googlenet"), (0.003, 0.01, 0.03))
     | {"alexnet": (0.001, 0.003, 0.01)},
     transfer_images=None,
@@ -175,11 +176,11 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
 
 
 def get(name: str) -> Benchmark:
-    """The benchmark of a name.
+    """Return the benchmark of a name.
 
     Raises:
-        ValueError: unknown; the message lists the known ones.
+        InputError: unknown; the message lists the known ones.
     """
     if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
+        raise InputError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]

@@ -1,8 +1,8 @@
-"""Stage 3: every source model looks at the probe sets of every target.
+"""Stage 3: extract the features of every target's probe sets with every source model.
 
 Trains missing sources first. Writes probes/<architecture>_<source>_<target>_<run>.npz with
 features (n, d), probs (n, z), y (n,) or, of multi-label targets, (n, c), source_dataset,
-target_dataset and architecture. Also of the reference of RSA and DDS, the model trained on the
+target_dataset and architecture. Also for the reference of RSA and DDS, the model trained on the
 target, whose source is the target.
 """
 
@@ -14,29 +14,34 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _run, train_sources
+from experiments import train_sources
 from experiments.benchmarks import Benchmark
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
 from experiments.runner import data as _data
+from experiments.runner.run import Run, Stage, StageError, list_by_name, run_units
 from experiments.tables.read import ORACLE
-from jaxparc import array_files, features, files, sampling
+from jaxparc import array_files, extraction, files, sampling
 from jaxparc.evaluation import Transfer
+from jaxparc.training.decoding import CentralCrops, Subset
+from jaxparc.units.run import NAMES
+from jaxparc.units.unit import Unit
 
 
-def stage(run: _run.Run) -> int:
+def stage(run: Run) -> int:
     """Extract what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
-    return _run.run_units(run, "extract_probes", units(run))
+    listing = list_by_name("experiments.extract_probes", run)
+    return run_units(run, "extract_probes", units(run), listing)
 
 
-def units(run: _run.Run) -> list[_run.Unit]:
-    """Every probe file.
+def units(run: Run) -> list[Unit]:
+    """Return the units of all probe files.
 
     Raises:
-        StageError: the models are those of a table that is not there.
+        StageError: the table that lists the models is missing.
     """
     if run.benchmark.external_from_oracle and not run.benchmark.external:
-        raise _run.StageError(
+        raise StageError(
             f"{run.out / 'oracle.csv'} is missing: a table of the columns "
             f"{', '.join(ORACLE)}, which lists the models and their mAP; "
             f"python -m experiments.import_probes FILE.csv --out {run.out} brings it in"
@@ -49,14 +54,14 @@ def units(run: _run.Run) -> list[_run.Unit]:
 
 
 def looks(benchmark: Benchmark) -> list[Transfer]:
-    """Which source models look at which targets: those of the transfers, and the references."""
+    """Return the pairs of source model and target: the transfers, and the references."""
     transfers = (*benchmark.transfers(), *benchmark.external_transfers(), *benchmark.references())
     return list(transfers)
 
 
-def unit_of(run: _run.Run, transfer: Transfer, probe_set: int) -> _run.Unit:
-    """What makes a probe file."""
-    return _run.Unit(
+def unit_of(run: Run, transfer: Transfer, probe_set: int) -> Unit:
+    """Return the unit of a probe file."""
+    return Unit(
         unit_name(transfer, probe_set),
         path_of(run, transfer, probe_set),
         read,
@@ -65,37 +70,37 @@ def unit_of(run: _run.Run, transfer: Transfer, probe_set: int) -> _run.Unit:
     )
 
 
-def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
+def _lacking(run: Run, transfer: Transfer) -> dict[str, str]:
     architecture, source, target = transfer
     if (architecture, source) in run.benchmark.external:
         command = f"python -m experiments.import_probes FILES --out {run.out}"
-        return {f"{architecture}/{source}": f"{command}, with probe files of: {_run.NAMES}"}
+        return {f"{architecture}/{source}": f"{command}, with probe files of: {NAMES}"}
     found = train_sources.lacking(run, architecture, source)
     return found | _data.lacking(run.benchmark, target)
 
 
-def path_of(run: _run.Run, transfer: Transfer, probe_set: int) -> Path:
-    """Where a probe file is."""
+def path_of(run: Run, transfer: Transfer, probe_set: int) -> Path:
+    """Return the path of a probe file."""
     return files.path_of(run.out / "probes", file_name(transfer, probe_set))
 
 
 def file_name(transfer: Transfer, probe_set: int) -> str:
-    """What a probe file is called."""
+    """Return the name of a probe file."""
     return f"{'_'.join(transfer)}_{probe_set}.npz"
 
 
 def unit_name(transfer: Transfer, probe_set: int) -> str:
-    """What a probe file says that it is."""
+    """Return the unit name that a probe file holds."""
     architecture, source, target = transfer
     return f"{architecture} {source} looks at {target}, probe set {probe_set}"
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
-    """The arrays of a probe file, every byte of them checked.
+    """Return the arrays of a probe file, every byte of them checked.
 
     Raises:
-        FileNotFoundError: it is not there.
-        DamagedFileError: it is not whole, or another unit's.
+        FileNotFoundError: it is missing.
+        DamagedFileError: it is damaged, or of another unit.
     """
     try:
         probe = array_files.read(path)
@@ -107,21 +112,26 @@ def read(path: Path, name: str) -> dict[str, Any]:
 
 
 def _extract(
-    run: _run.Run, transfer: Transfer, probe_set: int, on_images: Callable[[int], None]
+    run: Run, transfer: Transfer, probe_set: int, on_images: Callable[[int], None]
 ) -> None:
     started = time.monotonic()
     benchmark = run.benchmark
     probe = probe_of(run, transfer.target, probe_set)
     labels = _data.labels(benchmark, transfer.target, "train")[probe.indices]
-    seen, probs = features.extract(
-        train_sources.task_of(benchmark, transfer.architecture, transfer.source),
-        train_sources.source_model(run, transfer.architecture, transfer.source),
-        probe,
-        size=benchmark.image_size,
+    task = train_sources.task_of(benchmark, transfer.architecture, transfer.source)
+    found = extraction.extract(
+        extraction.compile_network(
+            task.module,
+            train_sources.source_model(run, transfer.architecture, transfer.source),
+            mean=task.mean,
+            std=task.std,
+        ),
+        CentralCrops(probe, benchmark.image_size),
         batch_size=benchmark.eval_batch_size,
+        jit=False,
     )
     on_images(len(probe))
-    arrays = {"features": seen, "probs": probs, "y": labels}
+    arrays = {"features": found.features, "probs": found.probs, "y": labels}
     path, seconds = path_of(run, transfer, probe_set), time.monotonic() - started
     write(path, transfer, probe_set, arrays, seconds)
 
@@ -133,20 +143,20 @@ def write(
     arrays: Mapping[str, Any],
     seconds: float,
 ) -> None:
-    """Writes a probe file, which `read` reads.
+    """Write a probe file, which `read` reads.
 
     Args:
-        path: where it goes.
-        transfer: the model that looked, and at which target.
-        probe_set: its number.
+        path: of the file.
+        transfer: the source model and the target.
+        probe_set: number of the probe set.
         arrays: features (n, d), probs (n, z) and y (n,) or (n, c).
-        seconds: that it took, NaN if that is not known.
+        seconds: of the extraction; NaN if unknown.
     """
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             **arrays,
-            probs_kind="softmax of the logits",  # of a multi-label source, too
+            probs_kind="softmax of the logits",  # also for a multi-label source
             unit=unit_name(transfer, probe_set),
             architecture=transfer.architecture,
             source_dataset=transfer.source,
@@ -156,15 +166,15 @@ def write(
 
 
 @functools.lru_cache(maxsize=32)
-def probe_of(run: _run.Run, target: str, probe_set: int) -> features.Subset:
-    """The images of a probe set, in its order."""
+def probe_of(run: Run, target: str, probe_set: int) -> Subset:
+    """Return the images of a probe set, in its order."""
     source = _data.images(run.benchmark, target, "train")
     seed = run.seed("probe", target, probe_set)
     labels = _data.labels(run.benchmark, target, "train")
-    return features.Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
+    return Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
 
 
-STAGE = _run.Stage(stage, units, "extract_probes")
+STAGE = Stage(stage, units, "extract_probes", divisible=True)
 
 if __name__ == "__main__":
-    _main.main(__doc__, train_sources.STAGE, STAGE)
+    command_line.main(__doc__, train_sources.STAGE, STAGE)

@@ -1,34 +1,38 @@
-"""Stage 2: every source model is fine-tuned to every target, which makes the ground truth.
+"""Stage 2: fine-tune every source model to every target, which gives the ground truth.
 
 Trains missing sources first. Writes a folder for each transfer to transfers/, with a file for each
-learning rate, and how their training went to metrics/; from the former oracle.csv (the accuracy of
-each transfer), scratch.csv (of random initialisations) and grid.csv (every learning rate that was
-tried, for how many steps, and which one was chosen).
+learning rate, and training metrics to metrics/; from the former oracle.csv (the accuracy of each
+transfer), scratch.csv (of random initialisations) and grid.csv (every learning rate that was tried,
+the number of steps, and which one was chosen).
 
-With --halving, the worse half of a grid is given up after a quarter, and again after half, of the
-steps. A rate is given up for all sources of an architecture and target, as it is chosen for all.
+With --halving, the worse half of a grid is stopped after a quarter, and again after half, of the
+steps. A rate is stopped for all sources of an architecture and target, as it is chosen for all.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import _run, train_sources
+from experiments import train_sources
 from experiments.benchmarks import Benchmark
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
 from experiments.runner import data as _data
 from experiments.runner import telemetry as _telemetry
-from jaxparc import files
+from experiments.runner.run import Run, Stage, StageError, list_by_name, partial_folder, run_units
+from jaxparc import files, locks
+from jaxparc.errors import InputError
 from jaxparc.evaluation import SCRATCH, Transfer
-from jaxparc.training import batches as input_
-from jaxparc.training import checkpoints, grid
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc.training import checkpoints, grid, loop
+from jaxparc.training.decoding import Source
+from jaxparc.training.program import Point
+from jaxparc.training.steps import Task, with_new_head
+from jaxparc.units.unit import Unit, read_result, write_result
 
 _GRID = (
     "Architecture",
@@ -49,27 +53,28 @@ class Candidate(NamedTuple):
     learning_rate: float
 
 
-def stage(run: _run.Run) -> int:
+def stage(run: Run) -> int:
     """Fine-tune what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
     waves = _waves(run)
     brought_in = (run.out / "oracle.csv").exists() and not (run.out / "transfers").exists()
     if brought_in and any(not unit.lacks for wave in waves for unit in wave):
-        raise _run.StageError(
+        raise StageError(
             f"{run.out / 'oracle.csv'} was not measured here and would be replaced; to fine-tune, "
             "give another --out"
         )
-    # What goes on after a rung is known when all sources have come to it.
-    failures = sum(_run.run_units(run, "finetune_all", wave) for wave in waves)
+    # Which rates continue after a rung is known when all sources have reached it.
+    listing = list_by_name("experiments.finetune_all", run)
+    failures = sum(run_units(run, "finetune_all", wave, listing) for wave in waves)
     if not brought_in:
         # Of several shards the last one finds what all of them made.
-        with files.locked(run.out / "metrics", wait=True):
+        with locks.folder(run.out / "metrics", wait=True):
             _write_tables(run)
     return failures
 
 
-def units(run: _run.Run) -> list[_run.Unit]:
-    """Every transfer, with its grid; with halving, each rung of it before.
+def units(run: Run) -> list[Unit]:
+    """Return the units of all transfers, each with its grid; with halving, its rungs come first.
 
     Raises:
         StageError: a target is too small.
@@ -77,7 +82,7 @@ def units(run: _run.Run) -> list[_run.Unit]:
     return [unit for wave in _waves(run) for unit in wave]
 
 
-def _waves(run: _run.Run) -> list[list[_run.Unit]]:
+def _waves(run: Run) -> list[list[Unit]]:
     benchmark = run.benchmark
     transfers = list(benchmark.transfers(scratch=benchmark.scratch))
     for target in {transfer.target for transfer in transfers}:
@@ -88,10 +93,10 @@ def _waves(run: _run.Run) -> list[list[_run.Unit]]:
         for transfer in transfers:
             name = _name(transfer) if steps is None else _rung_name(transfer, steps)
             wave.append(
-                _run.Unit(
+                Unit(
                     name,
                     _folder(run, transfer) if steps is None else _rung_path(run, transfer, steps),
-                    functools.partial(_check, run, transfer) if steps is None else _run.read_result,
+                    functools.partial(_check, run, transfer) if steps is None else read_result,
                     functools.partial(_finetune, run, transfer, rung, steps),
                     _lacking(run, transfer),
                     group=" ".join(map(str, _choosing_together(transfer)))
@@ -104,16 +109,16 @@ def _waves(run: _run.Run) -> list[list[_run.Unit]]:
 
 
 def rungs(benchmark: Benchmark) -> tuple[int, ...]:
-    """The numbers of steps after which half of a grid is given up."""
+    """Return the numbers of steps after which half of a grid is stopped."""
     steps = benchmark.transfer_recipe.steps
     return (steps // 4, steps // 2) if benchmark.halving else ()
 
 
-def going_on(run: _run.Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
-    """The learning rates of a transfer's grid that are trained on after so many rungs.
+def going_on(run: Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
+    """Return the learning rates of a transfer's grid that continue after a number of rungs.
 
-    Of every rung the better half, rounded up, by the mean validation accuracy over the sources that
-    choose together; all, where one of these has not come to it.
+    At every rung the better half, rounded up, by the mean validation accuracy over the sources that
+    choose together; all, where one of these has not reached it.
     """
     rates = run.benchmark.learning_rates[transfer.architecture]
     together = [
@@ -126,7 +131,7 @@ def going_on(run: _run.Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
             break
         try:
             found = [_at_rung(run, other, steps) for other in together]
-        except (FileNotFoundError, *_run.Damage):
+        except (FileNotFoundError, files.DamagedFileError):
             break
         means = {rate: _mean([of_rates[f"{rate:g}"] for of_rates in found]) for rate in rates}
         best = sorted(rates, key=lambda rate: -means[rate])[: -(-len(rates) // 2)]
@@ -134,38 +139,38 @@ def going_on(run: _run.Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
     return rates
 
 
-def _at_rung(run: _run.Run, transfer: Transfer, steps: int) -> dict[str, float | None]:
-    """Validation accuracies after so many steps, by learning rate."""
-    content = _run.read_result(_rung_path(run, transfer, steps), _rung_name(transfer, steps))
+def _at_rung(run: Run, transfer: Transfer, steps: int) -> dict[str, float | None]:
+    """Return validation accuracies after a number of steps, by learning rate."""
+    content = read_result(_rung_path(run, transfer, steps), _rung_name(transfer, steps))
     return content["validation"]
 
 
 def _mean(accuracies: Sequence[float | None]) -> float:
-    """Of the sources; below all if a run diverged."""
+    """Average over the sources; minus infinity if a run diverged."""
     return float(np.mean([-np.inf if v is None else v for v in accuracies]))
 
 
-def _check(run: _run.Run, transfer: Transfer, path: Path, name: str) -> None:
-    """Reads what every candidate left; of a folder alone nothing tells whose it is."""
+def _check(run: Run, transfer: Transfer, path: Path, name: str) -> None:
+    """Read the result of every candidate, which the folder alone does not identify."""
     del path, name
     for candidate in _last(run, transfer):
-        _run.read_result(_path(run, candidate), _unit_name(candidate))
+        read_result(_path(run, candidate), _unit_name(candidate))
 
 
-def _last(run: _run.Run, transfer: Transfer) -> list[Candidate]:
-    """What is trained to the end."""
+def _last(run: Run, transfer: Transfer) -> list[Candidate]:
+    """Return the candidates that are trained to the end."""
     return [Candidate(transfer, r) for r in going_on(run, transfer, len(rungs(run.benchmark)))]
 
 
-def _lacking(run: _run.Run, transfer: Transfer) -> dict[str, str]:
+def _lacking(run: Run, transfer: Transfer) -> dict[str, str]:
     found = _data.lacking(run.benchmark, transfer.target)
     if transfer.source != SCRATCH:
         found |= train_sources.lacking(run, transfer.architecture, transfer.source)
     return found
 
 
-def candidates(run: _run.Run) -> Iterator[Candidate]:
-    """Every training run of the benchmark."""
+def candidates(run: Run) -> Iterator[Candidate]:
+    """Iterate over the training runs of the benchmark."""
     benchmark = run.benchmark
     for transfer in benchmark.transfers(scratch=benchmark.scratch):
         for rate in benchmark.learning_rates[transfer.architecture]:
@@ -175,13 +180,13 @@ def candidates(run: _run.Run) -> Iterator[Candidate]:
 def choose(
     validation: Mapping[Candidate, float | None],
 ) -> dict[Transfer, float]:
-    """The learning rate of every transfer, by accuracy on the validation images alone.
+    """Choose the learning rate of every transfer, by accuracy on the validation images alone.
 
     One per (target, architecture), the best on average over the sources; random initialisations
-    choose their own. A rate at which a run diverged comes last; of equal rates the first is taken.
+    choose their own. A rate at which a run diverged comes last; ties go to the first rate.
 
     Args:
-        validation: percent, None where the run diverged; of every transfer the whole grid.
+        validation: percent, None where the run diverged; the whole grid of every transfer.
     """
     groups: dict[tuple[str, str, bool], list[Candidate]] = {}
     for candidate in validation:
@@ -197,7 +202,7 @@ def choose(
 
 
 def _choosing_together(transfer: Transfer) -> tuple[str, str, bool]:
-    """Transfers with the same value share their learning rate."""
+    """Return a key that transfers with a common learning rate share."""
     return transfer.architecture, transfer.target, transfer.source == SCRATCH
 
 
@@ -213,40 +218,43 @@ def _unit_name(candidate: Candidate) -> str:
     return f"{_name(candidate.transfer)} at {candidate.learning_rate:g}"
 
 
-def _folder(run: _run.Run, transfer: Transfer) -> Path:
+def _folder(run: Run, transfer: Transfer) -> Path:
     return run.out / "transfers" / "_".join(transfer)
 
 
-def _rung_path(run: _run.Run, transfer: Transfer, steps: int) -> Path:
+def _rung_path(run: Run, transfer: Transfer, steps: int) -> Path:
     return _folder(run, transfer) / f"first_{steps}.json"
 
 
-def _path(run: _run.Run, candidate: Candidate) -> Path:
+def _path(run: Run, candidate: Candidate) -> Path:
     return _folder(run, candidate.transfer) / f"{candidate.learning_rate:g}.json"
 
 
 def _finetune(
-    run: _run.Run,
+    run: Run,
     transfer: Transfer,
     rung: int,
     until: int | None,
     on_images: Callable[[int], None],
 ) -> None:
-    """Trains what is left of a transfer's grid, to a rung or to the end; what is done stays."""
+    """Train the rest of a transfer's grid, to a rung or to the end; results that exist are kept."""
     benchmark = run.benchmark
-    todo = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
+    tried = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
+    done: dict[int, dict[str, Any]] = {}  # results that are there, by number in the grid
     at_rung: dict[str, Any] = {"validation": {}, "seconds": 0.0}
     if until is None:
-        todo = [candidate for candidate in todo if not _path(run, candidate).exists()]
-    elif len(todo) == 1:  # nothing is left to give up
+        for i, candidate in enumerate(tried):
+            with contextlib.suppress(FileNotFoundError):
+                done[i] = read_result(_path(run, candidate), _unit_name(candidate))
+    elif len(tried) == 1:  # nothing is left to stop
         _write_rung(run, transfer, until, at_rung)
         return
     task = train_sources.task_of(benchmark, transfer.architecture, transfer.target, training=True)
     if transfer.source == SCRATCH:
         variables = train_sources.initial(run, transfer.architecture, transfer.target, SCRATCH)
     else:
-        # The rates of a grid start from the same weights: only the rate tells them apart.
-        variables = train.with_new_head(
+        # The runs of a grid start from the same weights and differ in the rate alone.
+        variables = with_new_head(
             train_sources.source_model(run, transfer.architecture, transfer.source),
             task.module.num_classes,
             run.seed("head", *transfer),
@@ -257,19 +265,22 @@ def _finetune(
     )
     recipe = dataclasses.replace(benchmark.transfer_recipe, weight_decay=benchmark.weight_decay)
     seed = run.seed("finetune", *transfer)
-    partial = _run.partial(run, "finetune_all", _folder(run, transfer).name)
-    names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in todo]
+    partial = partial_folder(run, "finetune_all", _folder(run, transfer).name)
+    names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in tried]
+    # The states of runs that were trained together cannot resume without each other.
+    plan = "apart" if benchmark.halving else run.grid
     with _telemetry.watching(run, "finetune_all", names, on_images) as watch:
         for i, fitted in grid.fit_grid(
             task,
             variables,
             tuning,
             [
-                fitting.Point(dataclasses.replace(recipe, learning_rate=c.learning_rate), seed)
-                for c in todo
+                Point(dataclasses.replace(recipe, learning_rate=c.learning_rate), seed)
+                for c in tried
             ],
-            # The states of runs that were trained together cannot go on without each other.
-            plan="apart" if benchmark.halving else run.grid,
+            plan=plan,
+            runs_at_once=_runs_at_once(plan, done.values()),
+            done=done,
             size=benchmark.image_size,
             mirror=benchmark.data(transfer.target).mirror,
             workers=run.workers,
@@ -279,10 +290,11 @@ def _finetune(
         ):
             if until is None:
                 result = _result(benchmark, task, fitted, {"validation": validation, "test": test})
-                _run.write_result(_path(run, todo[i]), _unit_name(todo[i]), result)
+                result["grid"] = {"plan": plan, "runs_at_once": fitted.runs_at_once}
+                write_result(_path(run, tried[i]), _unit_name(tried[i]), result)
             else:
                 result = _result(benchmark, task, fitted, {"validation": validation})
-                at_rung["validation"][f"{todo[i].learning_rate:g}"] = result["validation"]
+                at_rung["validation"][f"{tried[i].learning_rate:g}"] = result["validation"]
                 at_rung["seconds"] += result["seconds"]
     if until is None:
         checkpoints.remove(partial)
@@ -290,18 +302,27 @@ def _finetune(
         _write_rung(run, transfer, until, at_rung)
 
 
-def _write_rung(run: _run.Run, transfer: Transfer, steps: int, content: dict[str, Any]) -> None:
+def _runs_at_once(plan: str, results: Iterable[Mapping[str, Any]]) -> int | None:
+    """The runs at once that results of a grid record, if they are of this plan."""
+    for result in results:
+        recorded = result.get("grid", {})
+        if recorded.get("plan") == plan:
+            return recorded["runs_at_once"]
+    return None
+
+
+def _write_rung(run: Run, transfer: Transfer, steps: int, content: dict[str, Any]) -> None:
     path = _rung_path(run, transfer, steps)
-    _run.write_result(path, _rung_name(transfer, steps), content)
+    write_result(path, _rung_name(transfer, steps), content)
 
 
 def _result(
     benchmark: Benchmark,
-    task: train.Task,
-    fitted: fitting.Fitted,
-    sources: Mapping[str, input_.Source],
+    task: Task,
+    fitted: loop.Fitted,
+    sources: Mapping[str, Source],
 ) -> dict[str, Any]:
-    """Losses, seconds, and the percent of some images that are right; None if the run diverged."""
+    """Losses, seconds, and the accuracy on some images in percent; None if the run diverged."""
     finite = fitted.losses[: fitted.diverged]
     result: dict[str, Any] = {
         "losses": [round(float(loss), 4) for loss in finite],
@@ -312,7 +333,7 @@ def _result(
         return result | dict.fromkeys(sources)
     started = time.monotonic()
     for name, source in sources.items():
-        result[name] = fitting.accuracy(
+        result[name] = loop.accuracy(
             task,
             fitted.variables,
             source,
@@ -323,8 +344,8 @@ def _result(
     return result
 
 
-def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
-    """Name and seconds of every training run that is done, and of every rung."""
+def seconds(run: Run) -> Iterator[tuple[str, float]]:
+    """Iterate over the name and seconds of every finished training run and rung."""
     benchmark = run.benchmark
     made = [
         (_rung_path(run, transfer, steps), _rung_name(transfer, steps))
@@ -334,64 +355,64 @@ def seconds(run: _run.Run) -> Iterator[tuple[str, float]]:
     made += [(_path(run, candidate), _unit_name(candidate)) for candidate in candidates(run)]
     for path, name in made:
         if path.exists():
-            yield name, _run.read_result(path, name)["seconds"]
+            yield name, read_result(path, name)["seconds"]
 
 
-def losses(run: _run.Run) -> dict[Transfer, list[float]]:
-    """The training losses of what was chosen, step by step; of all whose files are there."""
+def losses(run: Run) -> dict[Transfer, list[float]]:
+    """Return the training losses, step by step, of the chosen runs whose files exist."""
     found: dict[Transfer, list[float]] = {}
     path = run.out / "grid.csv"
     try:
         head, rows = files.read_table(path, ours=True)
         if head != list(_GRID):
-            raise ValueError(f"{path} has the columns {', '.join(head) or 'none'}")
+            raise InputError(f"{path} has the columns {', '.join(head) or 'none'}")
         for row in (row.cells for row in rows if row.cells["Chosen"] == "1"):
             transfer = Transfer(*(row[column] for column in _GRID[:3]))
             candidate = Candidate(transfer, files.number(row["Learning Rate"]))
-            result = _run.read_result(_path(run, candidate), _unit_name(candidate))
+            result = read_result(_path(run, candidate), _unit_name(candidate))
             found[transfer] = result["losses"]
     except FileNotFoundError:
         return found
     except ValueError as error:
-        raise _run.StageError(f"{error}; python -m experiments.finetune_all writes it") from error
+        raise StageError(f"{error}; python -m experiments.finetune_all writes it") from error
     return found
 
 
-def _write_tables(run: _run.Run) -> None:
-    """oracle.csv, scratch.csv and grid.csv, from the files of the runs that are there."""
+def _write_tables(run: Run) -> None:
+    """Write oracle.csv, scratch.csv and grid.csv from the results that exist."""
     results: dict[Candidate, dict[str, Any]] = {}
     missing = set()
     for candidate in candidates(run):
         transfer = candidate.transfer
         try:
             if candidate in _last(run, transfer):
-                result = _run.read_result(_path(run, candidate), _unit_name(candidate))
+                result = read_result(_path(run, candidate), _unit_name(candidate))
                 steps = run.benchmark.transfer_recipe.steps
             else:
-                result, steps = _given_up(run, candidate)
+                result, steps = _stopped(run, candidate)
             results[candidate] = result | {"steps": steps}
         except FileNotFoundError:
             missing.add(_choosing_together(transfer))
-    # The choice of a rate is one for all sources, so it waits until all of them are there.
+    # A rate is chosen for all sources at once, so the choice waits until all of them are done.
     whole = {c: r for c, r in results.items() if _choosing_together(c.transfer) not in missing}
     chosen = choose({c: r["validation"] if "losses" in r else None for c, r in whole.items()})
     oracle: list[Sequence[object]] = [(*_GRID[:3], "Oracle")]
     scratch = oracle.copy()
-    grid: list[Sequence[object]] = [_GRID]
+    tried: list[Sequence[object]] = [_GRID]
     for candidate, result in whole.items():
         transfer, rate = candidate
         accuracies = [_percent(result[name]) for name in ("validation", "test")]
         was_chosen = int(chosen[transfer] == rate)
-        grid.append((*transfer, f"{rate:g}", result["steps"], *accuracies, was_chosen))
+        tried.append((*transfer, f"{rate:g}", result["steps"], *accuracies, was_chosen))
         if chosen[transfer] == rate:
             table = scratch if transfer.source == SCRATCH else oracle
             table.append((*transfer, accuracies[1]))
-    for name, rows in (("oracle", oracle), ("scratch", scratch), ("grid", grid)):
+    for name, rows in (("oracle", oracle), ("scratch", scratch), ("grid", tried)):
         files.write_text(run.out / f"{name}.csv", files.table_text(rows))
 
 
-def _given_up(run: _run.Run, candidate: Candidate) -> tuple[dict[str, Any], int]:
-    """What is known of a run that was given up, and its steps."""
+def _stopped(run: Run, candidate: Candidate) -> tuple[dict[str, Any], int]:
+    """Return the result of a run that was stopped at a rung, and its steps."""
     key = f"{candidate.learning_rate:g}"
     for steps in reversed(rungs(run.benchmark)):
         found = _at_rung(run, candidate.transfer, steps)
@@ -404,7 +425,7 @@ def _percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{accuracy:.4f}"
 
 
-STAGE = _run.Stage(stage, units, "finetune_all")
+STAGE = Stage(stage, units, "finetune_all", divisible=True)
 
 if __name__ == "__main__":
-    _main.main(__doc__, train_sources.STAGE, STAGE)
+    command_line.main(__doc__, train_sources.STAGE, STAGE)

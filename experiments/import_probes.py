@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from experiments import extract_probes, probe_images
-from experiments._run import say
 from experiments.tables.read import TableError, read_accuracies
 from jaxparc import array_files, files, models, printing
 from jaxparc.errors import InputError
 from jaxparc.evaluation import Transfer
+from jaxparc.units.progress import say
 from jaxparc.weights import pickles
 
 LIMIT = 1 << 30  # bytes of a list of rows, stacked

@@ -1,11 +1,11 @@
-"""Published weights as a benchmark's source model, in place of training it.
+"""Import published weights as a benchmark's source model, instead of training it.
 
     python -m experiments.import_weights FILE --benchmark controlled --architecture A --source S
 
-FILE is what `jaxparc.models.load` reads. The network must be the benchmark's: as wide, for the
-classes of the source, and fed with the images of the architecture's own mean and deviation. That
-cannot be told of torchvision's GoogLeNet, which was trained on images in [-1, 1]: it will be a
-worse source than it could be.
+FILE is read by `jaxparc.weights.load`. The network must be the benchmark's: of the same width, with
+a head for the source's classes, and with the architecture's own mean and std. The last cannot be
+told for torchvision's GoogLeNet, which was trained on images in [-1, 1]: it will be a worse source
+than it could be.
 """
 
 import argparse
@@ -13,49 +13,52 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments import _run, benchmarks, train_sources
-from jaxparc import models, printing
+from experiments import benchmarks, train_sources
+from experiments.runner.run import Run, claim
+from jaxparc import models, printing, weights
+from jaxparc.errors import InputError, OperationError
 from jaxparc.training import checkpoints
+from jaxparc.units.progress import say
 from jaxparc.weights import WeightsError
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.import_weights",
         description=__doc__,
-        epilog="Exit codes: 0 done, or it was there; 2 it could not be taken.",
+        epilog="Exit codes: 0 imported, or already there; 2 refused.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", help="as jaxparc.models.load takes it")
+    parser.add_argument("file", metavar="FILE", help="weights that jaxparc.weights.load reads")
     for name in ("benchmark", "architecture", "source"):
         parser.add_argument(f"--{name}", required=True, metavar="NAME")
     with printing.ending():
-        _take(parser, parser.parse_args())
+        _import(parser, parser.parse_args())
 
 
-def _take(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _import(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     try:
         benchmark = benchmarks.get(args.benchmark)
-        weights = Path("checkpoints") / benchmark.name
-        run = _run.Run(benchmark, Path("results") / benchmark.name, weights)
-        _run.say(f"{args.file}: {import_weights(run, args.architecture, args.source, args.file)}")
+        checkpoints_dir = Path("checkpoints") / benchmark.name
+        run = Run(benchmark, Path("results") / benchmark.name, checkpoints_dir)
+        say(f"{args.file}: {import_weights(run, args.architecture, args.source, args.file)}")
     except BrokenPipeError:
         raise
-    except (ValueError, RuntimeError, OSError) as error:
+    except (InputError, OperationError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {printing.line(error)}\n")
 
 
-def import_weights(run: _run.Run, architecture: str, source: str, file: str | Path) -> Path:
-    """Takes weights as a source model's checkpoint, unless that is there.
+def import_weights(run: Run, architecture: str, source: str, file: str | Path) -> Path:
+    """Save weights as a source model's checkpoint, unless it exists.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        ValueError: the benchmark has no such model, or the weights are not of its network.
+        InputError: the benchmark has no such model, or the weights are not of its network.
         StageError: the folder of checkpoints was made with other settings.
-        OSError: the file cannot be read, or the checkpoint not written.
+        OSError: the file cannot be read, or the checkpoint cannot be written.
     """
     benchmark = run.benchmark
     for kind, name, known in (
@@ -63,37 +66,38 @@ def import_weights(run: _run.Run, architecture: str, source: str, file: str | Pa
         ("source", source, benchmark.source_names),
     ):
         if name not in known:
-            raise ValueError(
+            raise InputError(
                 f"benchmark {benchmark.name} has no {kind} {name!r}; it has {', '.join(known)}"
             )
     folder = train_sources.weights_path(run, architecture, source)
     if folder.exists():
         return folder
     classes = benchmark.data(source).num_classes
-    loaded = models.load(architecture, file)
+    loaded = weights.load(architecture, file)
     spec, own = loaded.spec, models.get(architecture)
     if (spec.mean, spec.std, spec.module) != (own.mean, own.std, own.module):
         raise WeightsError(
-            f"{file} wants images less {spec.mean} and divided by {spec.std}, or strides in other "
-            f"places than torchvision's {architecture}, which {benchmark.name} trains"
+            f"{file} needs images with mean {spec.mean} and std {spec.std}, or another variant of "
+            f"{architecture}; {benchmark.name} trains torchvision's, with mean {own.mean} and std "
+            f"{own.std}"
         )
     if loaded.module.num_classes not in (0, classes):
         raise WeightsError(
-            f"{file} is for {loaded.module.num_classes} classes; {source} has {classes}"
+            f"{file} has a head for {loaded.module.num_classes} classes; {source} has {classes}"
         )
     if loaded.module.num_classes == 0:
-        raise WeightsError(f"{file} has no head; the probabilities of {classes} classes need one")
+        raise WeightsError(f"{file} has no head; expected one of {classes} classes")
     if benchmark.widths[architecture] != 1 or benchmark.stem != "imagenet":
         raise WeightsError(
-            f"{file} is for networks of full width; those of {benchmark.name} are of width "
-            f"{benchmark.widths[architecture]:g} with a {benchmark.stem} stem"
+            f"{file} is for networks of width 1 with an imagenet stem; {benchmark.name} has width "
+            f"{benchmark.widths[architecture]:g} and a {benchmark.stem} stem"
         )
-    _run.claim(run.weights, benchmark.source_settings())
+    claim(run.weights, benchmark.source_settings())
     metadata: dict[str, Any] = {
         "unit": train_sources.unit_name(architecture, source),
         "accuracy": None,
         "losses": [],
-        "seconds": math.nan,  # not known: no row of times.csv
+        "seconds": math.nan,  # unknown: not in times.csv
         "from": str(file),
     }
     checkpoints.save(folder, dict(loaded.variables), metadata)

@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image
 
 from experiments import extract_probes
-from experiments._run import Run, Stage, Unit, read_result, run_units, write_result
 from experiments.runner import command_line, data
+from experiments.runner.run import Run, Stage, run_units
 from jaxparc import datasets
 from jaxparc.datasets import images
+from jaxparc.units.unit import Unit, read_result, write_result
 
 
 def stage(run: Run) -> int:

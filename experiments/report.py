@@ -20,8 +20,8 @@ from rich.console import Console
 
 import jaxparc
 from experiments import benchmarks, finetune_all
-from experiments._run import Run, Stage, StageError, say
 from experiments.runner import command_line
+from experiments.runner.run import Run, Stage, StageError
 from experiments.tables import read
 from experiments.tables.report import report_tables, title, with_baselines, write_files
 from jaxparc import datasets, evaluation, printing, report
@@ -29,6 +29,7 @@ from jaxparc.errors import InputError
 from jaxparc.evaluation import outcomes
 from jaxparc.evaluation.summary import Summary, summarise
 from jaxparc.report import sheets
+from jaxparc.units.progress import say
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 # The benchmarks that the paper has tables of.

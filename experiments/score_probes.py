@@ -17,21 +17,13 @@ import numpy as np
 
 import jaxparc
 from experiments import extract_probes, finetune_all, train_sources
-from experiments._run import (
-    Run,
-    Stage,
-    StageError,
-    Unit,
-    is_done,
-    read_result,
-    run_units,
-    say,
-    write_result,
-)
 from experiments.runner import command_line
+from experiments.runner.run import Run, Stage, StageError, run_units
 from jaxparc import array_files, files, labels, models, selectors
 from jaxparc.evaluation import Transfer
 from jaxparc.training import checkpoints
+from jaxparc.units.progress import say
+from jaxparc.units.unit import Unit, is_done, read_result, write_result
 
 
 def stage(run: Run) -> int:

@@ -21,15 +21,16 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import extract_probes, finetune_all, score_probes, train_sources
-from experiments._run import Run, Stage, StageError, run_units, say
 from experiments.benchmarks import Benchmark
 from experiments.runner import command_line
+from experiments.runner.run import Run, Stage, StageError, run_units
 from experiments.tables import figures, published, read
 from experiments.tables.figures import Point
 from jaxparc import datasets, evaluation, files, printing, report, selectors
 from jaxparc.evaluation import Transfer
 from jaxparc.labels import encode
 from jaxparc.report import sheets
+from jaxparc.units.progress import say
 
 SIZES = (50, 100, 200, 300, 400, 500)
 DIMENSIONS = (2, 4, 8, 16, 32, 64, 128)

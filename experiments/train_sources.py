@@ -1,4 +1,4 @@
-"""Stage 1: every architecture is trained on every source, from random or another's weights.
+"""Stage 1: train every architecture on every source, from random weights or another source's.
 
 Writes checkpoints/<benchmark>/<architecture>/<source>/.
 """
@@ -12,28 +12,27 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments import _run
 from experiments.benchmarks import Benchmark
-from experiments.runner import command_line as _main
+from experiments.runner import command_line
 from experiments.runner import data as _data
 from experiments.runner import telemetry as _telemetry
+from experiments.runner.run import Run, Stage, list_by_name, partial_folder, run_units
 from jaxparc import models, parallel
-from jaxparc.training import checkpoints
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc.training import checkpoints, loop, steps
+from jaxparc.training.steps import Task, Variables
+from jaxparc.units.unit import Unit
 
 
 def task_of(
     benchmark: Benchmark, architecture: str, dataset: str, *, training: bool = False
-) -> train.Task:
-    """The network of an architecture for the classes of a data set.
+) -> Task:
+    """Return the network of an architecture for the classes of a data set.
 
     Args:
-        benchmark: whose it is.
+        benchmark: the settings.
         architecture: a key of `models.MODELS`.
         dataset: its short name.
-        training: whether it is to be trained, in the precision and with the batch norm of the
-            settings, or to look.
+        training: True for the precision and batch norm of training; False for inference.
     """
     spec, data = models.get(architecture), benchmark.data(dataset)
     module = spec.module(
@@ -49,7 +48,7 @@ def task_of(
             dtype=jnp.dtype(benchmark.dtype),
             axis_name=parallel.AXIS if benchmark.sync_batch_norm else None,
         )
-    return train.Task(
+    return Task(
         module,
         spec.mean,
         spec.std,
@@ -58,53 +57,55 @@ def task_of(
     )
 
 
-def initial(run: _run.Run, architecture: str, dataset: str, *purpose: object) -> train.Variables:
-    """Random weights, the head included, drawn for one purpose."""
+def initial(run: Run, architecture: str, dataset: str, *purpose: object) -> Variables:
+    """Return random weights, drawn for one purpose, the head included."""
     # One compiled initialisation serves all numbers of classes: only the head differs.
     module = task_of(run.benchmark, architecture, run.benchmark.source_names[0]).module
     seed = run.seed("initial", architecture, dataset, *purpose)
-    variables = train.initial(module, run.benchmark.image_size, seed)
-    return train.with_new_head(variables, run.benchmark.data(dataset).num_classes, seed)
+    variables = steps.initial(module, run.benchmark.image_size, seed)
+    return steps.with_new_head(variables, run.benchmark.data(dataset).num_classes, seed)
 
 
-def _first(run: _run.Run, architecture: str, source: str) -> train.Variables:
-    """The weights that training on a source starts from."""
+def _first(run: Run, architecture: str, source: str) -> Variables:
+    """Return the weights that training on a source starts from."""
     start = run.benchmark.source_start
     if start in ("", source):
         return initial(run, architecture, source)
     classes = run.benchmark.data(source).num_classes
     seed = run.seed("start", architecture, source)
-    return train.with_new_head(source_model(run, architecture, start), classes, seed)
+    return steps.with_new_head(source_model(run, architecture, start), classes, seed)
 
 
-def weights_path(run: _run.Run, architecture: str, source: str) -> Path:
-    """Where a source model's checkpoint is."""
+def weights_path(run: Run, architecture: str, source: str) -> Path:
+    """Return the path of a source model's checkpoint."""
     return run.weights / architecture / source
 
 
 def unit_name(architecture: str, source: str) -> str:
-    """What a source model's checkpoint says that it is."""
+    """Return the name that a source model's checkpoint holds."""
     return f"{architecture} on {source}"
 
 
-def source_model(run: _run.Run, architecture: str, source: str) -> train.Variables:
-    """The weights of a source model.
+def source_model(run: Run, architecture: str, source: str) -> Variables:
+    """Return the weights of a source model.
 
     Raises:
-        CheckpointError: missing, damaged or another's.
+        CheckpointError: missing, damaged or of another model.
     """
-    return _kept(weights_path(run, architecture, source), unit_name(architecture, source))
+    return _cached(weights_path(run, architecture, source), unit_name(architecture, source))
 
 
-def _restore(path: Path, name: str) -> train.Variables:
+def _restore(path: Path, name: str) -> Variables:
     variables, metadata = checkpoints.restore(path)
     if metadata.get("unit") != name:
-        raise checkpoints.CheckpointError(f"checkpoint {path} is not of the unit {name!r}")
+        raise checkpoints.CheckpointError(
+            f"checkpoint {path} is of the unit {metadata.get('unit')!r}; expected {name!r}"
+        )
     return variables
 
 
-# The last few are kept, as units ask for the same again and again.
-_kept = functools.lru_cache(maxsize=4)(_restore)
+# A few are cached, as successive units need the same one.
+_cached = functools.lru_cache(maxsize=4)(_restore)
 
 
 def _check(path: Path, name: str) -> None:
@@ -113,17 +114,18 @@ def _check(path: Path, name: str) -> None:
     _restore(path, name)
 
 
-def stage(run: _run.Run) -> int:
+def stage(run: Run) -> int:
     """Train what is missing; returns the number of failures."""
     _data.prepare(run.benchmark)
-    return _run.run_units(run, "train_sources", units(run))
+    listing = list_by_name("experiments.train_sources", run)
+    return run_units(run, "train_sources", units(run), listing)
 
 
-def units(run: _run.Run) -> list[_run.Unit]:
-    """Every source model, before those that start from it."""
+def units(run: Run) -> list[Unit]:
+    """Return the units of all source models, each before those that start from it."""
     start = run.benchmark.source_start
     return [
-        _run.Unit(
+        Unit(
             unit_name(architecture, source),
             weights_path(run, architecture, source),
             _check,
@@ -137,8 +139,8 @@ def units(run: _run.Run) -> list[_run.Unit]:
     ]
 
 
-def lacking(run: _run.Run, architecture: str, source: str) -> dict[str, str]:
-    """What is missing of what a source model is trained with; nothing if it is there."""
+def lacking(run: Run, architecture: str, source: str) -> dict[str, str]:
+    """Return what is missing for the training of a source model; nothing if it is done."""
     if weights_path(run, architecture, source).exists():
         return {}
     start = run.benchmark.source_start
@@ -146,14 +148,14 @@ def lacking(run: _run.Run, architecture: str, source: str) -> dict[str, str]:
     return before | _data.lacking(run.benchmark, source)
 
 
-def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[int], None]) -> None:
+def _train(run: Run, architecture: str, source: str, on_images: Callable[[int], None]) -> None:
     started = time.monotonic()
     benchmark = run.benchmark
     task = task_of(benchmark, architecture, source, training=True)
     name = f"{architecture}_{source}"
-    partial = _run.partial(run, "train_sources", name)
+    partial = partial_folder(run, "train_sources", name)
     with _telemetry.watching(run, "train_sources", [name], on_images) as watch:
-        variables, losses = fitting.fit(
+        variables, losses = loop.fit(
             task,
             _first(run, architecture, source),
             _data.images(benchmark, source, "train"),
@@ -170,7 +172,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
             watch=functools.partial(watch, 0),
             partial=partial,
         )
-    accuracy = fitting.accuracy(
+    accuracy = loop.accuracy(
         task,
         variables,
         _data.images(benchmark, source, "test"),
@@ -187,7 +189,7 @@ def _train(run: _run.Run, architecture: str, source: str, on_images: Callable[[i
     checkpoints.remove(partial)
 
 
-STAGE = _run.Stage(stage, units, "train_sources")
+STAGE = Stage(stage, units, "train_sources", divisible=True)
 
 if __name__ == "__main__":
-    _main.main(__doc__, STAGE)
+    command_line.main(__doc__, STAGE)

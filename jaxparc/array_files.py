@@ -1,6 +1,6 @@
-"""Arrays in .npy and .npz files, read to the last byte: NumPy stops before a member's checksum.
+"""Arrays in .npy and .npz files, with checksums verified, which NumPy's reader does not.
 
-Nothing is unpickled, and nothing is allocated that the file cannot hold.
+Nothing is unpickled, and no more memory is allocated than the file can fill.
 """
 
 import contextlib
@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import files
+from jaxparc.errors import InputError
 
-ONLY = ""  # the name of the array of a .npy file
-_EXPANSION = 1032  # bytes that deflate makes of one, at most
+ONLY = ""  # the name given to the array of a .npy file
+_EXPANSION = 1032  # the greatest ratio of deflate
 _BLOCK = 1 << 20
-_TAIL = 22 + 0xFFFF  # of a zip file's end, at most
+_TAIL = 22 + 0xFFFF  # bytes of the end record of a zip file, at most
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -26,13 +27,13 @@ _HEADERS = {
 
 
 class Header(NamedTuple):
-    """What an array is.
+    """The header of an array.
 
     Attributes:
         shape: of the array.
-        dtype: likewise.
-        columns: whether it is stored column by column.
-        start: bytes before its first number.
+        dtype: of the array.
+        columns: whether it is stored in column-major (Fortran) order.
+        start: offset of its first element, in bytes.
     """
 
     shape: tuple[int, ...]
@@ -42,16 +43,16 @@ class Header(NamedTuple):
 
 
 class Archive(Mapping[str, np.ndarray]):
-    """The arrays of a .npz file, or the one of a .npy, each read when it is asked for.
+    """The arrays of an .npz file, or the one of an .npy file, each read on access.
 
-    A member of a .npz is checked by its CRC; a .npy has none, and its size alone can be checked.
+    A member of an .npz is verified by its CRC; an .npy has none, so only its size is checked.
 
     Attributes:
         path: of the file.
-        headers: name -> what the array is.
+        headers: name -> header of the array.
 
     Raises:
-        ValueError: it is no such file, or a broken one; likewise when an array is read. The message
+        InputError: it is not such a file, or damaged; likewise when an array is read. The message
             names the file.
         OSError: it cannot be opened.
     """
@@ -73,17 +74,17 @@ class Archive(Mapping[str, np.ndarray]):
         header = self.headers[name]
         with self._reading(), self._member(name) as file:
             if header.dtype.hasobject:
-                raise ValueError(f"{name or 'it'} holds Python objects, which are not unpickled")
+                raise InputError(f"{name or 'it'} contains Python objects, which are not unpickled")
             file.read(header.start)
             array = np.empty(math.prod(header.shape), header.dtype)
-            octets: Any = array.view(np.uint8)  # dates, for one, have no buffer
+            octets: Any = array.view(np.uint8)  # some dtypes, such as dates, have no buffer
             left = memoryview(octets)
             while len(left):
                 count = file.readinto(left[:_BLOCK])
                 if not count:
-                    raise ValueError("it ends too early")
+                    raise InputError("it is truncated")
                 left = left[count:]
-            file.read(1)  # the end, where the CRC is compared
+            file.read(1)  # reaching the end compares the CRC
             shape = header.shape
             return array.reshape(shape[::-1]).T if header.columns else array.reshape(shape)
 
@@ -100,7 +101,7 @@ class Archive(Mapping[str, np.ndarray]):
         self.close()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def _open(self) -> None:
@@ -111,45 +112,47 @@ class Archive(Mapping[str, np.ndarray]):
             self.headers[ONLY] = self._header(ONLY, size)
             return
         if not start.startswith(b"PK"):
-            raise ValueError(f"it begins with {start!r}, as no .npy or .npz file does")
+            raise InputError(f"it starts with {start!r}; expected a .npy or .npz file")
         self._zip = zipfile.ZipFile(self._file)
         members = self._zip.infolist()
-        # An entry of the directory that is longer than it was swallows those behind it.
+        # A directory entry whose length is corrupted hides those after it.
         self._file.seek(max(0, size - _TAIL))
         tail = self._file.read(_TAIL)
         end = tail.rfind(b"PK\5\6")
         listed = int.from_bytes(tail[end + 10 : end + 12], "little")
         if listed not in (len(members), 0xFFFF):
-            raise ValueError(f"its directory lists {len(members)} members of {listed}")
+            raise InputError(f"its directory lists {len(members)} members; expected {listed}")
         packed = 0
         for info in members:
             packed += info.compress_size
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"{info.filename} is compressed by another method than deflate")
+                raise InputError(
+                    f"{info.filename} has an unsupported compression; expected deflate"
+                )
             if packed > size or info.file_size > _EXPANSION * info.compress_size:
-                raise ValueError(f"{info.filename} declares more than the file can hold")
+                raise InputError(f"{info.filename} declares a larger size than the file can hold")
             with self._zip.open(info):
-                pass  # compares its two names
+                pass  # compares the names in the directory and at the member
             name = info.filename.removesuffix(".npy")
             if name == info.filename:
                 continue
             if name in self.headers:
-                raise ValueError(f"it holds {name} twice")
+                raise InputError(f"duplicate member {name}")
             self.headers[name] = self._header(name, info.file_size)
 
     def _header(self, name: str, size: int) -> Header:
-        """The header of a member of `size` bytes, which it must account for."""
+        """Read the header of a member, which must account for its `size` in bytes."""
         with self._member(name) as file:
             version = np.lib.format.read_magic(file)
             if version not in _HEADERS:
-                raise ValueError(f"format {version} of .npy files is not known")
+                raise InputError(f"unknown version {version} of the .npy format")
             shape, columns, dtype = _HEADERS[version](file)
             start = file.tell()
         if not dtype.hasobject:
             needed = math.prod(shape) * dtype.itemsize
             if min(shape, default=0) < 0 or needed != size - start or not dtype.itemsize:
-                raise ValueError(
-                    f"{name or 'it'} holds {size - start} bytes; {dtype} {shape} takes {needed}"
+                raise InputError(
+                    f"{name or 'it'} has {size - start} bytes; {dtype} {shape} takes {needed}"
                 )
         return Header(shape, dtype, columns, start)
 
@@ -164,18 +167,18 @@ class Archive(Mapping[str, np.ndarray]):
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """Says what is wrong with the file, in one kind of error."""
+        """Turn whatever is raised into an error that names the file."""
         try:
             yield
-        except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
-            raise ValueError(f"{self.path} cannot be read: {error}") from error
+        except Exception as error:  # zipfile and NumPy raise a dozen types on damaged files
+            raise InputError(f"{self.path} cannot be read: {error}") from error
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file, every byte of them checked.
+    """Read all arrays of a file, with their checksums verified.
 
     Raises:
-        ValueError: it is no such file, or a broken one; the message names it.
+        InputError: it is not such a file, or damaged; the message names it.
         OSError: it cannot be opened.
     """
     with Archive(path) as archive:

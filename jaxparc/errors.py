@@ -24,3 +24,10 @@ class OperationError(RuntimeError):
 
 class UndefinedScoreWarning(UserWarning):
     """Scores are NaN; the message names the models, the methods and the reason."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that the host or a device is out of memory."""
+    if isinstance(error, MemoryError):
+        return True
+    return type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)

@@ -1,15 +1,21 @@
-"""What any model sees in images: your own apply function in, features and probabilities out."""
+"""Any model's features and class probabilities of images: its apply function in, arrays out.
+
+A network of `models` becomes an apply function by `compile_network`.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from jaxparc import parallel
+from jaxparc.errors import InputError
 
 
 class Extracted(NamedTuple):
@@ -35,45 +41,49 @@ def extract(
     *,
     batch_size: int = 64,
     jit: bool = True,
+    layers: int | None = None,
+    source_images: int | None = None,
 ) -> Extracted:
-    """Runs a model over images in batches, on all local devices.
+    """Run a model over images in batches, on all local devices.
 
     Args:
-        apply_fn: of one batch of images, or of (variables, batch) if variables are given; returns
-            features (b, d), or these and logits (b, z). Features are what enters the last linear
-            layer. It must be in inference mode, and treat every image alone.
+        apply_fn: function of one batch of images, or of (variables, batch) if variables are given;
+            returns features (b, d), or these and logits (b, z). Features are the input of the last
+            linear layer. It must be in inference mode, and treat every image independently.
         images: (n, ...), as `apply_fn` takes them, preprocessed: an array, or anything that gives
-            rows when it is sliced.
+            rows when it is sliced. It is sliced in another thread, one batch ahead.
         variables: any pytree of arrays, placed on every device once. A function that closes over
             its weights works as well, and compiles them in.
         batch_size: of all devices together; rounded up to a multiple of their number. The last
-            batch is filled up, and what was filled up is cut off again.
-        jit: whether `apply_fn` is JAX. Otherwise, as of another framework, it gets NumPy batches.
+            batch is padded, and the padding is cut off again.
+        jit: whether to compile `apply_fn` for all devices. Set it to False for a function that is
+            not JAX, or that is compiled already: it gets NumPy batches.
+        layers: number of layers of the model, kept in the result.
+        source_images: number of images that the model was trained on, likewise.
 
     Returns:
-        Features and, if there are logits, class probabilities: what `score_bank` takes.
+        Features and, if `apply_fn` returns logits, class probabilities.
 
     Raises:
-        ValueError: there is no image, `apply_fn` is no function (such as a module in its place), or
-            it returns something else; the message says what.
+        InputError: there are no images, batch_size is below 1, `apply_fn` is not a function (a
+            module, say), or it returns something else; the message says what.
     """
     _require_function(apply_fn)
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        raise InputError(f"batch_size is {batch_size}; expected at least 1")
     n = len(images)
     if n == 0:
-        raise ValueError("there is no image")
-    devices = jax.local_device_count() if jit else 1
+        raise InputError("images are empty; expected at least 1")
+    devices = jax.local_device_count()
     size = -(-min(batch_size, n) // devices) * devices
     call = functools.partial(_call, apply_fn, variables is not None)
     if jit:
         step = parallel.data_parallel(functools.partial(_gathered, call), (0, None))
         placed = parallel.replicate({} if variables is None else variables)
     rows: list[tuple[np.ndarray, ...]] = []
-    for start in range(0, n, size):
-        batch = np.asarray(images[start : start + size])
+    for batch in _read_ahead(images, n, size):
         count = len(batch)
-        # The last image again, rather than zeros: whatever the model does to them, it has done.
+        # The last image again, rather than zeros: the model can compute it, as it just did.
         batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])
         if jit:
             found = step(parallel.shard({"images": batch})["images"], placed)
@@ -84,7 +94,76 @@ def extract(
     features, *logits = (
         np.concatenate(part).astype(np.float32) for part in zip(*rows, strict=True)
     )
-    return Extracted(features, np.asarray(jax.nn.softmax(logits[0])) if logits else None)
+    probs = np.asarray(jax.nn.softmax(logits[0])) if logits else None
+    return Extracted(features, probs, layers, source_images)
+
+
+def compile_network(
+    module: Any,
+    variables: Mapping[str, Any],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: DTypeLike | None = None,
+) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    """Return a network as an apply function for `extract(..., jit=False)`, on all local devices.
+
+    Networks of one architecture share one compiled program.
+
+    Args:
+        module: a network of `models`.
+        variables: its weights.
+        mean: of each channel, of images in [0, 1].
+        std: likewise.
+        dtype: of the computation; by default the network's on a CPU and bfloat16 elsewhere.
+
+    Returns:
+        A function of (b, h, w, 3) uint8, b a multiple of the number of devices. It returns features
+        (b, d) and, if the network has a head, logits (b, z), float32.
+    """
+    from jaxparc.models import inference  # which needs flax
+
+    if dtype is None and jax.default_backend() != "cpu":
+        dtype = jnp.bfloat16
+    module = module.clone(**{} if dtype is None else {"dtype": dtype}, axis_name=parallel.AXIS)
+    prepared = parallel.replicate(inference.prepare(module, variables))
+    step = _compiled_network(module, mean, std)
+
+    def apply_fn(images: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = step(prepared, parallel.shard({"image": images})["image"])
+        return tuple(np.asarray(output).reshape(len(images), -1) for output in found)
+
+    return apply_fn
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_network(
+    module: Any, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[..., tuple[Array, ...]]:
+    from jaxparc.models import inference, layers
+
+    def network(variables: Any, images: Array) -> tuple[Array, ...]:
+        found = inference.apply(module, variables, layers.normalise(images, mean, std))
+        features, logits = found
+        outputs = (features, logits) if logits.shape[1] else (features,)
+        return tuple(jax.lax.all_gather(output, parallel.AXIS) for output in outputs)
+
+    return parallel.data_parallel(network, (None, 0))
+
+
+def _read_ahead(images: Any, n: int, size: int) -> Iterator[np.ndarray]:
+    """Slice images into batches; the next one is read, or decoded, while the model runs."""
+    with futures.ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(_slice, images, 0, size)
+        for start in range(size, n + size, size):
+            batch = ahead.result()
+            if start < n:
+                ahead = reader.submit(_slice, images, start, size)
+            yield batch
+
+
+def _slice(images: Any, start: int, size: int) -> np.ndarray:
+    return np.asarray(images[start : start + size])
 
 
 def _require_function(apply_fn: Any) -> None:
@@ -99,14 +178,14 @@ def _require_function(apply_fn: Any) -> None:
     elif (
         callable(getattr(apply_fn, "init", None))
         and callable(getattr(apply_fn, "apply", None))
-        and getattr(apply_fn, "scope", None) is None  # one that is bound knows its variables
+        and getattr(apply_fn, "scope", None) is None  # a bound one knows its variables
     ):
         what, form = f"the module {named}", "its function, module.apply, and variables"
     elif not callable(apply_fn):
         what, form = f"a {named}", "a function of images, or of (variables, images)"
     else:
         return
-    raise ValueError(f"apply_fn is {what}; expected {form}")
+    raise InputError(f"apply_fn is {what}; expected {form}")
 
 
 def _call(apply_fn: Callable[..., Any], takes_variables: bool, images: Any, variables: Any) -> Any:
@@ -114,16 +193,16 @@ def _call(apply_fn: Callable[..., Any], takes_variables: bool, images: Any, vari
 
 
 def _gathered(call: Callable[..., Any], images: Array, variables: Any) -> tuple[Array, ...]:
-    """All devices' outputs."""
+    """The outputs of all devices."""
     outputs = _outputs(call(images, variables), len(images))
     return tuple(jax.lax.all_gather(jnp.asarray(o), parallel.AXIS) for o in outputs)
 
 
 def _outputs(found: Any, b: int) -> tuple[Any, ...]:
-    """Features, or features and logits, if that is what it is."""
+    """Features, or features and logits; refuse anything else."""
     outputs = found if isinstance(found, tuple | list) else (found,)
     shapes = [tuple(getattr(output, "shape", ())) for output in outputs]
     if not 1 <= len(shapes) <= 2 or any(len(s) != 2 or s[0] != b for s in shapes):
-        told = ", ".join(map(str, shapes)) or "nothing"
-        raise ValueError(f"apply_fn returns {told}; expected features ({b}, d), or with logits")
+        returned = ", ".join(map(str, shapes)) or "nothing"
+        raise InputError(f"apply_fn returns {returned}; expected features ({b}, d), or with logits")
     return tuple(outputs)

@@ -1,12 +1,11 @@
-"""Files that are whole or not there: written under a temporary name, renamed, and sealed.
+"""Files that are complete or absent: written under a temporary name, then renamed; and tables.
 
-A sealed file is JSON with the SHA-256 of its own content, so that a reader notices a flipped digit.
+A sealed file is JSON with the SHA-256 of its content, so that a reader detects any damage.
 """
 
 import codecs
 import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -19,140 +18,115 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxparc import locks
+from jaxparc.errors import InputError, OperationError
 
-class DamagedFileError(RuntimeError):
-    """A file that is not what was written; the message names its path."""
+
+class DamagedFileError(OperationError):
+    """A file is not what was written to it; the message names its path."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which takes the place of `path` when the block succeeds.
+    """Yield a temporary path to write to; it replaces `path` when the block succeeds.
 
     The file gets the permissions that the umask leaves, whatever the block's writer gives it.
-    What a killed process left of the same file goes first.
+    What a killed process left of the same file is removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear(path.parent, path.name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
-    # The lock tells others that this process lives, on any machine and whoever gets its number.
-    with temporary.open("wb") as held:
-        try:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_INCOMPLETE}")
+    # The lock tells others that this process is alive, on any machine and whoever gets its number.
+    # It is a file of its own, as Windows lets nobody write or rename a locked one.
+    lock = temporary.with_name(f"{temporary.name}{_LOCK}")
+    try:
+        with contextlib.ExitStack() as held:
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.enter_context(locks.exclusive(lock, wait=False))
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
-            mode = stat.S_IMODE(os.fstat(held.fileno()).st_mode)
             if stat.S_IMODE(temporary.stat().st_mode) != mode:
                 temporary.chmod(mode)
             temporary.replace(path)
-        except OSError as error:
-            if error.errno is not None and error.filename is None:  # a full disk names no file
-                error.filename = str(path)
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk names no file
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
+
+
+_INCOMPLETE, _LOCK = ".incomplete", ".lock"
 
 
 def clear(folder: Path, name: str = "*") -> None:
     """Remove what killed processes left half-written in a folder, of one file or of all.
 
-    What a living process writes stays, and what cannot be removed.
+    What a living process is writing stays, and so does what cannot be removed.
     """
-    pattern = re.compile(rf"\.{'.+' if name == '*' else re.escape(name)}\.\d+\.incomplete")
+    pattern = re.compile(
+        rf"\.{'.+' if name == '*' else re.escape(name)}\.\d+{re.escape(_INCOMPLETE)}"
+    )
     with contextlib.suppress(OSError):
-        for half in [entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]:
-            if not half.is_file(follow_symlinks=False):
+        names = {name.removesuffix(_LOCK) for name in os.listdir(folder)}
+        for half in (folder / name for name in names if pattern.fullmatch(name)):
+            lock = half.with_name(f"{half.name}{_LOCK}")
+            if half.is_symlink() or half.is_dir():
                 continue
-            with contextlib.suppress(OSError), Path(half.path).open("r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                Path(half.path).unlink()
+            with contextlib.suppress(OSError), locks.exclusive(lock, wait=False):
+                half.unlink(missing_ok=True)
+                lock.unlink()
 
 
-LONGEST = 200  # bytes of a name: the file system takes 255, endings and temporary names included
-# Marks of direction, alone of the characters that format: those that join emoji may be in names.
+LONGEST = 200  # bytes of a name; file systems allow 255, with suffixes and temporary names
+# Of the formatting characters only bidirectional ones are refused: joiners occur in emoji.
 _BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot name a file in a folder, its ending apart.
+    """Check that a name can be that of a file in a folder, without its suffix.
 
     Raises:
-        ValueError: it is empty, a path, hidden, too long, or holds control characters; the message
-            shows it.
+        InputError: it is empty, a path, hidden, too long, or contains control characters.
     """
     shown = repr(name if len(name) <= 60 else f"{name[:50]}...")
     size = len(name.encode(errors="replace"))
     if not name:
         flaw = "is empty"
     elif "/" in name:
-        flaw = "holds '/'"
+        flaw = "contains '/'"
     elif name[0] == ".":
-        flaw = "begins with a full stop"
+        flaw = "starts with a full stop"
     elif size > LONGEST:
-        flaw = f"is {size} bytes long; at most {LONGEST} fit"
+        flaw = f"is {size} bytes long; expected at most {LONGEST}"
     elif any(
         unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(c) in _BIDI
         for c in name
     ):
-        flaw = "holds a control character"
+        flaw = "contains a control character"
     else:
         return
-    raise ValueError(f"the name {shown} {flaw}; a name is also that of a file")
+    raise InputError(f"the name {shown} {flaw}; expected a name that a file can have")
 
 
 def path_of(folder: Path, name: str) -> Path:
-    """The file of a name in a folder: UTF-8 on disk, whatever the locale says."""
+    """Return the path of a named file in a folder; the name is UTF-8 on disk in any locale."""
     return folder / os.fsdecode(name.encode(errors="surrogateescape"))
 
 
 def stem_of(path: Path) -> str:
-    """The name of a file without its ending, in any locale; bytes that are not UTF-8 as escapes."""
+    """Return the name of a file without its suffix; bytes that are not UTF-8 become escapes."""
     return os.fsencode(path.stem).decode(errors="backslashreplace")
 
 
-@contextmanager
-def locked(folder: Path, *, wait: bool, shared: bool = False) -> Iterator[None]:
-    """Hold a folder's lock, which the system lets go when the process dies.
-
-    Args:
-        folder: made if it is not there; the lock is the file `.lock` in it.
-        wait: until another process lets go; otherwise that is a BlockingIOError.
-        shared: with others that share it, and against those that do not.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(
-            file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-        )
-        yield
-
-
-@contextmanager
-def alone(folder: Path, busy: str) -> Iterator[None]:
-    """Hold a folder's lock as a command does, which does not wait for another one.
-
-    Args:
-        folder: made if it is not there.
-        busy: says what another process does.
-
-    Raises:
-        RuntimeError: another process holds it, or the folder cannot be written.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder, wait=False))
-        except BlockingIOError:
-            raise RuntimeError(f"{busy}; wait for it, or give another --out") from None
-        except OSError as error:
-            raise RuntimeError(f"cannot write {folder}: {error.strerror}") from error
-        yield
-
-
 def require_regular(path: Path) -> os.stat_result:
-    """The status of a regular file; a pipe or a device would be read for ever.
+    """Return the status of a regular file; reading a pipe or a device might never end.
 
     Raises:
-        ValueError: it is something else; the message names it.
-        OSError: it is not there.
+        InputError: it is not a regular file.
+        OSError: it does not exist.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -163,8 +137,8 @@ def require_regular(path: Path) -> os.stat_result:
             stat.S_IFCHR: "a device",
             stat.S_IFBLK: "a device",
         }
-        kind = kinds.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise ValueError(f"{path} is {kind}; expected a file")
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "not a regular file")
+        raise InputError(f"{path} is {kind}; expected a file")
     return status
 
 
@@ -172,25 +146,25 @@ _FOREIGN = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark, its lines ended by line feeds.
+    """Read a UTF-8 file, without its byte order mark, with line feeds as line ends.
 
     Raises:
-        ValueError: it is no regular file or not UTF-8; the message names it.
+        InputError: it is not a regular file, or not UTF-8.
         OSError: it cannot be read.
     """
     require_regular(path)
     data = path.read_bytes()
     if data.startswith(_FOREIGN):
-        raise ValueError(f"{path} is UTF-16; expected UTF-8")
+        raise InputError(f"{path} is UTF-16; expected UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path} line {line} is not UTF-8: {error.reason}") from None
+        raise InputError(f"{path} line {line} is not UTF-8: {error.reason}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-# Text that stands for a value that is not there, as pandas reads it.
+# What pandas reads as a missing value.
 MISSING = frozenset(
     (
         *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
@@ -203,8 +177,8 @@ class Row(NamedTuple):
     """A row of a table.
 
     Attributes:
-        line: on which it starts, as an editor counts.
-        cells: column -> text.
+        line: where it starts, as an editor counts.
+        cells: column name -> text.
     """
 
     line: int
@@ -212,16 +186,18 @@ class Row(NamedTuple):
 
 
 def read_table(path: Path, *, ours: bool = False) -> tuple[list[str], list[Row]]:
-    """The columns and the rows of a CSV file. Blank lines, and columns that are empty throughout
-    and have no name, as spreadsheets add them, are passed over.
+    """Read a CSV file, without blank lines and without the empty columns that spreadsheets append.
 
     Args:
         path: of the file.
-        ours: `table_text` may have written it: the apostrophe that it puts before formulas goes.
+        ours: whether `table_text` may have written it; its apostrophes before formulas are removed.
+
+    Returns:
+        The column names and the rows.
 
     Raises:
-        ValueError: it is not UTF-8, two columns have one name, a quote is not closed, or a row has
-            more or fewer cells than the first; the message names the file and the line.
+        InputError: it is not UTF-8, has duplicate columns or an unclosed quote, or a row has more
+            or fewer cells than the header; the message names the file and the line.
         OSError: it cannot be read.
     """
     reader = csv.reader(io.StringIO(read_text(path)), strict=True)
@@ -238,35 +214,35 @@ def read_table(path: Path, *, ours: bool = False) -> tuple[list[str], list[Row]]
             if not head:
                 head = _trimmed(cells, 0)
                 if twice := sorted({name for name in head if head.count(name) > 1}):
-                    raise ValueError(f"{path} has two columns {twice[0]!r}")
+                    raise InputError(f"{path} has a duplicate column {twice[0]!r}")
                 continue
             cells = _trimmed(cells, len(head))
             if len(cells) != len(head):
-                raise ValueError(
+                raise InputError(
                     f"{path} line {start} has {len(cells)} cells; expected {len(head)}: "
                     f"{', '.join(head)}"
                 )
             rows.append(Row(start, dict(zip(head, cells, strict=True))))
     except csv.Error as error:
-        raise ValueError(f"{path} line {line}: {error}") from None
+        raise InputError(f"{path} line {line}: {error}") from None
     return head, rows
 
 
-# What a spreadsheet computes, or takes for the command of another program; any number of
-# apostrophes before it, so that one more can be told from the cell's own.
+# What a spreadsheet would evaluate, after any number of apostrophes, so that the one added can be
+# told from those of the cell.
 _ACTS = r"(?:\s*[=+\-@＝＋－＠]|[\t\r\n])"  # noqa: RUF001
 _FORMULA = re.compile(f"'*{_ACTS}")
 _QUOTED = re.compile(f"'+{_ACTS}")
 _N = r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?|nan)"
 _NUMBER = re.compile(_N, re.ASCII | re.IGNORECASE)
-# as our tables have them: "-5.4 ± 0.1", "-3 to 7 ≈", "-5.42 [-5.4]"
+# as in our tables: "-5.4 ± 0.1", "-3 to 7 ≈", "-5.42 [-5.4]"
 _NUMBERS = re.compile(rf"{_N}(?: (?:±|to) {_N})?(?: ≈)?(?: \[{_N}\])?", re.ASCII | re.IGNORECASE)
 
 
 def table_text(rows: Iterable[Iterable[object]]) -> str:
-    """Rows as CSV, with an apostrophe before what a spreadsheet would compute.
+    """Format rows as CSV, with an apostrophe before what a spreadsheet would evaluate.
 
-    `read_table` takes it off again. Numbers stay what they are.
+    `read_table` removes it again. Numbers are unchanged.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(map(_inert, row) for row in rows)
@@ -279,31 +255,31 @@ def _inert(value: object) -> str:
 
 
 def number(cell: str) -> float:
-    """The number in a cell of a table: ASCII digits, where `float` takes 1_0 for 10.
+    """Parse a cell of a table; only ASCII digits, where `float` would read 1_0 as 10.
 
     Raises:
-        ValueError: it is none.
+        InputError: it is not a number.
     """
     if not _NUMBER.fullmatch(cell.strip()):
-        raise ValueError(f"{cell!r} is no number")
+        raise InputError(f"{cell!r} is not a number")
     return float(cell)
 
 
 def _trimmed(cells: list[str], least: int) -> list[str]:
-    """Cells without empty ones at the end, as many as `least` kept."""
+    """Drop empty cells at the end of a row, down to `least` cells."""
     while len(cells) > least and not cells[-1].strip():
         cells = cells[:-1]
     return cells
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, in UTF-8; lone surrogates become their escapes."""
+    """Write a text file atomically, in UTF-8; lone surrogates become escapes."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode(errors="backslashreplace"))
 
 
 def write_sealed(path: Path, content: Any) -> None:
-    """Write anything that JSON can hold, with its hash."""
+    """Write any JSON content atomically, with its hash."""
     content = json.loads(json.dumps(content))  # as it will be read: tuples as lists, keys as text
     sealed = {"content": content, "sha256": _hash(content)}
     write_text(path, json.dumps(sealed, indent=1) + "\n")
@@ -313,7 +289,7 @@ def read_sealed(path: Path) -> Any:
     """Read what `write_sealed` wrote.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
         DamagedFileError: it is not what was written.
     """
     try:

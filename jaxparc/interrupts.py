@@ -1,21 +1,22 @@
-"""Ctrl-C and SIGTERM at a command line: one line, exit 130, and what is done is kept.
+"""Ctrl-C and SIGTERM at a command line: one line, exit code 130, and finished work is kept.
 
-The first one raises KeyboardInterrupt, so that whatever is half done is cleared away. Libraries may
-swallow that, in a callback or while they are imported: so the process ends some seconds later
-whatever they do, and at a second signal at once. Only commands watch, as the signals of a process
-belong to whoever wrote its main program.
+The first signal raises KeyboardInterrupt, so that unfinished work is cleaned up. Libraries may
+swallow that, in a callback or while they are imported, so the process ends a few seconds later in
+any case, and at once on a second signal. Only commands install these handlers, as the signals of a
+process belong to its main program.
 """
 
 import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 CODE = 130
-GRACE = 3.0  # seconds from the first signal, in which a process clears away
+GRACE = 3.0  # seconds after the first signal for cleaning up
 _state: dict[str, Any] = {"watching": False, "came": False, "program": "jaxparc", "timer": None}
 
 
@@ -23,7 +24,7 @@ def watch(program: str) -> None:
     """Handle the signals of this process from now on.
 
     Args:
-        program: as it is called, before the line that says that it was interrupted.
+        program: name of the program, printed before the line that says it was interrupted.
     """
     _state.update(watching=True, program=program)
     sys.excepthook = _hook
@@ -35,30 +36,77 @@ def watch(program: str) -> None:
 
 
 def watching() -> bool:
-    """Whether `watch` was called."""
+    """Return whether `watch` was called."""
     return bool(_state["watching"])
 
 
 def came() -> bool:
-    """Whether a signal came: an error after it may be what a library made of it."""
+    """Return whether a signal came; a later error may be what a library turned it into."""
     return bool(_state["came"])
 
 
 def line(program: str, interrupt: BaseException | None = None) -> str:
-    """What is said: that it was interrupted and, if the exception says so, what is kept."""
+    """Return the line to print: interrupted, and what is kept if the exception says so."""
     kept = str(interrupt) if isinstance(interrupt, KeyboardInterrupt) else ""
     return f"{program}: interrupted; {kept or 'what is done is kept'}"
 
 
 def busy() -> None:
-    """Say that what is done is being saved, however long that takes."""
+    """Cancel the time limit for cleaning up, while work is being saved."""
     if _state["timer"] is not None:
         _state["timer"].cancel()
 
 
+class Deferral:
+    """A context in which Ctrl-C and SIGTERM can wait for the end of what they would tear apart.
+
+    Outside `deferred`, and in any thread but the main one, which alone gets signals, it changes
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self._deferring = False
+        self._came: list[tuple[int, Any]] = []
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Deferral":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if callable(handler := signal.getsignal(number)):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._deferring:
+            self._came.append((number, frame))
+        else:
+            self._handlers[number](number, frame)
+
+    @contextmanager
+    def deferred(self, defer: bool = True) -> Iterator[None]:
+        """Handle signals that arrive within at its end, also where that is an exception.
+
+        Args:
+            defer: False to handle them at once.
+        """
+        self._deferring = defer
+        try:
+            yield
+        finally:
+            self._deferring = False
+            while self._came:
+                number, frame = self._came.pop(0)
+                self._handlers[number](number, frame)
+
+
 def leave(code: int) -> NoReturn:
-    """Exit; after an interrupt at once, as threads that are still at work crash when they find
-    the interpreter gone.
+    """Exit; after an interrupt without waiting for threads, which would crash while the
+    interpreter shuts down.
     """
     if not watching():
         sys.exit(code)
@@ -97,7 +145,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported, of which half would be left."""
+    """Return whether a module is being imported, which would be left half-initialised."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -106,14 +154,14 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """For what no command caught."""
+    """Handle exceptions that no command caught."""
     if came() or isinstance(error, KeyboardInterrupt):
         _say_and_leave(error)
     sys.__excepthook__(kind, error, traceback)
 
 
 def _unraisable(unraisable: Any) -> None:
-    """For an interrupt within a callback, where it is lost: it is raised once more, outside."""
+    """Raise an interrupt again that was lost in a callback."""
     if not isinstance(unraisable.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return

@@ -1,7 +1,7 @@
 """Data parallelism over the local devices: the only file that says pmap.
 
-A step is an ordinary function of one device's share of a batch that reduces over `AXIS` whatever
-it returns. State is kept once per device, never stacked, and placed once.
+A step is an ordinary function of one device's share of a batch that reduces all its results over
+`AXIS`. State is replicated, never stacked, and placed once.
 """
 
 import functools
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxparc.errors import InputError
 
 AXIS = "batch"
 T = TypeVar("T")
@@ -24,17 +26,16 @@ def data_parallel(
     out_axes: int | None = None,
     donate: tuple[int, ...] = (),
 ) -> Callable[..., Any]:
-    """Compile a step that runs on all devices at once, those of other processes included.
+    """Compile a step for all devices, including those of other processes.
 
     Args:
-        step: a pure function whose every result is reduced over `AXIS`: one device's result is
-            taken for all, so a forgotten reduction would go unnoticed. With `out_axes`, one of a
-            device's own rows.
-        in_axes: per argument the axis along which `shard` split it, None if every device gets it
-            whole.
-        out_axes: the axis of the results along which devices' rows are put side by side, as `shard`
-            does.
-        donate: numbers of the arguments whose memory the results take: they are gone afterwards.
+        step: a pure function whose results are all reduced over `AXIS`: one device's result is
+            taken for all, so a forgotten reduction would go unnoticed. With `out_axes`, a function
+            of a device's own rows.
+        in_axes: per argument the axis along which `shard` split it; None for a replicated one.
+        out_axes: the axis of the results along which the devices' rows are stacked, as by `shard`.
+        donate: positions of the arguments whose memory is reused for the results; they cannot be
+            used afterwards.
     """
     return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate)
 
@@ -46,10 +47,10 @@ def replicate(tree: T, *, copy: bool = False) -> T:
 
     Args:
         tree: of arrays.
-        copy: in any case, as for what is donated: it may not share memory with what was given.
+        copy: always copy, as donated arrays may not share memory with `tree`.
     """
     sharding = NamedSharding(_mesh(), PartitionSpec())
-    if copy:  # device_put's may_alias=False keeps what is on the first device already
+    if copy:  # even with may_alias=False, device_put reuses what is on the first device
         tree = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, tree)
     return jax.device_put(tree, sharding, may_alias=False if copy else None)
 
@@ -65,12 +66,14 @@ def shard(batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
         Arrays with (devices, b / devices) in the place of the rows.
 
     Raises:
-        ValueError: the rows do not divide evenly.
+        InputError: the number of rows is not a multiple of the number of devices.
     """
     devices = jax.local_device_count()
     rows = {value.shape[axis] for value in batch.values()}
     if any(count % devices for count in rows):
-        raise ValueError(f"a batch of {max(rows)} rows does not divide over {devices} devices")
+        raise InputError(
+            f"the batch has {max(rows)} rows; expected a multiple of {devices} devices"
+        )
     split = {
         k: v.reshape(*v.shape[:axis], devices, -1, *v.shape[axis + 1 :]) for k, v in batch.items()
     }
@@ -80,35 +83,35 @@ def shard(batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
 def initialize(
     address: str | None = None, processes: int | None = None, process: int | None = None
 ) -> None:
-    """Join the other processes of a training run, before anything else is done with JAX.
+    """Join the other processes of a training run; call it before any other use of JAX.
 
-    Batches are of all processes together, each takes its `share` of them, and all get the same
+    Batches are of all processes together; each process takes its `share`, and all get the same
     losses and weights.
 
     Args:
-        address: HOST:PORT of the first process. None, here and in what follows, for what a cluster
-            says that JAX knows, such as Slurm.
-        processes: how many there are.
-        process: which one this is, from 0.
+        address: HOST:PORT of the first process. None, here and below, where JAX can ask the
+            cluster, such as Slurm.
+        processes: their number.
+        process: number of this one, from 0.
     """
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # read on a CPU alone
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # used on CPUs only
     jax.distributed.initialize(address, processes, process)
 
 
 def share() -> tuple[int, int]:
-    """Which part of every batch this process takes, and of how many: `input.batches`' `share`."""
+    """Return (i, k): this process takes the i-th of k parts of every batch, as in `batches`."""
     return jax.process_index(), jax.process_count()
 
 
 def peak_bytes(compiled: Any) -> int:
-    """Memory that a compiled step needs on a device, by the compiler's account."""
+    """Return the bytes that a compiled step needs on a device, by the compiler's account."""
     need = compiled.memory_analysis()
     parts = (need.argument_size_in_bytes, need.output_size_in_bytes, need.temp_size_in_bytes)
     return sum(parts) - need.alias_size_in_bytes
 
 
 def memory() -> int | None:
-    """Bytes that a local device may hold, where it says so; a CPU does not."""
+    """Return the memory of a local device in bytes; None where it is unknown, as on a CPU."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 

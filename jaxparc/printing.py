@@ -1,6 +1,6 @@
-"""What others named or wrote, made fit for where it is shown: one function for each kind of output.
+"""Text of unknown origin, escaped for where it is shown: one function for each kind of output.
 
-CSV has its own in `files.table_text`, and names of files `files.check_name`.
+For CSV see `files.table_text`, for names of files `files.check_name`.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-# What a narrow encoding lacks of what our tables are written with.
+# Replacements for characters of our tables that an encoding may lack.
 _PLAIN = {"±": "+/-", "–": "-", "…": "...", "≈": "~", "’": "'", "×": "x"}  # noqa: RUF001
 
 
 def visible(text: str) -> str:
-    r"""One line in which nothing acts or hides: controls, line ends and marks of direction escaped.
+    r"""Escape control characters, line ends and bidirectional marks.
 
-    Such as `\x1b`, `\n` or `\u202e`; what is printed stays, and so do all spaces.
+    Such as `\x1b`, `\n` or `\u202e`; printable characters and all spaces are unchanged.
     """
     if text.isprintable():
         return text
@@ -28,11 +28,11 @@ def visible(text: str) -> str:
 
 
 def shown(text: str, encoding: str | None = None) -> str:
-    """A line for a terminal or a log: visible, and in characters that its encoding has.
+    """Return a line for a terminal or a log: `visible`, in characters that its encoding has.
 
     Args:
-        text: of anybody.
-        encoding: that of stdout by default.
+        text: of any origin.
+        encoding: of the output; by default that of stdout.
     """
     text = visible(text)
     encoding = encoding or stdout_encoding()
@@ -44,20 +44,20 @@ def shown(text: str, encoding: str | None = None) -> str:
 
 
 def lines(text: str) -> str:
-    """`shown`, of a message whose own lines stay lines."""
+    """Apply `shown` to each line of a message."""
     return "\n".join(map(shown, text.split("\n")))
 
 
-_LONGEST = 700  # characters of an error: it may list every array of a network
+_LONGEST = 700  # characters of an error, which may list every array of a network
 
 
 def line(error: BaseException) -> str:
-    """An error as one line that names its file; of a long list, the beginning and the end."""
+    """Format an error as one line that names its file; a long one is shortened in the middle."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         what = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "output"
         text = f"{what}: {error.strerror}"
-    else:  # lists have a line for each item, behind a colon
+    else:  # lists have a line for each item, after a colon
         text = re.sub(r"\s*\n\s*", "; ", re.sub(r":\s*\n\s*", ": ", text.strip()))
     text = re.sub(r"\s*\n\s*", " ", text)
     if len(text) > _LONGEST:
@@ -66,43 +66,43 @@ def line(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, without the path, which the message has already."""
+    """Return why an operation failed, without the path, for a message that has it already."""
     return str(getattr(error, "strerror", None) or error)
 
 
 def markdown(text: str) -> str:
-    """A cell or a paragraph of Markdown that shows the text as it is."""
+    """Escape text for a cell or a paragraph of Markdown."""
     text = re.sub(r"[\\`*|]", r"\\\g<0>", html(text, quote=False))
     return text.replace("](", "]\\(")
 
 
 def html(text: str, *, quote: bool = True) -> str:
-    """Text for HTML or SVG, also within quotes of an attribute."""
+    """Escape text for HTML or SVG, including quoted attributes."""
     return html_.escape(visible(text), quote=quote)
 
 
 def count(number: int, one: str, several: str | None = None) -> str:
-    """How many there are: "1 model", "2 models"."""
+    """Format a number of things: "1 model", "2 models"."""
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """Names, the first `most` of many: "a, b and 3 more"."""
+    """Join names, at most `most` of them: "a, b and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def stdout_encoding() -> str:
-    """That of the terminal, UTF-8 where it is not known."""
+    """Return the encoding of stdout, UTF-8 if unknown."""
     return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """What a command prints reaches its reader, whatever the encoding, or it ends without a trace.
+    """Flush what a command prints, and exit without a traceback if that fails.
 
-    Characters that the encoding lacks are escaped. Exits with 1 if output cannot be written: with
-    one line that says why, and without where its reader has gone, as `head` goes.
+    Characters that the encoding lacks are escaped. Exits with 1 if output cannot be written, with
+    one line that says why; without one if the reader has closed the pipe, as `head` does.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -124,8 +124,8 @@ def ending() -> Iterator[None]:
 
 
 def _drop() -> None:
-    """Forget what could not be written, so that Python does not try again as it ends."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # of streams that are no files
+    """Discard what could not be written, so that Python does not try again at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # of streams that are not files
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,30 +1,32 @@
-"""Which images make a probe set (the paper, section 3.1), and which are held out for testing."""
+"""Draw probe sets (the paper, section 3.1) and test sets."""
 
 import numpy as np
 
+from jaxparc.errors import InputError
+
 
 def probe_indices(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
-    """Draws a probe set: round-robin over the classes, or at random for multi-label targets.
+    """Draw a probe set: round-robin over the classes, or at random for multi-label targets.
 
     The images of each class are shuffled; then one image per class is taken in turn until the
     budget is reached. With more than budget / 2 classes, budget // 2 of them are kept at random
-    first, so that every class can have two images: of those that have two, as long as there are
-    such. Where the kept ones have too few images for the budget, more classes follow.
+    first, so that every class can have two images; classes of at least two images are preferred.
+    Where the kept ones have too few images for the budget, more classes follow.
 
     Args:
         labels: (N,) classes of all images of the target's training split, or (N, c) multi-label.
-        budget: n, images to draw; more than there are draws them all.
+        budget: n, number of images; all are drawn where fewer exist.
         seed: of this probe set.
 
     Returns:
-        (min(n, N),) int64 positions in `labels`. The order is the round-robin's, so that either
+        (min(n, N),) int64 indices into `labels`. The order is the round-robin's, so that each
         half is about as balanced as the whole.
 
     Raises:
-        ValueError: the budget is below 1.
+        InputError: the budget is below 1.
     """
     if budget < 1:
-        raise ValueError(f"budget is {budget}; expected at least 1")
+        raise InputError(f"budget is {budget}; expected at least 1")
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     if np.ndim(labels) == 2:
@@ -32,7 +34,7 @@ def probe_indices(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
     classes, counts = np.unique(labels, return_counts=True)
     shuffled = rng.permutation(len(classes))
     if 2 * len(classes) > budget:
-        # Stable, so that a set without lone images keeps the classes that come first.
+        # Stable, so that the first classes are kept where none has a single image.
         shuffled = shuffled[np.argsort(counts[shuffled] < 2, kind="stable")]
         enough = int(np.searchsorted(np.cumsum(counts[shuffled]), budget)) + 1
         shuffled = shuffled[: max(budget // 2, 1, enough)]
@@ -40,7 +42,7 @@ def probe_indices(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
 
 
 def per_class_indices(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Draws k images of every class, or all of a class that has fewer.
+    """Draw k images of every class, or all of a class that has fewer.
 
     Args:
         labels: (N,) classes.
@@ -48,15 +50,17 @@ def per_class_indices(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
         seed: of this draw.
 
     Returns:
-        int64 positions in `labels`, round-robin over the classes.
+        (n,) int64 indices into `labels`, round-robin over the classes.
 
     Raises:
-        ValueError: k is below 1, or an image has several classes.
+        InputError: k is below 1, or labels are multi-label.
     """
     if k < 1:
-        raise ValueError(f"k is {k}; expected at least 1")
+        raise InputError(f"k is {k}; expected at least 1")
     if np.ndim(labels) != 1:
-        raise ValueError(f"labels are {np.shape(labels)}; expected one class per image")
+        raise InputError(
+            f"labels have shape {np.shape(labels)}; expected (N,), one class per image"
+        )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     classes, counts = np.unique(labels, return_counts=True)
@@ -65,7 +69,7 @@ def per_class_indices(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
 
 
 def _in_turns(labels: np.ndarray, classes: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """All images of these classes, one of each class in turn, those of a class in this order."""
+    """Return all images of some classes, one of each class in turn, each class in `order`."""
     turns = np.full(len(labels), -1)
     for place, cls in enumerate(classes):
         members = order[labels[order] == cls]
@@ -76,11 +80,11 @@ def _in_turns(labels: np.ndarray, classes: np.ndarray, order: np.ndarray) -> np.
 
 
 def held_out(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """Chooses a stratified test set of an exact size.
+    """Choose a stratified test set of an exact size.
 
     Each class is shuffled, its images are spread evenly over [0, 1), and the `count` lowest of
     all classes together are held out: every class gives its share, rounded up or down. The last
-    image of a class is held out when of every class only the last is left.
+    image of a class is held out only when one image of every class is left.
 
     Args:
         labels: (n,) classes.
@@ -88,7 +92,7 @@ def held_out(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
         seed: of the shuffle.
 
     Returns:
-        (n,) bool, True for the images held out.
+        (n,) bool, True for held-out images.
     """
     rng = np.random.default_rng(seed)
     position = np.empty(len(labels))

@@ -6,35 +6,35 @@ import jax
 import numpy as np
 
 from jaxparc import models, parallel
-from jaxparc.training import batches as input_
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc.training import decoding, loop, steps
+from jaxparc.training.decoding import Decoded
+from jaxparc.training.steps import Recipe, Task
 
 SIZE = 16
-RECIPE = train.Recipe(steps=6, batch_size=16, learning_rate=0.05)
+RECIPE = Recipe(steps=6, batch_size=16, learning_rate=0.05)
 
 
 def trained(resident):
     """Losses, accuracy and a sum of the weights of a small network with batch norm."""
     spec = models.get("resnet18")
     module = spec.module(num_classes=3, width=0.0625, stem="small", axis_name=parallel.AXIS)
-    task = train.Task(module, spec.mean, spec.std)
+    task = Task(module, spec.mean, spec.std)
     rng = np.random.default_rng(0)
-    side = input_.resized(SIZE)
+    side = decoding.resized(SIZE)
     # 40 = 2 x 16 + 8: half of the third batch is padding
-    source = input_.Decoded(rng.integers(0, 256, (40, side, side, 3), np.uint8), [0, 1, 2, 1] * 10)
+    source = Decoded(rng.integers(0, 256, (40, side, side, 3), np.uint8), [0, 1, 2, 1] * 10)
     if not resident:
         source = [source[i] for i in range(40)]
-    variables, losses = fitting.fit(
+    variables, losses = loop.fit(
         task,
-        train.initial(module, SIZE, 0),
+        steps.initial(module, SIZE, 0),
         source,
         RECIPE,
         size=SIZE,
         mirror=True,
         seed=1,
     )
-    accuracy = fitting.accuracy(task, variables, source, size=SIZE, batch_size=16)
+    accuracy = loop.accuracy(task, variables, source, size=SIZE, batch_size=16)
     weights = sum(float(np.abs(leaf).sum()) for leaf in jax.tree.leaves(jax.device_get(variables)))
     return losses, accuracy, weights
 

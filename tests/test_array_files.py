@@ -80,14 +80,14 @@ X = np.arange(4.0)
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (npy(X, claims=(1 << 40,)), "holds 32 bytes; float64 (1099511627776,) takes 8796093022208"),
-        (npy(X, claims=(3,)), "holds 32 bytes; float64 (3,) takes 24"),
-        (npy(X, claims=(-4,)), "holds 32 bytes"),
-        (npy(X)[:-1], "holds 31 bytes"),
-        (npy(X) * 2, "holds 192 bytes"),  # two arrays, of which NumPy reads the first
-        (b"\x93NUMPY\x09\x00", "format (9, 0)"),
-        (b"<html>", "begins with b'<html>'"),
-        (b"", "begins with b''"),
+        (npy(X, claims=(1 << 40,)), "has 32 bytes; float64 (1099511627776,) takes 8796093022208"),
+        (npy(X, claims=(3,)), "has 32 bytes; float64 (3,) takes 24"),
+        (npy(X, claims=(-4,)), "has 32 bytes"),
+        (npy(X)[:-1], "has 31 bytes"),
+        (npy(X) * 2, "has 192 bytes"),  # two arrays, of which NumPy reads the first
+        (b"\x93NUMPY\x09\x00", "version (9, 0)"),
+        (b"<html>", "starts with b'<html>'"),
+        (b"", "starts with b''"),
         (b"PK\x03\x04", "not a zip file"),
     ],
 )
@@ -106,11 +106,11 @@ def test_what_is_not_what_it_says_is_refused_before_it_is_read(data, said, tmp_p
 def test_hostile_archives_are_refused(tmp_path):
     path = tmp_path / "x.npz"
     zipped(path, [("x.npy", npy(X))], compression=zipfile.ZIP_BZIP2)
-    with pytest.raises(ValueError, match="another method than deflate"):
+    with pytest.raises(ValueError, match="unsupported compression"):
         array_files.Archive(path)
     with pytest.warns(UserWarning, match="Duplicate name"):
         zipped(path, [("x.npy", npy(X)), ("x.npy", npy(X + 1))])
-    with pytest.raises(ValueError, match="holds x twice"):
+    with pytest.raises(ValueError, match="duplicate member x"):
         array_files.Archive(path)
     zipped(path, [("x.npy", npy(X)), ("notes.txt", b"passed over")])
     assert list(array_files.read(path)) == ["x"]
@@ -119,7 +119,7 @@ def test_hostile_archives_are_refused(tmp_path):
     data = path.read_bytes()
     size = len(npy(X))
     path.write_bytes(data.replace(size.to_bytes(4, "little"), (3 << 30).to_bytes(4, "little")))
-    with pytest.raises(ValueError, match="declares more than the file can hold"):
+    with pytest.raises(ValueError, match="declares a larger size than the file can hold"):
         array_files.Archive(path)
 
 
@@ -127,7 +127,7 @@ def test_objects_are_not_unpickled(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.array([{}], object))
     with array_files.Archive(tmp_path / "x.npz") as archive:
         assert archive.headers["x"].dtype == object
-        with pytest.raises(ValueError, match="holds Python objects, which are not unpickled"):
+        with pytest.raises(ValueError, match="contains Python objects, which are not unpickled"):
             archive["x"]
 
 

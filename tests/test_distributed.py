@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import distributed
 import numpy as np
@@ -25,8 +26,10 @@ def expected(tmp_path_factory):
 
 
 def environment():
-    folder = os.path.dirname(distributed.__file__)
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": folder}
+    """With this package before one that is installed."""
+    tests = Path(distributed.__file__).parent
+    paths = os.pathsep.join(map(str, (tests, tests.parent)))
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
 
 
 @pytest.mark.slow

@@ -1,4 +1,8 @@
 import re
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,8 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from learnable import SIZE, source_of, task_of
 
 import jaxparc
+from jaxparc import extraction
+from jaxparc.models import inference, layers
+from jaxparc.training import batches, steps
+from jaxparc.training.decoding import CentralCrops
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(21, 6, 5, 3)).astype(np.float32)
@@ -69,6 +78,122 @@ def test_all_devices_work():
     assert set(shares) == {2}
 
 
+def test_images_are_read_ahead_in_another_thread():
+    class Lazy:
+        """Images that are only there in slices; notes how many there were, and in which thread."""
+
+        def __init__(self):
+            self.reads = []
+
+        def __len__(self):
+            return len(IMAGES)
+
+        def __getitem__(self, rows):
+            self.reads.append((rows.start, threading.current_thread() is threading.main_thread()))
+            return IMAGES[rows]
+
+    lazy, seen = Lazy(), []
+
+    def slowly(images):
+        deadline = time.monotonic() + 10
+        while len(lazy.reads) < min(3, len(seen) + 2) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        seen.append(len(lazy.reads))
+        return images.reshape(len(images), -1)
+
+    found = jaxparc.extract(slowly, lazy, batch_size=8, jit=False)
+    np.testing.assert_array_equal(found.features, IMAGES.reshape(21, -1))
+    assert lazy.reads == [(0, False), (8, False), (16, False)]
+    assert seen == [2, 3, 3]  # the next batch was there while the model ran
+
+
+def test_an_error_of_the_images_reaches_the_caller():
+    class Broken(list):
+        def __getitem__(self, rows):
+            if rows.start == 8:
+                raise OSError("image 9 cannot be read")
+            return IMAGES[rows]
+
+    with pytest.raises(OSError, match="image 9 cannot be read"):
+        jaxparc.extract(model, Broken([0] * 21), WEIGHTS, batch_size=8)
+
+
+def test_facts_about_the_model_go_with_it():
+    found = jaxparc.extract(model, IMAGES, WEIGHTS, layers=18, source_images=1000)
+    assert (found.layers, found.source_images) == (18, 1000)
+    assert jaxparc.extract(model, IMAGES, WEIGHTS)[2:] == (None, None)
+
+
+def test_it_needs_jax_numpy_and_rich_alone():
+    code = """
+import sys
+for name in ("grain", "orbax", "flax", "optax", "tensorflow_datasets", "scipy", "PIL", "absl"):
+    sys.modules[name] = None  # importing it raises
+import numpy as np
+import jaxparc
+found = jaxparc.extract(lambda images: images.reshape(len(images), -1), np.ones((3, 2, 2)))
+print(found.features.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("(3, 4)\n", 0), done.stderr
+
+
+# Networks of `models`
+
+
+def compiled(task, variables, **options):
+    return extraction.compile_network(
+        task.module, variables, mean=task.mean, std=task.std, **options
+    )
+
+
+def test_a_network_gives_the_features_and_probabilities_of_every_image_in_order():
+    task = task_of()
+    variables, source = steps.initial(task.module, SIZE, 0), source_of(41)
+    crops = CentralCrops(source, SIZE)
+    found = jaxparc.extract(compiled(task, variables), crops, batch_size=16, jit=False)
+    batch = next(batches.batches(source, batch_size=41, size=SIZE, train=False))
+    images = layers.normalise(jnp.asarray(batch["image"]), task.mean, task.std)
+    logits, activations = task.module.apply(variables, images)
+    np.testing.assert_allclose(found.features, activations["features"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.probs, jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_without_a_head_gives_features_alone():
+    task = task_of("alexnet")
+    variables = steps.initial(task.module, SIZE, 0)
+    bare = task._replace(module=task.module.clone(num_classes=0))
+    head = {"kernel": variables["params"]["head"]["kernel"][:, :0], "bias": np.zeros(0, np.float32)}
+    without = {**variables, "params": {**variables["params"], "head": head}}
+    crops = CentralCrops(source_of(9), SIZE)
+    expected, found = (
+        jaxparc.extract(compiled(*model), crops, jit=False)
+        for model in ((task, variables), (bare, without))
+    )
+    assert found.probs is None
+    np.testing.assert_array_equal(found.features, expected.features)
+
+
+def test_networks_of_one_architecture_share_a_program(monkeypatch):
+    task = task_of("alexnet", num_classes=3)
+    crops = CentralCrops(source_of(8), SIZE)
+    traced, look = [], inference.look
+
+    def noted(*given):
+        traced.append(1)
+        return look(*given)
+
+    monkeypatch.setattr(inference, "look", noted)
+    features = [
+        jaxparc.extract(
+            compiled(task, steps.initial(task.module, SIZE, seed)), crops, jit=False
+        ).features
+        for seed in range(3)
+    ]
+    assert len(traced) == 1
+    assert not np.array_equal(features[0], features[1])
+
+
 def test_what_it_gives_goes_into_a_bank():
     found = jaxparc.extract(model, IMAGES, WEIGHTS)
     scores = jaxparc.score_bank(
@@ -97,7 +222,7 @@ def test_other_outputs_are_refused(function, reason):
 
 
 def test_no_image_and_no_batch_are_refused():
-    with pytest.raises(ValueError, match="there is no image"):
+    with pytest.raises(ValueError, match="images are empty; expected at least 1"):
         jaxparc.extract(model, IMAGES[:0], WEIGHTS)
     with pytest.raises(ValueError, match="batch_size is 0"):
         jaxparc.extract(model, IMAGES, WEIGHTS, batch_size=0)

@@ -27,7 +27,7 @@ def test_a_table_is_read_with_the_lines_that_an_editor_counts(tmp_path):
     [
         ('a,b\n1,"x\ny"\n\n2,3,4\n', "line 5 has 3 cells; expected 2: a, b"),
         ("a,b\n1\n", "line 2 has 1 cells; expected 2: a, b"),
-        ("a,b,a\n1,2,3\n", "two columns 'a'"),
+        ("a,b,a\n1,2,3\n", "a duplicate column 'a'"),
         ('a,b\n1,2\n"1,2\n', "line 3: unexpected end"),
         (b"a,b\n1,\xff\n", "line 2 is not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), "is UTF-16; expected UTF-8"),
@@ -68,7 +68,7 @@ def test_no_cell_is_a_formula_and_all_are_read_back(tmp_path):
 
 @pytest.mark.parametrize("cell", ["1_0", "１", "0x1", "1,5", "", "- 1", "1e", "ten", "1 2"])  # noqa: RUF001
 def test_numbers_are_written_in_ascii_digits(cell):
-    with pytest.raises(ValueError, match="is no number"):
+    with pytest.raises(ValueError, match="is not a number"):
         files.number(cell)
 
 
@@ -102,7 +102,7 @@ def test_usual_names_are_those_of_files(name, tmp_path):
         (".", "full stop"),
         ("..", "full stop"),
         (".a", "full stop"),
-        ("x" * 240, "240 bytes long; at most 200"),
+        ("x" * 240, "240 bytes long; expected at most 200"),
         ("日" * 70, "210 bytes"),
         ("a\nb", "control"),
         ("a\x1b[31m", "control"),
@@ -112,7 +112,7 @@ def test_usual_names_are_those_of_files(name, tmp_path):
     ],
 )
 def test_names_that_are_none_of_files_are_refused_in_one_line(name, said):
-    with pytest.raises(ValueError, match="a name is also that of a file") as caught:
+    with pytest.raises(ValueError, match="expected a name that a file can have") as caught:
         files.check_name(name)
     assert said in str(caught.value)
     assert str(caught.value).isprintable()
@@ -175,9 +175,11 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
     (tmp_path / ".x.npy.incomplete").write_text("none of ours")
     with files.replacing(tmp_path / "x.npy") as temporary:
         temporary.write_text("whole")
-        left = {path.name for path in tmp_path.glob(".*")} - {temporary.name}
+        ours = {temporary.name, f"{temporary.name}.lock"}
+        left = {path.name for path in tmp_path.glob(".*")} - ours
         assert left == {
             f".x.npy.{living.pid}.incomplete",
+            f".x.npy.{living.pid}.incomplete.lock",
             ".other.npy.1.incomplete",
             ".x.npy.incomplete",
         }
@@ -186,6 +188,7 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
     living.communicate()
     assert living.returncode == 0
     assert (tmp_path / "x.npy").read_bytes() == b"half"
+    assert {path.name for path in tmp_path.glob(".*")} == {".x.npy.incomplete"}
 
 
 def test_names_on_disk_are_utf8_in_any_locale(tmp_path):

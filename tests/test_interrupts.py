@@ -20,24 +20,24 @@ bank = pytest.fixture(tiny_bank.three_models)
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, ImportError])
 def test_an_interrupt_is_one_line_and_keeps_what_is_done(raised, bank, capsys, monkeypatch):
     """Also where a library makes another error of it."""
-    look = bank_features._look
+    extract = bank_features._extract
 
     def interrupted(entry, probe, batch_size):
         if entry.name == "b":
             monkeypatch.setitem(interrupts._state, "came", True)
             raise raised
-        return look(entry, probe, batch_size)
+        return extract(entry, probe, batch_size)
 
     monkeypatch.setitem(interrupts._state, "came", False)
     with monkeypatch.context() as patch:
-        patch.setattr(bank_features, "_look", interrupted)
+        patch.setattr(bank_features, "_extract", interrupted)
         assert rank("--out", "f") == 130
     said = "interrupted; 1 of 3 models are done and kept in f"
     assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
     monkeypatch.setitem(interrupts._state, "came", False)
-    bank.looked.clear()
+    bank.extracted.clear()
     assert rank("--out", "f") == 0
-    assert bank.looked == ["b", "c"]
+    assert bank.extracted == ["b", "c"]
 
 
 def test_an_interrupt_while_scoring_keeps_the_features(bank, capsys, monkeypatch):
@@ -45,7 +45,7 @@ def test_an_interrupt_while_scoring_keeps_the_features(bank, capsys, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxparc.commands.score.score", interrupted)
+        patch.setattr("jaxparc.commands.ranking.score", interrupted)
         assert rank("--out", "f") == 130
         assert "interrupted; features are kept in f" in capsys.readouterr().err
         assert main(["score", "f"]) == 130

@@ -149,7 +149,7 @@ def test_a_budget_without_images_is_refused(budget):
 def test_k_below_one_and_several_classes_per_image_are_refused():
     with pytest.raises(ValueError, match="k is 0; expected at least 1"):
         sampling.per_class_indices(np.array([0, 1]), 0, 0)
-    with pytest.raises(ValueError, match=r"labels are \(2, 3\); expected one class per image"):
+    with pytest.raises(ValueError, match=r"labels have shape \(2, 3\); expected \(N,\), one class"):
         sampling.per_class_indices(np.zeros((2, 3)), 1, 0)
 
 

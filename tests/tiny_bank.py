@@ -7,7 +7,7 @@ from PIL import Image
 
 from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
-from jaxparc.datasets import own
+from jaxparc.datasets import user_images
 
 MODEL = """[[model]]
 name = "{0}"
@@ -27,26 +27,26 @@ def pictures(folder, counts=(16, 16, 16), seed=0):
 
 
 def three_models(tmp_path, monkeypatch):
-    """Three models, of which the last has no head; they see what follows from their weights."""
+    """Three models, of which the last has no head; their features follow from their weights."""
     for i, name in enumerate("abc"):
         (tmp_path / f"{name}.bin").write_bytes(bytes([i]))
     (tmp_path / "bank.toml").write_text("\n".join(MODEL.format(name) for name in "abc"))
     pictures(tmp_path / "x" / "pics")
-    own.open_set.cache_clear()
-    looked = []
+    user_images.open_set.cache_clear()
+    extracted = []
 
-    def look(entry, probe, batch_size):
-        looked.append(entry.name)
+    def extract(entry, probe, batch_size):
+        extracted.append(entry.name)
         rng = np.random.default_rng([*entry.weights.read_bytes(), len(probe.labels)])
         features = rng.normal(size=(len(probe.labels), 8)).astype(np.float32)
         features += 3 * np.eye(3, 8, dtype=np.float32)[probe.labels]
         probs = rng.dirichlet(np.ones(4), len(probe.labels)).astype(np.float32)
         return {"features": features} | ({} if entry.name == "c" else {"probs": probs}), ()
 
-    monkeypatch.setattr(bank_features, "_look", look)
+    monkeypatch.setattr(bank_features, "_extract", extract)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    return types.SimpleNamespace(path=tmp_path, looked=looked)
+    return types.SimpleNamespace(path=tmp_path, extracted=extracted)
 
 
 def rank(*words, bank="bank.toml", target="folder:x/pics", command="rank", images="30"):

@@ -1,21 +1,24 @@
-"""Images of a benchmark's data sets, decoded once and kept."""
+"""Images and labels of a benchmark's data sets, decoded once and cached."""
 
 import functools
 
 import numpy as np
 
-from experiments import _run
 from experiments.benchmarks import Benchmark
+from experiments.runner.run import StageError
 from jaxparc import datasets
 from jaxparc import labels as labels_
-from jaxparc.training import batches as input_
+from jaxparc.training import decoding
+from jaxparc.training.decoding import Source
+from jaxparc.units.progress import say
+from jaxparc.units.run import NAMES
 
 
 def prepare(benchmark: Benchmark) -> None:
-    """Make every data set ready to read that installed packages carry, and look at own images.
+    """Prepare the data sets that come with installed packages, and check user images.
 
     Raises:
-        DatasetError: one cannot be made ready.
+        DatasetError: one cannot be prepared.
     """
     for address in benchmark.addresses:
         if not datasets.is_prepared(address) and datasets.spec_of(address).embedded:
@@ -23,8 +26,8 @@ def prepare(benchmark: Benchmark) -> None:
 
 
 def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
-    """Those data sets that are not there, and that nothing but their user can bring."""
-    way = f"python -m jaxparc data prepare {_run.NAMES}"
+    """Return the data sets that are missing and only the user can provide -> how to get them."""
+    way = f"python -m jaxparc data prepare {NAMES}"
     return {
         name: way
         for name in names
@@ -33,34 +36,32 @@ def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
 
 
 def part_name(split: str) -> str:
-    """A slice as part of a file's name: another one for every slice."""
+    """Return a slice as part of a file name, unique to it."""
     for mark, word in (("[", "_"), ("]", ""), (":", "to"), ("%", "pct")):
         split = split.replace(mark, word)
     return split
 
 
 MEMORY = 1 << 28
-"""Bytes of decoded images of one split that are kept in memory; larger ones go onto disk."""
+"""Bytes of decoded images of one split that are kept in memory; larger splits go to disk."""
 
 
 @functools.lru_cache(maxsize=16)
-def images(benchmark: Benchmark, name: str, split: str) -> input_.Source:
-    """A split, or a TFDS slice of one, at the benchmark's image size."""
+def images(benchmark: Benchmark, name: str, split: str) -> Source:
+    """Return a split, or a TFDS slice of one, at the benchmark's image size."""
     address = benchmark.address(name)
     source = datasets.load(address, split, decode=False)
     file = datasets.root_of() / "decoded" / f"{name}-{source.spec.version}-{part_name(split)}"
     try:
-        return input_.decode(source, size=benchmark.image_size, limit=MEMORY, file=file)
+        return decoding.decode(source, size=benchmark.image_size, limit=MEMORY, file=file)
     except OSError as error:
-        _run.say(
-            f"{name}: decoded anew in every epoch, as {file.parent} cannot be written: {error}"
-        )
+        say(f"{name}: decoded in every epoch, as {file.parent} cannot be written: {error}")
         return source
 
 
 @functools.lru_cache(maxsize=16)
 def labels(benchmark: Benchmark, name: str, split: str) -> np.ndarray:
-    """The labels of a split as `datasets.labels` gives them, or annotation vectors of its boxes."""
+    """Return the labels of a split as `datasets.labels` does, or annotation vectors of boxes."""
     address = benchmark.address(name)
     if benchmark.annotations == "labels":
         return datasets.labels(address, split)
@@ -72,7 +73,7 @@ def labels(benchmark: Benchmark, name: str, split: str) -> np.ndarray:
 
 
 def transfer_splits(benchmark: Benchmark, target: str) -> tuple[str, str, str]:
-    """The slices of a target that are fine-tuned on, that choose from the grid, and the test.
+    """Return the slices of a target for fine-tuning, for the choice of the rate, and for the test.
 
     Raises:
         StageError: the first two would overlap.
@@ -81,7 +82,7 @@ def transfer_splits(benchmark: Benchmark, target: str) -> tuple[str, str, str]:
     available = size - benchmark.validation_images
     used = available if benchmark.transfer_images is None else benchmark.transfer_images
     if not 0 < used <= available:
-        raise _run.StageError(
+        raise StageError(
             f"{target}: {used} images to fine-tune on and {benchmark.validation_images} for "
             f"validation do not fit into a training split of {size}; --transfer_images and "
             "--validation_images set them"

@@ -1,4 +1,4 @@
-"""What a benchmark is: what is trained, on what, and how it is scored."""
+"""The settings of a benchmark: which networks are trained on which data sets, and the scores."""
 
 import dataclasses
 import itertools
@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxparc import datasets, models, selectors
+from jaxparc.errors import InputError
 from jaxparc.evaluation import SCRATCH, Transfer
-from jaxparc.training import steps as train
+from jaxparc.training.steps import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,45 +19,46 @@ class Benchmark:
     Attributes:
         name: of its results folder.
         architectures: names in `models.MODELS`.
-        sources: what `datasets.load` takes: names and addresses of own images, which appear in
-            tables and names of files under their `datasets.short_name`.
+        sources: names or addresses of user images, as `datasets.load` takes them; tables and file
+            names have their `datasets.short_name`.
         targets: likewise; a source is not its own target.
         extra_targets: likewise; left out of Mean PC.
-        external: (architecture, source) of models that were pretrained elsewhere. Their probe files
-            and accuracies are brought in by import_probes.
-        external_from_oracle: whether these are those of the results folder's oracle.csv.
-        annotations: of targets' images, "labels" or the "boxes" of their objects.
+        external: (architecture, source) of models that were pretrained elsewhere. import_probes
+            imports their probe files and accuracies.
+        external_from_oracle: whether `external` is read from the results folder's oracle.csv.
+        annotations: of the targets' images, "labels" or "boxes" of objects.
         widths: per architecture, the multiplier of its channels.
         stem: of the networks, "imagenet" or "small".
-        dropout: whether the networks that have dropout use it.
+        dropout: whether networks with dropout layers use them.
         image_size: side of the images, in pixels.
-        source_recipe: how sources are trained; the learning rate is the next field's.
+        source_recipe: of the training on sources; its learning rate is replaced by the next field.
         source_learning_rates: per architecture.
-        source_steps: of the sources that are trained for another number of steps.
+        source_steps: number of steps of the sources that differ from the recipe.
         source_start: the source whose models the other sources' start from; "" for random weights.
-        transfer_recipe: how they are fine-tuned; its learning rate is replaced by each of the grid.
-        learning_rates: per architecture, the grid; chosen from per (target, architecture).
-        halving: whether the worse half of a grid is given up after a quarter, and again after half,
+        transfer_recipe: of fine-tuning; its learning rate is replaced by each of the grid.
+        learning_rates: per architecture, the grid; one is chosen per (target, architecture).
+        halving: whether the worse half of a grid is stopped after a quarter, and again after half,
             of the steps: by the mean over the sources, as the choice is.
-        transfer_images: images of the target's training split that are fine-tuned on; the first
-            ones, in the order of the data set. None for all that validation leaves.
-        validation_images: images of the same split, its last ones, that choose from the grid.
+        transfer_images: number of images of the target's training split to fine-tune on, the first
+            in the order of the data set; None for all but the validation images.
+        validation_images: number of images of the same split, the last ones, for the choice of the
+            learning rate.
         scratch: whether to fine-tune a random initialisation too.
-        probe_images: n, images of a probe set, from the target's training split.
-        probe_sets: how many are drawn.
-        methods: what scores them.
-        reference: the architecture whose model trained on the target itself is what RSA and DDS
-            compare with.
-        published_images: per data set, the number of images that eq. 4 counts, where that is not
-            the size of its training split.
+        probe_images: n, size of a probe set, which is drawn from the target's training split.
+        probe_sets: their number, per target.
+        methods: labels of the methods that score the transfers.
+        reference: architecture of the model that is trained on the target itself, with which RSA
+            and DDS compare.
+        published_images: per data set, the number of images in eq. 4, where it is not the size of
+            the training split.
         ell_max: the depth that counts 1 in eq. 6.
-        dtype: that networks compute in when they are trained, "float32" or "bfloat16"; parameters
-            and statistics are float32.
-        sync_batch_norm: whether batch norm counts the images of all devices or of each alone.
+        dtype: of the computation in training, "float32" or "bfloat16"; parameters and statistics
+            are float32.
+        sync_batch_norm: whether batch norm is over the images of all devices or of each alone.
         momentum: of SGD.
         weight_decay: of convolution and linear weights.
-        eval_batch_size: of evaluation and extraction.
-        seed: everything random follows from it.
+        eval_batch_size: of evaluation and extraction, on all devices together.
+        seed: of everything random.
     """
 
     name: str
@@ -71,11 +73,11 @@ class Benchmark:
     stem: str
     dropout: bool
     image_size: int
-    source_recipe: train.Recipe
+    source_recipe: Recipe
     source_learning_rates: Mapping[str, float] = dataclasses.field(hash=False)
     source_steps: Mapping[str, int] = dataclasses.field(hash=False, default_factory=dict)
     source_start: str = ""
-    transfer_recipe: train.Recipe
+    transfer_recipe: Recipe
     learning_rates: Mapping[str, tuple[float, ...]] = dataclasses.field(hash=False)
     halving: bool = False
     transfer_images: int | None
@@ -95,84 +97,88 @@ class Benchmark:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse unknown names before anything is trained."""
+        """Check all names before anything is trained."""
         for architecture in self.architectures:
             models.get(architecture)
         for field in ("widths", "source_learning_rates", "learning_rates"):
             if lacking := set(self.architectures) - getattr(self, field).keys():
-                raise ValueError(
+                raise InputError(
                     f"benchmark {self.name}: {field} has no value for {', '.join(sorted(lacking))}"
                 )
         self._check_names()
         for architecture, _ in self.external:
             models.get(architecture)
         if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(
+            raise InputError(
                 f"benchmark {self.name}: unknown dtype {self.dtype!r}; known: float32, bfloat16"
             )
         if self.source_start and self.source_start not in self.source_names:
-            raise ValueError(f"benchmark {self.name}: {self.source_start!r} is no source of it")
+            raise InputError(
+                f"benchmark {self.name}: source_start is {self.source_start!r}; expected one of "
+                f"its sources {', '.join(self.source_names)}"
+            )
         needs = {need for method in self.methods for need in selectors.method(method).needs}
         if "reference" in needs:
             if self.reference not in self.architectures:
-                raise ValueError(
-                    f"benchmark {self.name}: reference {self.reference!r} is none of its "
+                raise InputError(
+                    f"benchmark {self.name}: reference is {self.reference!r}; expected one of its "
                     f"architectures {', '.join(self.architectures)}"
                 )
             if lacking := sorted(set(self.target_names) - set(self.source_names)):
-                raise ValueError(
+                raise InputError(
                     f"benchmark {self.name}: RSA and DDS need a model trained on each target; "
-                    f"{', '.join(lacking)} is no source"
+                    f"{', '.join(lacking)} is not a source"
                 )
 
     def _check_names(self) -> None:
-        """One name is of one data set, and one data set has one name."""
+        """Check that each name has one data set and each data set one name."""
         names: dict[str, str] = {}
         identities: dict[Any, str] = {}
         for address in self.addresses:
             identity = datasets.folder_of(address)
             if identities.setdefault(identity, address) != address:
-                raise ValueError(
-                    f"benchmark {self.name}: {identities[identity]} and {address} are the same set"
+                raise InputError(
+                    f"benchmark {self.name}: {identities[identity]} and {address} are the same "
+                    "data set"
                 )
             name = datasets.short_name(address)
             if names.setdefault(name, address) != address:
-                raise ValueError(
-                    f"benchmark {self.name}: {names[name]} and {address} are both called {name}"
+                raise InputError(
+                    f"benchmark {self.name}: {names[name]} and {address} both have the name {name}"
                 )
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """What the sources are called in tables and in names of files."""
+        """Names of the sources in tables and file names."""
         return tuple(map(datasets.short_name, self.sources))
 
     @property
     def target_names(self) -> tuple[str, ...]:
-        """Likewise the targets, the extra ones last."""
+        """Names of the targets, extra targets last."""
         return tuple(map(datasets.short_name, (*self.targets, *self.extra_targets)))
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """All data sets, as `datasets.load` takes them."""
+        """Addresses of all data sets, as `datasets.load` takes them."""
         return tuple(dict.fromkeys((*self.sources, *self.targets, *self.extra_targets)))
 
     def address(self, name: str) -> str:
-        """What `datasets.load` takes for the data set that is called so."""
+        """Return the address of the data set of a name."""
         return next(known for known in self.addresses if datasets.short_name(known) == name)
 
     def data(self, name: str) -> datasets.DatasetSpec:
-        """What is known of the data set that is called so."""
+        """Return the spec of the data set of a name."""
         return datasets.spec_of(self.address(name))
 
     def images(self, name: str) -> float:
-        """The images of a data set that eq. 4 counts; NaN of one that is not known."""
+        """Return the number of images of a data set in eq. 4; NaN if the data set is unknown."""
         if name in self.published_images:
             return self.published_images[name]
         names = map(datasets.short_name, self.addresses)
         return self.data(name).sizes["train"] if name in names else math.nan
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the results, as JSON can hold it."""
+        """Return everything that determines the results, as JSON values."""
         settings = dataclasses.asdict(self)
         if self.external_from_oracle:
             del settings["external"]
@@ -184,25 +190,25 @@ class Benchmark:
         }
 
     def transfers(self, *, scratch: bool = False) -> Iterator[Transfer]:
-        """Every transfer of the models trained here; with `scratch` of random weights too."""
+        """Iterate over the transfers of models trained here; with `scratch`, random weights too."""
         sources = self.source_names + ((SCRATCH,) if scratch else ())
         for parts in itertools.product(self.architectures, sources, self.target_names):
             if parts[1] != parts[2]:  # a source is not its own target
                 yield Transfer(*parts)
 
     def external_transfers(self) -> Iterator[Transfer]:
-        """Every transfer of a model that was pretrained elsewhere."""
+        """Iterate over the transfers of models that were pretrained elsewhere."""
         for (architecture, source), target in itertools.product(self.external, self.target_names):
             yield Transfer(architecture, source, target)
 
     def references(self) -> Iterator[Transfer]:
-        """What looks at the targets besides the transfers' sources, if a method needs it."""
+        """Iterate over the reference models with their targets, if a method needs them."""
         if any("reference" in selectors.method(method).needs for method in self.methods):
             for target in self.target_names:
                 yield Transfer(self.reference, target, target)
 
     def source_settings(self) -> dict[str, Any]:
-        """The part of them that decides what a source model is."""
+        """Return the settings that determine the source models."""
         settings = dataclasses.asdict(self)
         return {key: settings[key] for key in _OF_SOURCES} | {
             "dataset_versions": self._versions(set(self.source_names))

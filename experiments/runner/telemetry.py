@@ -1,4 +1,4 @@
-"""How training runs went, step by step: a file for each, and TensorBoard's if that is wanted."""
+"""Metrics of training runs, step by step: a JSONL file for each, and TensorBoard's on request."""
 
 import contextlib
 import json
@@ -6,34 +6,33 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from experiments import _run
-from jaxparc.training import loop as fitting
+from experiments.runner.run import Run
+from jaxparc.training.history import Steps
 
 
 @contextlib.contextmanager
 def watching(
-    run: _run.Run, stage: str, names: Sequence[str], on_images: Callable[[int], None]
-) -> Iterator[Callable[[int, fitting.Steps], None]]:
-    """Writes metrics/STAGE/NAME.jsonl of runs as they go.
+    run: Run, stage: str, names: Sequence[str], on_images: Callable[[int], None]
+) -> Iterator[Callable[[int, Steps], None]]:
+    """Write metrics/STAGE/NAME.jsonl while runs are trained.
 
-    A line has the step, its loss, accuracy on its own batch in percent, learning rate, and the
-    images per second since the line before, of each of runs at once; null where a loss is not
-    finite, and for the speed of steps before an interruption. A run that goes on writes all its
-    lines anew.
+    A line has the step, its loss, the accuracy on its batch in percent, the learning rate, and the
+    images per second since the previous line. A loss that is not finite is null, and so is the
+    speed of steps before an interruption. A resumed run writes all its lines again.
 
     Args:
-        run: in whose results folder.
+        run: in whose results folder they are written.
         stage: that trains.
         names: of the runs.
-        on_images: told the number of images, also.
+        on_images: called with numbers of images as they are processed.
 
     Yields:
-        What is told the number of a run, and of its steps.
+        A function to call with the index of a run and its latest steps.
     """
     with contextlib.ExitStack() as stack:
         writers: dict[int, Callable[[dict[str, Any]], None]] = {}
 
-        def watch(number: int, done: fitting.Steps) -> None:
+        def watch(number: int, done: Steps) -> None:
             if number not in writers:
                 writers[number] = stack.enter_context(_writing(run, stage, names[number]))
             for line in _lines(done):
@@ -43,7 +42,7 @@ def watching(
         yield watch
 
 
-def _lines(done: fitting.Steps) -> Iterator[dict[str, Any]]:
+def _lines(done: Steps) -> Iterator[dict[str, Any]]:
     losses, accuracies, rates = (
         done.metrics[name][0].tolist() for name in ("loss", "accuracy", "learning_rate")
     )
@@ -59,7 +58,7 @@ def _lines(done: fitting.Steps) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _writing(run: _run.Run, stage: str, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _writing(run: Run, stage: str, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     path = run.out / "metrics" / stage / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

@@ -1,11 +1,11 @@
-"""`python -m experiments.speed extract`: images per second that the networks look at.
+"""`python -m experiments.speed extract`: images per second of feature extraction.
 
 The sides are this library's extraction (batch norm folded, and on a CPU Winograd's convolutions and
 chunks; bfloat16 on an accelerator), the same Flax network as it is, and, where torch and
 torchvision are installed, the original network in torch, in both of its memory layouts. All get the
-same batches of uint8 images in host memory and the same weights, and give features; that they
-agree is checked first. They alternate; each
-starts after a pause with a batch that is not counted.
+same batches of uint8 images in host memory and the same weights, and return features; that these
+agree is checked first. The sides alternate; each starts after a pause with a batch that is not
+counted.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from experiments.speed import measured as _measured
-from jaxparc import features, models, parallel
-from jaxparc.training import steps as train
+from experiments.speed import measured
+from jaxparc import extraction, models, parallel
+from jaxparc.training import steps
 from jaxparc.weights import torchvision
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
@@ -35,7 +35,7 @@ class Sizes:
     Attributes:
         architectures: keys of `models.MODELS`.
         batch_sizes: rows of a batch.
-        images: of every repeat, at least; a batch is not cut.
+        images: number in every repeat, at least; a batch is not cut.
         repeats: of each side.
     """
 
@@ -58,25 +58,25 @@ class Row:
 
 
 def ours(name: str, variables: Any) -> dict[str, Side]:
-    """Extraction, and the network as it is."""
+    """Return extraction, and the network as it is."""
     spec = models.get(name)
     module = spec.module(num_classes=1000, axis_name=parallel.AXIS)
-    task = train.Task(module, spec.mean, spec.std)
-    see = features.ready(task, variables)
+    apply_fn = extraction.compile_network(module, variables, mean=spec.mean, std=spec.std)
 
     @jax.jit
     def plain(variables: Any, images: Any) -> Any:
-        return module.apply(variables, train.normalise(images, task))[1]["features"]
+        images = models.layers.normalise(images, spec.mean, spec.std)
+        return module.apply(variables, images)[1]["features"]
 
     placed = jax.device_put(variables)
     return {
-        "jaxparc": lambda images: np.asarray(see(images)[0]),
+        "jaxparc": lambda images: apply_fn(images)[0],
         "Flax as it is": lambda images: np.asarray(plain(placed, images)),
     }
 
 
 def original(name: str, variables: Any) -> dict[str, Side]:
-    """The network in torch, with the same weights; nothing if it is not installed."""
+    """Return the network in torch, with the same weights; nothing if torch is not installed."""
     try:
         import torch
 
@@ -91,7 +91,7 @@ def original(name: str, variables: Any) -> dict[str, Side]:
     mean, std = (255 * torch.tensor(c).reshape(3, 1, 1) for c in (spec.mean, spec.std))
 
     def side(layout: Any) -> Side:
-        def look(images: np.ndarray) -> Any:
+        def features(images: np.ndarray) -> Any:
             network.to(memory_format=layout)
             with torch.inference_mode():
                 given = torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -99,7 +99,7 @@ def original(name: str, variables: Any) -> dict[str, Side]:
             found = seen.pop()
             return (found.mean((2, 3)) if found.ndim == 4 else found).numpy()
 
-        return look
+        return features
 
     return {
         "torch": side(torch.contiguous_format),
@@ -108,24 +108,25 @@ def original(name: str, variables: Any) -> dict[str, Side]:
 
 
 def load(network: Any, name: str, variables: Any) -> None:
-    """Gives a network in torch the weights of one of ours.
+    """Load the weights of one of our networks into the torch network.
 
     Raises:
-        AssertionError: some would stay what they were; counters, which nothing reads, may.
+        AssertionError: some weights of the torch network are not replaced; counters, which nothing
+            reads, may be.
     """
     import torch
 
     flat = traverse_util.flatten_dict(variables)
     state = {
         entry.key: torch.from_numpy(entry.to_torch(np.asarray(flat[entry.path])))
-        for entry in torchvision.scheme(name, variables)
+        for entry in torchvision.entries(name, variables)
     }
     lacking = network.load_state_dict(state, strict=False).missing_keys
     assert all(key.endswith("num_batches_tracked") for key in lacking), lacking
 
 
 def in_torch(name: str) -> tuple[Any, Any]:
-    """A network in torch, and its last linear layer."""
+    """Return a network in torch, and its last linear layer."""
     if name.startswith("efficientnet_lite"):
         from efficientnet_lite_pytorch import EfficientNet
 
@@ -141,15 +142,15 @@ def in_torch(name: str) -> tuple[Any, Any]:
 
 
 def measure(sizes: Sizes) -> Iterator[Row]:
-    """Every line of the table.
+    """Measure every row of the table.
 
     Raises:
-        AssertionError: a side's features are not those of the others.
+        AssertionError: a side's features differ from the others'.
     """
     rng = np.random.default_rng(0)
     for name in sizes.architectures:
         spec = models.get(name)
-        variables = train.initial(spec.module(num_classes=1000), spec.input_size, 0)
+        variables = steps.initial(spec.module(num_classes=1000), spec.input_size, 0)
         sides = ours(name, variables) | original(name, variables)
         for batch_size in sizes.batch_sizes:
             shape = (batch_size, spec.input_size, spec.input_size, 3)
@@ -162,7 +163,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
             calls = {
                 what: (functools.partial(see, images), batch_size) for what, see in sides.items()
             }
-            rates = _measured.alternate(calls, sizes.images, sizes.repeats)
+            rates = measured.alternate(calls, sizes.images, sizes.repeats)
             yield Row(name, batch_size, rates)
 
 
@@ -171,19 +172,19 @@ HEADER = ("architecture", "batch", *SIDES, "to the faster torch")
 
 
 def to_torch(middle: Mapping[str, float]) -> str:
-    """This library's rate over that of the faster side in torch, if there is one."""
+    """Return this library's rate over that of the faster side in torch, if there is one."""
     torch = [rate for what, rate in middle.items() if what.startswith("torch")]
     return f"{middle['jaxparc'] / max(torch):.2f}" if torch else "–"
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row as the tables print it."""
+    """Return the cells of a row."""
     rates = row.images_per_second
     middle = {what: statistics.median(values) for what, values in rates.items()}
     return (
         row.architecture,
         str(row.batch_size),
-        *(_measured.spread(rates.get(side, [])) for side in SIDES),
+        *(measured.spread(rates.get(side, [])) for side in SIDES),
         to_torch(middle),
     )
 
@@ -191,12 +192,12 @@ def cells(row: Row) -> tuple[str, ...]:
 def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
     """Measure, print as it goes, and write OUT.md and OUT.json."""
     title = "images per second, median (lowest–highest)"
-    return _measured.run("extract", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
+    return measured.run("extract", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
 
 
-def add(commands: _measured.Commands) -> None:
-    """The command's flags."""
-    command = _measured.command(
-        commands, "extract", "images per second that the networks look at", "networks"
+def add(commands: measured.Commands) -> None:
+    """Add the command and its options."""
+    command = measured.command(
+        commands, "extract", "images per second of feature extraction", "networks"
     )
     command.set_defaults(run=lambda args: run(QUICK if args.quick else Sizes(), args.out))

@@ -1,10 +1,10 @@
 """`python -m experiments.speed input`: from JPEG files to batches, and whether training waits.
 
-JPEGs of photographs' size and detail are made on the spot. The sides are a plain loop (PIL: open,
-resize to 256, random 224 crop and flip, stack), this library's pipeline by threads and by worker
+JPEGs of photographs' size and detail are generated. The sides are a plain loop (PIL: open, resize
+to 256, random 224 crop and flip, stack), this library's pipeline by threads and by worker
 processes, and its cache of decoded images in memory and on disk; they alternate. Then a ResNet-18
-trains at 224 px: on images that lie on the device already, which says what it can consume, and from
-the pipeline, where the time that it waits for batches is taken.
+trains at 224 px: on images that are on the device already, which gives the rate that it can
+consume, and from the pipeline, where the time that it waits for batches is measured.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments.speed import measured as _measured
+from experiments.speed import measured
 from jaxparc import models, parallel
-from jaxparc.training import batches as input_
-from jaxparc.training import feed
-from jaxparc.training import steps as train
+from jaxparc.training import batches, decoding, feed, steps
+from jaxparc.training.program import Point, Program
+from jaxparc.training.steps import Recipe, Task
 
 PACKAGES = ("jax", "jaxlib", "numpy", "pillow", "grain")
 SIZE = 224
@@ -42,7 +42,7 @@ class Sizes:
         images: of each size.
         batch_size: rows of a batch.
         repeats: of each side.
-        steps: of each training, beside the first.
+        steps: number in each training, without the first.
     """
 
     photographs: tuple[tuple[int, int], ...] = ((500, 375), (1024, 768))
@@ -57,7 +57,7 @@ QUICK = Sizes(images=128, repeats=3, steps=3)
 
 @dataclasses.dataclass
 class Row:
-    """One line: images per second of every repeat, and the cores that the side may use."""
+    """One row: images per second of every repeat, and the cores that the side may use."""
 
     what: str
     photographs: str
@@ -67,7 +67,7 @@ class Row:
 
 
 def photographs(width: int, height: int, count: int) -> list[dict[str, Any]]:
-    """JPEG files with a photograph's mixture of smooth areas and detail, and labels."""
+    """Return labelled JPEG files with a photograph's mixture of smooth areas and detail."""
     rng = np.random.default_rng(0)
     records = []
     for i in range(count):
@@ -82,9 +82,9 @@ def photographs(width: int, height: int, count: int) -> list[dict[str, Any]]:
 
 
 def plain(records: list[dict[str, Any]], batch_size: int) -> Iterator[np.ndarray]:
-    """Batches without end, as one would write it down."""
+    """Yield batches endlessly, by a straightforward loop."""
     rng = np.random.default_rng(0)
-    side = input_.resized(SIZE)
+    side = decoding.resized(SIZE)
     for start in itertools.cycle(range(0, len(records), batch_size)):
         rows = []
         for record in records[start : start + batch_size]:
@@ -99,35 +99,35 @@ def plain(records: list[dict[str, Any]], batch_size: int) -> Iterator[np.ndarray
 def sides(
     records: list[dict[str, Any]], sizes: Sizes, folder: Path
 ) -> dict[str, tuple[int, Callable[[], Iterator[Any]]]]:
-    """What is compared -> the cores it may use, and its batches without end."""
-    batches = functools.partial(
-        input_.batches,
+    """Return the sides: name -> the cores it may use, and its endless batches."""
+    epochs = functools.partial(
+        batches.batches,
         batch_size=sizes.batch_size,
         size=SIZE,
         train=True,
         mirror=True,
         epochs=ENDLESS,
     )
-    cores = input_.THREADS
-    memory = input_.decode(records, size=SIZE, limit=1 << 40)
-    disk = input_.decode(records, size=SIZE, limit=0, file=folder / f"{id(records)}")
+    cores = decoding.THREADS
+    memory = decoding.decode(records, size=SIZE, limit=1 << 40)
+    disk = decoding.decode(records, size=SIZE, limit=0, file=folder / f"{id(records)}")
     found: dict[str, tuple[int, Callable[[], Iterator[Any]]]] = {
         "plain PIL loop": (1, lambda: plain(records, sizes.batch_size)),
-        "pipeline, 1 thread": (1, lambda: batches(records, threads=1)),
-        f"pipeline, {cores} threads": (cores, lambda: batches(records, threads=cores)),
+        "pipeline, 1 thread": (1, lambda: epochs(records, threads=1)),
+        f"pipeline, {cores} threads": (cores, lambda: epochs(records, threads=cores)),
         f"pipeline, {cores} worker processes": (
             cores,
-            lambda: batches(records, threads=1, workers=cores),
+            lambda: epochs(records, threads=1, workers=cores),
         ),
-        "decoded, in memory": (cores, lambda: batches(memory, threads=cores)),
-        "decoded, on disk": (cores, lambda: batches(disk, threads=cores)),
+        "decoded, in memory": (cores, lambda: epochs(memory, threads=cores)),
+        "decoded, on disk": (cores, lambda: epochs(disk, threads=cores)),
     }
     return found
 
 
-def images_per_second(batches: Callable[[], Iterator[Any]], sizes: Sizes) -> float:
-    """In the steady state: what threads and processes made before the clock started is used up."""
-    iterator = batches()
+def images_per_second(side: Callable[[], Iterator[Any]], sizes: Sizes) -> float:
+    """Return the steady rate: batches that were ready before the clock started are used up."""
+    iterator = side()
     count = sizes.images // sizes.batch_size
     for _ in range(count):
         next(iterator)
@@ -137,23 +137,22 @@ def images_per_second(batches: Callable[[], Iterator[Any]], sizes: Sizes) -> flo
     return count * sizes.batch_size / (time.perf_counter() - started)
 
 
-def train_steps(batches: Iterator[Any], sizes: Sizes) -> tuple[list[float], float]:
-    """Images per second of every training step of a ResNet-18, and the share spent waiting."""
+def train_steps(fed: Iterator[Any], sizes: Sizes) -> tuple[list[float], float]:
+    """Return images per second of every training step of a ResNet-18, and the share of waiting."""
     spec = models.get("resnet18")
     module = spec.module(num_classes=10, axis_name=parallel.AXIS)
-    task = train.Task(module, spec.mean, spec.std)
-    variables = train.initial(module, SIZE, 0)
-    step = train.compiled_train_steps(task)
-    state = parallel.replicate(train.new_state(task, variables), copy=True)
-    key = parallel.replicate(jax.random.key(0))
-    learning = train.Rates(np.full(1, 0.01, np.float32), np.full(1, 1e-4, np.float32))
+    task = Task(module, spec.mean, spec.std)
+    variables = steps.initial(module, SIZE, 0)
+    recipe = Recipe(steps=1 + sizes.steps, batch_size=sizes.batch_size, learning_rate=0.01)
+    program = Program(task, [Point(recipe)])
+    state = parallel.replicate(program.initial(variables), copy=True)
     rates, waited, total = [], 0.0, 0.0
     for number in range(1 + sizes.steps):
         started = time.perf_counter()
-        (batch,) = next(batches)
+        given = next(fed)
         arrived = time.perf_counter()
-        state, told = step(state, batch, learning, key)
-        jax.block_until_ready(told)
+        state, metrics = program(state, given, number, 1)
+        jax.block_until_ready(metrics)
         seconds = time.perf_counter() - started
         if number:  # the first one compiles
             rates.append(sizes.batch_size / seconds)
@@ -162,15 +161,15 @@ def train_steps(batches: Iterator[Any], sizes: Sizes) -> tuple[list[float], floa
 
 
 def measure(sizes: Sizes) -> Iterator[Row]:
-    """Every line of the table."""
+    """Measure every row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         for width, height in sizes.photographs:
             records = photographs(width, height, sizes.images)
             compared = sides(records, sizes, Path(folder))
             found: dict[str, list[float]] = {what: [] for what in compared}
             for repeat in range(1 + sizes.repeats):
-                for what, (_, batches) in compared.items():
-                    rate = images_per_second(batches, sizes)
+                for what, (_, side) in compared.items():
+                    rate = images_per_second(side, sizes)
                     if repeat:  # the first round warms up
                         found[what].append(rate)
             for what, (cores, _) in compared.items():
@@ -190,7 +189,7 @@ def measure(sizes: Sizes) -> Iterator[Row]:
             return feed.stacks(source, None, [1] * (1 + sizes.steps), [0], **options)
 
         fixed = next(stacks(records))
-        decoded = input_.decode(records, size=SIZE, limit=1 << 40)
+        decoded = decoding.decode(records, size=SIZE, limit=1 << 40)
         trainings: dict[str, Iterator[Any]] = {
             "ResNet-18 training, images on the device": itertools.repeat(fixed),
             "ResNet-18 training, from JPEGs": stacks(records),
@@ -198,20 +197,20 @@ def measure(sizes: Sizes) -> Iterator[Row]:
         }
         for what, placed in trainings.items():
             rates, waiting = train_steps(placed, sizes)
-            yield Row(what, f"{width}x{height}", input_.THREADS, rates, waiting)
+            yield Row(what, f"{width}x{height}", decoding.THREADS, rates, waiting)
 
 
 HEADER = ("side", "JPEGs", "images/s", "per core", "to the plain loop", "waiting")
 
 
 def cells(row: Row, plain_rate: float | None) -> tuple[str, ...]:
-    """A row as the tables print it."""
+    """Return the cells of a row."""
     middle = statistics.median(row.images_per_second)
     training = row.waiting is not None
     return (
         row.what,
         row.photographs,
-        _measured.spread(row.images_per_second),
+        measured.spread(row.images_per_second),
         "–" if training else f"{middle / row.cores:.0f}",
         "–" if training or plain_rate is None else f"{middle / plain_rate:.1f}",
         f"{100 * row.waiting:.1f} %" if row.waiting is not None else "–",
@@ -228,12 +227,12 @@ def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
         return cells(row, rates[-1] if rates else None)
 
     title = f"{SIZE} px, median (lowest–highest)"
-    return _measured.run("input", PACKAGES, sizes, measure(sizes), HEADER, line, title, out)
+    return measured.run("input", PACKAGES, sizes, measure(sizes), HEADER, line, title, out)
 
 
-def add(commands: _measured.Commands) -> None:
-    """The command's flags."""
-    command = _measured.command(
+def add(commands: measured.Commands) -> None:
+    """Add the command and its options."""
+    command = measured.command(
         commands, "input", "images per second from JPEGs to batches", "images"
     )
     command.set_defaults(run=lambda args: run(QUICK if args.quick else Sizes(), args.out))

@@ -3,8 +3,8 @@
 The sides are this library's step and, where torch and torchvision are installed, the original
 network in torch, channels last, as it is and compiled. All have the same uint8 images on the
 device, the same weights, and no dropout; each normalises, takes the gradient and steps with
-momentum and weight decay. That their losses agree is checked first. They alternate; each starts
-after a pause with a call that is not counted. With a grid, "apart" is one run after the other.
+momentum and weight decay. That their losses agree is checked first. The sides alternate; each
+starts after a pause with a call that is not counted. With a grid, "apart" is one run after another.
 """
 
 import argparse
@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import benchmarks
-from experiments.speed import extract as speed_extract
-from experiments.speed import measured as _measured
+from experiments.speed import extract, measured
 from jaxparc import models, parallel
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc.training import loop, steps
+from jaxparc.training.program import Point, Program
+from jaxparc.training.steps import Rates, Recipe, Task
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
-Side = Callable[[], float]  # makes some steps; returns the loss of the last
+Side = Callable[[], float]  # takes some steps; returns the loss of the last
 _CLASSES = 10
 
 
@@ -39,10 +39,10 @@ class Sizes:
         architectures: keys of `models.MODELS`.
         pixels: 32 for networks of the demo's widths, with the small stem; 224 for whole ones.
         batch_size: of every step.
-        images: of every repeat, at least, by pixels.
+        images: number in every repeat, at least, by pixels.
         repeats: of each side.
-        grid: runs of a grid at once, by pixels; 1 for none.
-        dtype: what networks compute in.
+        grid: number of runs in one program, by pixels; 1 for no grid.
+        dtype: of the computation.
     """
 
     architectures: tuple[str, ...] = ("alexnet", "googlenet", "resnet18", "resnet50")
@@ -55,7 +55,7 @@ class Sizes:
 
 
 def default(quick: bool) -> Sizes:
-    """Sizes for the device that is there."""
+    """Return the sizes for this machine's devices."""
     if jax.default_backend() == "cpu":
         sizes = Sizes()
     else:
@@ -75,7 +75,7 @@ class Row:
         architecture: key of `models.MODELS`.
         pixels: side of the images.
         batch_size: of every step.
-        dtype: what it computes in.
+        dtype: of the computation.
         images_per_second: of every repeat, by side.
         operations: per image: three times those of the forward pass.
         share: of the device's matrix rate in the same type.
@@ -94,8 +94,8 @@ class Row:
     peak_bytes: int
 
 
-def task_of(name: str, pixels: int, dtype: str) -> train.Task:
-    """The network that is measured."""
+def task_of(name: str, pixels: int, dtype: str) -> Task:
+    """Return the network that is measured."""
     spec = models.get(name)
     small = pixels < 64
     module = spec.module(
@@ -107,46 +107,43 @@ def task_of(name: str, pixels: int, dtype: str) -> train.Task:
     )
     if hasattr(module, "dropout_rate"):
         module = module.clone(dropout_rate=0.0)
-    return train.Task(module, spec.mean, spec.std)
+    return Task(module, spec.mean, spec.std)
 
 
 class Ours:
     """This library's step, of one run or of a grid, on a fixed batch."""
 
     def __init__(
-        self, task: train.Task, variables: Any, batch: dict[str, np.ndarray], runs: int = 1
+        self, task: Task, variables: Any, batch: dict[str, np.ndarray], runs: int = 1
     ) -> None:
-        self.steps = 1 if jax.default_backend() == "cpu" else fitting.STEPS_PER_CALL
+        self.steps = 1 if jax.default_backend() == "cpu" else loop.STEPS_PER_CALL
         stack = {k: np.stack([v] * self.steps) for k, v in batch.items()}
-        given: Any = parallel.shard(stack, axis=1)
-        state, key = train.new_state(task, variables), jax.random.key(0)
-        rates = train.Rates(*(np.full(self.steps, x, np.float32) for x in (_RATE, _DECAY)))
-        program: Any = train.compiled_train_steps(task)
-        if runs > 1:
-            program, given = train.compiled_train_grid(task), [given]
-            state, rates = jax.tree.map(lambda x: np.stack([np.asarray(x)] * runs), (state, rates))
-            key = jax.random.split(key, runs)
-        self._state, key = parallel.replicate((state, key), copy=True)
+        given = [parallel.shard(stack, axis=1)]
+        rates = Rates(*(np.full((runs, self.steps), x, np.float32) for x in (_RATE, _DECAY)))
+        recipe = Recipe(steps=self.steps, batch_size=len(batch["mask"]), learning_rate=_RATE)
+        initial = Program(task, [Point(recipe)] * runs).initial(variables)
+        key = jax.random.split(jax.random.key(0), runs)
+        self._state, key = parallel.replicate((initial, key), copy=True)
         started = time.perf_counter()
-        lowered = program.lower(self._state, given, rates, key)
-        self._compiled = lowered.compile()
+        program: Any = steps.compiled_train_runs(task)
+        self._compiled = program.lower(self._state, given, rates, key).compile()
         self.compile_seconds = time.perf_counter() - started
         self.peak_bytes = parallel.peak_bytes(self._compiled)
         self._rest = given, rates, key
 
     def __call__(self) -> float:
-        """`steps` steps; the loss of the last, of the first run."""
-        self._state, told = self._compiled(self._state, *self._rest)
-        return float(np.asarray(told["loss"]).reshape(-1, self.steps)[0, -1])
+        """Take `steps` steps; return the loss of the last one, in the first run."""
+        self._state, metrics = self._compiled(self._state, *self._rest)
+        return float(metrics["loss"][0, -1])
 
 
 _RATE, _DECAY = 0.01, 1e-4
 
 
 def original(
-    name: str, task: train.Task, variables: Any, batch: dict[str, np.ndarray], dtype: str
+    name: str, task: Task, variables: Any, batch: dict[str, np.ndarray], dtype: str
 ) -> dict[str, Side]:
-    """The same training in torch; nothing if it is not installed."""
+    """Return the same training in torch; nothing if torch is not installed."""
     try:
         import torch
         import torchvision as originals
@@ -164,14 +161,14 @@ def original(
     def side(compiled: bool) -> Side:
         network = in_torch(name, task, variables).to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(network.parameters(), _RATE, 0.9, weight_decay=_DECAY)
-        torch._dynamo.reset()  # or it takes the sizes of one row after the other for variable
-        look = torch.compile(network, dynamic=False) if compiled else network
+        torch._dynamo.reset()  # or it treats the sizes of successive rows as dynamic
+        forward = torch.compile(network, dynamic=False) if compiled else network
 
         def step() -> float:
             optimizer.zero_grad(set_to_none=True)
             given = ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-                loss = torch.nn.functional.cross_entropy(look(given).float(), labels)
+                loss = torch.nn.functional.cross_entropy(forward(given).float(), labels)
             loss.backward()
             optimizer.step()
             return float(loss.detach())
@@ -181,12 +178,12 @@ def original(
     return {"torch": side(False), "torch, compiled": side(True)}
 
 
-def in_torch(name: str, task: train.Task, variables: Any) -> Any:
-    """A network of ours in torch: as narrow, with the same stem and weights, and no dropout."""
+def in_torch(name: str, task: Task, variables: Any) -> Any:
+    """Return one of our networks in torch: same width, stem and weights, and no dropout."""
     import torch
     from torch import nn
 
-    network, _ = speed_extract.in_torch(name)
+    network, _ = extract.in_torch(name)
     width, small = task.module.width, task.module.stem == "small"
     if small:
         first = nn.Conv2d(3, 64, 3, padding=1, bias=name == "alexnet")
@@ -201,12 +198,12 @@ def in_torch(name: str, task: train.Task, variables: Any) -> Any:
         network.transform_input = False
     _narrow(network, width)
     network(torch.zeros(2, 3, 64, 64))  # lazy layers find the number of their inputs
-    speed_extract.load(network, name, variables)
+    extract.load(network, name, variables)
     return network.train()
 
 
 def _narrow(module: Any, width: float) -> None:
-    """Gives every layer of a torch module as many outputs as a network of ours has."""
+    """Give every layer of a torch module as many outputs as our network has."""
     from torch import nn
 
     for name, layer in module.named_children():
@@ -233,12 +230,12 @@ def _narrow(module: Any, width: float) -> None:
 
 
 def measure(sizes: Sizes) -> Iterator[Row]:
-    """Every line of the table.
+    """Measure every row of the table.
 
     Raises:
-        AssertionError: a side's loss is not that of the others.
+        AssertionError: a side's loss differs from the others'.
     """
-    rate = _measured.matrix_rate(jnp.dtype(sizes.dtype))
+    rate = measured.matrix_rate(jnp.dtype(sizes.dtype))
     rng = np.random.default_rng(0)
     for pixels, images, runs in zip(sizes.pixels, sizes.images, sizes.grid, strict=True):
         batch = {
@@ -255,7 +252,7 @@ def _row(
 ) -> Row:
     pixels = batch["image"].shape[1]
     task = task_of(name, pixels, sizes.dtype)
-    variables = train.initial(task.module, pixels, 0)
+    variables = steps.initial(task.module, pixels, 0)
     one = Ours(task, variables, batch)
     sides: dict[str, tuple[Side, int]] = {
         "jaxparc": (one, one.steps * sizes.batch_size),
@@ -270,7 +267,7 @@ def _row(
         tolerance = 1e-3 if sizes.dtype == "float32" else 5e-2
         for what, side in torch_sides.items():
             np.testing.assert_allclose(side(), expected, rtol=tolerance, err_msg=f"{name}, {what}")
-    found = _measured.alternate(sides, images, sizes.repeats)
+    found = measured.alternate(sides, images, sizes.repeats)
     operations = 3 * forward_operations(task, variables, pixels)
     return Row(
         name,
@@ -285,8 +282,8 @@ def _row(
     )
 
 
-def forward_operations(task: train.Task, variables: Any, pixels: int) -> float:
-    """Of looking at one image: two for each multiplication of a convolution or matrix product."""
+def forward_operations(task: Task, variables: Any, pixels: int) -> float:
+    """Return the operations of one image's forward pass: two per multiplication and addition."""
     module = task.module.clone(axis_name=None)
     image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), np.float32)
     lowered = jax.jit(lambda v, x: module.apply(v, x)[0]).lower(variables, image)
@@ -312,34 +309,34 @@ HEADER = (
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row as the tables print it."""
+    """Return the cells of a row."""
     rates = row.images_per_second
     middle = {what: statistics.median(values) for what, values in rates.items()}
     return (
         row.architecture,
         str(row.pixels),
         f"{row.batch_size}, {row.dtype}",
-        _measured.spread(rates["jaxparc"]),
+        measured.spread(rates["jaxparc"]),
         f"{1000 * row.batch_size / middle['jaxparc']:.1f}",
         f"{100 * row.share:.0f} %",
         f"{row.compile_seconds:.0f} s",
         f"{row.peak_bytes / 2**20:.0f}",
-        _measured.spread(rates.get("grid", [])),
+        measured.spread(rates.get("grid", [])),
         f"{middle['grid'] / middle['jaxparc']:.2f}" if "grid" in middle else "–",
-        *(_measured.spread(rates.get(side, [])) for side in ("torch", "torch, compiled")),
-        speed_extract.to_torch(middle),
+        *(measured.spread(rates.get(side, [])) for side in ("torch", "torch, compiled")),
+        extract.to_torch(middle),
     )
 
 
 def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
     """Measure, print as it goes, and write OUT.md and OUT.json."""
     title = "images per second of training, median (lowest–highest)"
-    return _measured.run("train", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
+    return measured.run("train", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
 
 
-def add(commands: _measured.Commands) -> None:
-    """The command's flags."""
-    command = _measured.command(commands, "train", "images per second of training", "networks")
+def add(commands: measured.Commands) -> None:
+    """Add the command and its options."""
+    command = measured.command(commands, "train", "images per second of training", "networks")
     command.add_argument(
         "--architectures", nargs="+", choices=list(models.MODELS), metavar="NAME", help="[four]"
     )

@@ -1,8 +1,8 @@
-"""What the models of a bank see in a probe set: a folder with a file of features for each.
+"""The features of a bank for a probe set, extracted once: a folder with one file for each model.
 
-A file says which images it was made of (`seen`), and has a hash of all that decides what is in it
-(`made_of`): images, weights, settings, and this package. It is used again only if that agrees and
-every byte is as it was written, and never written over if it is of other images.
+A file says which images it was made of (`seen`), and has a fingerprint of all that decides its
+content (`made_of`): images, weights, settings, and this package. It is reused only if that matches
+and it is undamaged, and never overwritten if it is of other images.
 """
 
 import contextlib
@@ -10,37 +10,39 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxparc import array_files, files, interrupts, printing
-from jaxparc.bank import folder as feature_files
-from jaxparc.bank import toml_file as bank_file
-from jaxparc.bank.folder import ArrayFile
+from jaxparc import array_files, files, interrupts, locks, printing
+from jaxparc.bank import toml_file
+from jaxparc.bank.folder import ArrayFile, Bank, arrays_of
 from jaxparc.bank.toml_file import Entry
+from jaxparc.errors import InputError, OperationError
+from jaxparc.units.unit import Unit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ProbeImages:
-    """Some images of a target's training split.
+    """A probe set: some images of a target's training split.
 
     Attributes:
-        target: as files are named after it.
-        where: the folder or file that it lies in.
+        target: short name of the target, as used in names of files.
+        where: the folder or file of the target.
         images: n records.
         labels: (n,) int32 classes, or (n, c) float32 of zeros and ones.
         num_classes: c, of the target.
-        split_labels: of all its training split, in the form of `labels`.
-        seed: by which they were drawn.
-        digest: of all that decides which images they are, and of their content.
+        split_labels: of the whole training split, in the form of `labels`.
+        seed: of the choice.
+        digest: of the name and version of the target (for user images, of their content) and of
+            the indices of the images.
     """
 
     target: str
     where: Path
-    images: Any  # features.Subset, which is not imported before it is needed
+    images: Any  # decoding.Subset, which is not imported before it is needed
     labels: np.ndarray
     num_classes: int
     split_labels: np.ndarray
@@ -54,259 +56,283 @@ class ProbeImages:
 def probe_images(
     target: str, images: int, seed: int, data_dir: str | Path | None = None
 ) -> ProbeImages:
-    """Draws a probe set.
+    """Draw a probe set.
 
     Args:
         target: a data set, as `datasets.load` takes it.
-        images: how many.
+        images: number of images, n.
         seed: of the choice.
         data_dir: as `datasets.load` takes it.
 
     Raises:
-        ValueError: the target is unknown, or has not so many images.
+        InputError: the target is unknown, or has fewer images.
         DatasetError: it cannot be read.
     """
-    from jaxparc import datasets, features, sampling
+    from jaxparc import datasets, sampling
+    from jaxparc.training import decoding
 
     labels = datasets.labels(target, "train", data_dir=data_dir)
     indices = sampling.probe_indices(labels, images, seed)
     source = datasets.load(target, "train", data_dir=data_dir, decode=False)
-    told = [source.spec.name, source.spec.version, indices.tolist()]
+    identity = [source.spec.name, source.spec.version, indices.tolist()]
     return ProbeImages(
         target=datasets.short_name(target),
         where=datasets.folder_of(target, data_dir=data_dir),
-        images=features.Subset(source, indices),
+        images=decoding.Subset(source, indices),
         labels=labels[indices],
         num_classes=source.spec.num_classes,
         split_labels=labels,
         seed=seed,
-        digest=_hash(told),
+        digest=_hash(identity),
     )
 
 
 def folder_for(bank: str | Path, probe: ProbeImages) -> Path:
-    """The folder of features of a bank file and a probe set, which no others have."""
+    """Return the folder of features of a bank and a probe set, which no others have."""
     bank = Path(bank).absolute()
-    told = _hash([str(bank), str(probe.where), probe.digest])
-    return Path("features") / f"{bank.stem}-{probe.target}-{told[:6]}"
+    digest = _hash([str(bank), str(probe.where), probe.digest])
+    return Path("features") / f"{bank.stem}-{probe.target}-{digest[:6]}"
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, probe: ProbeImages, entries: Sequence[Entry]) -> Iterator[None]:
-    """Keeps other processes that write features out of a folder, which is of one probe set.
+def alone_in(
+    folder: Path,
+    probe: ProbeImages,
+    entries: Sequence[Entry],
+    *,
+    shard: tuple[int, int] = (1, 1),
+) -> Iterator[None]:
+    """Hold a folder of features, which is of one probe set, for one command.
+
+    Args:
+        folder: created if necessary.
+        probe: its probe set.
+        entries: the models whose features will be written.
+        shard: as `locks.alone` takes it.
 
     Raises:
-        RuntimeError: another process is at work in it, or it cannot be written.
-        ValueError: it holds features of other images, or a file that would be written over and
+        OperationError: another process is at work in it, or it cannot be written.
+        InputError: it holds features of other images, or a file that would be overwritten and
             does not say what it was made of.
     """
-    with files.alone(folder, f"another process is at work in {folder}"):
+    busy = f"another process is at work in {folder}; wait for it, or give another --out"
+    with locks.alone(folder, busy, shard=shard):
         files.clear(folder)
         ours = {entry.name for entry in entries}
         for path in sorted(folder.glob("*.npz")):
             seen = _seen(path)
             if seen == ("", "") and path.stem in ours:
-                raise ValueError(
-                    f"{path} does not say what it was made of, and would be written over; move it "
+                raise InputError(
+                    f"{path} does not say what it was made of, and would be overwritten; move it "
                     "away, or give another --out"
                 )
             if seen is not None and seen[0] not in ("", probe.digest):
-                raise ValueError(
+                raise InputError(
                     f"{path} was made of other images ({seen[1]}, not {probe}); move {folder} "
                     "away, or give another --out"
                 )
         yield
 
 
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """What became of one model.
+def units(
+    entries: Sequence[Entry], probe: ProbeImages, folder: Path, *, batch_size: int = 32
+) -> list[Unit]:
+    """List the files of features of a bank, as units of work.
 
-    Attributes:
-        entry: the model.
-        path: of the file of its features.
-        kept: whether it was there.
-        error: why there is none; None if there is.
-        notes: what its weights' reader should know; of a file that was there, not read again.
-        features: (n, d) float32, in the file.
-        probs: (n, z) float32, in the file; None if the model has no head.
-    """
-
-    entry: Entry
-    path: Path
-    kept: bool = False
-    error: str | None = None
-    notes: tuple[str, ...] = ()
-    features: ArrayFile | None = None
-    probs: ArrayFile | None = None
-
-
-def extract(
-    entries: Sequence[Entry],
-    probe: ProbeImages,
-    folder: Path,
-    *,
-    batch_size: int = 32,
-    starts: Callable[[Entry], None] = lambda entry: None,
-) -> Iterator[Look]:
-    """Lets every model look at a probe set.
+    A file is done if it is undamaged and was made of the same weights, images, settings and code.
+    A model that fails leaves none.
 
     Args:
         entries: the models.
         probe: the images.
-        folder: gets one .npz for each model (features, labels and, of networks with a head,
-            probs), as `feature_files.read_bank` reads it, and models.csv. It is to be held by
-            `alone_in`. A model whose file is there, whole and made of the same, is not run again.
+        folder: gets one .npz for each model (features, labels and, if the network has a head,
+            probs), as `folder.read_bank` reads it. It should be held by `alone_in`.
         batch_size: of all devices together; rounded up to a multiple of their number.
-        starts: called with each model before it looks.
+    """
+    return [
+        _Extraction(entry, probe, files.path_of(folder, f"{entry.name}.npz"), batch_size).unit()
+        for entry in entries
+    ]
 
-    Yields:
-        What became of each model, in order; one that fails does not stop the others.
+
+def list_units(
+    bank: str,
+    target: str,
+    images: int,
+    seed: int,
+    data_dir: str | None,
+    folder: Path,
+    batch_size: int,
+) -> list[Unit]:
+    """List the same units in another process: as `units`, of what `toml_file.read` and
+    `probe_images` return for these arguments.
+    """
+    probe = probe_images(target, images, seed, data_dir)
+    return units(toml_file.read(bank), probe, folder, batch_size=batch_size)
+
+
+def unit_name(entry: Entry) -> str:
+    """Return the name of a model's unit: its own, quoted if it can contain anything."""
+    return entry.name if entry.refused is None else repr(entry.name)
+
+
+def write_facts(entries: Sequence[Entry], folder: Path) -> None:
+    """Write models.csv: what methods need to know of the models, if it is known of all.
 
     Raises:
         OSError: the folder cannot be written.
     """
     files.write_text(folder / "models.csv", _facts(entries))
+
+
+def read(
+    entries: Sequence[Entry], probe: ProbeImages, folder: Path, failed: Collection[str] = ()
+) -> Bank:
+    """Open the features of a bank.
+
+    Args:
+        entries: the models.
+        probe: the images.
+        folder: in which all units of `units` are done, apart from those that failed.
+        failed: names of these.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    features: dict[str, ArrayFile] = {}
+    probs: dict[str, ArrayFile] = {}
     for entry in entries:
-        path = files.path_of(folder, f"{entry.name}.npz")
-        if entry.refused is not None:
-            yield Look(entry, path, error=entry.refused)
+        if unit_name(entry) in failed:
             continue
-        starts(entry)
+        arrays = arrays_of(files.path_of(folder, f"{entry.name}.npz"))
+        features[entry.name] = arrays["features"]
+        if "probs" in arrays:
+            probs[entry.name] = arrays["probs"]
+    return Bank(features, probs, probe.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Extraction:
+    """The work of one unit: the features of one model."""
+
+    entry: Entry
+    probe: ProbeImages
+    path: Path
+    batch_size: int
+
+    def unit(self) -> Unit:
+        return Unit(unit_name(self.entry), self.path, self.check, self.make)
+
+    @functools.cached_property
+    def made_of(self) -> str:
+        """The fingerprint that the file must have; weights can be large, and are hashed once."""
+        return _made_of(self.entry, self.probe)
+
+    def check(self, path: Path, name: str) -> None:
+        """Whatever is wrong with a file, it is made again: it is a cache."""
+        del name
+        if self.entry.refused is not None or not path.exists():
+            raise FileNotFoundError(path)
         try:
-            made_of = _made_of(entry, probe)
-        except (OSError, ValueError) as error:  # its weights are not there, and its file may be
-            yield Look(entry, path, error=printing.line(error))
-            continue
-        if (kept := _checked(path, made_of, probe)) is not None:
-            yield _look_at(entry, path, kept, kept=True)
-            continue
+            made_of = self.made_of
+        except (OSError, ValueError) as error:  # `make` reports weights that cannot be read
+            raise FileNotFoundError(path) from error
+        if _checked(path, made_of, self.probe) is None:
+            raise FileNotFoundError(path)
+
+    def make(self, on_images: Callable[[int], None]) -> tuple[str, ...]:
+        if self.entry.refused is not None:
+            raise InputError(self.entry.refused)
         try:
-            arrays, notes = _look(entry, probe, batch_size)
-        except Exception as error:  # whatever it is, the other models go on
-            if interrupts.came():  # it is what a library made of the interrupt
-                raise KeyboardInterrupt from error
-            path.unlink(missing_ok=True)  # damaged, or of other weights
-            yield Look(entry, path, error=printing.line(error))
-            continue
-        with files.replacing(path) as temporary, temporary.open("wb") as file:
+            made_of = self.made_of
+        except (OSError, ValueError) as error:  # the features of these weights are kept
+            raise InputError(printing.line(error)) from error
+        try:
+            arrays, notes = _extract(self.entry, self.probe, self.batch_size)
+        except Exception as error:
+            if not interrupts.came():
+                self.path.unlink(missing_ok=True)  # it is damaged, or of other weights
+            if isinstance(error, OSError):  # of the weights or images; others are of the output
+                raise OperationError(printing.line(error)) from error
+            raise
+        on_images(len(self.probe.labels))
+        with files.replacing(self.path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 **arrays,
-                labels=probe.labels,
+                labels=self.probe.labels,
                 made_of=np.array(made_of),
-                seen=np.array([probe.digest, str(probe)]),
+                seen=np.array([self.probe.digest, str(self.probe)]),
             )
-        yield dataclasses.replace(_look_at(entry, path, arrays, kept=False), notes=notes)
+        return notes
 
 
-def bank_of(looks: Sequence[Look], probe: ProbeImages) -> feature_files.Bank:
-    """What the models saw that have a file, as a bank."""
-    return feature_files.Bank(
-        {look.entry.name: look.features for look in looks if look.features is not None},
-        {look.entry.name: look.probs for look in looks if look.probs is not None},
-        probe.labels,
-    )
-
-
-def _look_at(entry: Entry, path: Path, arrays: dict[str, Any], *, kept: bool) -> Look:
-    there = {
-        name: ArrayFile(path, name, arrays[name].shape, arrays[name].dtype)
-        for name in ("features", "probs")
-        if name in arrays
-    }
-    return Look(entry, path, kept, features=there["features"], probs=there.get("probs"))
-
-
-def _look(
+def _extract(
     entry: Entry, probe: ProbeImages, batch_size: int
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Features, class probabilities if the weights have a head, and notes on the weights."""
-    import jax
+    from jaxparc import extraction
+    from jaxparc.training import decoding
 
-    from jaxparc import features, parallel
-    from jaxparc.training import steps as train
-
-    loaded = bank_file.load(entry)
-    module = loaded.module.clone(axis_name=parallel.AXIS)
-    devices = jax.local_device_count()
-    found, probs = features.extract(
-        train.Task(module, loaded.spec.mean, loaded.spec.std),
-        parallel.replicate(dict(loaded.variables)),
-        probe.images,
-        size=entry.size or loaded.spec.input_size,
-        batch_size=-(-batch_size // devices) * devices,
+    loaded = toml_file.load(entry)
+    spec = loaded.spec
+    found = extraction.extract(
+        extraction.compile_network(loaded.module, loaded.variables, mean=spec.mean, std=spec.std),
+        decoding.CentralCrops(probe.images, entry.size or spec.input_size),
+        batch_size=batch_size,
+        jit=False,
     )
-    if not np.isfinite(found).all():
-        raise ValueError("its features are not finite")
-    return {"features": found} | ({"probs": probs} if probs.shape[1] else {}), loaded.notes
+    if not np.isfinite(found.features).all():
+        raise InputError("its features are not finite")
+    arrays = {"features": found.features, "probs": found.probs}
+    return {name: array for name, array in arrays.items() if array is not None}, loaded.notes
 
 
 def _made_of(entry: Entry, probe: ProbeImages) -> str:
-    """A hash of all that decides what a model sees."""
+    """Fingerprint all that decides the features of a model."""
     return _hash([seen_by(entry), probe.digest, package()])
 
 
 def seen_by(entry: Entry) -> dict[str, Any]:
-    """All of a model that decides what it sees: its weights by their content, and its settings.
+    """Return all of a model that decides its features: a hash of its weights, and its settings.
 
     Raises:
         OSError: its weights cannot be read.
-        ValueError: they are no regular file, whose reading would not end.
+        InputError: they are not a regular file.
     """
-    told = {key: getattr(entry, key) for key, kind in bank_file.KEYS.items() if kind.seen}
-    return {**told, "weights": _content(entry.weights)}
+    from jaxparc import weights
 
-
-def _content(weights: Path) -> str:
-    """A hash of weights: of the file and what may lie beside it for it, or of a folder's files."""
-    if weights.is_dir() or _names_others(weights):
-        folder = weights if weights.is_dir() else weights.parent
-        paths = sorted(path for path in folder.iterdir() if path.is_file())
-    else:
-        config = weights.with_name("config.json")
-        paths = [weights, *([config] if config.is_file() else [])]
-    digests = {}
-    for path in paths:
-        files.require_regular(path)
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _hash(digests)
-
-
-def _names_others(weights: Path) -> bool:
-    """Whether a file is JSON, as of shards, told as its reader does: by its content."""
-    files.require_regular(weights)
-    with weights.open("rb") as file:
-        return file.read(16).lstrip().startswith(b"{")
+    settings = {key: getattr(entry, key) for key, kind in toml_file.KEYS.items() if kind.seen}
+    return {**settings, "weights": weights.fingerprint(entry.weights)}
 
 
 @functools.cache
 def package() -> str:
-    """A hash of this package: what models see in images may change with any of its files."""
+    """Hash this package: features may change with any of its files."""
     found = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()
 
 
-def _hash(told: Any) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(path: Path, made_of: str, probe: ProbeImages) -> dict[str, np.ndarray] | None:
-    """The arrays of a file, if it is there, made of the same, and as it was written."""
+    """Read a file of features; None if it is missing, damaged, or made of something else."""
     try:
         arrays = array_files.read(path)
         fits = str(arrays["made_of"]) == made_of and arrays["features"].ndim == 2
         return arrays if fits and np.array_equal(arrays["labels"], probe.labels) else None
-    except Exception:  # not there, or damaged: made anew
+    except Exception:  # missing or damaged; it is made again
         return None
 
 
 def _seen(path: Path) -> tuple[str, str] | None:
-    """The digest of the images that a file was made of, and what they are; empty if it does not
-    say, None if it cannot be read.
+    """Return the digest and the description of the images that a file was made of.
+
+    Both are empty if it does not say; None if it cannot be read.
     """
     try:
         with array_files.Archive(path) as archive:
@@ -314,12 +340,12 @@ def _seen(path: Path) -> tuple[str, str] | None:
                 return "", ""
             digest, images = archive["seen"].tolist()
             return str(digest), str(images)
-    except Exception:  # damaged: made anew
+    except Exception:  # damaged; it is made again
         return None
 
 
 def _facts(entries: Sequence[Entry]) -> str:
-    """models.csv: what methods want to know of the models, as far as it is known of all."""
+    """Format models.csv: a column is there if it is known of all models."""
     entries = [entry for entry in entries if entry.refused is None]
     known = all(entry.source_images for entry in entries)
     rows = [[e.name, layers(e), *([e.source_images] if known else [])] for e in entries]
@@ -327,7 +353,7 @@ def _facts(entries: Sequence[Entry]) -> str:
 
 
 def layers(entry: Entry) -> int:
-    """The number of layers of a model."""
+    """Return the number of layers of a model."""
     from jaxparc import models
 
     return entry.layers or models.get(entry.architecture).layers

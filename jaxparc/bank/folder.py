@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import array_files, files, printing
+from jaxparc.errors import InputError
 from jaxparc.labels import is_missing
 
 LABELS_FILE = "labels.npy"
@@ -45,7 +46,7 @@ class ArrayFile:
             with array_files.Archive(self.path) as archive:
                 array = archive[self.member]
         except (OSError, KeyError) as error:  # it was there when the bank was opened
-            raise ValueError(f"{self.path} cannot be read: {printing.reason(error)}") from error
+            raise InputError(f"{self.path} cannot be read: {printing.reason(error)}") from error
         return array if dtype is None else array.astype(dtype)
 
 
@@ -84,7 +85,7 @@ def read_bank(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; expected one of .npz or .npy files")
+        raise InputError(f"{folder} is no folder; expected one of .npz or .npy files")
     left_out = {(folder / LABELS_FILE).resolve()}
     left_out |= set() if labels is None else {Path(labels).resolve()}
     paths = sorted(
@@ -95,19 +96,19 @@ def read_bank(
         and path.resolve() not in left_out
     )
     if not paths:
-        raise ValueError(f"{folder} holds no .npz or .npy file of a model's features")
+        raise InputError(f"{folder} holds no .npz or .npy file of a model's features")
     members: dict[str, dict[str, ArrayFile]] = {}
     for path in paths:
         name = files.stem_of(path)
         if name in members:
-            raise ValueError(f"{folder} holds {name}.npy and {name}.npz; expected one")
-        members[name] = arrays = _arrays(path)
+            raise InputError(f"{folder} holds {name}.npy and {name}.npz; expected one")
+        members[name] = arrays = arrays_of(path)
         if "features" not in arrays:
             found = ", ".join(arrays) or "nothing"
-            raise ValueError(f"{path} holds {found}; expected an array 'features'")
+            raise InputError(f"{path} holds {found}; expected an array 'features'")
         for what in ("features", "probs"):
             if what in arrays and arrays[what].dtype.kind not in "biuf":
-                raise ValueError(f"{path}: {what} are {arrays[what].dtype}; expected numbers")
+                raise InputError(f"{path}: {what} are {arrays[what].dtype}; expected numbers")
     itself = None
     if reference is not None:
         target = Path(reference).resolve()
@@ -139,25 +140,25 @@ def read_labels(path: str | Path) -> np.ndarray:
     if path.suffix == ".npy":
         return np.asarray(read_array(path, "labels"))
     if path.suffix == ".npz":
-        held = _arrays(path)
+        held = arrays_of(path)
         return np.asarray(read_array(path, next((m for m in LABELS if m in held), LABELS[0])))
     try:
         found = [line.strip() for line in files.read_text(path).split("\n")]
     except OSError as error:
-        raise ValueError(f"{path} cannot be read as labels: {printing.reason(error)}") from error
+        raise InputError(f"{path} cannot be read as labels: {printing.reason(error)}") from error
     while found and not found[-1]:
         found.pop()
     if not found or not all(found):
         what = f"line {found.index('') + 1} is empty" if found else "it is empty"
-        raise ValueError(f"{path}: {what}; expected one label per line")
+        raise InputError(f"{path}: {what}; expected one label per line")
     if path.suffix.lower() in (".csv", ".tsv"):
         columns = max((next(csv.reader(found[:1], delimiter=d)) for d in ",;\t"), key=len)
         if len(columns) > 1:
-            raise ValueError(
+            raise InputError(
                 f"{path} has the columns {', '.join(columns)}; expected one label per line"
             )
     if missing := [number for number, label in enumerate(found, start=1) if is_missing(label)]:
-        raise ValueError(
+        raise InputError(
             f"{path}: {len(missing)} of {len(found)} labels are missing, the first in line "
             f"{missing[0]} ({found[missing[0] - 1]!r}); expected one label per line, and none of "
             "these words as a class"
@@ -175,12 +176,12 @@ def read_array(path: str | Path, member: str) -> ArrayFile:
     Raises:
         ValueError: it is not there, or cannot be read.
     """
-    arrays = _arrays(Path(path))
+    arrays = arrays_of(Path(path))
     if "features" in arrays and arrays["features"].member == array_files.ONLY:
         return arrays["features"]
     if member not in arrays:
         found = ", ".join(arrays) or "nothing"
-        raise ValueError(f"{path} holds {found}; expected an array {member!r}")
+        raise InputError(f"{path} holds {found}; expected an array {member!r}")
     return arrays[member]
 
 
@@ -204,23 +205,23 @@ def read_facts(
     try:
         head, table = files.read_table(Path(path), ours=True)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {printing.reason(error)}") from error
+        raise InputError(f"{path} cannot be read: {printing.reason(error)}") from error
     if "model" not in head:
-        raise ValueError(f"{path} has no column 'model'")
+        raise InputError(f"{path} has no column 'model'")
     columns = [column for column in ("layers", "source_images") if column in head]
     rows: dict[str, files.Row] = {}
     for row in table:
         first = rows.setdefault(row.cells["model"], row)
         if first is not row:
-            raise ValueError(
+            raise InputError(
                 f"{path} line {row.line}: model {row.cells['model']!r} is in line {first.line} too"
             )
     if not columns:
-        raise ValueError(f"{path} has neither a column 'layers' nor 'source_images'")
+        raise InputError(f"{path} has neither a column 'layers' nor 'source_images'")
     facts: dict[str, dict[str, float]] = {column: {} for column in columns}
     for name in (*names, *(other for other in others if other in rows)):
         if name not in rows:
-            raise ValueError(f"{path} has no row for model {name!r}")
+            raise InputError(f"{path} has no row for model {name!r}")
         row = rows[name]
         for column in columns:
             try:
@@ -228,15 +229,19 @@ def read_facts(
             except ValueError:
                 facts[column][name] = float("nan")
             if not 0 < facts[column][name] < float("inf"):
-                raise ValueError(
+                raise InputError(
                     f"{path} line {row.line}: {column} is {row.cells[column]!r}; expected a number "
                     "above 0"
                 )
     return facts
 
 
-def _arrays(path: Path) -> dict[str, ArrayFile]:
-    """The arrays of a file, by their headers alone; that of a .npy is called features."""
+def arrays_of(path: Path) -> dict[str, ArrayFile]:
+    """Open the arrays of a file, reading their headers alone; that of a .npy is called features.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
     try:
         with array_files.Archive(path) as archive:
             return {
@@ -244,7 +249,7 @@ def _arrays(path: Path) -> dict[str, ArrayFile]:
                 for name, header in archive.headers.items()
             }
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {printing.reason(error)}") from error
+        raise InputError(f"{path} cannot be read: {printing.reason(error)}") from error
 
 
 def _labels(
@@ -256,7 +261,7 @@ def _labels(
         labels = read_labels(given)
         seen = {arrays["features"].shape[:1] for arrays in members.values()}
         if labels.dtype.kind == "U" and seen == {(len(labels) - 1,)}:
-            raise ValueError(
+            raise InputError(
                 f"{given} has {printing.count(len(labels), 'label')} for "
                 f"{printing.count(len(labels) - 1, 'image')}; the first one, {str(labels[0])!r}, "
                 "seems to be the head of their column"
@@ -266,7 +271,7 @@ def _labels(
     for name, arrays in members.items():
         key = next((key for key in LABELS if key in arrays), None)
         if key is None:
-            raise ValueError(
+            raise InputError(
                 f"model {name!r} comes without labels; expected them in every model's file, in "
                 f"{folder / LABELS_FILE}, or in a file of their own (--labels)"
             )
@@ -274,7 +279,7 @@ def _labels(
         if first is None:
             first = name, labels
         elif not np.array_equal(first[1], labels):
-            raise ValueError(
+            raise InputError(
                 f"labels of model {name!r} differ from those of {first[0]!r}; all models must have "
                 "seen the same images in the same order"
             )

@@ -1,20 +1,20 @@
-"""A bank as a file: which pretrained models there are, and how to feed them.
+"""bank.toml: the pretrained models of a bank, and how to preprocess images for them.
 
 [[model]]
-name = "resnet50-imagenet"            # of its file of features, and in the ranking
+name = "resnet50-imagenet"            # in the ranking, and of its feature file
 architecture = "resnet50"             # a key of jaxparc.models.MODELS
-weights = "weights/resnet50.pth"      # from this file's folder; what models.load reads
-scheme = "pytorch"                    # whose names the weights have; found by default
-variant = "torchvision"               # which of several networks of these names (docs/models.md)
+weights = "weights/resnet50.pth"      # relative to this file; read by jaxparc.weights.load
+scheme = "pytorch"                    # naming scheme of the weights; found by default
+variant = "torchvision"               # which of several networks with these names (docs/models.md)
 weights_key = "state_dict_ema"        # which of several weights in the file
-ignore = ["criterion.*"]              # names in the file that are none of the network's
-channels = "rgb"                      # or "bgr"; as the weights want by default
-stride_in_1x1 = false                 # of ResNets; likewise
-source = "imagenet2012"               # what it was trained on; optional, as all but the first three
+ignore = ["criterion.*"]              # names in the file that are not of the network
+channels = "rgb"                      # or "bgr"; by default as the weights need
+stride_in_1x1 = false                 # of ResNets; by default as the weights need
+source = "imagenet2012"               # the training set; optional, like all but the first three
 source_images = 1281167               # for the heuristic
 layers = 50                           # for "+ layers"; the architecture's by default
-size = 224                            # side of its images, in pixels
-mean = [0.485, 0.456, 0.406]          # of images in [0, 1], RGB; as the weights want by default
+size = 224                            # height and width of its images, in pixels
+mean = [0.485, 0.456, 0.406]          # of images in [0, 1], RGB; by default as the weights need
 std = [0.229, 0.224, 0.225]
 licence = "BSD-3-Clause"
 """
@@ -30,16 +30,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import files, printing
+from jaxparc.errors import InputError
 
 Colour = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One model of a bank; what is None follows from the weights or the architecture.
+    """One model of a bank; fields that are None follow from the weights or the architecture.
 
     Attributes:
-        refused: why there can be no file of its name; None if there can.
+        refused: why its name cannot be that of a file; None if it can.
     """
 
     name: str
@@ -62,43 +63,43 @@ class Entry:
 
 
 def read(path: str | Path) -> list[Entry]:
-    """The models of a bank file.
+    """Read the models of a bank file.
 
     Raises:
-        ValueError: it cannot be read, or a model lacks a key or has an unknown or a wrong one, or
-            two have one name, or none has a name that a file can have; the message names the file,
-            the model and the key.
+        InputError: the file cannot be read; a key of a model is missing, unknown or invalid; a name
+            is duplicate; or no name can be that of a file. The message names the file, the model
+            and the key.
     """
     path = Path(path)
     try:
         content = tomllib.loads(files.read_text(path))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {printing.reason(error)}") from error
+        raise InputError(f"{path} cannot be read: {printing.reason(error)}") from error
     except RecursionError:
-        raise ValueError(f"{path} cannot be read: it is nested too deeply") from None
-    except ValueError as error:  # no TOML, no UTF-8, or a number that Python does not take
-        said = str(error)
-        raise ValueError(
-            said if said.startswith(str(path)) else f"{path} cannot be read: {said}"
+        raise InputError(f"{path} cannot be read: nested too deeply") from None
+    except ValueError as error:  # not TOML, not UTF-8, or a number with too many digits
+        text = str(error)
+        raise InputError(
+            text if text.startswith(str(path)) else f"{path} cannot be read: {text}"
         ) from error
     tables = content.get("model")
     if not isinstance(tables, list) or set(content) != {"model"} or not tables:
         found = ", ".join(key if key.isprintable() else shown(key) for key in content) or "nothing"
-        raise ValueError(f"{path} holds {found}; expected [[model]] tables")
+        raise InputError(f"{path} holds {found}; expected [[model]] tables")
     entries: dict[str, Entry] = {}
-    names: dict[str, str] = {}  # as file systems that do not tell case apart have them
+    names: dict[str, str] = {}  # case-folded, as on some file systems
     for number, table in enumerate(tables, start=1):
         entry = _entry(path, number, table)
         if entry.name in entries:
-            raise ValueError(f"{path}: model {shown(entry.name)} is there twice")
+            raise InputError(f"{path}: duplicate model {shown(entry.name)}")
         same = names.setdefault(_folded(entry.name), entry.name)
         if same != entry.name and entry.refused is None:
-            refused = f"some file systems cannot tell it from {same!r}"
+            refused = f"some file systems do not distinguish it from {same!r}"
             entry = dataclasses.replace(entry, refused=refused)
         entries[entry.name] = entry
     if all(entry.refused for entry in entries.values()):
         first = next(iter(entries.values()))
-        raise ValueError(f"{path}: model {shown(first.name)}: {first.refused}")
+        raise InputError(f"{path}: model {shown(first.name)}: {first.refused}")
     return list(entries.values())
 
 
@@ -108,30 +109,30 @@ def _entry(path: Path, number: int, table: Any) -> Entry:
 
     where = f"{path}: model {number}"
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-        raise ValueError(f"{where} has no name")
+        raise InputError(f"{where} has no name")
     where = f"{path}: model {shown(table['name'])}"
-    if lacking := {"architecture", "weights"} - table.keys():
-        raise ValueError(f"{where} has no {' and no '.join(sorted(lacking))}")
+    if missing := {"architecture", "weights"} - table.keys():
+        raise InputError(f"{where} has no {' and no '.join(sorted(missing))}")
     if unknown := table.keys() - KEYS.keys():
-        raise ValueError(f"{where}: unknown key {shown(min(unknown))}; known: {', '.join(KEYS)}")
+        raise InputError(f"{where}: unknown key {shown(min(unknown))}; known: {', '.join(KEYS)}")
     for key, value in table.items():
         if not KEYS[key].fits(value):
-            raise ValueError(f"{where}: {key} is {shown(value)}; expected {KEYS[key].expected}")
+            raise InputError(f"{where}: {key} is {shown(value)}; expected {KEYS[key].expected}")
     try:
         models.get(table["architecture"])
         schemes.check(table["architecture"], table.get("scheme"))
         weights = path.parent / Path(table["weights"]).expanduser()
-    except (ValueError, RuntimeError) as error:  # a RuntimeError of a home that is nobody's
-        raise ValueError(f"{where}: {error}") from None
+    except (ValueError, RuntimeError) as error:  # RuntimeError: the home of an unknown user
+        raise InputError(f"{where}: {error}") from None
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Entry(**{**given, "weights": weights, "refused": _flaw(table["name"])})
 
 
 class Key(NamedTuple):
-    """What a key of a model may be.
+    """The values that a key of a model may have.
 
     Attributes:
-        fits: whether a value is of its kind and range.
+        fits: whether a value has the right type and range.
         expected: the same in words.
         seen: whether features depend on it.
     """
@@ -157,13 +158,13 @@ def _colour(above: bool) -> Callable[[Any], bool]:
     def fits(value: Any) -> bool:
         if not isinstance(value, list) or len(value) != 3 or not all(map(_is_number, value)):
             return False
-        # NaN is neither; a std below 1e-6 would divide by 0 in float32
+        # false for NaN; a std below 1e-6 would divide by 0 in float32
         return all((1e-6 if above else 0) <= x <= 1 for x in value)
 
     return fits
 
 
-_WORD = "a string of characters that can be printed"
+_WORD = "a string of printable characters"
 
 KEYS: Mapping[str, Key] = {
     "name": Key(lambda x: isinstance(x, str), "a string", seen=False),
@@ -176,17 +177,17 @@ KEYS: Mapping[str, Key] = {
     "channels": Key(lambda x: x in ("rgb", "bgr"), '"rgb" or "bgr"'),
     "stride_in_1x1": Key(lambda x: isinstance(x, bool), "true or false"),
     "source": Key(_is_word, _WORD, seen=False),
-    "source_images": Key(_whole(10**15), "a whole number, at least 1", seen=False),
-    "layers": Key(_whole(10**6), "a whole number, at least 1", seen=False),
-    "size": Key(_whole(10**4), "a whole number, at least 1 and at most 10000"),
-    "mean": Key(_colour(False), "three numbers from 0 to 1, of red, green and blue"),
-    "std": Key(_colour(True), "three numbers above 0, at most 1, of red, green and blue"),
+    "source_images": Key(_whole(10**15), "an integer of at least 1", seen=False),
+    "layers": Key(_whole(10**6), "an integer of at least 1", seen=False),
+    "size": Key(_whole(10**4), "an integer from 1 to 10000"),
+    "mean": Key(_colour(False), "three numbers from 0 to 1, for red, green and blue"),
+    "std": Key(_colour(True), "three numbers above 0 and at most 1, for red, green and blue"),
     "licence": Key(_is_word, _WORD, seen=False),
 }
 
 
 def _flaw(name: str) -> str | None:
-    """Why there can be no file of a name, None if there can."""
+    """Return why a name cannot be that of a file; None if it can."""
     try:
         files.check_name(name)
     except ValueError as error:
@@ -199,12 +200,12 @@ def _folded(name: str) -> str:
 
 
 def said_name(entry: Entry) -> str:
-    """A model's name on a terminal: as it is, or quoted where it can be no name."""
+    """Return a model's name for a terminal, quoted if it cannot be that of a file."""
     return entry.name if entry.refused is None else shown(entry.name)
 
 
 def shown(value: Any) -> str:
-    """A value of a bank file in a message: on one line, and not endless."""
+    """Return a value of a bank file for a message: on one line, of at most 60 characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of more digits than Python prints
@@ -213,19 +214,19 @@ def shown(value: Any) -> str:
 
 
 def load(entry: Entry) -> Any:
-    """The network of a model, with its weights, and the mean and std that it is to be given.
+    """Load a model's network and weights, with the entry's mean and std where it has them.
 
     Returns:
-        `models.Loaded`.
+        A `weights.Loaded`.
 
     Raises:
-        ValueError: the weights do not fit.
+        InputError: the weights do not fit.
         OSError: they cannot be read.
     """
-    from jaxparc import models
+    from jaxparc import weights
     from jaxparc.weights import loading
 
-    loaded = models.load(entry.architecture, entry.weights, **loading.chosen(entry))
+    loaded = weights.load(entry.architecture, entry.weights, **loading.options_of(entry))
     mean, std = entry.mean or loaded.spec.mean, entry.std or loaded.spec.std
     return loaded._replace(spec=dataclasses.replace(loaded.spec, mean=mean, std=std))
 
@@ -235,27 +236,28 @@ class Tuned(NamedTuple):
 
     Attributes:
         loaded: the network and its new weights.
-        accuracy: percent of the target's test split.
-        images: of that split.
-        largest: percent of it that are of its largest class; None where an image may have several.
+        accuracy: on the target's test split, in percent.
+        images: number of images in that split.
+        largest: share of its largest class, in percent; None for multi-label targets.
     """
 
-    loaded: Any  # models.Loaded, which is not imported before it is needed
+    loaded: Any  # weights.Loaded, whose import takes a second
     accuracy: float
     images: int
     largest: float | None
 
     @property
     def at_chance(self) -> bool:
-        """Whether naming the largest class for every image does as well, as far as can be told:
-        its share is not below the 95 % interval (Wilson's) of the accuracy.
+        """Whether predicting the largest class for every image may be as accurate.
+
+        That is, the lower end of the accuracy's 95 % interval (Wilson's) does not exceed its share.
         """
         from scipy.stats import binomtest
 
         if self.largest is None:
             return False
-        right = round(self.accuracy * self.images / 100)
-        interval = binomtest(right, self.images).proportion_ci(0.95, "wilson")
+        correct = round(self.accuracy * self.images / 100)
+        interval = binomtest(correct, self.images).proportion_ci(0.95, "wilson")
         return bool(100 * interval.low <= self.largest)
 
 
@@ -272,58 +274,57 @@ def finetune(
     partial: Path | None = None,
     keep: Callable[[Any], None] = lambda loaded: None,
 ) -> Tuned:
-    """Fine-tunes all weights of a model to a target's training split, with a new head.
+    """Fine-tune all weights of a model on a target's training split, with a new head.
 
     Args:
         entry: the model.
-        target: as `datasets.load` takes it.
-        steps: batches, over as many epochs as that takes.
-        batch_size: of all devices together.
-        learning_rate: of SGD with momentum 0.9, after a warm-up over a tenth of the steps; it falls
-            to 0 by a cosine.
+        target: a data set, as in `datasets.load`.
+        steps: number of batches.
+        batch_size: in total over all devices.
+        learning_rate: of SGD with momentum 0.9: the maximum, reached by a linear warm-up over a
+            tenth of the steps and followed by a cosine decay to 0.
         seed: of the head, the order of the images, crops and mirroring.
-        data_dir: as `datasets.load` takes it.
-        watch: told of steps, as `fitting.fit` takes it.
-        partial: where KeyboardInterrupt leaves the state of the training, which goes on from it;
-            its name must tell all that decides the weights, and whoever calls removes it.
-        keep: called with the network and its new weights before its accuracy is measured.
+        data_dir: as in `datasets.load`.
+        watch: called after each chunk of steps, as in `training.loop.fit`.
+        partial: where KeyboardInterrupt saves the state of the training, which resumes from there;
+            its name must depend on all that decides the weights, and the caller removes it.
+        keep: called with the network and its new weights before the accuracy is measured.
 
     Raises:
-        ValueError: the target is unknown, or the weights do not fit.
+        InputError: the target is unknown, or the weights do not fit.
         DatasetError: the target cannot be read.
         DivergedError: the loss is no longer finite.
         OSError: the weights cannot be read.
     """
     from jaxparc import datasets, parallel
-    from jaxparc.training import batches as input_
-    from jaxparc.training import loop as fitting
-    from jaxparc.training import steps as train
+    from jaxparc.training import decoding, loop
+    from jaxparc.training import steps as training_steps
 
     data = datasets.spec_of(target, data_dir=data_dir)
     loaded = load(entry)
     spec = loaded.spec
     size = entry.size or spec.input_size
     module = loaded.module.clone(num_classes=data.num_classes, axis_name=parallel.AXIS)
-    task = train.Task(module, spec.mean, spec.std, data.multi_label)
+    task = training_steps.Task(module, spec.mean, spec.std, data.multi_label)
     tuning, test = (
-        input_.decode(datasets.load(target, split, data_dir=data_dir, decode=False), size=size)
+        decoding.decode(datasets.load(target, split, data_dir=data_dir, decode=False), size=size)
         for split in ("train", "test")
     )
-    variables, _ = fitting.fit(
+    variables, _ = loop.fit(
         task,
-        train.with_new_head(dict(loaded.variables), data.num_classes, seed),
+        training_steps.with_new_head(dict(loaded.variables), data.num_classes, seed),
         tuning,
-        train.Recipe(steps=steps, batch_size=batch_size, learning_rate=learning_rate),
+        training_steps.Recipe(steps=steps, batch_size=batch_size, learning_rate=learning_rate),
         size=size,
         mirror=data.mirror,
         seed=seed,
         watch=watch,
         partial=partial,
-        every=math.inf,  # a disk that is full on the way would end the training
+        every=math.inf,  # a full disk during training would end it
     )
     tuned = loaded._replace(module=module.clone(axis_name=None), variables=variables)
     keep(tuned)
-    accuracy = fitting.accuracy(task, variables, test, size=size, batch_size=batch_size)
+    accuracy = loop.accuracy(task, variables, test, size=size, batch_size=batch_size)
     labels = datasets.labels(target, "test", data_dir=data_dir)
     largest = None if data.multi_label else 100 * float(np.bincount(labels).max()) / len(labels)
     return Tuned(tuned, accuracy, len(labels), largest)

@@ -1,1 +1,1 @@
-"""The command line, `python -m jaxparc`: one module per command."""
+"""The commands of `python -m jaxparc`: one module each, with one function of plain arguments."""

@@ -1,59 +1,65 @@
 """The command line: `python -m jaxparc COMMAND ...`.
 
-Exit codes: 0 done; 1 a command failed, or some models or methods of those asked for did and the
-others are done, with the reason on one line of stderr; 2 the command line is wrong, likewise; 130
-it was interrupted.
+Exit codes: 0 done; 1 a command failed, or some of the models or methods did while the others are
+done, with the reason on one line of stderr; 2 wrong usage, likewise; 130 interrupted. A defect of
+this package ends with a traceback and exit code 1.
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from jaxparc import interrupts, printing
-from jaxparc.commands import finetune as weights_commands
-from jaxparc.commands import rank as bank_commands
-from jaxparc.commands import score as scoring
+from jaxparc.errors import InputError, OperationError, is_out_of_memory
+from jaxparc.units import options
 
 PROGRAM = "python -m jaxparc"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line, where argparse puts the usage before it."""
+    """Reports wrong usage in one line, where argparse prints the whole usage before it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printing.shown(message)} (--help shows the usage)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
-      argv: the words after `python -m jaxparc`; by default those of this process.
+        argv: the words after `python -m jaxparc`; by default those of this process.
 
     Returns:
-      The exit code.
+        The exit code.
     """
     with printing.ending():
         try:
-            args = _parser().parse_args(argv)
-            args.run(args)
+            _run(**vars(_parser().parse_args(argv)))
         except KeyboardInterrupt as interrupt:
             print(printing.shown(interrupts.line(PROGRAM, interrupt)), file=sys.stderr)
             return interrupts.CODE
         except BrokenPipeError:
             raise
         except Exception as error:
-            if interrupts.came():  # it is what a library made of the interrupt
+            if interrupts.came():  # a library turned the interrupt into this error
                 print(interrupts.line(PROGRAM), file=sys.stderr)
                 return interrupts.CODE
-            if isinstance(error, ValueError):
+            if isinstance(error, InputError):
                 return _fail(error, 2)
-            if isinstance(error, RuntimeError | OSError | MemoryError):
+            if isinstance(error, OperationError | OSError):
                 return _fail(error, 1)
+            if is_out_of_memory(error):
+                return _fail(OperationError(f"out of memory: {printing.line(error)}"), 1)
             raise
     return 0
+
+
+def _run(module: str, function: str, **arguments: Any) -> None:
+    """Call the function of a command; its module is imported now, so that --help is quick."""
+    getattr(importlib.import_module(f"jaxparc.commands.{module}"), function)(**arguments)
 
 
 def _fail(error: Exception, code: int) -> int:
@@ -61,119 +67,229 @@ def _fail(error: Exception, code: int) -> int:
     return code
 
 
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
+
+
 def _parser() -> argparse.ArgumentParser:
-    """Builds the parser; each command adds itself and names the function that runs it."""
-    parser = _Parser(prog=PROGRAM, description=__doc__.splitlines()[0])
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Predict which pretrained model will be best after fine-tuning.",
+        epilog="Exit codes: 0 done; 1 some models or methods failed, or nothing could be done; "
+        "2 wrong usage; 130 interrupted.",
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_score(commands)
-    bank_commands.add(commands)
-    weights_commands.add(commands)
+    _add_extract(commands)
+    _add_rank(commands)
+    _add_finetune(commands)
+    _add_convert(commands)
     _add_data(commands)
     return parser
 
 
-def _add_score(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_score(commands: _Commands) -> None:
     score = commands.add_parser(
         "score",
+        parents=[_methods()],
         help="rank models by files of their features",
-        description="Rank the models of a folder by how good they will be after fine-tuning.",
+        description="Rank the models of a folder by their expected accuracy after fine-tuning.",
     )
-    score.add_argument("folder", metavar="FOLDER", help="one .npz (features) or .npy per model")
+    score.add_argument("folder", metavar="FOLDER", help="one .npz or .npy of features per model")
     score.add_argument(
         "--labels",
         metavar="FILE",
-        help=".npy, or text with one per line; by default FOLDER/labels.npy, else the labels in "
-        "the models' files",
+        help=".npy, or text with one label per line [FOLDER/labels.npy, or those in the models' "
+        "files]",
     )
-    scoring.add_options(score)
     score.add_argument(
         "--models",
         metavar="FILE",
-        help="CSV with the columns model and layers, for +l, or source_images too, for heuristic",
+        help="CSV with the columns model and layers (for +l) or source_images (for heuristic)",
     )
     score.add_argument(
-        "--target_images", type=int, metavar="N", help="images of the target, for heuristic"
+        "--target_images",
+        type=int,
+        metavar="N",
+        help="size of the target's training split, for heuristic",
     )
     score.add_argument(
-        "--num_classes", type=int, metavar="C", help="classes of the target, if some are absent"
+        "--num_classes",
+        type=int,
+        metavar="C",
+        help="number of classes of the target, if the labels lack some",
     )
     score.add_argument(
-        "--out", type=Path, default=Path(), metavar="DIR", help="where scores.csv goes [.]"
+        "--out", type=Path, default=Path(), metavar="DIR", help="folder of scores.csv [.]"
     )
-    score.set_defaults(run=_score)
+    score.set_defaults(module="score", function="score")
 
 
-def _score(args: argparse.Namespace) -> None:
-    from jaxparc.bank import folder as feature_files
-
-    bank = feature_files.read_bank(args.folder, args.labels, reference=args.reference)
-    facts: dict[str, Any] = {}
-    if args.models is not None:
-        names = [name for name in bank.features if name != bank.reference]
-        others = [bank.reference] if bank.reference else []
-        facts |= feature_files.read_facts(args.models, names, others)
-    facts["target_images"] = args.target_images
-    if left_out := scoring.print_ranking(args, bank, facts):
-        raise RuntimeError(f"not scored: {left_out}")
-
-
-def _add_data(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    data = commands.add_parser("data", help="list or prepare the data sets")
-    actions = data.add_subparsers(metavar="ACTION", required=True)
-    folder = _Parser(add_help=False)
-    folder.add_argument(
-        "--data_dir", help="TFDS data folder; TFDS_DATA_DIR or ~/tensorflow_datasets if not given"
+def _add_extract(commands: _Commands) -> None:
+    extract = commands.add_parser(
+        "extract",
+        parents=[_bank(), _target(), _probe(), _data_dir()],
+        help="extract the features of every model of a bank for a target",
+        description="Extract the features of every model of a bank for a probe set of a target.",
     )
-    listing = actions.add_parser("list", parents=[folder], help="show what is known of each")
-    listing.set_defaults(run=_data_list)
-    preparing = actions.add_parser("prepare", parents=[folder], help="make ready to read")
-    preparing.add_argument(
-        "names", nargs="+", metavar="NAME", help="of data list, or folder:PATH, csv:FILE, npz:FILE"
+    options.add_shard(extract)
+    extract.set_defaults(module="extract", function="extract")
+
+
+def _add_rank(commands: _Commands) -> None:
+    rank = commands.add_parser(
+        "rank",
+        parents=[_bank(), _target(), _probe(), _data_dir(), _methods()],
+        help="rank the models of a bank for a target: extract and score",
+        description="Rank pretrained models by their expected accuracy after fine-tuning.",
     )
-    preparing.set_defaults(run=_data_prepare)
+    # Accepted to be refused with a reason.
+    rank.add_argument("--shard", type=options.parse_shard, help=argparse.SUPPRESS)
+    rank.set_defaults(module="rank", function="rank")
 
 
-def _data_list(args: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from jaxparc import datasets
-
-    table = Table(
-        caption=f"data folder: {escape(printing.shown(str(datasets.root_of(args.data_dir))))}\n"
-        "your own images: folder:PATH, csv:FILE, npz:FILE wherever a name is asked for"
+def _add_finetune(commands: _Commands) -> None:
+    tune = commands.add_parser(
+        "finetune",
+        parents=[_bank(), _model(), _target(), _data_dir()],
+        help="fine-tune one model of a bank",
+        description="Fine-tune all weights of one model of a bank to a target.",
     )
-    table.add_column("name", no_wrap=True)
-    for column in ("classes", "train", "test"):
-        table.add_column(column, justify="right")
-    table.add_column("here")
-    table.add_column("images, licence, needs", overflow="fold")
-    for name, spec in datasets.DATASETS.items():
-        means = [spec.description, f"licence: {spec.licence}"]
-        if spec.needs_tensorflow:
-            means.append("to prepare it (not to read it): jaxparc[prepare]")
-        if spec.manual:
-            means.append(f"by hand: {spec.manual}")
-        table.add_row(
-            printing.lines("\n".join((name, *(f"= {alias}" for alias in spec.aliases)))),
-            f"{spec.num_classes:,}",
-            f"{spec.sizes['train']:,}",
-            f"{spec.sizes['test']:,}",
-            "yes" if datasets.is_prepared(name, data_dir=args.data_dir) else "no",
-            escape(printing.lines("\n".join(means))),
+    for flag, kind, default, what in (
+        ("steps", int, 1000, "number of batches"),
+        ("batch_size", int, 64, "images per batch, over all devices"),
+        ("learning_rate", float, 0.01, "after the warm-up"),
+        ("seed", int, 0, "of the new head, the order of the images and the crops"),
+    ):
+        metavar = "N" if kind is int else "X"
+        tune.add_argument(
+            f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{what} [{default}]"
         )
-    Console().print(table)
+    tune.add_argument(
+        "--out", type=Path, metavar="FILE", help="weights [finetuned/NAME-TARGET-HASH.safetensors]"
+    )
+    tune.set_defaults(module="finetune", function="finetune")
 
 
-def _data_prepare(args: argparse.Namespace) -> None:
-    from jaxparc import datasets
+def _add_convert(commands: _Commands) -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="convert weights of any supported format to safetensors",
+        description="Convert published weights to a safetensors file with this package's names.",
+    )
+    convert.add_argument(
+        "source", metavar="SRC", help="weights of PyTorch, safetensors, NumPy, Keras, ..."
+    )
+    convert.add_argument("destination", type=Path, metavar="DST", help="a .safetensors file")
+    convert.add_argument(
+        "--architecture", metavar="NAME", help="key of jaxparc.models.MODELS [by the names]"
+    )
+    convert.add_argument(
+        "--scheme", metavar="NAME", help="library whose names the weights have [by the names]"
+    )
+    convert.add_argument(
+        "--variant", metavar="NAME", help="which of several networks with the same names"
+    )
+    convert.add_argument(
+        "--weights-key", metavar="KEY", help="which of several sets of weights in SRC"
+    )
+    convert.add_argument(
+        "--ignore", nargs="+", default=(), metavar="PATTERN", help="names in SRC to leave out"
+    )
+    convert.add_argument(
+        "--channels", choices=("rgb", "bgr"), help="order that the weights expect [by the scheme]"
+    )
+    convert.add_argument(
+        "--stride-in-1x1",
+        action=argparse.BooleanOptionalAction,
+        help="whether bottlenecks of ResNets stride in the first convolution [by the scheme]",
+    )
+    convert.set_defaults(module="convert", function="convert")
 
-    for name in args.names:  # a misspelt name stops us before any work
-        datasets.short_name(name)
-    for number, name in enumerate(args.names):
-        try:
-            print(printing.shown(f"{name}: {datasets.prepare(name, data_dir=args.data_dir)}"))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{number} of {len(args.names)} are prepared") from None
-        print(printing.shown(f"{name}: {datasets.summary(name, data_dir=args.data_dir)}"))
+
+def _add_data(commands: _Commands) -> None:
+    data = commands.add_parser("data", help="list or prepare data sets")
+    actions = data.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", parents=[_data_dir()], help="list the known data sets")
+    listing.set_defaults(module="data", function="print_list")
+    preparing = actions.add_parser(
+        "prepare", parents=[_data_dir()], help="download and convert data sets"
+    )
+    preparing.add_argument("names", nargs="+", metavar="NAME", help=_DATASET)
+    preparing.set_defaults(module="data", function="prepare")
+
+
+# Options that several commands have.
+
+_DATASET = "a data set of `data list`, or folder:PATH, csv:FILE or npz:FILE"
+
+
+def _bank() -> _Parser:
+    parser = _Parser(add_help=False)
+    parser.add_argument("bank", metavar="BANK", help="bank.toml: models and their weights")
+    return parser
+
+
+def _model() -> _Parser:
+    parser = _Parser(add_help=False)
+    parser.add_argument("name", metavar="NAME", help="name of a model in it")
+    return parser
+
+
+def _target() -> _Parser:
+    parser = _Parser(add_help=False)
+    parser.add_argument("target", metavar="TARGET", help=_DATASET)
+    return parser
+
+
+def _data_dir() -> _Parser:
+    parser = _Parser(add_help=False)
+    parser.add_argument(
+        "--data_dir",
+        metavar="DIR",
+        help="folder of TFDS data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]",
+    )
+    return parser
+
+
+def _probe() -> _Parser:
+    """What decides the features, where they go, and how they are extracted."""
+    parser = _Parser(add_help=False)
+    parser.add_argument(
+        "--images", type=int, default=500, metavar="N", help="size of the probe set [500]"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the choice of the probe set [0]"
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="images per batch, over all devices [32]",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of features [features/BANK-TARGET-HASH]"
+    )
+    options.add_executor(parser)
+    return parser
+
+
+def _methods() -> _Parser:
+    parser = _Parser(add_help=False)
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="names in jaxparc.selectors; the first one ranks [parc_f32]",
+    )
+    parser.add_argument(
+        "--probs",
+        action="store_true",
+        help="score with nce and leep too, which need class probabilities",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="FILE",
+        help="features of a model trained on the target, for the same images, for rsa and dds",
+    )
+    return parser

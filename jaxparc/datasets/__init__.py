@@ -1,10 +1,10 @@
-"""Image data sets by name: registered ones, prepared once with TFDS, and people's own images.
+"""Image data sets by name: registered ones, prepared once with TFDS, and user images.
 
-`load` prepares a set on first use where it has not been prepared. Registered sets lie in the TFDS
-data folder (`data_dir`, else the environment variable TFDS_DATA_DIR, else ~/tensorflow_datasets)
-and are read without TensorFlow; people's own images (`datasets.own`: "folder:PATH", "csv:FILE",
-"npz:FILE") are read where they are. The path of a folder, a .csv or an .npz stands for its address,
-unless a registered set is called so.
+`load` prepares a data set on first use. Registered data sets are in the TFDS data folder
+(`data_dir`, else the environment variable TFDS_DATA_DIR, else ~/tensorflow_datasets) and are read
+without TensorFlow. User images (`datasets.user_images`: "folder:PATH", "csv:FILE", "npz:FILE") are
+read where they are. The path of a folder, a .csv or an .npz file stands for its address, unless it
+is the name of a registered data set.
 
 Only this package imports tensorflow_datasets, and only when a registered set is prepared or read.
 """
@@ -20,20 +20,21 @@ from typing import Any
 import numpy as np
 
 from jaxparc import printing
-from jaxparc.datasets import images, own, prepared
+from jaxparc.datasets import images, prepared, user_images
 from jaxparc.datasets.specs import DATASETS as DATASETS
 from jaxparc.datasets.specs import DatasetError as DatasetError
 from jaxparc.datasets.specs import DatasetSpec as DatasetSpec
 from jaxparc.datasets.specs import Record, Rows, is_registered, registered
+from jaxparc.errors import InputError
 
-CLASSES_SHOWN = 12  # in a line
+CLASSES_SHOWN = 12  # in a summary
 
 
 class Source(Sequence[Record]):
-    """The records of one split, or of a slice of one; safe to read from several threads.
+    """The records of a split, or of a slice of it; safe to read from several threads.
 
     Attributes:
-      spec: of the set.
+      spec: of the data set.
     """
 
     def __init__(self, spec: DatasetSpec, rows: Rows, chosen: range, *, decode: bool):
@@ -44,9 +45,9 @@ class Source(Sequence[Record]):
         return len(self._chosen)
 
     def __getitem__(self, index: Any) -> Any:
-        """Reads one record, and decodes its image if that was asked for."""
+        """Return one record, with its image decoded if `load` was asked to."""
         if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
+            raise IndexError(f"record {index} is out of range for {len(self)} records")
         record = self._rows[self._chosen[index]]
         if self._decode and isinstance(record["image"], bytes):
             try:
@@ -58,10 +59,10 @@ class Source(Sequence[Record]):
         return record
 
     def labels(self) -> np.ndarray:
-        """Reads all labels, without decoding an image.
+        """Return all labels, without decoding any image.
 
         Returns:
-          (n,) int32 classes, or, where an image may have several, (n, c) float32 of zeros and ones.
+          (n,) int32 classes, or, for multi-label data sets, (n, c) float32 multi-hot.
         """
         found = self._rows.labels()[self._chosen.start : self._chosen.stop]
         if not self.spec.multi_label:
@@ -73,54 +74,62 @@ class Source(Sequence[Record]):
 
 
 def spec_of(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> DatasetSpec:
-    """Returns the spec of a data set; of people's own images, after looking at them once.
+    """Return the spec of a data set; user images are decoded once for it.
 
     Raises:
-      ValueError: the name is unknown, the message lists the known ones; or it is an address with
-        nothing there, or with unknown options.
-      DatasetError: own images are not in one of the forms that `datasets.own` describes, or too
-        many cannot be read.
+      InputError: the name is unknown (the message lists the known ones), or it is an address with
+        unknown options or of nothing that exists.
+      DatasetError: user images are in none of the forms that `datasets.user_images` describes, or
+        too many of them cannot be decoded.
     """
     name = _address(name)
-    return own.open_set(name, root_of(data_dir)).spec if own.is_own(name) else registered(name)
+    return (
+        user_images.open_set(name, root_of(data_dir)).spec
+        if user_images.is_address(name)
+        else registered(name)
+    )
 
 
 def short_name(name: str) -> str:
-    """Returns what a set is called in tables and in the names of files, without looking at it.
+    """Return the name of a data set in tables and file names, without reading it.
 
-    That is the name itself of a registered set, alias or not, and the last part of the path of
-    people's own images.
+    For a registered data set that is the given name or alias; for user images, the last part of
+    their path.
 
     Raises:
-      ValueError: as `spec_of`.
+      InputError: as in `spec_of`.
     """
     name = _address(name)
-    return own.short_name(name) if own.is_own(name) else (registered(name), name)[1]
+    return (
+        user_images.short_name(name)
+        if user_images.is_address(name)
+        else (registered(name), name)[1]
+    )
 
 
 def root_of(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the TFDS data folder: `data_dir`, else the environment's, else the usual one."""
+    """Return the TFDS data folder: `data_dir`, else TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     try:
         return Path(root).expanduser().absolute()
     except RuntimeError:
         raise DatasetError(
-            f"{root}: there is no home folder; TFDS_DATA_DIR or --data_dir says where the data are"
+            f"{root}: there is no home folder; set TFDS_DATA_DIR or --data_dir"
         ) from None
 
 
 def folder_of(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Returns where a set lies, whether it is there or not."""
+    """Return the folder or file of a data set, whether it exists or not."""
     name = _address(name)
-    if own.is_own(name):
-        return own.parse(name).path
+    if user_images.is_address(name):
+        return user_images.parse(name).path
     return prepared.folder_of(registered(name), root_of(data_dir))
 
 
 def is_prepared(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> bool:
-    """Tells whether a set can be read at once; of people's own images, whether they are there."""
+    """Return whether a data set can be read without preparing it; True for user images."""
     name = _address(name)
-    return own.is_own(name) or prepared.is_prepared(registered(name), root_of(data_dir))
+    return user_images.is_address(name) or prepared.is_prepared(registered(name), root_of(data_dir))
 
 
 def load(
@@ -130,32 +139,32 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     decode: bool = True,
 ) -> Source:
-    """Opens one split of a data set, preparing the set first where that has not been done.
+    """Load a split of a data set, which is prepared first if it has not been.
 
     Args:
-      name: a key of DATASETS, an alias, or the address of your own images.
+      name: a key of DATASETS, an alias, or the address of user images.
       split: a split or a slice of one, such as "train", "train[:400]", "train[-250:]" or
-        "train[:80%]", where a share of the images is rounded to the nearest number, as in TFDS.
+        "train[:80%]", where percentages of images are rounded to the nearest integer, as in TFDS.
       data_dir: the TFDS data folder; by default TFDS_DATA_DIR or ~/tensorflow_datasets.
-      decode: whether images are given decoded, uint8 (h, w, 3) RGB with grey repeated. Otherwise as
-        they are stored, mostly the bytes of a file, which `jaxparc.training.batches` decodes
-        faster, as it knows how small they will be.
+      decode: whether images are decoded, to uint8 (h, w, 3) RGB with grey repeated. Otherwise they
+        are as stored, mostly the bytes of a file, which `jaxparc.training.batches` decodes faster,
+        because it knows the size to which they are shrunk.
 
     Returns:
-      A sequence of records, in an order that never changes. A record is a dictionary of `image` and
-      `label`, an int, or a tuple of ints where an image may have several classes. With VOC's boxes:
-      `boxes`, (k, 4) float32 of ymin, xmin, ymax, xmax as shares of the sides, and `box_labels`.
+      A sequence of records in a fixed order. A record is a dictionary of `image` and `label`, an
+      int, or a tuple of ints in multi-label data sets. VOC's records also have `boxes`, (k, 4)
+      float32 of ymin, xmin, ymax, xmax in [0, 1] of the sides, and `box_labels`, (k,) int32.
 
     Raises:
-      ValueError: the name or the split is unknown, or the slice asks for more than there is.
-      DatasetError: a package is missing, or the set cannot be read, or its folder not written.
+      InputError: the name or the split is unknown, or the slice exceeds the split.
+      DatasetError: a package is missing, or the data set cannot be read or prepared.
     """
     name = _address(name)
     spec = spec_of(name, data_dir=data_dir)
     chosen = _chosen(name, spec, split)
     which = split.partition("[")[0]
-    if own.is_own(name):
-        rows: Rows = own.open_set(name, root_of(data_dir)).splits[which]
+    if user_images.is_address(name):
+        rows: Rows = user_images.open_set(name, root_of(data_dir)).splits[which]
     else:
         if not is_prepared(name, data_dir=data_dir):
             prepare(name, data_dir=data_dir)
@@ -165,9 +174,9 @@ def load(
 
 
 def labels(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None) -> np.ndarray:
-    """Returns all labels of a split in the order of `load`, decoding no image.
+    """Return all labels of a split in the order of `load`, without decoding any image.
 
-    Args and errors are those of `load`; the result is that of `Source.labels`.
+    Arguments and exceptions are those of `load`; the result is that of `Source.labels`.
     """
     return load(name, split, data_dir=data_dir).labels()
 
@@ -175,13 +184,14 @@ def labels(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = N
 def class_counts(
     name: str, *, data_dir: str | os.PathLike[str] | None = None
 ) -> dict[str, dict[str, int]]:
-    """Returns split -> class -> images; one with several classes counts in each.
+    """Return split -> class -> number of images; a multi-label image counts in each of its classes.
 
-    Classes of registered sets have their numbers as names. Args and errors are those of `load`.
+    Classes of registered data sets are named by their indices. Arguments and exceptions are those
+    of `load`.
     """
     name = _address(name)
-    if own.is_own(name):
-        splits = own.open_set(name, root_of(data_dir)).splits
+    if user_images.is_address(name):
+        splits = user_images.open_set(name, root_of(data_dir)).splits
         return {split: rows.counts() for split, rows in splits.items()}
     spec, counts = registered(name), {}
     for split in spec.sizes:
@@ -192,15 +202,15 @@ def class_counts(
 
 
 def summary(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str:
-    """Returns one line: how many images and classes a set has, and of own images which.
+    """Return one line: the numbers of images and classes, and the classes of user images.
 
-    Args and errors are those of `spec_of`.
+    Arguments and exceptions are those of `spec_of`.
     """
     name = _address(name)
     spec = spec_of(name, data_dir=data_dir)
     sizes = ", ".join(f"{split} {size:,}" for split, size in spec.sizes.items())
     line = f"{spec.num_classes:,} classes; images: {sizes}"
-    if not own.is_own(name):
+    if not user_images.is_address(name):
         return line
     counts = class_counts(name, data_dir=data_dir)
     each = {
@@ -217,52 +227,52 @@ def summary(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str
 
 
 def _address(name: str) -> str:
-    """The address that a name means, if it means people's own images; else the name itself."""
+    """Return the address that a name stands for if it means user images, else the name itself."""
     if not is_registered(name):
-        return own.address_of(name)
-    _say_which(name)
+        return user_images.address_of(name)
+    _warn_ambiguous(name)
     return name
 
 
 @functools.cache
-def _say_which(name: str) -> None:
-    """Says that a registered set is meant, where there is a folder too that is not the set's."""
+def _warn_ambiguous(name: str) -> None:
+    """Print that a registered data set is meant, if an unrelated folder has the same name."""
     if os.path.isdir(name) and Path(name).absolute() != root_of() / name:
         print(f"{name}: the registered data set, not the folder folder:{name}", file=sys.stderr)
 
 
 def prepare(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Makes a data set ready to read, and a damaged one anew; looks at all of people's own images.
+    """Prepare a data set, or prepare a damaged one again; user images are all decoded once.
 
-    Files are written under another name and renamed when whole, so an interruption leaves
-    nothing that would be read. Processes that prepare the same set wait for each other. What has
-    been downloaded is not downloaded again.
+    Files are written to a temporary folder that is renamed when complete, so that an interruption
+    leaves nothing that would be read. Processes that prepare the same data set wait for each other.
+    Downloaded files are not downloaded again.
 
     Args:
       name: as in `load`.
       data_dir: as in `load`.
 
     Returns:
-      Where it lies.
+      Its folder or file.
 
     Raises:
-      ValueError: the name is unknown.
-      DatasetError: a package or a file is missing, or the folder cannot be written, or own images
-        cannot be read.
+      InputError: the name is unknown.
+      DatasetError: a package or a file is missing, the folder cannot be written, or user images
+        cannot be decoded.
     """
     name = _address(name)
-    if own.is_own(name):
-        own.open_set(name, root_of(data_dir))
-        return own.parse(name).path
+    if user_images.is_address(name):
+        user_images.open_set(name, root_of(data_dir))
+        return user_images.parse(name).path
     return prepared.prepare(registered(name), root_of(data_dir))
 
 
 def _chosen(name: str, spec: DatasetSpec, split: str) -> range:
-    """The positions in a split that a slice takes."""
+    """Return the indices that a slice selects from a split."""
     match = re.fullmatch(r"([^\[\]]*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     which = match[1] if match else split
     if which not in spec.sizes:
-        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(spec.sizes)}")
+        raise InputError(f"{name}: unknown split {split!r}; known: {', '.join(spec.sizes)}")
     assert match is not None
     n = spec.sizes[which]
     bounds = []
@@ -271,6 +281,6 @@ def _chosen(name: str, spec: DatasetSpec, split: str) -> range:
         if text is not None and text.endswith("%"):
             number = round(number * n / 100)
         if abs(number) > n:
-            raise ValueError(f"{name} has {n} images in {which}; {split!r} asks for {abs(number)}")
+            raise InputError(f"{name}: {split!r} asks for {abs(number)} images; {which} has {n}")
         bounds.append(number)
     return range(n)[slice(*bounds)]

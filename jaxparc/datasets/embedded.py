@@ -1,7 +1,7 @@
-"""The base of our own TFDS builders: images that an installed package carries or draws.
+"""The base of our TFDS builders for images that an installed package ships or draws.
 
-Nothing is downloaded and TensorFlow is not needed: images are handed to TFDS as PIL images
-and stored as PNG in array_record files.
+Nothing is downloaded and TensorFlow is not needed: TFDS gets PIL images and stores them as PNG in
+array_record files.
 """
 
 import abc
@@ -13,24 +13,24 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 Example = tuple[np.ndarray, int]
-"""A grey uint8 (h, w) image and its class."""
+"""A grey image, (h, w) uint8, and its class."""
 
 
 class EmbeddedBuilder(tfds.core.GeneratorBasedBuilder):
     """Grey images of one size with one label each, in the splits train and test.
 
-    A subclass gives VERSION, SIDE, NAMES and `examples`; raise VERSION when its images change.
+    A subclass defines VERSION, SIDE, NAMES and `examples`; VERSION rises when its images change.
     """
 
     SIDE: ClassVar[int]
     NAMES: ClassVar[str]
 
-    # Called once per example, so that whoever prepares the set can show how far it is.
+    # Called once per example, to show progress.
     on_example: Callable[[], object] = staticmethod(lambda: None)
 
     @abc.abstractmethod
     def examples(self, split: str) -> Iterator[Example]:
-        """Yields the images and labels of one split, the same ones every time."""
+        """Yield the images and labels of a split, deterministically."""
 
     def _info(self) -> Any:
         return tfds.core.DatasetInfo(

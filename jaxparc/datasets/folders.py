@@ -1,4 +1,4 @@
-"""Folders of images: what lies in them, and which of them are classes and which splits."""
+"""Folders of images: which of them are classes, and which are splits."""
 
 import os
 import re
@@ -15,8 +15,8 @@ from jaxparc import printing
 from jaxparc.datasets import images
 from jaxparc.datasets.specs import DatasetError
 
-# What people call a split. Of those that are not trained on, the first that is there is the test
-# split, and the others are passed over.
+# Usual names of splits. Of those other than train, the first that exists is the test split, and the
+# others are skipped.
 SPLITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "train": ("train", "training", "trn", "trainval"),
@@ -28,22 +28,22 @@ SPLITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 KNOWN = ", ".join(name for names in SPLITS.values() for name in names)
-# Words beside these that say nothing, as in train_set, TrainImages and val2017.
+# Words that are ignored in such names, as in train_set, TrainImages and val2017.
 _FILLERS = ("set", "split", "data", "dataset", "folder", "images", "image", "imgs", "img")
-# Names that other systems leave, beside those that begin with a full stop.
-_LEFT = frozenset(
+# Files of operating systems and tools, besides those whose names begin with a full stop.
+_SYSTEM_FILES = frozenset(
     (
         *("__macosx", "icon\r", "network trash folder", "temporary items"),
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
         *("lost+found", "@eadir", "#recycle", "#snapshot", "__pycache__"),
     )
 )
-_DEEPEST = 64
-SHOWN = 5  # endings of names, or arrays, in a message
+_MAX_DEPTH = 64
+SHOWN = 5  # file extensions, or arrays, that a message names
 
 
 class Item(NamedTuple):
-    """An image and its class, or classes, in the words of whoever made the set."""
+    """An image and its class or classes, by the names in the data set."""
 
     image: Any  # a Path, or (h, w[, 3]) uint8
     label: Any  # a string, or a tuple of strings
@@ -51,26 +51,26 @@ class Item(NamedTuple):
 
 @dataclass
 class Listing:
-    """What a set holds.
+    """The images of a data set.
 
     Attributes:
-      groups: the images of each split; without test split of `train` alone.
-      passed: what was passed over, and how often.
+      groups: split -> images; only `train` if there is no test split.
+      skipped: a description of what was skipped -> how often.
     """
 
     groups: dict[str, list[Item]]
-    passed: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def split_of(name: str) -> str | None:
-    """Which split a name means, in any spelling; None if it is none of SPLITS."""
+    """Return the split that a name means, in any spelling; None if it is none of SPLITS."""
     words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word not in _FILLERS]
     word = re.sub(rf"(?<=.)({'|'.join(_FILLERS)})$", "", "".join(words))
     return next((split for split, names in SPLITS.items() if word in names), None)
 
 
-def tested(splits: Iterable[str]) -> str | None:
-    """Which of those that are there is the test split; None if there is but `train`."""
+def test_split(splits: Iterable[str]) -> str | None:
+    """Return which of the given splits is the test split; None if there is only `train`."""
     return next((split for split in SPLITS if split != "train" and split in splits), None)
 
 
@@ -79,61 +79,62 @@ class _Folder:
     """A folder.
 
     Attributes:
-      images: that lie in it.
-      folders: likewise.
-      passed: what lies in it and is passed over.
+      path: of the folder.
+      images: in the folder itself.
+      folders: in the folder itself.
+      skipped: a description of what was skipped in the folder itself -> how often.
     """
 
     path: Path
     images: list[Path] = field(default_factory=list)
     folders: list["_Folder"] = field(default_factory=list)
-    passed: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
     @property
     def name(self) -> str:
         return self.path.name
 
     def below(self) -> Iterator["_Folder"]:
-        """All folders in it, at any depth."""
+        """Yield all folders in it, at any depth."""
         for folder in self.folders:
             yield folder
             yield from folder.below()
 
-    def all_passed(self) -> Counter[str]:
-        """What is passed over in it, at any depth."""
-        return sum((folder.passed for folder in (self, *self.below())), Counter[str]())
+    def all_skipped(self) -> Counter[str]:
+        """Return what was skipped in it, at any depth."""
+        return sum((folder.skipped for folder in (self, *self.below())), Counter[str]())
 
     def total(self) -> int:
-        """How many images are in it, at any depth."""
+        """Return the number of images in it, at any depth."""
         return len(self.images) + sum(folder.total() for folder in self.folders)
 
 
 class _Walk:
-    """Lists folders, and follows links, each file and each folder once."""
+    """A walk through folders that follows links, and visits each file and each folder once."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, Path] = {}  # by the path without links
-        self.again: list[tuple[Path, Path]] = []  # first and further places
+        self.seen: dict[str, Path] = {}  # resolved path -> path
+        self.again: list[tuple[Path, Path]] = []  # first and later path of the same file or folder
 
     def folder(self, path: Path, real: str, above: tuple[str, ...], depth: int = 0) -> _Folder:
-        """Lists one, with all in it.
+        """List a folder with all that is in it.
 
         Args:
-          path: as the user has it.
-          real: without links.
-          above: the folders around it, without links.
-          depth: how many of them belong to the set.
+          path: as the user wrote it.
+          real: the resolved path.
+          above: the resolved paths of the folders around it.
+          depth: how many of them are in the data set.
         """
         found = _Folder(path)
-        if depth > _DEEPEST:
-            raise DatasetError(f"folder {path} lies more than {_DEEPEST} folders deep")
+        if depth > _MAX_DEPTH:
+            raise DatasetError(f"folder {path} is nested more than {_MAX_DEPTH} folders deep")
         try:
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
         except OSError as error:
             raise DatasetError(f"folder {path} cannot be listed: {error.strerror}") from error
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _LEFT:
-                found.passed["hidden"] += 1
+            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
+                found.skipped["hidden files"] += 1
                 continue
             place = path / entry.name
             target = os.path.realpath(place) if entry.is_symlink() else f"{real}/{entry.name}"
@@ -141,17 +142,19 @@ class _Walk:
             try:
                 is_folder = stat.S_ISDIR(os.stat(place).st_mode)
             except OSError as error:
-                # A lost class would not be missed otherwise; a lost image is named when it is read.
+                # Otherwise a class would be lost silently; images are reported when decoded.
                 if depth == 0 and not is_image:
                     raise DatasetError(f"{place} cannot be followed: {error.strerror}") from error
                 if not is_image:
-                    found.passed["links to nothing"] += 1
+                    found.skipped["broken links"] += 1
                     continue
                 is_folder = False
             if target in (*above, real):
-                found.passed["links to a folder above"] += 1
+                found.skipped["links to a folder above"] += 1
             elif not is_folder and not is_image:
-                found.passed[f"ending in {place.suffix}" if place.suffix else "without ending"] += 1
+                found.skipped[
+                    f"{place.suffix} files" if place.suffix else "files without extension"
+                ] += 1
             elif target in self.seen:
                 self.again.append((self.seen[target], place))
             else:
@@ -164,25 +167,25 @@ class _Walk:
 
 
 def read(root: Path) -> Listing:
-    """One folder per class, in the folder itself or in one per split.
+    """List a folder with one folder per class, or with one folder per split that holds these.
 
     Raises:
-      DatasetError: the folders are neither, or a file is in two classes, or a class has no image.
+      DatasetError: the folders are neither, a file is in two classes, or a class has no images.
     """
     walk = _Walk()
     real = os.path.realpath(root)
     top = walk.folder(root, real, tuple(map(str, Path(real).parents)))
-    passed = top.all_passed()
+    skipped = top.all_skipped()
     _check_links(root, walk, {}, {root})
-    splits = _splits(root, top, passed)
+    splits = _splits(root, top, skipped)
     places: dict[Path, tuple[str, str]] = {}
     groups: dict[str, list[Item]] = {}
-    test = tested(splits)
+    test = test_split(splits)
     for split, folder in splits.items():
         if split not in ("train", test):
-            passed[f"images of {folder.name} beside a test split"] += folder.total()
+            skipped[f"images of {folder.name} beside a test split"] += folder.total()
             continue
-        passed["images beside the folders of classes"] += len(folder.images)
+        skipped["images beside the folders of classes"] += len(folder.images)
         if not folder.folders:
             raise DatasetError(f"folder:{folder.path} holds no folders; expected one per class")
         names = {cls.name for cls in folder.folders}
@@ -193,14 +196,14 @@ def read(root: Path) -> Listing:
             items = [Item(image, cls.name) for image in paths]
             groups.setdefault("train" if split == "train" else "test", []).extend(items)
     _check_links(root, walk, places, {folder.path for folder in splits.values()})
-    passed["links to what is read anyway"] += len(walk.again)
-    return Listing(groups, +passed)
+    skipped["links to images that are read anyway"] += len(walk.again)
+    return Listing(groups, +skipped)
 
 
 def _check_links(
     root: Path, walk: _Walk, places: Mapping[Path, tuple[str, str]], above: set[Path]
 ) -> None:
-    """No image is in two classes or splits, and no folder just below `above` there twice."""
+    """Check that no image is in two classes or splits, and no folder in `above` is a duplicate."""
     for pair in walk.again:
         first, second = (
             next((places[one] for one in (path, *path.parents) if one in places), None)
@@ -210,16 +213,16 @@ def _check_links(
         if lost or (second is not None and first != second):
             names = " and ".join(str(path.relative_to(root)) for path in pair)
             raise DatasetError(
-                f"folder:{root}: {names} are the same by a link; expected each image in one class "
-                "and one split"
+                f"folder:{root}: {names} are linked to each other; expected each image in one "
+                "class and one split"
             )
 
 
-def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder]:
-    """The folders that hold those of the classes, by split."""
+def _splits(root: Path, top: _Folder, skipped: Counter[str]) -> dict[str, _Folder]:
+    """Return split -> the folder that holds its class folders."""
     holding = [folder for folder in top.folders if folder.total()]
     splits = [split_of(folder.name) for folder in holding]
-    # Of splits, some images may lie beside the folders of the classes.
+    # In folders of splits, images may lie beside the class folders.
     deep = [
         folder
         for folder in holding
@@ -230,25 +233,25 @@ def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder
         if len({split for split in splits if split}) > 1:
             flat = [folder.name for folder in holding if split_of(folder.name)]
             raise DatasetError(
-                f"folder:{root}: {printing.some(flat)} are splits, and hold images without a "
-                "folder per class"
+                f"folder:{root}: the splits {printing.some(flat)} hold images; expected one folder "
+                "per class in each"
             )
         return {"train": top}
     for folder in top.folders:
-        held = folder.all_passed()
-        if split_of(folder.name) and not folder.total() and held.total() > held["hidden"]:
+        held = folder.all_skipped()
+        if split_of(folder.name) and not folder.total() and held.total() > held["hidden files"]:
             raise DatasetError(
-                f"folder:{root}: {folder.name} holds no image, but what is {said(held)}"
+                f"folder:{root}: {folder.name} holds no images, but {described(held)}"
             )
-    known = f"expected one folder per class, or such in folders of splits, known: {KNOWN}"
+    known = f"expected one folder per class, or one per split with these inside ({KNOWN})"
     if len(holding) == 1 and splits == [None]:
         raise DatasetError(
-            f"folder:{root} holds nothing but {names}, and that folders: is folder:{deep[0].path} "
-            f"meant? {known}"
+            f"folder:{root} only holds {names}, which holds folders; did you mean "
+            f"folder:{deep[0].path}? {known}"
         )
     if flat := [folder.name for folder in holding if folder not in deep]:
         trained = [folder for folder in deep if split_of(folder.name) == "train"]
-        hint = f"folder:{trained[0].path} reads that alone; " if trained else ""
+        hint = f"folder:{trained[0].path} reads only that split; " if trained else ""
         raise DatasetError(
             f"folder:{root}: {printing.some(flat)} hold{'s' * (len(flat) < 2)} images, and "
             f"{printing.some([folder.name for folder in deep])} only folders of images; {hint}"
@@ -256,50 +259,49 @@ def _splits(root: Path, top: _Folder, passed: Counter[str]) -> dict[str, _Folder
         )
     if None in splits or "train" not in splits:
         raise DatasetError(
-            f"folder:{root}: {names} hold folders of images and are not all splits, of which one "
-            f"is to train on; {known}"
+            f"folder:{root}: {names} hold folders of images, and are not splits that include "
+            f"train; {known}"
         )
     if len(set(splits)) < len(splits):
-        raise DatasetError(f"folder:{root}: of {names}, two are the same split; {known}")
-    passed["folders without images"] += len(top.folders) - len(holding)
-    passed["images beside the folders of splits"] += len(top.images)
+        raise DatasetError(f"folder:{root}: duplicate split among {names}; {known}")
+    skipped["folders without images"] += len(top.folders) - len(holding)
+    skipped["images beside the folders of splits"] += len(top.images)
     folders = dict(zip(splits, holding, strict=True))
     return {split: folders[split] for split in SPLITS if split in folders}
 
 
 def _check_class(root: Path, cls: _Folder, others: set[str]) -> None:
-    """A class has images of its own, and no folders in it that seem to be something else."""
+    """Check that a class has images itself, and no folders that look like splits or classes."""
     name = cls.path.relative_to(root)
     if not cls.total():
-        held = said(cls.all_passed(), ", but what is {}")
+        held = described(cls.all_skipped(), ", but {}")
         raise DatasetError(
-            f"folder:{root}: {name} holds no image{held}; expected one folder per class"
+            f"folder:{root}: {name} holds no images{held}; expected one folder per class"
         )
     if not cls.images:
         raise DatasetError(
-            f"folder:{root}: {name} holds no image itself, but its folders do; expected one folder "
-            "per class"
+            f"folder:{root}: {name} only holds images in its folders; expected one folder per class"
         )
     for folder in cls.below():
         if folder.images and folder.name != cls.name:
-            what = "of a split" if split_of(folder.name) else "of another class"
+            what = "a split" if split_of(folder.name) else "another class"
             if split_of(folder.name) or folder.name in others:
                 raise DatasetError(
-                    f"folder:{root}: {folder.path.relative_to(root)} is in a class and has the "
-                    f"name {what}; expected splits above the classes, and no class in another"
+                    f"folder:{root}: {folder.path.relative_to(root)} is in a class and named like "
+                    f"{what}; expected class folders inside those of splits, and not in each other"
                 )
 
 
 def say(name: str, text: str) -> None:
-    """Says something of a data set on stderr."""
+    """Print a line about a data set to stderr."""
     print(printing.visible(f"{name}: {text}"), file=sys.stderr)
 
 
-def said(passed: Counter[str], form: str = "{}") -> str:
-    """What was passed over, as a text in a form; "" if nothing was."""
-    endings = Counter({what: n for what, n in passed.items() if what.startswith("ending in ")})
-    rest = passed - endings
+def described(skipped: Counter[str], form: str = "{}") -> str:
+    """Return what was skipped, formatted into `form`; "" if nothing was."""
+    endings = Counter({what: n for what, n in skipped.items() if what.startswith(".")})
+    rest = skipped - endings
     shown = [f"{what} ({n:,})" for what, n in [*rest.items(), *endings.most_common(SHOWN)]]
     if more := endings.total() - sum(n for _, n in endings.most_common(SHOWN)):
-        shown.append(f"of other endings ({more:,})")
+        shown.append(f"files of other types ({more:,})")
     return form.format(", ".join(shown)) if shown else ""

@@ -1,4 +1,4 @@
-"""The forms that people's own images come in: class folders (`folders`), CSV files, arrays."""
+"""The layouts of user images: class folders (`folders`), CSV files, and arrays in .npz files."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ NPZ_NAMES = (
 
 
 def _read_csv(where: Path) -> Listing:
-    """The columns path (from the file's own folder, or absolute), label and perhaps split."""
+    """Read the columns path (absolute, or relative to the file), label and optionally split."""
     try:
         columns, table = files.read_table(where)
     except OSError as error:
@@ -29,23 +29,24 @@ def _read_csv(where: Path) -> Listing:
         flaw = str(error).removeprefix(f"{where} ")
         raise DatasetError(f"csv:{where} cannot be read: {flaw}") from error
     names = [name.strip().lower() for name in columns]
-    if lacking := {"path", "label"} - set(names):
+    if missing := {"path", "label"} - set(names):
         raise DatasetError(
-            f"csv:{where} has the columns {', '.join(columns) or 'none'}; it lacks "
-            f"{' and '.join(sorted(lacking))}"
+            f"csv:{where} has the columns {', '.join(columns) or 'none'}; missing: "
+            f"{' and '.join(sorted(missing))}"
         )
-    if twice := [name for name in ("path", "label", "split") if names.count(name) > 1]:
-        raise DatasetError(f"csv:{where} has two columns {twice[0]!r}")
+    if duplicate := [name for name in ("path", "label", "split") if names.count(name) > 1]:
+        raise DatasetError(f"csv:{where}: duplicate column {duplicate[0]!r}")
     rows = [
         (row.line, dict(zip(names, map(str.strip, row.cells.values()), strict=True)))
         for row in table
     ]
-    if lost := [(line, row) for line, row in rows if _lacks(row)]:
-        line, row = lost[0]
+    if incomplete := [(line, row) for line, row in rows if _is_incomplete(row)]:
+        line, row = incomplete[0]
         what = "empty"
         if all(cell for cell in (row["path"], *row["label"].split("|"))):
             what = f"missing ({row['path']}, {row['label']})"
-        more = f"; so it is in {len(lost) - 1} more of {len(rows)} rows" if lost[1:] else ""
+        others = len(incomplete) - 1
+        more = f"; likewise in {others} more of {len(rows)} rows" if others else ""
         raise DatasetError(f"csv:{where} line {line}: path or label is {what}{more}")
     groups: dict[str, list[Item]] = {}
     lines: dict[str, int] = {}
@@ -53,13 +54,13 @@ def _read_csv(where: Path) -> Listing:
     for number, row in rows:
         labels = tuple(dict.fromkeys(one.strip() for one in row["label"].split("|")))
         if "\0" in "".join(row.values()):
-            raise DatasetError(f"csv:{where} line {number} holds a NUL; expected text")
+            raise DatasetError(f"csv:{where} line {number} holds a NUL character; expected text")
         path = where.parent / os.path.expanduser(row["path"])
         real = os.path.realpath(path)
         if real in lines:
             raise DatasetError(
-                f"csv:{where} line {number}: {row['path']} was in line {lines[real]} already; "
-                "several labels of one image are written as a|b"
+                f"csv:{where} line {number}: duplicate image {row['path']}, also in line "
+                f"{lines[real]}; write several labels of an image as a|b"
             )
         lines[real] = number
         split = folders.split_of(row.get("split") or "train")
@@ -69,27 +70,29 @@ def _read_csv(where: Path) -> Listing:
             )
         groups.setdefault(split, []).append(Item(path, labels if several else row["label"]))
     if not groups.get("train"):
-        raise DatasetError(f"csv:{where} lists no images to train on")
+        raise DatasetError(f"csv:{where} has no images in the split train")
     found = Listing({"train": groups.pop("train")})
-    if test := folders.tested(groups):
+    if test := folders.test_split(groups):
         found.groups["test"] = groups.pop(test)
     for split, items in groups.items():
-        found.passed[f"images of {split} beside a test split"] += len(items)
+        found.skipped[f"images of {split} beside a test split"] += len(items)
     return found
 
 
-def _lacks(row: Mapping[str, str]) -> bool:
+def _is_incomplete(row: Mapping[str, str]) -> bool:
     cells = (row["path"], *map(str.strip, row["label"].split("|")))
     return any(not cell or cell in files.MISSING for cell in cells)
 
 
 def _read_npz(root: Path) -> Listing:
-    """Arrays of images and labels, under the names that are usual."""
+    """Read arrays of images and labels, under their usual names."""
     where = f"npz:{root}"
     try:
         with array_files.Archive(root) as archive:
             if array_files.ONLY in archive:
-                raise DatasetError(f"{where} is one array; expected images and labels in an .npz")
+                raise DatasetError(
+                    f"{where} is a single array; expected images and labels in an .npz"
+                )
             members = list(archive)
             names = next((n for n in NPZ_NAMES if set(n[:2]) <= set(members)), None)
             if names is None:
@@ -107,18 +110,18 @@ def _read_npz(root: Path) -> Listing:
             pairs = _pairs(where, pixels, found.pop(pixels), labels, found.pop(labels))
             listing.groups[split] = pairs
     unused = [member for member in members if member not in names or member in found]
-    listing.passed.update(f"array {name}" for name in unused[: folders.SHOWN])
-    listing.passed["other arrays"] += len(unused[folders.SHOWN :])
-    listing.passed = +listing.passed
+    listing.skipped.update(f"array {name}" for name in unused[: folders.SHOWN])
+    listing.skipped["other arrays"] += len(unused[folders.SHOWN :])
+    listing.skipped = +listing.skipped
     return listing
 
 
 def _member(where: str, archive: array_files.Archive, name: str) -> np.ndarray:
     if archive.headers[name].dtype.hasobject:
         raise DatasetError(
-            f"{where} cannot be read: {name} holds Python objects, as of images of several sizes "
-            "or of missing labels; expected images uint8 (n, h, w) or (n, h, w, 3), and labels "
-            "integers or words; images of several sizes can be files, as folder: or csv:"
+            f"{where} cannot be read: {name} holds Python objects, such as images of several sizes "
+            "or missing labels; expected images uint8 (n, h, w) or (n, h, w, 3), and labels "
+            "integers or strings; use files, as folder: or csv:, for images of several sizes"
         )
     return archive[name]
 
@@ -126,7 +129,7 @@ def _member(where: str, archive: array_files.Archive, name: str) -> np.ndarray:
 def _pairs(where: str, pixels: str, x: np.ndarray, labels: str, y: np.ndarray) -> list[Item]:
     if x.dtype != np.uint8 or not (x.ndim == 3 or (x.ndim == 4 and x.shape[3] in (1, 3))):
         raise DatasetError(
-            f"{where}: {pixels} are {x.dtype} {x.shape}; expected uint8 (n, h, w) or (n, h, w, 3)"
+            f"{where}: {pixels} is {x.dtype} {x.shape}; expected uint8 (n, h, w) or (n, h, w, 3)"
         )
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -134,27 +137,29 @@ def _pairs(where: str, pixels: str, x: np.ndarray, labels: str, y: np.ndarray) -
         hint = ""
         if y.dtype.kind == "f":
             absent = int(np.isnan(y).sum())
-            hint = f"; {absent} are NaN" if absent else f": {labels}.astype(int)"
+            hint = f"; {absent} are NaN" if absent else f"; convert with {labels}.astype(int)"
         raise DatasetError(
-            f"{where}: {labels} are {y.dtype} {y.shape}, for {len(x)} images; expected ({len(x)},) "
-            f"integers or words, or (n, c) zeros and ones{hint}"
+            f"{where}: {labels} is {y.dtype} {y.shape}, for {len(x)} images; expected ({len(x)},) "
+            f"integers or strings, or (n, c) multi-hot{hint}"
         )
     if not x.size:
-        raise DatasetError(f"{where}: {pixels} holds no image")
+        raise DatasetError(f"{where}: {pixels} holds no images")
     x = x[..., 0] if x.ndim == 4 and x.shape[3] == 1 else x
     if y.ndim == 1:
         try:
             words = (np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y.astype(str)).tolist()
         except UnicodeDecodeError as error:
-            raise DatasetError(f"{where}: {labels} are not UTF-8: {error.reason}") from error
-        if lost := [i for i, word in enumerate(words) if word in files.MISSING or not word.strip()]:
+            raise DatasetError(f"{where}: {labels} is not UTF-8: {error.reason}") from error
+        if missing := [i for i, w in enumerate(words) if w in files.MISSING or not w.strip()]:
             raise DatasetError(
-                f"{where}: {len(lost)} of {labels} are missing; the first is {words[lost[0]]!r} at "
-                f"{lost[0]}"
+                f"{where}: {labels} has {len(missing)} missing labels; the first is "
+                f"{words[missing[0]]!r} at index {missing[0]}"
             )
         return [Item(image, label) for image, label in zip(x, words, strict=True)]
     if not np.isin(y, (0, 1)).all() or not y.any(axis=1).all():
-        raise DatasetError(f"{where}: rows of {labels} must be zeros and ones, with a one in each")
+        raise DatasetError(
+            f"{where}: {labels} is not multi-hot; expected zeros and ones, and a one in each row"
+        )
     return [
         Item(image, tuple(map(str, np.flatnonzero(row)))) for image, row in zip(x, y, strict=True)
     ]

@@ -13,43 +13,43 @@ from typing import Any
 
 import numpy as np
 
-from jaxparc import files
+from jaxparc import locks
 from jaxparc.datasets import images
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 
-# The last Python that a release of TensorFlow (2.21) is known to be there for.
+# The last Python version that the latest known TensorFlow (2.21) supports.
 LAST_PYTHON = (3, 13)
-CHUNK = 256  # records read at once for their labels: their images are in memory with them
+CHUNK = 256  # records read at once for labels; their images are in memory too
 
 
 def folder_of(spec: DatasetSpec, root: Path) -> Path:
-    """Returns the folder that a prepared set lies in, whether it is there or not."""
+    """Return the folder of a prepared data set, whether it exists or not."""
     return root / (spec.builder if spec.needs_tensorflow else spec.name) / spec.version
 
 
 def manual_folder(spec: DatasetSpec, root: Path) -> Path:
-    """Returns the folder that what is downloaded by hand belongs in, as TFDS has it."""
+    """Return the folder for files that are downloaded by hand, as in TFDS."""
     return root / "downloads" / "manual" / (spec.name if not spec.needs_tensorflow else "")
 
 
 def is_prepared(spec: DatasetSpec, root: Path) -> bool:
-    """Tells whether a set is there; its folder appears only when it is whole."""
+    """Return whether a data set is prepared; its folder only appears when it is complete."""
     folder = folder_of(spec, root)
     return folder.is_dir() and not _without_random_access(folder)
 
 
 class PreparedRows:
-    """One split, read from disk at random; safe to read from several threads."""
+    """A split on disk with random access; safe to read from several threads."""
 
     def __init__(self, spec: DatasetSpec, folder: Path, split: str):
         import tensorflow_datasets as tfds
 
         self.spec, self._folder = spec, folder
-        with _damage(spec, folder):
+        with _read_errors(spec, folder):
             builder = tfds.builder_from_directory(folder)
             wanted = ["image", spec.label, *(["objects"] if spec.multi_label else [])]
-            # Not the other fields, such as masks, which would be decoded for nothing. Images come
-            # back as they are stored, so that nothing depends on which library TFDS finds.
+            # Other fields, such as masks, are not decoded. Images are returned as stored, so that
+            # nothing depends on the image library that TFDS finds.
             self._features, self._label = (
                 tfds.features.FeaturesDict({name: builder.info.features[name] for name in names})
                 for names in (wanted, [spec.label])
@@ -63,14 +63,14 @@ class PreparedRows:
             if spec.left_out is not None:
                 self._kept = [i for i, x in enumerate(self._stored_labels()) if x != spec.left_out]
             if len(self) != spec.sizes[split]:
-                raise DatasetError(f"{split} has {len(self)} images instead of {spec.sizes[split]}")
+                raise DatasetError(f"{split} has {len(self)} images; expected {spec.sizes[split]}")
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def __getitem__(self, index: int) -> Record:
-        """Reads one record, its image encoded as it is stored."""
-        with _damage(self.spec, self._folder):
+        """Return one record, its image encoded as stored."""
+        with _read_errors(self.spec, self._folder):
             row = self._features.deserialize_example_np(
                 self._rows[self._kept[index]], decoders=self._skip
             )
@@ -81,8 +81,8 @@ class PreparedRows:
         return record
 
     def labels(self) -> list[Any]:
-        """Reads all labels, and no image."""
-        with _damage(self.spec, self._folder):
+        """Return all labels, without reading images."""
+        with _read_errors(self.spec, self._folder):
             return [self._class(label) for label in self._stored_labels()]
 
     def _stored_labels(self) -> list[Any]:
@@ -100,31 +100,27 @@ class PreparedRows:
 
 
 def prepare(spec: DatasetSpec, root: Path) -> Path:
-    """Makes a data set ready to read, and makes a damaged one anew.
-
-    Files are written under another name and renamed when whole, so an interruption leaves
-    nothing that would be read. Processes that prepare the same set wait for each other. What has
-    been downloaded is not downloaded again.
+    """Prepare a data set as `datasets.prepare` does.
 
     Returns:
-      The folder of the prepared set.
+      The folder of the prepared data set.
 
     Raises:
-      DatasetError: a package or a file is missing, or the folder cannot be written, or it holds
-        the set in a format that needs TensorFlow.
+      DatasetError: a package or a file is missing, the folder cannot be written, or it holds the
+        data set in a format that needs TensorFlow.
     """
     folder = folder_of(spec, root)
     if folder.is_dir() and (found := _without_random_access(folder)):
         raise DatasetError(
-            f"{folder} holds {spec.name} as {found} files, which need TensorFlow to be read; move "
-            "it away, or give another data folder, to prepare it as array_record"
+            f"{folder} holds {spec.name} as {found} files, which only TensorFlow reads; move it "
+            "away, or give another data folder, to prepare it as array_record"
         )
     try:
-        with files.locked(folder.parent, wait=True):
+        with locks.folder(folder.parent, wait=True):
             if folder.is_dir() and _intact(spec, folder):
                 return folder
-            _check_means(spec, root)
-            # While the lock is ours, whatever is unfinished was left by a process that died.
+            _check_requirements(spec, root)
+            # The lock is held: whatever is incomplete was left by a process that died.
             for stale in (folder, *folder.parent.glob("incomplete.*")):
                 if stale.exists():
                     shutil.rmtree(stale)
@@ -135,7 +131,13 @@ def prepare(spec: DatasetSpec, root: Path) -> Path:
 
 
 def require(spec: DatasetSpec, package: str, module: str, extra: str = "demo") -> None:
-    """Checks that a package is installed, without importing it.
+    """Check that a package is installed, without importing it.
+
+    Args:
+      spec: of the data set that needs it.
+      package: its name on PyPI.
+      module: its name in Python.
+      extra: the extra of this package that installs it.
 
     Raises:
       DatasetError: it is not; the message says how to install it.
@@ -146,22 +148,22 @@ def require(spec: DatasetSpec, package: str, module: str, extra: str = "demo") -
         )
 
 
-def _check_means(spec: DatasetSpec, root: Path) -> None:
-    """What preparing needs besides time: said before it starts."""
+def _check_requirements(spec: DatasetSpec, root: Path) -> None:
+    """Check that all packages and files that preparing needs are there, before it starts."""
     require(spec, "array_record", "array_record")
     if spec.package:
         require(spec, spec.package, spec.module)
     if spec.needs_tensorflow and importlib.util.find_spec("tensorflow") is None:
         folder = folder_of(spec, root)
         message = (
-            f"{spec.name} is prepared, once, by a generator that needs TensorFlow (reading it does "
-            'not): pip install "jaxparc[prepare]"'
+            f"preparing {spec.name}, which is done once, needs TensorFlow (reading it does not): "
+            'pip install "jaxparc[prepare]"'
         )
         if sys.version_info[:2] > LAST_PYTHON:
             here, last = (".".join(map(str, v[:2])) for v in (sys.version_info, LAST_PYTHON))
             message += (
-                f"; this is Python {here}, and TensorFlow 2.21 is for Python {last} at most: if "
-                f"pip finds none, prepare it with an older Python and copy {folder} here"
+                f"; this is Python {here}, and TensorFlow 2.21 supports up to Python {last}: if "
+                f"pip finds no version, prepare it with an older Python and copy {folder} here"
             )
         raise DatasetError(message)
     if spec.manual:
@@ -169,19 +171,19 @@ def _check_means(spec: DatasetSpec, root: Path) -> None:
         lacking = [name for name in spec.manual_files if not (manual / name).is_file()]
         if not manual.is_dir() or lacking:
             raise DatasetError(
-                f"{spec.name} has to be downloaded by hand: put {spec.manual}, into {manual}"
+                f"{spec.name} must be downloaded by hand: put {spec.manual}, into {manual}"
             )
 
 
 def _build(spec: DatasetSpec, root: Path) -> None:
-    """Runs the TFDS builder; of ours, with one progress bar in place of its several."""
+    """Run the TFDS builder; for our own ones, with one progress bar instead of several."""
     import tensorflow_datasets as tfds
     from rich.console import Console
     from rich.progress import Progress
 
     if spec.needs_tensorflow:
         builder = tfds.builder(spec.builder, data_dir=root, file_format="array_record")
-        with _failing(spec):
+        with _builder_errors(spec):
             builder.download_and_prepare()
         return
     module, _, cls = spec.builder.partition(":")
@@ -201,23 +203,22 @@ def _build(spec: DatasetSpec, root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _failing(spec: DatasetSpec) -> Iterator[None]:
-    """Whatever a generator of TFDS raises, on one line."""
+def _builder_errors(spec: DatasetSpec) -> Iterator[None]:
+    """Turn whatever a TFDS builder raises into an error of one line."""
     try:
         yield
     except Exception as error:  # downloads, archives and generators raise dozens of kinds
         first = str(error).strip().partition("\n")[0]
         raise DatasetError(
-            f"{spec.name} could not be prepared: {type(error).__name__}: {first}; what was "
-            "downloaded is kept, and the same command goes on from there"
+            f"{spec.name} could not be prepared: {type(error).__name__}: {first}; downloads are "
+            "kept, and the same command continues"
         ) from error
 
 
 def _intact(spec: DatasetSpec, folder: Path) -> bool:
-    """Opens every split; of embedded sets, which are small, it decodes every image too.
+    """Return whether every split can be opened and, of embedded data sets, every image decoded.
 
-    A wrong image would pass unseen otherwise. The large sets are guarded by the CRCs of their
-    files whenever a record is read.
+    Embedded data sets are small. In large ones, the CRC of a record is checked when it is read.
     """
     try:
         for split in spec.sizes:
@@ -230,17 +231,17 @@ def _intact(spec: DatasetSpec, folder: Path) -> bool:
 
 
 def _without_random_access(folder: Path) -> str:
-    """The file format, where it is one that only TensorFlow reads; else ""."""
+    """Return the file format if only TensorFlow reads it, else ""."""
     try:
         form = json.loads((folder / "dataset_info.json").read_bytes()).get("fileFormat", "")
     except (OSError, ValueError, AttributeError):
-        return ""  # damaged: found out when it is read
+        return ""  # damaged, which is noticed when it is read
     return form if form in ("tfrecord", "riegeli") else ""
 
 
 @contextlib.contextmanager
-def _damage(spec: DatasetSpec, folder: Path) -> Iterator[None]:
-    """Turns whatever a reader raises on broken files into one error that says what to do."""
+def _read_errors(spec: DatasetSpec, folder: Path) -> Iterator[None]:
+    """Turn whatever a reader raises on damaged files into an error that says what to do."""
     try:
         yield
     except Exception as error:

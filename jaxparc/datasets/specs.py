@@ -1,53 +1,54 @@
-"""What is known of the registered data sets before they are read."""
+"""The registered data sets and their metadata."""
 
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from jaxparc.errors import InputError, OperationError
+
 Record = dict[str, Any]
-"""`image` and `label` of one image, and of some sets more."""
+"""`image` and `label` of one example; some data sets have more."""
 
 
 class Rows(Protocol):
-    """One split: records whose images are as they are stored, bytes of a file or pixels."""
+    """A split: records whose images are as stored, bytes of a file or pixels."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Record: ...
     def labels(self) -> list[Any]:
-        """All labels, without an image."""
+        """Return all labels, without reading images."""
         ...
 
 
-class DatasetError(RuntimeError):
+class DatasetError(OperationError):
     """A data set cannot be prepared or read; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """What is known of a data set before it is read.
+    """A data set and its metadata.
 
     Attributes:
-      name: as in `load(name, ...)`, and in the names of files.
-      aliases: other names that it answers to: those of the published benchmark.
-      version: of the prepared files; another version is prepared anew beside it. Of people's own
-        images, a hash of what there is.
-      num_classes: classes, all of which have images to train on.
-      sizes: images of each split, "train" and "test" among them.
+      name: as in `load(name, ...)` and in file names.
+      aliases: other names, as in the published benchmark.
+      version: of the prepared files; another version is prepared beside it. For user images, a hash
+        of all that decides what is read.
+      num_classes: number of classes, all of which have training images.
+      sizes: split -> number of images; "train" and "test" among them.
       multi_label: whether an image may have several classes.
-      mirror: whether a mirror image keeps its meaning (False for letters and digits).
+      mirror: whether mirroring preserves an image's class (False for letters and digits).
       description: one line.
       licence: of the images, one line.
-      builder: what prepares the set: a TFDS builder of ours, as "module:Class", or the name of one
-        that TFDS has, which needs TensorFlow. Empty for people's own images, which are read where
-        they are.
-      package: what `pip install` calls the package that the images come from, if one does.
-      module: what Python calls it.
-      manual: what has to be downloaded by hand, and where from.
-      manual_files: those of it whose names are known.
-      stored: what TFDS calls a split, where that differs.
-      left_out: the class, by its number in TFDS, whose images are none of the set's.
-      label: the field of a TFDS record that holds its class, or its classes.
+      builder: our own TFDS builder as "module:Class", or the name of a builder in TFDS, which needs
+        TensorFlow. Empty for user images, which are read where they are.
+      package: the PyPI package that the images come from, if any.
+      module: its name in Python.
+      manual: what must be downloaded by hand, and from where.
+      manual_files: the files among it whose names are known.
+      stored: split -> its name in TFDS, where that differs.
+      left_out: index in TFDS of a class whose images are excluded.
+      label: the field of a TFDS record with its class or classes.
     """
 
     name: str
@@ -70,12 +71,12 @@ class DatasetSpec:
 
     @property
     def needs_tensorflow(self) -> bool:
-        """Whether preparing it does; reading never does."""
+        """Whether preparing needs TensorFlow; reading never does."""
         return bool(self.builder) and ":" not in self.builder
 
     @property
     def embedded(self) -> bool:
-        """Whether an installed package carries or draws the images: small, and nothing to fetch."""
+        """Whether an installed package ships or draws the images: small, and without a download."""
         return bool(self.package)
 
 
@@ -224,19 +225,19 @@ _NAMES: Mapping[str, DatasetSpec] = MappingProxyType(
 
 
 def is_registered(name: str) -> bool:
-    """Tells whether a data set has this name or alias."""
+    """Return whether a registered data set has this name or alias."""
     return name in _NAMES
 
 
 def registered(name: str) -> DatasetSpec:
-    """Returns the spec that has a name or an alias.
+    """Return the spec with a name or an alias.
 
     Raises:
-      ValueError: none has; the message lists the known ones.
+      InputError: there is none; the message lists the known ones.
     """
     if name not in _NAMES:
-        raise ValueError(
-            f"unknown data set {name!r}; known: {', '.join(_NAMES)}, and your own images as "
+        raise InputError(
+            f"unknown data set {name!r}; known: {', '.join(_NAMES)}, and user images as "
             "folder:PATH, csv:FILE or npz:FILE"
         )
     return _NAMES[name]

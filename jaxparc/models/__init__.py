@@ -1,33 +1,35 @@
-"""The networks, each with what one needs to know to feed it.
+"""The networks, each with the metadata that its use needs.
 
-Every network is a Flax Linen module that is, at width 1, torchvision's network of the same name
+Every network is a Flax Linen module that equals, at width 1, torchvision's network of the same name
 (EfficientNet-Lite: the published one):
 
     model = models.get("resnet18").module(num_classes=10)
     logits, activations = model.apply(variables, images, train=False, mask=None)
 
-`images` are (b, h, w, 3), float, already normalised by the spec's mean and std. `logits` are
-(b, num_classes), float32. `activations` are the named stages; "features" is the same in all:
-the input of the last linear layer, (b, d), float32 (of SqueezeNet, which has one at every place of
-a map, its average). That layer is called "head" in all.
-In training, `mask` (b,) bool is True for real rows, and batch norm ignores the others; the
-"batch_stats" collection must be mutable, and dropout wants an rng of the name "dropout".
+`images` are (b, h, w, 3) float, normalised by the spec's mean and std. `logits` are
+(b, num_classes) float32. `activations` are those of the named stages. In all networks, "features"
+are the penultimate features, the input of the last linear layer, (b, d) float32 (of SqueezeNet,
+whose last layer is a 1x1 convolution, their average over the map), and that layer is named "head".
+In training, `mask` (b,) bool is True for real rows, and batch norm ignores padded ones; the
+"batch_stats" collection must be mutable, and dropout needs an rng named "dropout".
 
-Fields on all: `num_classes`; `width`, which multiplies every number of channels; `dtype` of the
-computation (parameters and batch statistics are float32); `stem`, "imagenet" or "small" (3x3,
+Fields of all modules: `num_classes`; `width`, a multiplier of all numbers of channels; `dtype` of
+the computation (parameters and batch statistics are float32); `stem`, "imagenet" or "small" (3x3,
 stride 1, no early pooling: for images of about 32 pixels); `axis_name`, the mapped axis over which
-batch statistics are synchronised in training. All but ResNets have `dropout_rate` as well.
+batch statistics are synchronised in training. All except ResNets also have `dropout_rate`.
 """
 
 import functools
+import importlib
 import types
-from collections.abc import Callable, Collection, Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 
+from jaxparc.errors import InputError
 from jaxparc.models import alexnet, googlenet, mobilenet, resnet, squeezenet
 from jaxparc.models.alexnet import AlexNet as AlexNet
 from jaxparc.models.googlenet import GoogLeNet as GoogLeNet
@@ -44,14 +46,14 @@ class ModelSpec:
 
     Attributes:
       name: its key in `MODELS`.
-      module: makes the Linen module from the fields that the package docstring lists.
-      feature_width: d, the size of "features", at width 1.
-      layers: depth by the paper's count.
-      min_size: per stem, the smallest height and width that it accepts, in pixels.
-      input_size: height and width of the published weights' images, in pixels.
-      mean: per channel (RGB), of images in [0, 1]; subtracted first.
-      std: per channel (RGB); divided by second.
-      interpolation: how the published weights' images were resized.
+      module: builds the Linen module from the fields that the package docstring lists.
+      feature_width: d, the size of "features" at width 1.
+      layers: depth, as counted in the PARC paper.
+      min_size: stem -> the smallest height and width that it accepts, in pixels.
+      input_size: height and width of images for the published weights, in pixels.
+      mean: per channel (RGB), of images in [0, 1]; subtracted.
+      std: per channel (RGB), of images in [0, 1]; divided by after the mean is subtracted.
+      interpolation: how images were resized for the published weights.
     """
 
     name: str
@@ -135,84 +137,23 @@ MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
 )
 
 
-class Loaded(NamedTuple):
-    """A network with weights from a file.
-
-    Attributes:
-      spec: the architecture, with the preprocessing and the variant that the weights want.
-      module: for as many classes as the weights have, 0 if they have no head.
-      variables: "params" and, but for AlexNet, "batch_stats", float32.
-      scheme: how the file names its weights.
-      left_out: names in the file that are none of the network's, on purpose.
-      notes: what was taken, and on what evidence, where the file allows more than one reading.
-    """
-
-    spec: ModelSpec
-    module: nn.Module
-    variables: Mapping[str, Any]
-    scheme: str
-    left_out: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
-def load(
-    name: str,
-    path: str | Path,
-    *,
-    num_classes: int | None = None,
-    scheme: str | None = None,
-    variant: str | None = None,
-    weights_key: str | None = None,
-    ignore: Collection[str] = (),
-    channels: str | None = None,
-    stride_in_1x1: bool | None = None,
-) -> Loaded:
-    """Loads published weights, whatever wrote them; nothing of the file is run.
-
-    Args:
-      name: architecture, a key of `MODELS`.
-      path: a file, or a folder, of `weights.reading.checkpoint`: PyTorch's, safetensors, npz, a
-        pickle of NumPy arrays, HDF5, .keras, model.json of TensorFlow.js, or an index of shards.
-      num_classes: for a fresh head of as many classes, drawn from a fixed seed, where the weights
-        have none; by default they get one of 0 classes. Of weights with a head, their number.
-      scheme: whose names the file has, a key of `weights.schemes.of(name)`; by default, found.
-      variant: which of several networks of the same names, where the file does not say: "msra" or
-        "torchvision" of Detectron2's; of timm's names, timm's own, such as "tf_efficientnet_lite0".
-      weights_key: where in the file the weights are, such as "state_dict_ema", or the beginning of
-        their names, such as "teacher.backbone"; by default, found.
-      ignore: patterns, such as "criterion.*", of names in the file that are none of the network's.
-      channels: "rgb" or "bgr", the order of the images that the weights want; by default the
-        scheme's.
-      stride_in_1x1: of ResNets, whether a bottleneck's first convolution has its stride; by default
-        the scheme's.
-
-    Raises:
-      ValueError: an unknown architecture.
-      WeightsError: the file is damaged or of no known format or scheme, or a key is missing,
-        unexplained or mis-shaped (all are listed), or the classes are another number, or it does
-        not say which of several networks, or of several weights, it holds.
-      OSError: the file cannot be read.
-    """
-    from jaxparc.weights import loading  # which imports this package
-
-    choices = loading.Choices(
-        num_classes=num_classes,
-        scheme=scheme,
-        variant=variant,
-        weights_key=weights_key,
-        ignore=ignore,
-        channels=channels,
-        stride_in_1x1=stride_in_1x1,
+def load(*args: Any, **kwargs: Any) -> Any:
+    """Load weights: a deprecated alias of `jaxparc.weights.load`, removed after one release."""
+    warnings.warn(
+        "jaxparc.models.load is deprecated; use jaxparc.weights.load",
+        DeprecationWarning,
+        stacklevel=2,
     )
-    return loading.load(get(name), path, choices)
+    # By name: weights imports models, and not the other way round.
+    return importlib.import_module("jaxparc.weights").load(*args, **kwargs)
 
 
 def get(name: str) -> ModelSpec:
-    """The specification of an architecture.
+    """Return the specification of an architecture.
 
     Raises:
-      ValueError: for a name that is not in `MODELS`.
+      InputError: the name is not in `MODELS`; the message lists those that are.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown architecture {name!r}; known: {', '.join(MODELS)}")
+        raise InputError(f"unknown architecture {name!r}; known: {', '.join(MODELS)}")
     return MODELS[name]

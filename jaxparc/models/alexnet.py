@@ -13,20 +13,20 @@ from jax.typing import DTypeLike
 
 from jaxparc.models import layers
 
-# Smaller images leave nothing for the last of the unpadded max pools.
+# With smaller images, the last unpadded max pool has an empty output.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 63, "small": 7}
 
 
 class AlexNet(nn.Module):
     """AlexNet; see the package docstring for the fields that all networks share.
 
-    It has no batch norm, so `axis_name` and `mask` change nothing. Kernels are drawn by He's rule:
-    torchvision's default has a sixth of that variance, and without batch norm the signal of eight
-    such layers vanishes.
+    It has no batch norm, so that `axis_name` and `mask` have no effect. Kernels have He's
+    initialisation: torchvision's default has a sixth of that variance, with which the signal
+    vanishes after eight layers without batch norm.
 
     Attributes:
       stem: "imagenet" (11x11, stride 4, and a max pool) or "small" (3x3, stride 1, no pool).
-      dropout_rate: of both hidden fully connected layers' inputs, in training; 0 switches it off.
+      dropout_rate: for the inputs of both hidden fully connected layers, in training.
     """
 
     num_classes: int
@@ -40,13 +40,13 @@ class AlexNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits (b, num_classes) and activations: "conv1" to "conv5", "fc1", "features"."""
+        """Return logits (b, c) and activations: "conv1" to "conv5", "fc1", "features"."""
         del mask
         layers.check_images(images, "alexnet", self.stem, MIN_SIZE)
         out = {}
 
         def conv(x: jax.Array, i: int, channels: int, kernel: int, stride: int = 1) -> jax.Array:
-            # 11x11 is padded by 2, the others by what keeps the map's size
+            # 11x11 is padded by 2, the others so that the map keeps its size
             x = layers.Conv(
                 layers.scaled(channels, self.width),
                 (kernel, kernel),
@@ -80,6 +80,6 @@ class AlexNet(nn.Module):
         x = layers.adaptive_avg_pool(x, 6)
 
         x = out["fc1"] = hidden(x.reshape(x.shape[0], -1), 1)
-        # the head is small: float32 costs nothing there and keeps the logits unrounded
+        # the head is small: in float32 it costs nothing and the logits are not rounded
         x = out["features"] = hidden(x, 2).astype(jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out

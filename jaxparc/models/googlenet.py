@@ -1,8 +1,8 @@
 """GoogLeNet (Szegedy et al. 2015, "Going deeper with convolutions").
 
-The variant is torchvision's: batch norm (eps 1e-3) after every convolution, max pools that round
-the map's size up, and 3x3 convolutions in the branch that the paper gives 5x5. The auxiliary
-classifiers, which do nothing at inference, are left out.
+The variant is torchvision's: batch norm (eps 1e-3) after every convolution, max pools in ceil
+mode, and 3x3 convolutions in the branch that the paper gives 5x5. The auxiliary
+classifiers, which have no effect at inference, are left out.
 """
 
 import functools
@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from jaxparc.models import layers
 
-# Smaller images leave nothing for the max pools of stride 2.
+# With smaller images, a max pool of stride 2 has an empty output.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 15, "small": 2}
 
 # Channels of the four branches (table 1): 1x1; 1x1, 3x3; 1x1, "5x5"; the 1x1 after the pool.
@@ -45,7 +45,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
-        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c')."""
+        """Map (b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c')."""
         x = layers.Conv(
             layers.scaled(self.features, self.width),
             (self.kernel, self.kernel),
@@ -68,7 +68,7 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
-        """(b, h, w, c) to (b, h, w, c'), the branches' channels one after the other."""
+        """Map (b, h, w, c) to (b, h, w, c'), the concatenated channels of the branches."""
 
         def conv(x: jax.Array, features: int, kernel: int, name: str) -> jax.Array:
             return self.conv(features, kernel, name=name)(x, train=train, mask=mask)
@@ -90,7 +90,7 @@ class GoogLeNet(nn.Module):
 
     Attributes:
       stem: "imagenet" (7x7, stride 2, and two max pools) or "small" (3x3, stride 1, no pools).
-      dropout_rate: of the last linear layer's input, in training; 0 switches it off.
+      dropout_rate: for the input of the last linear layer, in training.
     """
 
     num_classes: int
@@ -104,7 +104,7 @@ class GoogLeNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits (b, num_classes) and activations.
+        """Return logits (b, c) and activations.
 
         These are "conv1" to "conv3", "inception3a" to "inception5b" and "features".
         """
@@ -131,7 +131,7 @@ class GoogLeNet(nn.Module):
             name = f"inception{letters}"
             x = out[name] = Inception(features, conv, name=name)(x, train=train, mask=mask)
 
-        # the head is small: float32 costs nothing there and keeps the logits unrounded
+        # the head is small: in float32 it costs nothing and the logits are not rounded
         x = x.mean(axis=(1, 2), dtype=jnp.float32)
         x = out["features"] = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out

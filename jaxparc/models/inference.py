@@ -1,8 +1,9 @@
-"""A network that only looks: the same function of images, prepared once to be faster.
+"""Faster inference: the same function of images, with variables that are prepared once.
 
-Batch norm goes into the convolution before it (Jacob et al. 2018, section 3.2, eq. 14). On a CPU,
-3x3 convolutions of stride 1 take Winograd's form F(2x2, 3x3), of 16 products where the direct one
-has 36 (Lavin and Gray 2016, section 4.1), and a batch passes in chunks that stay in the cache.
+Batch norm is folded into the convolution before it (Jacob et al. 2018, section 3.2, eq. 14). On a
+CPU, 3x3 convolutions of stride 1 use Winograd's F(2x2, 3x3), with 16 multiplications where the
+direct form has 36 (Lavin and Gray 2016, section 4.1), and a batch is processed in chunks whose
+activations fit the cache.
 """
 
 import functools
@@ -23,15 +24,15 @@ Path = tuple[str, ...]
 
 CHUNK = 8  # images
 _MIN_CHANNELS = 32  # with fewer, the direct form is as fast
-_SIDE = 64  # pixels of the image that is followed: enough for every network
+_SIDE = 64  # pixels of the image that is traced: enough for every network
 
 
 class _Plan(NamedTuple):
-    """What can be prepared in a network.
+    """Which layers of a network can be prepared.
 
     Attributes:
-      folds: of each batch norm, the convolution before it, its own path, and its eps.
-      winograd: convolutions that have such a form.
+      folds: for each batch norm, the path of the convolution before it, its own path, and its eps.
+      winograd: the paths of convolutions that have a Winograd form.
     """
 
     folds: tuple[tuple[Path, Path, float], ...]
@@ -40,16 +41,16 @@ class _Plan(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def prepare(module: nn.Module, variables: Variables, winograd: bool | None = None) -> Variables:
-    """The variables that `look` takes.
+    """Return the variables that `apply` takes.
 
     Args:
       module: one of the networks.
       variables: what its `apply` takes.
-      winograd: whether convolutions take Winograd's form; by default, on a CPU in float32.
+      winograd: whether convolutions use Winograd's form; by default, on a CPU in float32.
 
     Returns:
-      "params" with folded convolutions and without batch norm; "folded", its shifts; and
-      "winograd", transformed kernels (4, 4, c, c') in place of the others.
+      "params", with folded convolutions and without batch norm; "folded", its shifts; and
+      "winograd", transformed kernels (4, 4, c, c') in place of those in "params".
     """
     if winograd is None:
         winograd = jax.default_backend() == "cpu" and jnp.dtype(module.dtype) == jnp.float32
@@ -63,53 +64,54 @@ def prepare(module: nn.Module, variables: Variables, winograd: bool | None = Non
         params[(*conv, "kernel")] *= scale
         folded[(*norm, "bias")] = shift
     for conv in plan.winograd if winograd else ():
-        transformed[(*conv, "kernel")] = _transformed(params.pop((*conv, "kernel")))
+        transformed[(*conv, "kernel")] = _winograd_kernel(params.pop((*conv, "kernel")))
     collections = {"params": params, "folded": folded, "winograd": transformed}
     return {name: traverse_util.unflatten_dict(flat) for name, flat in collections.items()}
 
 
-def look(module: nn.Module, variables: Variables, images: Array) -> tuple[Array, Array]:
-    """What a network sees.
+def apply(module: nn.Module, variables: Variables, images: Array) -> tuple[Array, Array]:
+    """Apply a network in inference mode.
 
     Args:
       module: one of the networks.
-      variables: what `prepare` made of its own.
+      variables: what `prepare` returned.
       images: (b, h, w, 3) float, normalised.
 
     Returns:
-      "features" (b, d) and logits (b, c), float32, as of the network itself but for rounding.
+      Penultimate features (b, d) and logits (b, c), float32; equal to those of `module.apply` up to
+      rounding.
     """
 
     def whole(images: Array) -> tuple[Array, Array]:
-        with nn.intercept_methods(_prepared):
+        with nn.intercept_methods(_call_prepared):
             logits, activations = module.apply(variables, images)
         return activations["features"], logits
 
     b = len(images)
     if jax.default_backend() != "cpu" or b % CHUNK or b == CHUNK:
         return whole(images)
-    seen = lax.map(whole, images.reshape(-1, CHUNK, *images.shape[1:]))
-    return jax.tree.map(lambda rows: rows.reshape(b, -1), seen)
+    outputs = lax.map(whole, images.reshape(-1, CHUNK, *images.shape[1:]))
+    return jax.tree.map(lambda rows: rows.reshape(b, -1), outputs)
 
 
 def _plan(module: nn.Module, variables: Variables) -> _Plan:
-    """Follows an image through the network, and notes which batch norm takes which map."""
-    maps: dict[int, tuple[Path, Array]] = {}  # by identity, which the array must outlive
+    """Trace an image through the network, to find which batch norm follows which convolution."""
+    maps: dict[int, tuple[Path, Array]] = {}  # by id; kept alive, so that ids stay unique
     folds: list[tuple[Path, Path, float]] = []
     winograd: list[Path] = []
 
-    def follow(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        found = call(*args, **kwargs)
+    def trace(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        output = call(*args, **kwargs)
         layer = context.module
         if isinstance(layer, nn.Conv):
-            maps[id(found)] = layer.path, found
+            maps[id(output)] = layer.path, output
             if _has_winograd(layer, args[0].shape[-1]):
                 winograd.append(layer.path)
         elif isinstance(layer, BatchNorm):
             folds.append((maps[id(args[0])][0], layer.path, layer.eps))
-        return found
+        return output
 
-    with nn.intercept_methods(follow):
+    with nn.intercept_methods(trace):
         image = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
         jax.eval_shape(module.apply, variables, image)
     return _Plan(tuple(folds), tuple(winograd))
@@ -123,8 +125,8 @@ def _has_winograd(layer: nn.Conv, channels: int) -> bool:
     )
 
 
-def _prepared(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """What prepared variables make of a layer's call."""
+def _call_prepared(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Call a layer with prepared variables."""
     layer = context.module
     if isinstance(layer, BatchNorm):
         shift: Array = layer.get_variable("folded", "bias")
@@ -139,23 +141,26 @@ def _prepared(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 
 
-def _transformed(kernel: Array) -> Array:
-    """G g G^T of kernels (3, 3, c, c'), (4, 4, c, c')."""
+def _winograd_kernel(kernel: Array) -> Array:
+    """Return G g G^T, (4, 4, c, c'), of kernels g (3, 3, c, c')."""
     return jnp.einsum("ai,ijcd,bj->abcd", _G, kernel, _G, precision=lax.Precision.HIGHEST)
 
 
 def _winograd(x: Array, kernel: Array) -> Array:
-    """A 3x3 convolution of stride 1, padded by 1, as products of transformed tiles.
+    """Convolve by 3x3 kernels with stride 1 and padding 1, as products of transformed tiles.
 
     Args:
       x: (b, h, w, c).
-      kernel: what `_transformed` made of it, (4, 4, c, c').
+      kernel: (4, 4, c, c'), from `_winograd_kernel`.
 
     Returns:
       (b, h, w, c').
     """
     b, h, w, c = x.shape
-    rows, columns = -(-h // 2), -(-w // 2)  # of tiles of 2x2 results, which overlap by 2 in x
+    rows, columns = (
+        -(-h // 2),
+        -(-w // 2),
+    )  # of tiles with 2x2 outputs and 4x4 inputs
     padded = jnp.pad(x, ((0, 0), (1, 1 + 2 * rows - h), (1, 1 + 2 * columns - w), (0, 0)))
     down = _into_tiles([padded[:, i : i + 2 * rows - 1 : 2] for i in range(4)])
     both = [_into_tiles([d[:, :, j : j + 2 * columns - 1 : 2] for j in range(4)]) for d in down]
@@ -172,12 +177,12 @@ def _winograd(x: Array, kernel: Array) -> Array:
 
 
 def _into_tiles(lines: Sequence[Array]) -> tuple[Array, ...]:
-    """B^T d, along one axis."""
+    """Return B^T d along one axis."""
     a, b, c, d = lines
     return a - c, b + c, c - b, b - d
 
 
 def _out_of_tiles(lines: Sequence[Array]) -> tuple[Array, ...]:
-    """A^T m, along one axis."""
+    """Return A^T m along one axis."""
     a, b, c, d = lines
     return a + b + c, b - c - d

@@ -1,7 +1,7 @@
 """Layers that the networks share, with PyTorch's conventions where Flax's differ.
 
-Images and maps are (b, h, w, c). Convolutions and pools are padded symmetrically: Flax's "SAME"
-pads the far side first when the stride is 2, which shifts every map against torchvision's.
+Images and feature maps are (b, h, w, c). Convolutions and pools are padded symmetrically: with
+stride 2, Flax's "SAME" pads the bottom and right first, which shifts maps against torchvision's.
 """
 
 import functools
@@ -16,9 +16,10 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxparc.errors import InputError
+
 RUN_ONCE = {"xla_backend_optimization_level": 0}
-"""Compiler options of initialisations: mostly random bits, which take far longer to optimise than
-to draw."""
+"""Compiler options for initialisation: random bits take far longer to optimise than to draw."""
 
 he_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -26,38 +27,38 @@ _linear = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
 def head_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """torch.nn.Linear's default, uniform within 1 / sqrt(fan_in); also of a head of no class."""
+    """Draw from torch.nn.Linear's default, uniform within 1 / sqrt(fan_in); c may be 0."""
     return _linear(key, shape, dtype) if 0 not in shape else jnp.zeros(shape, dtype)
 
 
 def scaled(channels: int, width: float) -> int:
-    """Number of channels after the width multiplier: rounded, at least 1."""
+    """Return the number of channels after the width multiplier: rounded, at least 1."""
     return max(1, round(channels * width))
 
 
 def check_images(
     images: jax.Array, architecture: str, stem: str, min_size: Mapping[str, int]
 ) -> None:
-    """Refuse inputs that some layer would turn into an empty map.
+    """Check that no layer turns the images into an empty map.
 
     Args:
-      images: what should be (b, h, w, 3).
-      architecture: name for the messages.
-      stem: one of the keys of `min_size`.
-      min_size: per stem, the smallest h and w for which no map is empty.
+      images: expected (b, h, w, 3).
+      architecture: its name, for messages.
+      stem: a key of `min_size`.
+      min_size: stem -> the smallest h and w for which no map is empty.
 
     Raises:
-      ValueError: for an unknown stem, another shape, or images that are too small.
+      InputError: the stem is unknown, or the images have another shape or are too small.
     """
     if stem not in min_size:
-        raise ValueError(f"{architecture}: unknown stem {stem!r}; known: {', '.join(min_size)}")
+        raise InputError(f"{architecture}: unknown stem {stem!r}; known: {', '.join(min_size)}")
     if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"{architecture}: images must be (b, h, w, 3), found {images.shape}")
+        raise InputError(f"{architecture}: images have shape {images.shape}; expected (b, h, w, 3)")
     height, width = images.shape[1:3]
     if min(height, width) < min_size[stem]:
-        raise ValueError(
-            f"{architecture}: images of {height}x{width} are too small for the {stem!r} stem, "
-            f"which needs at least {min_size[stem]}x{min_size[stem]}"
+        raise InputError(
+            f"{architecture}: images have {height}x{width} pixels; expected at least "
+            f"{min_size[stem]}x{min_size[stem]} for the stem {stem!r}"
         )
 
 
@@ -68,9 +69,9 @@ def _convolve(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """Convolution, (b, h, w, c) by (h, w, c, c'), as `nn.Conv` asks for it."""
+    """Convolve (b, h, w, c) by (h, w, c, c'), with the signature that `nn.Conv` expects."""
     if kernel.shape[:2] == (1, 1) and not np.any(padding):
-        # a matrix product: XLA on a CPU does not see that, and trains ResNet-50 at half the speed
+        # a matrix product, which XLA on a CPU does not notice: ResNet-50 would train half as fast
         x = x[:, :: strides[0], :: strides[1]]
         rows = _product(x.reshape(-1, x.shape[-1]), kernel[0, 0], options["precision"])
         return rows.reshape(*x.shape[:-1], -1)
@@ -87,9 +88,9 @@ def _convolve(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _product(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
-    """(n, c) by (c, d), with a gradient of the kernel that does not transpose (n, d) in memory.
+    """Multiply (n, c) by (c, d), with a gradient that does not transpose (n, d) in memory.
 
-    JAX's own does, and on a CPU that is a quarter of the time in which ResNet-50 trains.
+    JAX's own does, which takes a quarter of ResNet-50's training time on a CPU.
     """
     return lax.dot(x, kernel, precision=precision)
 
@@ -111,9 +112,9 @@ _product.defvjp(_product_forward, _product_backward)
 def _has_slow_gradient(
     x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any
 ) -> bool:
-    """Whether XLA's gradient of a convolution's kernel takes longer than the convolution.
+    """Return whether XLA's gradient of a convolution's kernel is slower than the convolution.
 
-    It is a convolution whose window is the whole map, which a CPU does slowly if that is large.
+    It is a convolution whose window is the whole map, which is slow on a CPU for large maps.
     """
     size, _, channels, _ = kernel.shape
     return (
@@ -129,13 +130,13 @@ def _has_slow_gradient(
     )
 
 
-_LARGE_MAP = 24  # rows and columns; in smaller ones XLA's is as fast
-_WIDE = 40  # columns of the product; copying fewer takes longer than it saves
+_LARGE_MAP = 24  # rows and columns; for smaller maps XLA's gradient is as fast
+_WIDE = 40  # columns of the product; with fewer, copying takes longer than it saves
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _with_shifted_gradient(convolve: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution of stride 1 that keeps the map's size, with `_kernel_gradient`."""
+    """Convolve with stride 1 and an unchanged map size; its gradient is `_kernel_gradient`."""
     return convolve(x, kernel)
 
 
@@ -153,14 +154,14 @@ _with_shifted_gradient.defvjp(_shifted_forward, _shifted_backward)
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, size: int) -> jax.Array:
-    """The gradient of a convolution's kernel as one matrix product.
+    """Return the gradient of a convolution's kernel, as one matrix product.
 
-    sum_pq x[p + i, q + j] g[p, q] = sum_pq x[p, q + j] g[p - i, q]: with the maps shifted across
-    in place of x, and those shifted down in place of g, one product has all i and j.
+    sum_pq x[p + i, q + j] g[p, q] = sum_pq x[p, q + j] g[p - i, q]: with x shifted by all j and g
+    shifted by all i, one product gives all i and j.
 
     Args:
       x: (b, h, w, c).
-      g: gradient of the convolution's result, (b, h, w, d).
+      g: gradient of the convolution's output, (b, h, w, d).
       size: k, odd.
 
     Returns:
@@ -185,9 +186,9 @@ def _depthwise(
     strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
 ) -> jax.Array:
-    """Every channel by its own kernel, (b, h, w, c) by (h, w, c), as a sum of shifted maps.
+    """Convolve each channel by its own kernel, (b, h, w, c) by (h, w, c), by summing shifted maps.
 
-    On a CPU, XLA's own takes ten times as long.
+    On a CPU, XLA's depthwise convolution takes ten times as long.
     """
     height, width, _ = kernel.shape
     pads: Any = padding
@@ -206,21 +207,21 @@ def _depthwise(
     return functools.reduce(jnp.add, terms)
 
 
-# Flax's layer, with the same parameters
+# Flax's layer, with the same parameters and faster convolutions.
 Conv = functools.partial(nn.Conv, conv_general_dilated=_convolve)
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation over devices and real rows (Ioffe and Szegedy 2015, algorithm 1).
 
-    Flax's own layer averages the devices' means without weights, which is wrong as soon as the
-    devices hold different numbers of real rows; here sums and counts are added up instead.
+    Flax's layer takes the unweighted average of the devices' means, which is wrong if devices have
+    different numbers of real rows; this one sums values and counts over devices instead.
 
-    Running statistics follow PyTorch: they move by 1 - `momentum` = 0.1 per batch, and the
-    running variance is the unbiased one, while the batch itself is normalised by the population
-    variance. The variance takes a second pass over the deviations from the mean:
-    E[x^2] - E[x]^2 cancels in float32 when the mean is large against the deviation. A shift by
-    the running mean would save the pass, but is no help in the first steps, when it is still 0.
+    Running statistics follow PyTorch: they are updated with weight 1 - `momentum` = 0.1 per batch,
+    and the running variance is unbiased, while the batch is normalised by the population variance.
+    The variance takes a second pass over the deviations from the mean: E[x^2] - E[x]^2 cancels in
+    float32 if the mean is large compared with the deviation. Shifting by the running mean would
+    save that pass, but does not help in the first steps, when it is still 0.
 
     Variables: "params" {scale, bias} and "batch_stats" {mean, var}, each (c,) and float32.
     """
@@ -237,13 +238,13 @@ class BatchNorm(nn.Module):
         """Normalise per channel.
 
         Args:
-          x: (b, ..., c), of any float type; statistics are taken in float32.
-          train: use and record this batch's statistics (the "batch_stats" collection must then
-            be mutable) rather than the running ones.
-          mask: (b,) bool, True for the rows that count; None counts all. Read in training alone.
+          x: (b, ..., c), of any float dtype; statistics are computed in float32.
+          train: whether to use this batch's statistics, and update the running ones (the
+            "batch_stats" collection must be mutable), instead of using the running ones.
+          mask: (b,) bool, True for real rows; None if all are. Only used in training.
 
         Returns:
-          (b, ..., c), `dtype`. Rows that do not count are normalised like the others.
+          (b, ..., c), `dtype`. Padded rows are normalised like the others.
         """
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
@@ -267,7 +268,7 @@ class BatchNorm(nn.Module):
     def _batch_statistics(
         self, x: jax.Array, mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Mean (c,), population variance (c,) and number of values per channel ()."""
+        """Return mean (c,), population variance (c,) and number of values per channel ()."""
         axes = tuple(range(x.ndim - 1))
         per_row = math.prod(x.shape[1:-1])
         if mask is None:
@@ -277,17 +278,17 @@ class BatchNorm(nn.Module):
             mask = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
 
         def total(values: jax.Array) -> jax.Array:
-            # where, and not a product: a padded row may hold NaN
+            # where instead of a product: a padded row may hold NaN
             return jnp.sum(values if mask is None else jnp.where(mask, values, 0.0), axis=axes)
 
-        # initialisation runs outside of the mapped axis, where its name has no meaning
+        # initialisation runs outside of the mapped axis, where its name is not bound
         over_devices = self.axis_name is not None and not self.is_initializing()
         sums = (rows * per_row, total(x))
         count, x_sum = lax.psum(sums, self.axis_name) if over_devices else sums
         count = jnp.maximum(count, 1.0)
         mean = x_sum / count
-        # the variance does not depend on the mean to first order (deviations add up to 0), so
-        # leaving this path out of the gradient is exact and saves its backward pass
+        # the variance does not depend on the mean to first order (deviations sum to 0), so that
+        # stopping this gradient is exact and saves its backward pass
         squares = total(jnp.square(x - lax.stop_gradient(mean)))
         var = (lax.psum(squares, self.axis_name) if over_devices else squares) / count
         return mean, var, count
@@ -296,22 +297,22 @@ class BatchNorm(nn.Module):
 def max_pool(
     x: jax.Array, window: int, stride: int, *, padding: int = 0, ceil_mode: bool = False
 ) -> jax.Array:
-    """Max pooling as `torch.nn.MaxPool2d`, (b, h, w, c) to (b, h', w', c).
+    """Max pooling as in `torch.nn.MaxPool2d`, (b, h, w, c) to (b, h', w', c).
 
-    Rows first, then columns, each as an elementwise maximum of shifted slices: the gradient of
-    XLA's own window reduction takes half of GoogLeNet's training time on a CPU. The first of equal
-    values receives the gradient, and NaN stays NaN.
+    Rows and then columns are pooled by elementwise maxima of shifted slices: the gradient of XLA's
+    window reduction takes half of GoogLeNet's training time on a CPU. The first of equal values
+    receives the gradient, and NaN propagates.
 
     Args:
-      x: maps.
+      x: (b, h, w, c).
       window: height and width of the window.
-      stride: of the windows, down and across.
+      stride: in both directions.
       padding: rows and columns of -inf on every side.
-      ceil_mode: whether a last window may hang over the far edge; it must start inside the map or
-        its near padding.
+      ceil_mode: whether the last window may exceed the bottom or right edge; it must start inside
+        the map or its top or left padding.
 
     Returns:
-      The largest value of each window, in the type of `x`.
+      The maximum of each window, in the dtype of `x`.
     """
     for axis in (1, 2):
         size = x.shape[axis]
@@ -330,10 +331,10 @@ def max_pool(
 
 
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
-    """Average pooling to (b, size, size, c) as `torch.nn.AdaptiveAvgPool2d`.
+    """Average pooling to (b, size, size, c) as in `torch.nn.AdaptiveAvgPool2d`.
 
-    Window i covers rows floor(i h / size) to ceil((i + 1) h / size): windows overlap when h is
-    no multiple of `size`, and repeat rows when h is smaller. Both are one matrix product.
+    Window i covers rows floor(i h / size) to ceil((i + 1) h / size): windows overlap if h is not a
+    multiple of `size`, and repeat rows if h is smaller. Each direction is one matrix product.
     """
 
     def weights(n: int) -> np.ndarray:
@@ -351,7 +352,12 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=RUN_ONCE)
 def new_head(key: jax.Array, features: int, num_classes: int) -> dict[str, jax.Array]:
-    """The parameters of a freshly initialised last linear layer, as the networks make theirs.
+    """Initialise the parameters of a last linear layer, as the networks do.
+
+    Args:
+      key: PRNG key.
+      features: d, the size of its input.
+      num_classes: c, the size of its output.
 
     Returns:
       `kernel` (features, num_classes) and `bias` (num_classes,), float32.
@@ -360,3 +366,16 @@ def new_head(key: jax.Array, features: int, num_classes: int) -> dict[str, jax.A
         "kernel": head_init(key, (features, num_classes), jnp.float32),
         "bias": jnp.zeros((num_classes,), jnp.float32),
     }
+
+
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Return images (b, h, w, c) uint8 as float32, standardised per channel.
+
+    Args:
+      images: pixels, 0 to 255.
+      mean: of each channel, of images in [0, 1].
+      std: likewise.
+    """
+    scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(std, np.float32))
+    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    return images.astype(jnp.float32) * scale - shift

@@ -2,8 +2,8 @@
 
 Both are chains of inverted residuals with relu6. The variants are torchvision's `mobilenet_v2`, and
 the published EfficientNet-Lites: no squeeze-and-excitation, TensorFlow's padding ("SAME", which
-pads the far side first), batch norm's eps of 1e-3, and a first and last stage that are not scaled.
-The random dropping of branches in EfficientNet's training is left out.
+pads the bottom and right first), batch norm with eps 1e-3, and a first and last stage that are not
+scaled. EfficientNet's stochastic depth in training is left out.
 """
 
 import functools
@@ -22,7 +22,7 @@ MIN_SIZE: Mapping[str, int] = {"imagenet": 1, "small": 1}
 
 
 class Stage(NamedTuple):
-    """A row of the papers' tables: blocks of one kind, of which only the first has the stride."""
+    """A row of the papers' tables: equal blocks, of which only the first has the stride."""
 
     expansion: int
     channels: int
@@ -32,12 +32,12 @@ class Stage(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """What tells the networks apart.
+    """How the networks differ.
 
     Attributes:
       stages: in order, between the first convolution (32 channels) and the last (1,280).
-      eps: what batch norm adds to a variance.
-      same_padding: TensorFlow's, or else symmetric.
+      eps: of batch norm.
+      same_padding: whether padding is TensorFlow's "SAME" instead of symmetric.
     """
 
     stages: tuple[Stage, ...]
@@ -46,7 +46,7 @@ class Architecture(NamedTuple):
 
 
 def _efficientnet_lite(channels: tuple[int, ...], blocks: tuple[int, ...]) -> Architecture:
-    """From what the scaling of depth and width left, rounded (Tan and Le, table 1)."""
+    """Return the architecture with channels and blocks after scaling (Tan and Le, table 1)."""
     strides, kernels = (1, 2, 2, 2, 1, 2, 1), (3, 3, 5, 3, 5, 5, 3)
     rows = zip((1, 6, 6, 6, 6, 6, 6), channels, blocks, strides, kernels, strict=True)
     return Architecture(tuple(Stage(*row) for row in rows), eps=1e-3, same_padding=True)
@@ -79,7 +79,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 class InvertedResidual(nn.Module):
-    """1x1 that expands, depthwise, and 1x1 that projects (Sandler et al., figure 3b)."""
+    """Expansion (1x1), depthwise convolution, and projection (1x1; Sandler et al., figure 3b)."""
 
     channels: int
     expansion: int
@@ -89,7 +89,7 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), channels)."""
+        """Map (b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), channels)."""
         y = x
         inner = x.shape[-1] * self.expansion
         if self.expansion > 1:
@@ -105,9 +105,9 @@ class MobileNet(nn.Module):
     Attributes:
       architecture: a key of `ARCHITECTURES`.
       stem: "imagenet" (3x3, stride 2) or "small" (3x3, stride 1).
-      dropout_rate: of the last linear layer's input, in training; 0 switches it off.
-      eps: what batch norm adds to a variance; the architecture's if None.
-      same_padding: TensorFlow's, or else symmetric; likewise.
+      dropout_rate: for the input of the last linear layer, in training.
+      eps: of batch norm; the architecture's if None.
+      same_padding: whether padding is TensorFlow's "SAME"; the architecture's if None.
     """
 
     architecture: str
@@ -124,7 +124,7 @@ class MobileNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits (b, num_classes) and activations.
+        """Return logits (b, c) and activations.
 
         These are "stem", "stage1" to "stage7", "last" and "features".
         """
@@ -171,7 +171,7 @@ class MobileNet(nn.Module):
             out[f"stage{i}"] = x
         x = out["last"] = nn.relu6(conv_norm(x, scaled(1280), 1, 1, "last"))
 
-        # the head is small: float32 costs nothing there and keeps the logits unrounded
+        # the head is small: in float32 it costs nothing and the logits are not rounded
         x = x.mean(axis=(1, 2), dtype=jnp.float32)
         x = out["features"] = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out

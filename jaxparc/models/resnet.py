@@ -1,7 +1,7 @@
 """ResNet-18, -50 and -101 (He et al. 2016, "Deep residual learning for image recognition").
 
-In a bottleneck the 3x3 convolution has the stride, as torchvision's ("v1.5"); with `stride_in_1x1`
-the first 1x1, as the paper's and Caffe's.
+In a bottleneck the 3x3 convolution has the stride, as in torchvision ("v1.5"); with `stride_in_1x1`
+the first 1x1 has it, as in the paper and Caffe.
 """
 
 import functools
@@ -20,7 +20,7 @@ MIN_SIZE: Mapping[str, int] = {"imagenet": 1, "small": 1}
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut (figure 5, left)."""
+    """Two 3x3 convolutions and a shortcut (figure 5, left)."""
 
     features: int  # channels at width 1
     width: float
@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
-        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c')."""
+        """Map (b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c')."""
         norm = functools.partial(_normalise, self.norm, train=train, mask=mask)
         channels = layers.scaled(self.features, self.width)
         y = self.conv(channels, (3, 3), self.stride, padding=1, name="conv1")(x)
@@ -46,7 +46,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around a shortcut (figure 5, right)."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (figure 5, right)."""
 
     features: int  # channels of the 3x3 convolution at width 1
     width: float
@@ -59,7 +59,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
-        """(b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c')."""
+        """Map (b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c')."""
         norm = functools.partial(_normalise, self.norm, train=train, mask=mask)
         inner = layers.scaled(self.features, self.width)
         outer = layers.scaled(self.features * self.expansion, self.width)
@@ -96,7 +96,7 @@ class ResNet(nn.Module):
     Attributes:
       architecture: a key of `STAGES`.
       stem: "imagenet" (7x7, stride 2, and a max pool) or "small" (3x3, stride 1, no pool).
-      stride_in_1x1: of bottlenecks, whether their first convolution has the stride.
+      stride_in_1x1: whether the first convolution of bottlenecks has the stride.
     """
 
     architecture: str
@@ -111,7 +111,7 @@ class ResNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits (b, num_classes) and activations: "stem", "layer1" to "layer4", "features"."""
+        """Return logits (b, c) and activations: "stem", "layer1" to "layer4", "features"."""
         layers.check_images(images, self.architecture, self.stem, MIN_SIZE)
         kind, stage_sizes = STAGES[self.architecture]
         block: Any = kind
@@ -140,6 +140,6 @@ class ResNet(nn.Module):
                 )
             out[f"layer{stage}"] = x
 
-        # the head is small: float32 costs nothing there and keeps the logits unrounded
+        # the head is small: in float32 it costs nothing and the logits are not rounded
         x = out["features"] = x.mean(axis=(1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out

@@ -1,8 +1,8 @@
 """SqueezeNet 1.1 (Iandola et al. 2016, "SqueezeNet", and the authors' later version of it).
 
 The variant is torchvision's `squeezenet1_1`, which is the authors': an unpadded first convolution,
-max pools that round the map's size up, and a classifier that is applied to every place of the last
-map, rectified, and averaged. "features" is the average of what goes into it.
+max pools in ceil mode, and a classifier that is a 1x1 convolution, followed by relu and an average
+over the map. "features" is the average of its input.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from jax.typing import DTypeLike
 
 from jaxparc.models import layers
 
-# Smaller images leave nothing for the last of the max pools.
+# With smaller images, the last max pool has an empty output.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 17, "small": 4}
 
-# Channels of a fire module (table 1): of its squeeze, and of each of its two expansions.
+# Channels of a fire module (table 1): its squeeze layer, and each of its two expand layers.
 FIRES: tuple[tuple[int, int], ...] = (
     (16, 64),
     (16, 64),
@@ -33,11 +33,11 @@ FIRES: tuple[tuple[int, int], ...] = (
 class SqueezeNet(nn.Module):
     """SqueezeNet 1.1; see the package docstring for the fields that all networks share.
 
-    It has no batch norm, so `axis_name` and `mask` change nothing.
+    It has no batch norm, so that `axis_name` and `mask` have no effect.
 
     Attributes:
       stem: "imagenet" (3x3, stride 2, and a max pool) or "small" (3x3, stride 1, no pool).
-      dropout_rate: of the classifier's input, in training; 0 switches it off.
+      dropout_rate: for the input of the classifier, in training.
     """
 
     num_classes: int
@@ -51,7 +51,7 @@ class SqueezeNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Logits (b, num_classes) and activations: "conv1", "fire2" to "fire9", "features"."""
+        """Return logits (b, c) and activations: "conv1", "fire2" to "fire9", "features"."""
         del mask
         layers.check_images(images, "squeezenet1_1", self.stem, MIN_SIZE)
         imagenet = self.stem == "imagenet"
@@ -84,7 +84,7 @@ class SqueezeNet(nn.Module):
             three = conv(x, expand, 3, f"{name}_expand3x3", padding=1)
             x = out[name] = jnp.concatenate([one, three], axis=-1)
 
-        # the classifier is small: float32 costs little there and keeps the logits unrounded
+        # the classifier is small: in float32 it costs little and the logits are not rounded
         x = x.astype(jnp.float32)
         out["features"] = x.mean(axis=(1, 2))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

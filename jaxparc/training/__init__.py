@@ -1,1 +1,1 @@
-"""Training across devices: the step, the loop, the grid of learning rates, data, checkpoints."""
+"""Training across devices: data, the step, the loop, grids of learning rates, checkpoints."""

@@ -1,167 +1,27 @@
 """Records in, padded batches out: a pure function of (seed, epoch), whatever the threads do.
 
 The grain pipeline maps over whole batches: one step of it then crops as many images as a batch has.
-
 Images stay uint8 until they are on the device, which normalises them: a quarter of the bytes
-cross the bus. Every image is resized to a square a little larger than the network's input
-(eight sevenths: 256 for 224, 36 for 32), as BiT does; its aspect is not kept. Training takes a
-random crop of it, evaluation the central one.
+cross the bus.
 """
 
 import collections
 import dataclasses
 import functools
-import hashlib
-import math
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
 from absl import flags
-from PIL import Image
 
-from jaxparc import files
-from jaxparc.datasets.images import open_square
+from jaxparc.errors import InputError
+from jaxparc.training import decoding
+from jaxparc.training.decoding import THREADS, Decoded, Source, resized
 
 Batch = dict[str, np.ndarray]
 B = TypeVar("B")
 P = TypeVar("P")
-
-THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""The processors that this process may use."""
-
-CACHE_LIMIT = 1 << 30
-"""Bytes of decoded images kept in memory: 276,000 images for 32 px, 5,400 for 224 px."""
-
-
-class Source(Protocol):
-    """Records read at random: `image`, uint8 (h, w, 3) or an encoded file, and `label`.
-
-    A label is an int or, where an image may have several classes, a collection of ints.
-    """
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Decoded:
-    """A source whose images have been decoded and resized, once for all epochs.
-
-    Attributes:
-      images: (n, r, r, 3) uint8, where r is `resized(size)`.
-      labels: n labels.
-    """
-
-    images: np.ndarray
-    labels: list[Any]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.images[index], "label": self.labels[index]}
-
-
-def resized(size: int) -> int:
-    """Returns the side that images are resized to before a size x size crop is taken.
-
-    Eight sevenths of `size`, rounded so that the central crop is exactly central.
-    """
-    return size + 2 * round(size / 14)
-
-
-def decode(
-    source: Source,
-    *,
-    size: int,
-    limit: int = CACHE_LIMIT,
-    file: Path | None = None,
-    threads: int = THREADS,
-) -> Source:
-    """Decodes and resizes a whole source, once for all epochs, into memory or onto disk.
-
-    Do this before the first epoch; `batches` gives the same bytes either way.
-
-    Args:
-      source: the records.
-      size: side of the crops that will be taken.
-      limit: bytes that may be kept in memory.
-      file: where what needs more is kept, if there is room for it twice; it is found there again
-        by whoever asks for the same `file`, whose name must therefore tell all that decides the
-        content but the size. Its directory is made.
-      threads: that decode.
-
-    Returns:
-      A Decoded or, beyond the limit and without a file or room for it, `source` itself.
-
-    Raises:
-      OSError: the file cannot be written.
-    """
-    side = resized(size)
-    shape = len(source), side, side, 3
-    if isinstance(source, Decoded):
-        return source
-    if math.prod(shape) <= limit:
-        images = np.empty(shape, np.uint8)
-        return Decoded(images, _fill(images, source, threads))
-    if file is None:
-        return source
-    kept = file.with_name(f"{file.name}-{side}.npy")
-    facts = kept.with_suffix(".json")  # written last: it says that the images are whole
-    with files.locked(file.parent, wait=True):
-        files.clear(file.parent)
-        try:
-            known = files.read_sealed(facts)
-            labels = [tuple(x) if isinstance(x, list) else x for x in known["labels"]]
-            if known["sha256"] == _digest(kept):
-                return Decoded(_mapped(kept, shape), labels)
-        except (FileNotFoundError, files.DamagedFileError, KeyError, ValueError):
-            pass  # not there, damaged, or kept by an earlier version: made again
-        for old in (facts, kept):
-            old.unlink(missing_ok=True)
-        if 2 * math.prod(shape) > shutil.disk_usage(file.parent).free:
-            return source
-        with files.replacing(kept) as temporary:
-            mapped = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up would end the process later
-                with temporary.open("r+b") as opened:
-                    os.posix_fallocate(opened.fileno(), 0, temporary.stat().st_size)
-            labels = _fill(mapped, source, threads)
-            mapped.flush()
-        files.write_sealed(facts, {"labels": labels, "sha256": _digest(kept)})
-        return Decoded(_mapped(kept, shape), labels)
-
-
-def _digest(file: Path) -> str:
-    """Of a file of pixels: one pass over it in each process is all that notices damage."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    images = np.load(file, mmap_mode="r")
-    if images.shape != shape or images.dtype != np.uint8:
-        raise ValueError(f"{file} holds {images.dtype} {images.shape}; expected uint8 {shape}")
-    return images
-
-
-def _fill(images: np.ndarray, source: Source, threads: int) -> list[Any]:
-    """Decodes all of a source into `images`; returns the labels."""
-    labels: list[Any] = [None] * len(source)
-
-    def fill(chunk: int) -> int:
-        for i in range(chunk, min(chunk + 64, len(source))):
-            images[i], labels[i] = _read(source, i, images.shape[1])
-        return chunk
-
-    for _ in _ahead(grain.MapDataset.range(0, len(source), 64).map(fill), threads):
-        pass
-    return labels
 
 
 def batches(
@@ -180,14 +40,14 @@ def batches(
     threads: int = THREADS,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Gives epochs of a source in batches of one shape.
+    """Return epochs of a source in batches of one shape.
 
     Each example appears exactly once in an epoch. The order, and each example's crop and flip,
     follow from (seed, epoch, position in source) alone: neither `batch_size` nor `threads` nor
     `workers` changes them.
 
     Args:
-      source: the records; `decode` it first where several epochs are read.
+      source: the records; `decoding.decode` it first where several epochs are read.
       batch_size: rows of every batch, the last one of an epoch included.
       size: side of the images given.
       train: shuffle, crop at random and, with `mirror`, flip; otherwise keep the order of
@@ -196,11 +56,11 @@ def batches(
       seed: not negative.
       epoch: the first one, not negative.
       epochs: how many follow one another.
-      start: how many of their batches to leave out, at the beginning.
+      start: how many of their batches to skip at the beginning.
       share: (i, k) for the i-th of k equal parts of every batch, as process i of k takes them.
       num_classes: None where a record has one class; else the number of classes, of which a
         record may have several.
-      threads: that assemble batches ahead of the caller, in each process.
+      threads: in each process, that assemble batches ahead of the caller.
       workers: processes that do so instead of this one: for images that are decoded again in every
         epoch, on many cores. A script that uses them starts under `if __name__ == "__main__"`.
 
@@ -212,14 +72,14 @@ def batches(
         index: (b,) int32, position in `source`; -1 where padded.
 
     Raises:
-      ValueError: batch_size or size below 1, seed or epoch negative, `source` was decoded for
+      InputError: batch_size or size below 1, seed or epoch negative, `source` was decoded for
         another size, or a batch cannot be shared equally.
     """
     order = Order(len(source), batch_size, size, train, mirror, seed, epoch, share)
     side = resized(size)
     if isinstance(source, Decoded) and source.images.shape[1] != side:
-        raise ValueError(
-            f"this source was decoded to {source.images.shape[1]} px; size {size} needs {side}"
+        raise InputError(
+            f"the source was decoded to {source.images.shape[1]} px; size {size} needs {side} px"
         )
     numbers = grain.MapDataset.range(start, epochs * order.batches)
     return _ahead(numbers.map(_Assemble(source, order, num_classes)), threads, workers)
@@ -227,10 +87,10 @@ def batches(
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Which images a batch has, and how they are cropped; the fields are those of `batches`.
+    """The images of each batch, and their crops; the fields are those of `batches`.
 
     Raises:
-      ValueError: as of `batches`.
+      InputError: as of `batches`.
     """
 
     n: int
@@ -243,30 +103,30 @@ class Order:
     share: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
-        """Refuse what makes no batch."""
+        """Check the fields."""
         if self.seed < 0 or self.epoch < 0:
-            raise ValueError(
-                f"seed and epoch must not be negative, got {self.seed} and {self.epoch}"
+            raise InputError(
+                f"seed is {self.seed} and epoch {self.epoch}; expected no negative number"
             )
         if self.batch_size < 1 or self.size < 1:
-            raise ValueError(
-                f"batch_size and size must be at least 1, got {self.batch_size} and {self.size}"
+            raise InputError(
+                f"batch_size is {self.batch_size} and size {self.size}; expected at least 1"
             )
         if self.batch_size % self.share[1]:
-            raise ValueError(
-                f"a batch of {self.batch_size} rows does not divide over {self.share[1]} processes"
+            raise InputError(
+                f"batch_size is {self.batch_size}; expected a multiple of {self.share[1]} processes"
             )
 
     @property
     def batches(self) -> int:
-        """How many an epoch has."""
+        """The number of batches in an epoch."""
         return -(-self.n // self.batch_size)
 
     def __call__(self, number: int) -> Batch:
-        """A batch by its number, counted from the first epoch.
+        """Return a batch by its number, counted from the first epoch.
 
         Returns:
-          Per row of the share, and of 0 where it pads:
+          For each row of the share, 0 where it is padding but for `index`:
             index: int32, position in the source; -1 where padded.
             top, left: int32, corner of the crop in the resized square.
             flip: bool, whether the crop is mirrored.
@@ -287,7 +147,7 @@ class Order:
 
 
 def label_array(labels: list[Any], num_classes: int | None) -> np.ndarray:
-    """Labels of records as batches have them: (n,) int32 or (n, num_classes) float32."""
+    """Return labels of records as batches have them: (n,) int32 or (n, num_classes) float32."""
     if num_classes is None:
         return np.array(labels, np.int32)
     array = np.zeros((len(labels), num_classes), np.float32)
@@ -298,7 +158,7 @@ def label_array(labels: list[Any], num_classes: int | None) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Assemble:
-    """Makes a batch of its number; an object, and no closure, so that it can go to processes."""
+    """Assemble a batch by its number; an object rather than a closure, which cannot be pickled."""
 
     source: Source
     order: Order
@@ -319,7 +179,7 @@ class _Assemble:
             if isinstance(source, Decoded):
                 square, label = source.images[i], source.labels[i]
             else:
-                square, label = _read(source, i, resized(size))
+                square, label = decoding.read(source, i, resized(size))
             crop = square[y : y + size, x : x + size]
             image[j] = crop[:, ::-1] if mirrored else crop
             labels.append(label)
@@ -332,7 +192,7 @@ class _Assemble:
 
 
 def prefetch(iterator: Iterable[B], place: Callable[[B], P], size: int = 2) -> Iterator[P]:
-    """Places batches on the device ahead of their use.
+    """Place batches on the device ahead of their use.
 
     `place` is expected to return at once, as `jax.device_put` does, so no thread is needed:
     the copies run while the caller computes.
@@ -343,7 +203,7 @@ def prefetch(iterator: Iterable[B], place: Callable[[B], P], size: int = 2) -> I
       size: batches placed beyond the one the caller holds.
 
     Yields:
-      What `place` returned, in order. What `iterator` or `place` raises, this raises.
+      What `place` returned, in order.
     """
     ahead: collections.deque[P] = collections.deque()
     for batch in iterator:
@@ -357,7 +217,7 @@ def prefetch(iterator: Iterable[B], place: Callable[[B], P], size: int = 2) -> I
 def _plan(
     n: int, margin: int, train: bool, mirror: bool, seed: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draws an epoch at once: the order of examples; and, by example, crop corner and flip."""
+    """Draw a whole epoch: the order of examples and, by example, crop corner and flip."""
     if not train:
         corner = np.full(n, margin // 2, np.int32)
         return np.arange(n, dtype=np.int32), corner, corner, np.zeros(n, bool)
@@ -367,26 +227,8 @@ def _plan(
     return order, top, left, (rng.random(n) < 0.5) & mirror
 
 
-def _read(source: Source, index: int, side: int) -> tuple[np.ndarray, Any]:
-    """The image of a record, decoded and resized, and its label."""
-    record = source[index]
-    try:
-        return _square(record["image"], side), record["label"]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"image {index} of the source cannot be decoded: {error}") from error
-
-
-def _square(image: np.ndarray | bytes, side: int) -> np.ndarray:
-    """Decodes where needed, and resizes to (side, side, 3), averaging where it shrinks."""
-    if isinstance(image, bytes):
-        return open_square(image, side)
-    if image.shape[:2] == (side, side):
-        return image
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
-
-
 def _ahead(dataset: Any, threads: int, workers: int = 0) -> Iterator[Any]:
-    """The items of a grain dataset in order, several made at a time, a few ahead of the caller."""
+    """Iterate over a grain dataset in order, with several items made in parallel, ahead of use."""
     ahead = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )

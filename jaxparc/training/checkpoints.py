@@ -1,13 +1,13 @@
-"""Weights on disk, in Orbax's format, each with the means to notice damage.
+"""Weights on disk, in Orbax's format, with checksums.
 
-Orbax restores some flipped bytes as wrong weights without a word, and on others leaves threads
-behind that complain later. So beside its folder lies a manifest with the SHA-256 of every file,
-checked before Orbax reads any, and of every leaf, checked before one is returned:
+Orbax restores some flipped bytes as wrong weights silently, and on others leaves threads behind
+that fail later. So beside its folder lies a manifest with the SHA-256 of every file, checked before
+Orbax reads any, and of every leaf, checked before one is returned:
 
     <checkpoint>/weights/        Orbax
     <checkpoint>/manifest.json   files; shape, dtype and SHA-256 of leaves; the caller's metadata
 
-A checkpoint is written under a temporary name and renamed when it is whole.
+A checkpoint is written under a temporary name and renamed when it is complete.
 """
 
 import contextlib
@@ -29,19 +29,22 @@ from jaxparc import files
 MANIFEST = "manifest.json"
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged or not one of ours; the message names its path."""
+class CheckpointError(files.DamagedFileError):
+    """A checkpoint is missing, damaged or not written by `save`; the message has its path."""
 
 
 def save(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Write a checkpoint; whatever was at `path` is replaced.
+    """Write a checkpoint; anything at `path` is replaced.
 
     Args:
         path: the checkpoint's folder.
         variables: nested dictionaries of arrays.
-        metadata: anything that JSON can hold, returned by `restore`.
+        metadata: JSON values, returned by `restore`.
+
+    Raises:
+        OSError: the checkpoint cannot be written, as on a full disk.
     """
-    path = path.absolute()  # Orbax takes no other
+    path = path.absolute()  # as Orbax requires
     temporary = path.with_name(f".{path.name}.incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -69,7 +72,7 @@ def save(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tracebacks that Orbax logs of its threads: what they say is raised as well."""
+    """Suppress the tracebacks that Orbax logs of its threads: their errors are raised as well."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -86,7 +89,7 @@ def restore(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         The variables, as NumPy arrays on the host, and the metadata.
 
     Raises:
-        CheckpointError: it is not there, was not made by `save`, or is damaged.
+        CheckpointError: it is missing, was not written by `save`, or is damaged.
     """
     path = path.absolute()
     manifest = _manifest(path)
@@ -94,7 +97,7 @@ def restore(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for name in sorted({*found, *manifest["files"]}):
         if found.get(name) != manifest["files"].get(name):
             raise CheckpointError(
-                f"checkpoint {path} is damaged: weights/{name} is not what it was"
+                f"checkpoint {path} is damaged: weights/{name} differs from {MANIFEST}"
             )
     shapes = _nested(
         {
@@ -116,15 +119,15 @@ def restore(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint, if it is there."""
+    """Remove a checkpoint, if it exists."""
     shutil.rmtree(path, ignore_errors=True)
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint, without reading its weights.
+    """Return the metadata of a checkpoint, without reading its weights.
 
     Raises:
-        CheckpointError: it is not there or was not made by `save`.
+        CheckpointError: it is missing or was not written by `save`.
     """
     return _manifest(path.absolute())["metadata"]
 
@@ -137,12 +140,14 @@ def _manifest(path: Path) -> dict[str, Any]:
     except files.DamagedFileError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.keys() != {"files", "leaves", "metadata"}:
-        raise CheckpointError(f"checkpoint {path} has a {MANIFEST} that is none of ours")
+        raise CheckpointError(
+            f"checkpoint {path} has a {MANIFEST} of another format; expected one of jaxparc"
+        )
     return manifest
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Hash of every file below a folder, by relative path."""
+    """Return the SHA-256 of every file below a folder, by relative path."""
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
@@ -151,7 +156,7 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 def _leaves(tree: Any) -> dict[str, dict[str, Any]]:
-    """Path, shape, type and hash of every leaf."""
+    """Return shape, dtype and SHA-256 of every leaf, by path."""
     return {
         "/".join(key.key for key in path): {
             "shape": list(leaf.shape),

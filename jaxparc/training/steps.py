@@ -1,4 +1,4 @@
-"""Training and full fine-tuning as pure steps; `fitting` has the loop that feeds them.
+"""Training and full fine-tuning as pure steps; `loop` feeds them.
 
 SGD with momentum, linear warm-up and cosine decay; all weights are trained. The step functions are
 undecorated and see one device's share of a batch; `parallel` runs them on all devices. Parameters,
@@ -24,14 +24,14 @@ Variables = dict[str, Any]  # "params" and, in networks with batch norm, "batch_
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one network is trained.
+    """Hyperparameters of one training run.
 
     Attributes:
-        steps: batches, over as many epochs as that takes.
+        steps: number of batches, over as many epochs as that takes.
         batch_size: of all devices together, so that results do not depend on their number.
         learning_rate: at the end of the warm-up.
         warmup: share of all steps over which the learning rate grows linearly from 0.
-        weight_decay: of convolution and linear weights; batch norm and biases have none.
+        weight_decay: of convolution and linear weights; none of batch norm and biases.
     """
 
     steps: int
@@ -41,7 +41,7 @@ class Recipe:
     weight_decay: float = 1e-4
 
     def learning_rates(self) -> np.ndarray:
-        """The learning rate of every step, (steps,) float32."""
+        """Return the learning rate of every step, (steps,) float32."""
         schedule = optax.warmup_cosine_decay_schedule(
             init_value=0.0,
             peak_value=self.learning_rate,
@@ -58,7 +58,7 @@ class Recipe:
 )
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a training step reads and writes: one pytree, the same on every device."""
+    """What a training step updates: one pytree, replicated on every device."""
 
     step: Array | np.ndarray
     variables: Variables
@@ -66,7 +66,7 @@ class TrainState:
 
 
 class Task(NamedTuple):
-    """A network and what its outputs mean: everything a step is compiled for. Hashable.
+    """A network and the meaning of its outputs: all that a step is compiled for. Hashable.
 
     Attributes:
         module: the Linen module.
@@ -84,24 +84,17 @@ class Task(NamedTuple):
 
     @property
     def classes(self) -> int | None:
-        """How many there are of which an image may have several; None where it has one."""
+        """The number of classes where an image may have several; None where it has one."""
         return self.module.num_classes if self.multi_label else None
 
 
-def normalise(images: Array, task: Task) -> Array:
-    """Images (b, h, w, 3) uint8 to float32, standardised by the network's mean and std."""
-    scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(task.std, np.float32))
-    shift = np.asarray(task.mean, np.float32) / np.asarray(task.std, np.float32)
-    return images.astype(jnp.float32) * scale - shift
-
-
 def losses(logits: Array, labels: Array, *, multi_label: bool) -> Array:
-    """Cross-entropy per image, (b,) float32; multi-label: the sum of the classes' sigmoid losses.
+    """Return the cross-entropy per image, (b,) float32; multi-label: summed sigmoid losses.
 
     Args:
         logits: (b, c) float32.
-        labels: (b,) int32 classes, or (b, c) float32 zeros and ones.
-        multi_label: which of the two.
+        labels: (b,) int32 classes or, multi-label, (b, c) float32 zeros and ones.
+        multi_label: whether an image may have several classes.
     """
     if multi_label:
         return optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1)
@@ -109,7 +102,7 @@ def losses(logits: Array, labels: Array, *, multi_label: bool) -> Array:
 
 
 class Rates(NamedTuple):
-    """What the optimiser is told: numbers, so that every grid point runs the same program.
+    """Hyperparameters as arguments of a step, so that every grid point runs the same program.
 
     Attributes:
         learning: () float32, or (k,) of k steps.
@@ -121,7 +114,7 @@ class Rates(NamedTuple):
 
 
 def optimizer(task: Task, weight_decay: Any = 0.0) -> optax.GradientTransformation:
-    """SGD with momentum and weight decay, before the learning rate."""
+    """Return SGD with momentum and weight decay, without the learning rate."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=_decays),
         optax.trace(decay=task.momentum),
@@ -129,12 +122,12 @@ def optimizer(task: Task, weight_decay: Any = 0.0) -> optax.GradientTransformati
 
 
 def _decays(params: Any) -> Any:
-    """True for the leaves that weight decay applies to: the kernels."""
+    """Mask of the leaves that weight decay applies to: the kernels."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def new_state(task: Task, variables: Variables) -> TrainState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     shapes = jax.eval_shape(optimizer(task).init, variables["params"])
     # On the host, where zeros of yet another shape compile nothing.
     momentum = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
@@ -144,7 +137,7 @@ def new_state(task: Task, variables: Variables) -> TrainState:
 def train_step(
     task: Task, state: TrainState, batch: Mapping[str, Array], rates: Rates, key: Array
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step of SGD on one device's share of a batch.
+    """Take one step of SGD on one device's share of a batch.
 
     Args:
         task: what is trained.
@@ -155,7 +148,7 @@ def train_step(
 
     Returns:
         The next state and, over the real rows of all devices, () float32 each, the mean `loss` and
-        the share that is classified right, `accuracy`.
+        the `accuracy`, in [0, 1].
     """
     key = jax.random.fold_in(key, state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
@@ -165,7 +158,7 @@ def train_step(
     def loss_of(params: Any) -> tuple[Array, Any]:
         (logits, _), updated = task.module.apply(
             {**state.variables, "params": params},
-            normalise(batch["image"], task),
+            layers.normalise(batch["image"], task.mean, task.std),
             train=True,
             mask=batch["mask"],
             mutable=["batch_stats"],
@@ -176,20 +169,20 @@ def train_step(
 
     params = state.variables["params"]
     (loss, (logits, updated)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-    right = _right(task, logits, batch).sum() / count
-    loss, right, gradients = jax.lax.psum((loss, right, gradients), parallel.AXIS)
+    accuracy = _correct(task, logits, batch).sum() / count
+    loss, accuracy, gradients = jax.lax.psum((loss, accuracy, gradients), parallel.AXIS)
     # With batch norm per device their statistics differ, and count by the rows they are of.
     updated = jax.lax.psum(jax.tree.map(lambda x: rows / count * x, updated), parallel.AXIS)
     updates, momentum = optimizer(task, rates.decay).update(gradients, state.momentum, params)
     params = jax.tree.map(lambda p, u: p - rates.learning * u, params, updates)
     variables = {**state.variables, **updated, "params": params}
-    return TrainState(state.step + 1, variables, momentum), {"loss": loss, "accuracy": right}
+    return TrainState(state.step + 1, variables, momentum), {"loss": loss, "accuracy": accuracy}
 
 
 def train_steps(
     task: Task, state: TrainState, batches: Mapping[str, Array], rates: Rates, key: Array
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Several steps in one program.
+    """Take several steps in one program.
 
     Args:
         task: what is trained.
@@ -199,7 +192,7 @@ def train_steps(
         key: of the whole run.
 
     Returns:
-        The state after them and, per step, what `train_step` tells, (k,) each.
+        The state after them and the metrics of `train_step`, (k,) each.
     """
 
     def one(state: TrainState, given: tuple[Any, Rates]) -> tuple[TrainState, dict[str, Array]]:
@@ -209,40 +202,44 @@ def train_steps(
     given = batches, rates
     if len(rates.learning) > 1:
         return jax.lax.scan(one, state, given)
-    # One step alone is no loop: in loops XLA's convolutions are up to twenty times slower on a CPU.
+    # One step needs no loop, in which XLA's convolutions are up to twenty times slower on a CPU.
     state, metrics = one(state, jax.tree.map(lambda x: x[0], given))
     return state, jax.tree.map(lambda x: x[None], metrics)
 
 
-def train_grid(
+def train_runs(
     task: Task,
     states: TrainState,
     batches: Sequence[Mapping[str, Array]],
     rates: Rates,
     keys: Array,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """`train_steps` of g runs at once.
+    """Take the steps of g runs side by side.
 
     Args:
         task: what is trained.
         states: (g, ...).
-        batches: g of them, or one for all.
+        batches: one for each run, or a single one that all share.
         rates: (g, k).
         keys: (g,).
 
     Returns:
-        As `train_steps`, (g, ...).
+        The states and metrics of `train_steps`, (g, ...).
     """
+    if len(keys) == 1:  # not mapped: even over one run, XLA's convolutions would be slower
+        state, rate, key = jax.tree.map(lambda x: x[0], (states, rates, keys))
+        ended = train_steps(task, state, batches[0], rate, key)
+        return jax.tree.map(lambda x: x[None], ended)
     shared = len(batches) == 1
-    together = batches[0] if shared else jax.tree.map(lambda *x: jnp.stack(x), *batches)
-    steps = functools.partial(train_steps, task)
-    return jax.vmap(steps, (0, None if shared else 0, 0, 0))(states, together, rates, keys)
+    stacked = batches[0] if shared else jax.tree.map(lambda *x: jnp.stack(x), *batches)
+    run = functools.partial(train_steps, task)
+    return jax.vmap(run, (0, None if shared else 0, 0, 0))(states, stacked, rates, keys)
 
 
-def _right(task: Task, logits: Array, batch: Mapping[str, Array]) -> Array:
-    """Per row, (b,) float32, whether it is classified right; 0 where padded.
+def _correct(task: Task, logits: Array, batch: Mapping[str, Array]) -> Array:
+    """Return per row, (b,) float32, whether it is classified correctly; 0 where padded.
 
-    Multi-label: an image counts by its share of labels that are right (logit > 0 where it is 1).
+    Multi-label: an image counts by its share of correct labels (logit > 0 where it is 1).
     """
     if task.multi_label:
         right = jnp.mean(((logits > 0) == (batch["label"] > 0)).astype(jnp.float32), axis=-1)
@@ -252,32 +249,26 @@ def _right(task: Task, logits: Array, batch: Mapping[str, Array]) -> Array:
 
 
 def eval_step(task: Task, variables: Variables, batch: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Sums over the real rows of all devices: right answers and rows, () float32 each."""
-    logits, _ = task.module.apply(variables, normalise(batch["image"], task))
-    sums = _right(task, logits, batch).sum(), batch["mask"].sum(dtype=jnp.float32)
+    """Return sums over the real rows of all devices: correct rows and rows, () float32 each."""
+    images = layers.normalise(batch["image"], task.mean, task.std)
+    logits, _ = task.module.apply(variables, images)
+    sums = _correct(task, logits, batch).sum(), batch["mask"].sum(dtype=jnp.float32)
     return jax.lax.psum(sums, parallel.AXIS)
 
 
-# Compiled once per task and shape of the batches. The state is donated: it is overwritten.
+# Compiled once per task and shape of the batches. The state is donated.
 
 
 @functools.lru_cache(maxsize=32)
-def compiled_train_steps(task: Task) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """`train_steps` over all devices; batches are sharded along axis 1."""
-    steps = functools.partial(train_steps, task)
-    return parallel.data_parallel(steps, (None, 1, None, None), donate=(0,))
-
-
-@functools.lru_cache(maxsize=32)
-def compiled_train_grid(task: Task) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """`train_grid` over all devices; batches are sharded along axis 1."""
-    steps = functools.partial(train_grid, task)
-    return parallel.data_parallel(steps, (None, 1, None, None), donate=(0,))
+def compiled_train_runs(task: Task) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Return `train_runs` over all devices; batches are sharded along axis 1."""
+    run = functools.partial(train_runs, task)
+    return parallel.data_parallel(run, (None, 1, None, None), donate=(0,))
 
 
 @functools.lru_cache(maxsize=32)
 def compiled_eval_step(task: Task) -> Callable[..., tuple[Array, Array]]:
-    """`eval_step` over all devices; batches are sharded along axis 0."""
+    """Return `eval_step` over all devices; batches are sharded along axis 0."""
     return parallel.data_parallel(functools.partial(eval_step, task), (None, 0))
 
 
@@ -288,12 +279,12 @@ def _compiled_init(module: Any, size: int) -> Callable[[Array], Variables]:
 
 
 def initial(module: Any, size: int, seed: int) -> Variables:
-    """Randomly initialised variables of a network for images of a size, on the host."""
+    """Return randomly initialised variables of a network for images of a size, on the host."""
     return jax.device_get(dict(_compiled_init(module, size)(jax.random.key(seed))))
 
 
 def with_new_head(variables: Variables, num_classes: int, seed: int) -> Variables:
-    """The same weights under a freshly initialised last linear layer.
+    """Return the same weights with a freshly initialised last linear layer.
 
     Args:
         variables: of any network of `models`.

@@ -1,1 +1,1 @@
-"""Units of work: done or not, made, resumed, recorded, shown."""
+"""Units of work: checked, made, resumed and recorded, in this process or on a Ray cluster."""

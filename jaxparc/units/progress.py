@@ -1,6 +1,7 @@
-"""What a stage shows on the terminal, or in a log."""
+"""Progress of units, live on a terminal or as lines of a log."""
 
 import time
+from collections.abc import Sequence
 
 import rich.progress
 from rich.console import Console
@@ -11,7 +12,7 @@ from jaxparc import printing
 
 
 def say(line: str) -> None:
-    """One line to the terminal, without breaking a live display."""
+    """Print one line, without breaking a live display."""
     _CONSOLE.print(printing.lines(line), highlight=False, soft_wrap=True, markup=False)
 
 
@@ -22,10 +23,14 @@ class Progress:
     """Units done of all, the current one, images per second and time left.
 
     Live on a terminal; elsewhere one line for each unit, so that a log stays readable.
+
+    Args:
+        title: of the set of units.
+        total: their number.
     """
 
-    def __init__(self, stage: str, total: int, done: int) -> None:
-        self._stage, self._total, self._done = stage, total, done
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._total, self._done = title, total, 0
         self._made, self._started = 0, time.monotonic()
         self._unit, self._images, self._unit_started = "", 0, self._started
         self._live = rich.progress.Progress(
@@ -33,7 +38,7 @@ class Progress:
             rich.progress.BarColumn(bar_width=10),
             rich.progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
             rich.progress.TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
-            # What gives way where the terminal is narrow.
+            # This column is truncated where the terminal is narrow.
             rich.progress.TextColumn(
                 "{task.fields[unit]}",
                 table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
@@ -43,7 +48,7 @@ class Progress:
             transient=True,
             expand=True,
         )
-        self._task = self._live.add_task(stage, total=total, completed=done, left="", unit="")
+        self._task = self._live.add_task(title, total=total, left="", unit="")
 
     def __enter__(self) -> "Progress":
         self._live.start()
@@ -52,32 +57,49 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
+    def keep(self) -> None:
+        """Count a unit that is already done."""
+        self._done += 1
+        self._started = time.monotonic()  # the time left is that of units to make
+        self._show()
+
+    def leave_out(self, count: int) -> None:
+        """Do not expect so many of the units."""
+        self._total -= count
+        self._show()
+
     def start(self, name: str) -> None:
-        """A unit begins."""
+        """Show what begins."""
         self._unit, self._images, self._unit_started = name, 0, time.monotonic()
         self._show()
 
     def images(self, count: int) -> None:
-        """So many more of its images are done."""
+        """Count so many more images of the current unit."""
         self._images += count
         self._show()
 
-    def finish(self, name: str, seconds: float, error: str | None) -> None:
-        """A unit is done, or has failed."""
+    def finish(
+        self, name: str, seconds: float, error: str | None, notes: Sequence[str] = ()
+    ) -> None:
+        """Count a unit that is made, or has failed with an error; print notes on it."""
         self._done += 1
         self._made += 1
         self._show()
         if error is not None:
-            say(f"{self._stage}: {name} FAILED: {error}")
+            say(f"{self._title}: {name} FAILED: {error}")
         elif not _CONSOLE.is_terminal:
             say(
-                f"{self._stage} {self._done}/{self._total} {name}: {seconds:.1f} s"
+                f"{self._title} {self._done}/{self._total} {name}: {seconds:.1f} s"
                 f"{self._rate()}{self._left()}"
             )
+        for note in notes:
+            say(f"{self._title}: {name}: {note}")
 
     def _show(self) -> None:
         unit = escape(printing.shown(f"{self._unit}{self._rate()}"))
-        self._live.update(self._task, completed=self._done, left=self._left()[2:], unit=unit)
+        self._live.update(
+            self._task, completed=self._done, total=self._total, left=self._left()[2:], unit=unit
+        )
 
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self._unit_started, 1e-9)

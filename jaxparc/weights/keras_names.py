@@ -1,14 +1,15 @@
-"""Networks of keras-applications, as torchvision names and lays out their weights."""
+"""keras-applications' networks: from Keras's names and layouts to torchvision's."""
 
 import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from jaxparc.weights import WeightsError
-from jaxparc.weights.torchvision import Facts, State, Translated, Variant, module_key
+from jaxparc.weights.errors import WeightsError
+from jaxparc.weights.torchvision import module_key
+from jaxparc.weights.translation import Metadata, State, Translated, Variant
 
-# Caffe's images: BGR less their mean, not divided.
+# Caffe's preprocessing: BGR images in [0, 255] less their mean, not divided.
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 _HALF = (0.5, 0.5, 0.5)
@@ -25,15 +26,15 @@ _LEAVES = {
 _HEADS = ("fc1000", "predictions", "probs", "Logits")
 
 
-def resnet50(state: State, facts: Facts) -> Translated | None:
-    """ResNet-50 v1: convolutions have biases, which go into the means."""
+def resnet50(state: State, metadata: Metadata) -> Translated | None:
+    """Translate ResNet-50 v1, whose convolutions have biases: they are folded into the means."""
     short = _short(state)
     old = "conv1/kernel" in short
     if not old and "conv1_conv/kernel" not in short:
         return None
     _check_once(short)
     kept, left_out = _renamed(state, short, _old_resnet if old else _new_resnet, "fc")
-    # What Keras adds to a variance: its default, and what the newer networks set.
+    # eps: the default of Keras, and that of the newer networks; ours is 1e-5.
     more = np.float32((1e-3 if old else 1.001e-5) - 1e-5)
     for key in [k for k in kept if k.endswith("running_var")]:
         kept[key] = kept[key] + more
@@ -46,8 +47,8 @@ def resnet50(state: State, facts: Facts) -> Translated | None:
     return Translated("keras", kept, left_out, {"": images}, notes=_on_heads(left_out))
 
 
-def mobilenet_v2(state: State, facts: Facts) -> Translated | None:
-    """MobileNetV2, padded as in TensorFlow."""
+def mobilenet_v2(state: State, metadata: Metadata) -> Translated | None:
+    """Translate MobileNetV2, which is padded as in TensorFlow."""
     short = _short(state)
     if "Conv1/kernel" not in short or "expanded_conv_project/kernel" not in short:
         return None
@@ -59,9 +60,9 @@ def mobilenet_v2(state: State, facts: Facts) -> Translated | None:
 
 
 def _short(state: State) -> dict[str, list[str]]:
-    """The layer's name and the weight's -> the whole names in the file that end so.
+    """Return "layer/weight" -> the full names in the file that end in it.
 
-    HDF5 has the layer's name twice, that of the model before, and TensorFlow's ":0" behind.
+    HDF5 files have the names of the layer and of the model before it, and ":0" after it.
     """
     short: dict[str, list[str]] = {}
     for key in state:
@@ -71,23 +72,27 @@ def _short(state: State) -> dict[str, list[str]]:
 
 
 def _check_once(short: Mapping[str, list[str]]) -> None:
-    """Raises a `WeightsError` for several weights of one name."""
+    """Check that every "layer/weight" is unique.
+
+    Raises:
+        WeightsError: the file holds several networks.
+    """
     for name, keys in short.items():
         if len(keys) > 1:
             where = ", ".join(sorted(keys)[:4])
             raise WeightsError(
-                f"it holds several networks: {name} is in {where}; weights_key chooses, by the "
-                "beginning of the names"
+                f"the file holds several networks: {name} is in {where}; choose one by its prefix, "
+                "with weights_key"
             )
 
 
 def _renamed(
     state: State, short: Mapping[str, list[str]], place_of: Callable[[str], str | None], head: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The arrays by torchvision's names, and the names of those of heads that are not taken.
+    """Return the arrays by torchvision's names, and the names of heads that are left out.
 
-    A linear layer is the head if it is called so, or if it is the only one; and takes the averages
-    of the last map, which is the widest.
+    A linear layer is the head if it has a head's name, or if it is the only one and its input is
+    the average of the last map, which is the widest.
     """
     norms = (state[key] for name, (key,) in short.items() if name.endswith("/moving_mean"))
     widest = max((array.size for array in norms), default=0)
@@ -115,15 +120,15 @@ def _renamed(
 
 
 def _on_heads(left_out: tuple[str, ...]) -> tuple[str, ...]:
-    """That a head of several layers is left out, and with it the class probabilities."""
+    """Return a note if the head is left out, and with it the class probabilities."""
     layers = sorted({key.split("/")[-2] for key in left_out if "/" in key})
     return (
-        (f"its head, {', '.join(layers)}, is left out, and so it has no probs",) if layers else ()
+        (f"the head ({', '.join(layers)}) is left out; the model has no probs",) if layers else ()
     )
 
 
 def _laid_out(leaf: str, array: np.ndarray, depthwise: bool) -> np.ndarray:
-    """As PyTorch lays it out."""
+    """Convert a weight from Keras's layout to PyTorch's."""
     if not leaf.endswith("kernel"):
         return array
     if array.ndim != 4:
@@ -149,7 +154,7 @@ def _new_resnet(layer: str) -> str | None:
 
 
 def block(stage: int, number: int, place: int, *, norm: bool) -> str:
-    """Torchvision's name of a ResNet's convolution, 0 on the shortcut, or of its batch norm."""
+    """Return torchvision's name of a block's convolution (0: the shortcut's) or its batch norm."""
     inner = f"downsample.{int(norm)}" if place == 0 else f"{'bn' if norm else 'conv'}{place}"
     return f"layer{stage}.{number}.{inner}"
 

@@ -1,4 +1,4 @@
-"""Weights of the networks that are no ResNets, as others than torchvision name and lay them out."""
+"""Networks other than ResNets: from other names and layouts to torchvision's."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from jaxparc.models.mobilenet import ARCHITECTURES
 from jaxparc.weights import keras_names, prefixes, torchvision
 from jaxparc.weights.keras_names import CAFFE_MEAN, CAFFE_STD
-from jaxparc.weights.torchvision import Facts, Scheme, State, Translated, Variant
+from jaxparc.weights.translation import Metadata, Scheme, State, Translated, Variant
 
 # torchvision's name of the first convolution.
 _STEMS: Mapping[str, str] = {
@@ -18,42 +18,42 @@ _STEMS: Mapping[str, str] = {
 
 
 def schemes(name: str) -> dict[str, Scheme]:
-    """The schemes that weights of an architecture, no ResNet, may have."""
+    """Return the schemes of an architecture that is not a ResNet, in the order of trying."""
     found: dict[str, Scheme] = {}
     if name in ARCHITECTURES:
-        found["timm"] = lambda state, facts: _timm(name, state, facts)
+        found["timm"] = lambda state, metadata: _timm(name, state, metadata)
     if name == "squeezenet1_1":
         found["keras"] = _keras_squeezenet
     if name == "mobilenet_v2":
         found["keras"] = keras_names.mobilenet_v2
-    return found | {"pytorch": lambda state, facts: _pytorch(name, state)}
+    return found | {"pytorch": lambda state, metadata: _pytorch(name, state)}
 
 
 def _pytorch(name: str, state: State) -> Translated | None:
-    """Torchvision's names behind any prefix, such as DataParallel's."""
-    return _behind_a_prefix("pytorch", _STEMS[name], state)
+    """Translate torchvision's names after any prefix, such as DataParallel's."""
+    return _without_prefix("pytorch", _STEMS[name], state)
 
 
-def _behind_a_prefix(scheme: str, stem: str, state: State) -> Translated | None:
+def _without_prefix(scheme: str, stem: str, state: State) -> Translated | None:
     stems = [
         key.removesuffix(stem) for key in state if re.search(rf"(^|\.){re.escape(stem)}$", key)
     ]
     if not stems:
         return None
     left_out = tuple(key for key in state if key.endswith("num_batches_tracked"))
-    inside, beside = prefixes.apart(prefixes.network(stems), state, left_out)
+    inside, beside = prefixes.split(prefixes.trained(stems), state, left_out)
     return Translated(scheme, inside, left_out, beside=beside)
 
 
 _HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# timm's own trainings, in PyTorch; its ports of TensorFlow's weights have the same names.
-_OF_PYTORCH = Variant({"eps": 1e-5, "same_padding": False}, IMAGENET_MEAN, IMAGENET_STD)
+# Weights that timm trained; those that it ported from TensorFlow have the same names.
+_TRAINED_BY_TIMM = Variant({"eps": 1e-5, "same_padding": False}, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def _timm(name: str, state: State, facts: Facts) -> Translated | None:
-    """Timm's names of MobileNetV2 and of EfficientNet-Lite."""
-    found = _behind_a_prefix("timm", "conv_stem.weight", state)
+def _timm(name: str, state: State, metadata: Metadata) -> Translated | None:
+    """Translate timm's names of MobileNetV2 and EfficientNet-Lite."""
+    found = _without_prefix("timm", "conv_stem.weight", state)
     if found is None:
         return None
     kept = {}
@@ -64,9 +64,9 @@ def _timm(name: str, state: State, facts: Facts) -> Translated | None:
     found = found._replace(state=kept)
     if name == "mobilenet_v2":
         return found
-    told = facts.get("config", facts.get("arch"))
-    variants = {name: _OF_PYTORCH, f"tf_{name}": Variant(mean=_HALF, std=_HALF)}
-    return found._replace(variants=variants, evident=told if told in variants else None)
+    declared = metadata.get("config", metadata.get("arch"))
+    variants = {name: _TRAINED_BY_TIMM, f"tf_{name}": Variant(mean=_HALF, std=_HALF)}
+    return found._replace(variants=variants, evident=declared if declared in variants else None)
 
 
 _TIMM = {
@@ -76,7 +76,7 @@ _TIMM = {
     "bn2": "last_bn",
     "classifier": "head",
 }
-# timm counts a block's layers; the first stage's blocks have no expansion.
+# timm numbers the layers of a block; blocks of the first stage have no expansion.
 _TIMM_EXPANDED = {
     "conv_pw": "expand_conv",
     "bn1": "expand_bn",
@@ -94,7 +94,7 @@ _TIMM_PLAIN = {
 
 
 def _from_timm(name: str, module: str) -> str | None:
-    """Our path, joined by dots, of a module of timm's; None if it has no counterpart."""
+    """Return our path, joined by dots, of a module of timm; None if there is no counterpart."""
     if (found := re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(\w+)", module)) is None:
         return _TIMM.get(module)
     stages = ARCHITECTURES[name].stages
@@ -106,8 +106,8 @@ def _from_timm(name: str, module: str) -> str | None:
     return f"block{before + block}.{layers[found[3]]}" if found[3] in layers else None
 
 
-def _keras_squeezenet(state: State, facts: Facts) -> Translated | None:
-    """Caffe's layers in Keras's layout: a kernel and a bias by the layer's name and a number."""
+def _keras_squeezenet(state: State, metadata: Metadata) -> Translated | None:
+    """Translate Caffe's names, with /0 for the kernel (in Keras's layout) and /1 for the bias."""
     if "fire2/squeeze1x1/0" not in state:
         return None
     kept = {}
@@ -125,8 +125,8 @@ def _keras_squeezenet(state: State, facts: Facts) -> Translated | None:
     return Translated("keras", kept, (), {"": Variant(mean=CAFFE_MEAN, std=CAFFE_STD, bgr=True)})
 
 
-def looks_like(state: State) -> str | None:
-    """The architecture that weights are of, by their names, if it is one of these."""
+def architecture_of(state: State) -> str | None:
+    """Return the architecture of weights that are not a ResNet's; None if the names do not tell."""
     names = "\n".join(state)
     for mark, name in (
         ("inception3a.", "googlenet"),

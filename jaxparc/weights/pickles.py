@@ -1,7 +1,7 @@
-"""Arrays out of pickles, of which nothing is run.
+"""Arrays from pickles, which are parsed and never executed.
 
-A pickle is a program: it names functions, and calls them. Here every name maps to a stand-in of
-ours, to something inert, or is refused, and arrays are built from their bytes by us.
+The unpickler looks every name up in `stand_ins` instead of importing it, and bounds the memory and
+time that a file can take.
 """
 
 import io
@@ -13,32 +13,37 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from jaxparc.errors import InputError
 from jaxparc.printing import visible
-
-
-class RefusedError(ValueError):
-    """A pickle asks for more than arrays; the message says for what. Nothing of it was run."""
-
+from jaxparc.weights.stand_ins import (
+    STAND_INS,
+    Inert,
+    Later,
+    RefusedError,
+    StandIn,
+    describe,
+    dtype_or_inert,
+)
 
 Names = Mapping[str, Callable[..., Any]]
-"""What a pickle may name besides NumPy's arrays -> what is called in its place."""
+"""Names that a pickle may use besides NumPy's -> what is called in their place."""
 
 
 def load(data: bytes, *, inert: bool = False) -> Any:
-    """Reads a pickle of containers, strings, numbers and NumPy arrays, of any protocol.
+    """Load a pickle of containers, strings, numbers and NumPy arrays, of any protocol.
 
     Args:
         data: the whole file.
-        inert: whether what it names besides is an `Inert` in its place, rather than refused.
+        inert: whether other objects become `Inert` instead of being refused.
 
     Returns:
-        What was pickled. Arrays are read-only views of what was read; memory and time are bounded
-        by a small multiple of the file's size.
+        The pickled object. Arrays are read-only views of `data`; memory and time are bounded by a
+        small multiple of its size.
 
     Raises:
-        RefusedError: it asks for anything else, or for arrays of objects; with `inert`, for what
-            runs programs, or changes files.
-        ValueError: it is no pickle, or is cut off.
+        RefusedError: the pickle names anything else, or holds arrays of objects; with `inert`, it
+            names a function that executes programs or accesses files.
+        InputError: it is not a pickle, or is truncated.
     """
     return resolved(load_next(io.BytesIO(data), inert=inert))
 
@@ -50,77 +55,31 @@ def load_next(
     *,
     inert: bool = False,
 ) -> Any:
-    """Reads one of several pickles, and leaves the file behind it.
+    """Load the next of several pickles in a file, and leave the file's position after it.
 
     Args:
-        file: where the pickle begins.
-        names: admitted besides NumPy's.
-        outside: finds what is not in the pickle, by what the pickle calls it.
-        inert: as of `load`.
+        file: positioned at the start of the pickle.
+        names: names that are admitted besides NumPy's.
+        outside: resolves persistent ids, which stand for objects outside of the pickle.
+        inert: as in `load`.
 
     Returns:
-        What was pickled, with a `Later` for each array: `resolved` puts the arrays in their places.
+        The pickled object, with a `Later` in place of each array; `resolved` puts the arrays in.
 
-    Raises: as `load`.
+    Raises:
+        RefusedError: as in `load`.
+        InputError: as in `load`.
     """
     try:
         return _Unpickler(file, names or {}, outside, inert).load()
     except RefusedError:
         raise
     except Exception as error:  # broken bytes make an unpickler raise anything
-        raise ValueError(f"no whole pickle: {type(error).__name__}: {error}") from error
+        raise InputError(f"not a valid pickle: {type(error).__name__}: {error}") from error
 
 
-class _StandIn:
-    """What a name is replaced with: calls one function of ours, and takes no state."""
-
-    __slots__ = ("_make",)
-
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self._make = make
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._make(*args, **kwargs)
-
-    @property
-    def stands_for(self) -> Callable[..., Any]:
-        """What it calls, for who is handed it as an argument."""
-        return self._make
-
-    def __setstate__(self, state: Any) -> None:
-        raise RefusedError("it sets the state of a function")
-
-
-class Inert:
-    """Stands for what a pickle names and that is no array; whatever is done to it does nothing.
-
-    Attributes:
-        name: what the pickle asks for.
-    """
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, *_: Any) -> "Inert":
-        """Makes another one."""
-        return Inert(self.name)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, item: Any) -> None:
-        """Adds nothing."""
-
-    add = extend = append
-
-
-# A file that asks for one of these is no mere checkpoint, though nothing would come of it.
-_ACTING = re.compile(
+# A file that names one of these is not a checkpoint; it is refused although nothing would happen.
+_UNSAFE = re.compile(
     r"(os|nt|posix|sys|_?io|subprocess|shutil|socket|runpy|pty|ctypes|importlib|_?pickle|marshal|code"
     r"|commands|webbrowser|multiprocessing|asyncio|urllib|http|requests)\..*"
     r"|(builtins|__builtin__)\.(eval|exec|execfile|open|compile|__import__|input|breakpoint"
@@ -129,94 +88,7 @@ _ACTING = re.compile(
 )
 
 
-class _Dtype:
-    """A dtype while it is read."""
-
-    def __init__(self, code: Any, *_: Any) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r"[biufcSU]\d{1,4}", code):
-            raise RefusedError(f"it holds an array of {_shown(code)}, not of numbers or strings")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class Later:
-    """Stands for an array until everything is read."""
-
-    def array(self) -> Any:
-        """What it stands for, an array or something inert."""
-        raise NotImplementedError
-
-    def __setstate__(self, state: Any) -> None:
-        # Without this, a pickle could set attributes after they were checked.
-        raise RefusedError("it sets the state of an array")
-
-
-class _Array(Later):
-    """An array while it is read."""
-
-    def __init__(self, *_: Any) -> None:
-        self._array: Any = None
-
-    def array(self) -> Any:
-        if self._array is None:
-            raise ValueError("an array is not filled")
-        return self._array
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, fortran, raw = state
-        self._array = _of_bytes(raw, dtype, shape, "F" if fortran else "C")
-
-
-def _of_bytes(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> Any:
-    if isinstance(dtype, Inert):
-        return dtype
-    if not isinstance(raw, bytes | bytearray) or not isinstance(dtype, _Dtype):
-        raise RefusedError("it holds an array that is not made of bytes")
-    array = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
-    array.flags.writeable = False
-    return array
-
-
-def _scalar(dtype: Any, raw: Any) -> Any:
-    found = _of_bytes(raw, dtype, ())
-    return found if isinstance(found, Inert) else found[()]
-
-
-def _dtype_or_inert(code: Any, *_: Any) -> Any:
-    """A dtype, or something inert in place of one that is not of numbers or strings."""
-    try:
-        return _Dtype(code)
-    except RefusedError:
-        return Inert("numpy.dtype")
-
-
-def _ndarray(*_: Any) -> None:
-    # Pickles name it as an argument alone; called, it would set aside any amount of memory.
-    raise RefusedError("it calls numpy.ndarray")
-
-
-def _no_bytes(*args: Any) -> bytes:
-    """How the older protocols hold no bytes at all."""
-    if args:
-        raise RefusedError("it calls bytes")
-    return b""
-
-
-_STAND_INS: dict[str, Callable[..., Any]] = {
-    "numpy.ndarray": _ndarray,
-    "numpy.dtype": _Dtype,
-    "__builtin__.bytes": _no_bytes,
-}
-for _core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
-    _STAND_INS[f"{_core}.multiarray._reconstruct"] = _Array
-    _STAND_INS[f"{_core}.multiarray.scalar"] = _scalar
-    _STAND_INS[f"{_core}.numeric._frombuffer"] = _of_bytes
-
-
-# The Python one of the two unpicklers: the other sets aside as much memory as a file announces.
+# The unpickler in Python: the one in C allocates as much memory as a file declares.
 class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[Any] = dict(pickle._Unpickler.dispatch)
 
@@ -227,27 +99,27 @@ class _Unpickler(pickle._Unpickler):
         self._names, self._outside, self._inert = names, outside, inert
         self._unencoded = len(file.getbuffer())
         self._uncopied = 1000 + 4 * len(file.getbuffer())
-        self.dispatch = _Charged(len(file.getbuffer()))  # type: ignore[misc]
+        self.dispatch = _MeteredDispatch(len(file.getbuffer()))  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in for what the file names."""
+        """Return the stand-in for a name."""
         full = f"{module}.{name}"
         if full == "_codecs.encode":
-            return _StandIn(self._encode)
+            return StandIn(self._encode)
         if full == "numpy.dtype" and self._inert:
-            return _StandIn(_dtype_or_inert)
-        make = _STAND_INS.get(full) or self._names.get(full)
-        if make is None:
-            if not self._inert or _ACTING.fullmatch(full):
+            return StandIn(dtype_or_inert)
+        function = STAND_INS.get(full) or self._names.get(full)
+        if function is None:
+            if not self._inert or _UNSAFE.fullmatch(full):
                 raise RefusedError(f"it asks for {visible(full[:200])}")
             return Inert(visible(full[:200]))
-        return _StandIn(make)
+        return StandIn(function)
 
     def make(self, function: Any, args: Any) -> Any:
-        """What a name makes of its arguments."""
-        if not isinstance(function, _StandIn | Inert):
-            raise ValueError(f"it calls a {type(function).__name__}")
-        # Arguments are copied: the same ones a million times must not fill the memory.
+        """Call a stand-in."""
+        if not isinstance(function, StandIn | Inert):
+            raise InputError(f"it calls a {type(function).__name__}")
+        # Arguments are copied: copies of the same ones must not fill the memory.
         self._uncopied -= sum(len(a) for a in args if isinstance(a, Sized))
         if self._uncopied < 0:
             raise RefusedError("it copies more than it holds")
@@ -262,17 +134,17 @@ class _Unpickler(pickle._Unpickler):
         raise RefusedError(f"it asks for the extension {code}")
 
     def _encode(self, text: Any, encoding: Any) -> bytes:
-        """How the older protocols hold bytes."""
+        """Encode text, as protocols 0 to 2 pickle bytes."""
         if not isinstance(text, str) or encoding != "latin1":
-            raise RefusedError(f"it encodes as {_shown(encoding)}")
-        self._unencoded -= len(text)  # each text once: not one of them a million times
+            raise RefusedError(f"it encodes as {describe(encoding)}")
+        self._unencoded -= len(text)  # of all calls: a pickle may repeat one
         if self._unencoded < 0:
             raise RefusedError("it encodes more than it holds")
         return text.encode(encoding)
 
 
 def _load_bytearray8(unpickler: Any) -> None:
-    """As the original, which sets aside as much as is announced before it reads."""
+    """Load a bytearray as pickle does, without allocating its declared size before it is read."""
     (length,) = struct.unpack("<Q", unpickler.read(8))
     unpickler.append(bytearray(unpickler.read(length)))
 
@@ -287,7 +159,7 @@ def _load_newobj(unpickler: Any) -> None:
 
 
 def _load_newobj_ex(unpickler: Any) -> None:
-    unpickler.stack.pop()  # arguments by name
+    unpickler.stack.pop()  # keyword arguments
     _load_reduce(unpickler)
 
 
@@ -329,8 +201,10 @@ _Unpickler.dispatch |= {
 }
 
 
-class _Charged:
-    """The functions of opcodes, of which each costs memory: a set from a single byte takes 200.
+class _MeteredDispatch:
+    """The functions of opcodes; each lookup counts the memory that the opcode may take.
+
+    An opcode of one byte can make a set of 200 bytes.
 
     Args:
         size: of the file, in bytes.
@@ -359,12 +233,12 @@ class _Charged:
 
 
 def of_pairs(pairs: Iterable[Any]) -> dict[Any, Any]:
-    """A dictionary of keys and values that a pickle holds."""
+    """Return a dictionary of unpickled keys and values."""
     return {_key(key): value for key, value in pairs}
 
 
 def _key(key: Any) -> Any:
-    """A key that takes no time to hash, as a tuple of tuples of tuples may for ever."""
+    """Return a key, if it is cheap to hash: tuples that are nested may take exponential time."""
     parts = key if isinstance(key, tuple) else (key,)
     small = isinstance(parts, tuple) and len(parts) < 16
     if not small or not all(isinstance(part, _ATOMS) and _short(part) for part in parts):
@@ -379,29 +253,24 @@ def _short(part: Any) -> bool:
     return not isinstance(part, int) or part.bit_length() <= 64
 
 
-def _shown(value: Any) -> str:
-    """A value in a message: the rest of a container may be endless."""
-    return repr(value[:40]) if isinstance(value, str) else f"a {type(value).__name__}"
-
-
 def resolved(value: Any) -> Any:
-    """The value with arrays in place of what stood for them.
+    """Return the value with arrays in place of their `Later`.
 
     Raises:
-        ValueError: an array is not what was announced, or containers are too deep.
+        InputError: an array differs from its declaration, or containers are nested too deeply.
     """
     try:
         return _resolved(value, {})
     except RecursionError:
-        raise ValueError("it nests containers too deeply") from None
+        raise InputError("it nests containers too deeply") from None
 
 
 def _resolved(value: Any, seen: dict[int, Any]) -> Any:
     if not isinstance(value, Later | dict | list | tuple):
         return value
     if id(value) not in seen:
-        # With the value itself, so that nothing else comes to have its id; a container is looked
-        # at once, however often it is in others.
+        # The value is kept alive, so that no other object gets its id. Each container is visited
+        # once, however many others hold it.
         seen[id(value)] = value, value
         if isinstance(value, Later):
             seen[id(value)] = value, value.array()

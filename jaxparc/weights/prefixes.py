@@ -1,46 +1,52 @@
-"""Which of a file's arrays are the network's, by what their names begin with."""
+"""Which arrays of a file are the network's, by the prefix of their names."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from jaxparc.weights import WeightsError
+from jaxparc.weights.errors import WeightsError
 
-# Other networks, of self-supervised training, that lead to the one that was trained.
-_SECOND = re.compile(
+# Momentum encoders and targets of self-supervised training, beside the trained network.
+_MOMENTUM = re.compile(
     r"(^|[._])(encoder_k|key_encoder|momentum|target)([._]|$)|(^|[._])(momentum|target)_"
 )
 
-# Networks that decode, over a backbone whose strides have become dilations.
-_DILATED = re.compile(
+# Segmentation decoders, whose backbone has dilations in place of strides.
+_DECODER = re.compile(
     r"(^|[._])(aux_classifier|decode_head|auxiliary_head|a?spp\d?)[._]|(^|\.)\d+\.convs\.|atrous|dilat"
 )
 
 
-def network(stems: Iterable[str]) -> str:
-    """What the names of the network begin with, of those of all networks in a file.
+def trained(prefixes: Iterable[str]) -> str:
+    """Return the prefix of the trained network, from those of all networks in a file.
 
     Raises:
-        WeightsError: there are several, and none of them is clearly the one.
+        WeightsError: several networks could be the trained one.
     """
-    prefixes = sorted(set(stems))
-    firsts = [prefix for prefix in prefixes if not _SECOND.search(prefix)] or prefixes
-    if len(firsts) > 1:
-        shown = ", ".join(repr(prefix) for prefix in firsts[:6])
+    every = sorted(set(prefixes))
+    found = [prefix for prefix in every if not _MOMENTUM.search(prefix)] or every
+    if len(found) > 1:
+        shown = ", ".join(repr(prefix) for prefix in found[:6])
         raise WeightsError(
-            f"it holds {len(firsts)} networks, whose names begin with {shown}; weights_key chooses"
+            f"the file holds {len(found)} networks, with the prefixes {shown}; choose one with "
+            "weights_key"
         )
-    return firsts[0]
+    return found[0]
 
 
-def apart(
+def split(
     prefix: str, state: Mapping[str, np.ndarray], left_out: Collection[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The arrays under a prefix, which goes, and those that are not.
+    """Split a state dict into the arrays under a prefix, which is removed, and all others.
+
+    Args:
+        prefix: of the network.
+        state: arrays by name.
+        left_out: names that go into neither.
 
     Raises:
-        WeightsError: the others are of a network that dilates its backbone.
+        WeightsError: the others are of a decoder whose backbone is dilated.
     """
     rest = {key: array for key, array in state.items() if key not in left_out}
     outside = {key: array for key, array in state.items() if not key.startswith(prefix)}
@@ -48,15 +54,16 @@ def apart(
     beside = {k: a for k, a in rest.items() if not k.startswith(prefix)}
     if dilated := next((key for key in outside if _is_dilated(key, outside[key])), None):
         raise WeightsError(
-            f"{dilated} is of a segmentation network, whose backbone has dilations for strides, as "
-            "no network here has; ignore leaves it out if its backbone has strides"
+            f"{dilated} is of a segmentation network, whose backbone has dilations in place of "
+            "strides, which no network here has; if this backbone has strides, ignore that name"
         )
     return inside, beside
 
 
 def _is_dilated(key: str, array: np.ndarray) -> bool:
-    """Whether an array outside of the backbone is of a decoder over dilations: by its name, or as
-    FCN's, whose first convolution is the classifier's.
+    """Return whether an array is of a decoder over a dilated backbone.
+
+    Its name tells, or, of FCN's decoder, the shape of the classifier's first convolution.
     """
     fcn = re.search(r"(^|\.)classifier\.0\.weight$", key) and array.ndim == 4
-    return bool(_DILATED.search(key) or (fcn and array.shape[2:] == (3, 3)))
+    return bool(_DECODER.search(key) or (fcn and array.shape[2:] == (3, 3)))

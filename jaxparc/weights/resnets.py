@@ -1,8 +1,7 @@
-"""ResNets as their many trainers name and lay out their weights, as torchvision does.
+"""ResNets: from the names and layouts of their many trainers to torchvision's.
 
-A scheme renames what it can explain and leaves every other key as it is, so that the accounting
-of `torchvision.account` lists it by the name that it has in the file. What a scheme leaves out on
-purpose (momentum encoders, projection heads, detection heads, counters), `left_out` names.
+What a scheme leaves out on purpose (momentum encoders, projection heads, detection heads, counters)
+is listed in `Translated.left_out`.
 """
 
 import re
@@ -13,14 +12,22 @@ import numpy as np
 
 from jaxparc.weights import keras_names, prefixes
 from jaxparc.weights.keras_names import CAFFE_STD
-from jaxparc.weights.torchvision import Facts, Renames, Scheme, State, Translated, Variant, renamed
+from jaxparc.weights.translation import (
+    Metadata,
+    Renames,
+    Scheme,
+    State,
+    Translated,
+    Variant,
+    renamed,
+)
 
-# What Caffe2's networks, and Detectron2's after them, take off BGR images that they do not divide.
+# The mean of Caffe2's and Detectron2's BGR images, which are not divided.
 DETECTRON_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 
 
-def looks_like(state: State) -> str:
-    """The architecture that a state dict in torchvision's names is of, by its blocks."""
+def architecture_of(state: State) -> str:
+    """Return the architecture of a state dict in torchvision's names, by its blocks."""
     names = "".join(f"{key}\n" for key in state)
     blocks = Counter(
         stage for stage, _ in set(re.findall(r"layer(\d)\.(\d+)\.conv1\.weight", names))
@@ -41,7 +48,7 @@ def looks_like(state: State) -> str:
 # PyTorch
 
 _COUNTER = r"num_batches_tracked$"
-# Beside the backbone, in checkpoints of self-supervised training and of what measures it.
+# Beside the backbone, in checkpoints of self-supervised training and its evaluation.
 _BESIDE = re.compile(
     rf"{_COUNTER}|encoder_k\.|momentum|target_|queue|project|prototypes|predict|decoder"
     r"|(^|\.)(fc|head|heads|mlp)\.(\d|last_layer|mlp)"
@@ -49,8 +56,8 @@ _BESIDE = re.compile(
 )
 
 
-def _pytorch(state: State, facts: Facts) -> Translated | None:
-    """The names of torchvision and timm, behind any prefix such as module. or encoder_q."""
+def _pytorch(state: State, metadata: Metadata) -> Translated | None:
+    """Translate the names of torchvision and timm, after any prefix, such as encoder_q."""
     stems = [
         key.removesuffix("conv1.weight")
         for key, array in state.items()
@@ -58,11 +65,11 @@ def _pytorch(state: State, facts: Facts) -> Translated | None:
     ]
     if not stems:
         return None
-    prefix = prefixes.network(stems)
+    prefix = prefixes.trained(stems)
     left_out = {k for k in state if _BESIDE.search(k.removeprefix(prefix))}
-    if "encoder_q." in prefix:  # its "classifier" makes the vectors that are contrasted
+    if "encoder_q." in prefix:  # the "classifier" of MoCo makes the contrasted vectors
         left_out |= {f"{prefix}fc.weight", f"{prefix}fc.bias"} & state.keys()
-    inside, beside = prefixes.apart(prefix, state, left_out)
+    inside, beside = prefixes.split(prefix, state, left_out)
     return Translated("pytorch", inside, tuple(sorted(left_out)), beside=beside)
 
 
@@ -81,20 +88,20 @@ _DETECTRON: Renames = (
     (r"\.shortcut\.norm\.", ".downsample.1."),
     (r"\.shortcut\.", ".downsample.0."),
 )
-# Of what the backbones were before: MSRA's, by Caffe2, and torchvision's.
+# Where the backbones are from: MSRA, by way of Caffe2, or torchvision.
 _BACKBONES = {
     "msra": Variant({"stride_in_1x1": True}, DETECTRON_MEAN, CAFFE_STD, bgr=True),
     "torchvision": Variant(),
 }
 
 
-def _detectron2(state: State, facts: Facts) -> Translated | None:
-    """Detectron2's names: the backbone, with the last stage in the heads of C4 models."""
+def _detectron2(state: State, metadata: Metadata) -> Translated | None:
+    """Translate Detectron2's names; the last stage of C4 models is in their heads."""
     end = "stem.conv1.weight"
     stems = [k.removesuffix(end) for k in state if re.search(rf"(^|\.){re.escape(end)}$", k)]
     if not stems:
         return None
-    prefix = prefixes.network(stems)
+    prefix = prefixes.trained(stems)
     kept, left_out, beside = {}, [], {}
     for key, array in state.items():
         inside = key.removeprefix(prefix) if key.startswith(prefix) else key
@@ -107,34 +114,35 @@ def _detectron2(state: State, facts: Facts) -> Translated | None:
             kept[key] = array
         else:
             beside[key] = array
-    evident, note = _backbone(kept, state, facts)
+    evident, note = _backbone(kept, state, metadata)
     notes = (note,) if note else ()
     return Translated(
         "detectron2", kept, tuple(left_out), _BACKBONES, evident, "msra", beside, notes
     )
 
 
-def _backbone(kept: State, state: State, facts: Facts) -> tuple[str | None, str]:
-    """Which of `_BACKBONES` it is, None if nothing tells, and what there is to say of that."""
-    author = str(facts.get("__author__", ""))
+def _backbone(kept: State, state: State, metadata: Metadata) -> tuple[str | None, str]:
+    """Return the key of `_BACKBONES`, None if the file does not tell; and a note for the user."""
+    author = str(metadata.get("__author__", ""))
     if "torchvision" in author.lower() or "fc.weight" in kept:
         return "torchvision", ""
     if "pixel_std" in state:
         return _by_pixels(state), ""
     statistics = [kept.get(f"bn1.running_{which}", np.ones(0)) for which in ("mean", "var")]
     if all(s.size for s in statistics) and not statistics[0].any() and not np.ptp(statistics[1]):
-        return "msra", ""  # whose batch norm was frozen to a scale and a shift before
+        return "msra", ""  # its batch norm is frozen to a scale and a shift
     if author == "Detectron2 Model Zoo":
         return "msra", (
-            "taken for a backbone of MSRA's (BGR, not divided, stride in the first 1x1), as nearly "
-            "all of the Detectron2 Model Zoo are; variant = 'torchvision' for the others"
+            "taken for an MSRA backbone (BGR, not divided, stride in the first 1x1), as nearly all "
+            "of the Detectron2 Model Zoo are; otherwise set variant = 'torchvision'"
         )
     return None, ""
 
 
 def _by_pixels(state: State) -> str | None:
-    """Which of `_BACKBONES` has a file's mean and std, of images up to 255, in the order of their
-    channels; None for others.
+    """Return the key of `_BACKBONES` with the file's mean and std, None if there is none.
+
+    The file has them for images in [0, 255], in the order of the images' channels.
     """
     images = {
         "msra": (DETECTRON_MEAN[::-1], CAFFE_STD),
@@ -166,8 +174,8 @@ _CAFFE2: Renames = (
 _CAFFE2_LEAVES = {"w": "weight", "s": "weight", "b": "bias"}
 
 
-def _caffe2(state: State, facts: Facts) -> Translated | None:
-    """Caffe2's and MSRA's names: batch norm is a frozen scale and shift."""
+def _caffe2(state: State, metadata: Metadata) -> Translated | None:
+    """Translate the names of Caffe2 and MSRA, whose batch norm is a frozen scale and shift."""
     if "res2_0_branch2a_w" not in state:
         return None
     kept: dict[str, np.ndarray] = {}
@@ -183,10 +191,10 @@ def _caffe2(state: State, facts: Facts) -> Translated | None:
         kept[f"{place}.{_CAFFE2_LEAVES[leaf]}"] = array
         if leaf == "s":
             kept[f"{place}.running_mean"] = np.zeros(array.shape, np.float32)
-            # 1 with our eps
+            # 1 after our eps is added
             kept[f"{place}.running_var"] = np.full(array.shape, 1 - 1e-5, np.float32)
     if not np.any(kept.get("conv1.bias", 1)):
-        del kept["conv1.bias"]  # MSRA's files have one of zeros
+        del kept["conv1.bias"]  # zero in MSRA's files
     return Translated("caffe2", kept, tuple(left_out), {"msra": _BACKBONES["msra"]}, "msra")
 
 

@@ -1,7 +1,7 @@
-"""PyTorch's files, .pth, .pt or .th, as NumPy arrays: without torch, and running nothing of them.
+"""Files of `torch.save` (.pth, .pt, .th) as NumPy arrays: parsed without torch, never executed.
 
-Both formats of `torch.save`: a zip archive (since 1.6) and a sequence of pickles with the numbers
-behind them. TorchScript archives hold programs and are refused.
+Both formats are read: a zip archive (since PyTorch 1.6), and a sequence of pickles followed by the
+storages. TorchScript archives hold programs and are refused.
 """
 
 import io
@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from jaxparc.weights import WeightsError, pickles
+from jaxparc.errors import InputError
+from jaxparc.weights import pickles
 from jaxparc.weights.budget import Budget
-from jaxparc.weights.pickles import Inert
+from jaxparc.weights.errors import WeightsError
+from jaxparc.weights.stand_ins import Inert, Later, RefusedError
 
 ZIP = b"PK\x03\x04"
-MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older format
-PROTOCOL = 1001  # the second one
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older format
+_PROTOCOL = 1001  # the second one
 
 _STORAGES: Mapping[str, np.dtype] = {
     "FloatStorage": np.dtype("<f4"),
@@ -33,7 +35,7 @@ _STORAGES: Mapping[str, np.dtype] = {
     "CharStorage": np.dtype("i1"),
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("bool"),
-    # Of no network here, but they may lie beside one.
+    # Not of any network here, but a checkpoint may hold them beside one.
     "ComplexFloatStorage": np.dtype("<c8"),
     "ComplexDoubleStorage": np.dtype("<c16"),
     "QInt8Storage": np.dtype("i1"),
@@ -45,84 +47,93 @@ _STORAGES: Mapping[str, np.dtype] = {
 
 
 def read(path: str | Path) -> Any:
-    """What was saved: containers, strings and numbers, with a NumPy array for each tensor.
+    """Read the saved object: containers, strings and numbers, with an array for each tensor.
 
     Args:
-        path: of the file. It is read whole.
+        path: of the file, which is read whole.
 
     Returns:
-        Arrays have their own dtype (bfloat16 that of ml_dtypes) and are read-only views of what was
-        read, so that a small file cannot fill the memory. Other objects, and tensors of kinds that
-        no network here has, are `pickles.Inert`.
+        Arrays keep their dtype (bfloat16 is that of ml_dtypes) and are read-only views of the
+        file's content, so that a small file cannot fill the memory. Other objects, and tensors of
+        dtypes that no network here has, are `stand_ins.Inert`.
 
     Raises:
-        WeightsError: it is no such file, or is cut off, or asks for what runs programs, or for more
-            memory than its size allows; the message names the file, and what it asks for. Nothing
-            of it was run.
+        WeightsError: the file is not of torch.save, or truncated, or names functions that execute
+            programs, or declares more memory than its size allows; the message names the file.
         OSError: it cannot be read.
     """
     data = Path(path).read_bytes()
-    found = _Found({}, Budget(len(data)))
+    storages = _Storages({}, Budget(len(data)))
     try:
-        return _read_zip(data, found) if data[:4] == ZIP else _read_legacy(data, found)
-    except pickles.RefusedError as error:
-        raise WeightsError(f"{path} is refused, and nothing of it was run: {error}") from None
+        return _read_zip(data, storages) if data[:4] == ZIP else _read_legacy(data, storages)
+    except RefusedError as error:
+        raise WeightsError(f"{path} is refused, nothing in it was executed: {error}") from None
     except Exception as error:  # zipfile and NumPy raise a dozen kinds on broken bytes
-        raise WeightsError(f"{path} is no whole file of torch.save: {error}") from error
+        raise WeightsError(f"{path} is not a valid torch.save file: {error}") from error
 
 
-class _Found(NamedTuple):
-    """The numbers of storages that have been read, and what may still be read."""
+def is_legacy(start: bytes) -> bool:
+    """Return whether a file is of the older format, by its first 64 bytes."""
+    try:
+        return bool(pickles.load_next(io.BytesIO(start)) == _MAGIC)
+    except ValueError:  # another pickle, or none
+        return False
 
-    storages: dict[str, np.ndarray]
+
+class _Storages(NamedTuple):
+    """The storages that have been read, by key, and the memory that is left for others."""
+
+    arrays: dict[str, np.ndarray]
     budget: Budget
 
 
-class _Kind:
-    """A storage's class, which is named and not called."""
+class _StorageType:
+    """A class of storages, which a pickle may name and not call."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype
 
     def __call__(self, *_: Any) -> Any:
-        raise pickles.RefusedError("it makes a storage of its own")
+        raise RefusedError("it makes a storage of its own")
 
 
 class _Storage(NamedTuple):
-    """The numbers of one or more tensors, which may not have been read yet."""
+    """The declaration of a storage, on which one or more tensors lie."""
 
     key: str
     dtype: np.dtype
     length: int
 
 
-_MOST_AXES = 32
+_MAX_AXES = 32
 
 
-class _Tensor(pickles.Later):
+class _Tensor(Later):
     """A view of a storage."""
 
-    def __init__(self, found: _Found, storage: Any, offset: Any, size: Any, stride: Any) -> None:
-        if len(size) > _MOST_AXES or len(size) != len(stride):
-            raise ValueError(f"a tensor has {len(size)} axes and {len(stride)} strides")
+    def __init__(
+        self, storages: _Storages, storage: Any, offset: Any, size: Any, stride: Any
+    ) -> None:
+        if len(size) > _MAX_AXES or len(size) != len(stride):
+            raise InputError(f"a tensor has {len(size)} axes and {len(stride)} strides")
         if not isinstance(storage, _Storage) or not all(
             isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)
         ):
-            raise ValueError("a tensor is of no storage, or of a negative size")
-        # `Later` lets no pickle change these after they were looked at.
-        self._found, self._storage = found, storage
+            raise InputError("a tensor has no storage, or a negative size or stride")
+        # `Later` lets no pickle change these after the checks.
+        self._storages, self._storage = storages, storage
         self._offset, self._size, self._stride = offset, tuple(size), tuple(stride)
 
     def array(self) -> np.ndarray:
-        numbers = self._found.storages[self._storage.key]
+        numbers = self._storages.arrays[self._storage.key]
         elements = math.prod(self._size)
         last = sum((n - 1) * step for n, step in zip(self._size, self._stride, strict=True))
-        outside = ValueError(f"a tensor of {self._size} does not lie in its storage")
+        outside = InputError(f"a tensor of shape {self._size} exceeds its storage")
         if elements and self._offset + last >= len(numbers):
             raise outside
-        if elements > len(numbers):  # expanded: the same numbers several times
+        if elements > len(numbers):  # expanded: strides of 0
             try:
-                self._found.budget.take(elements * numbers.itemsize, "a tensor")
+                self._storages.budget.take(elements * numbers.itemsize, "a tensor")
             except WeightsError as error:
                 raise outside from error
         strides = [step * numbers.itemsize for step in self._stride]
@@ -132,7 +143,7 @@ class _Tensor(pickles.Later):
 
 
 class _State(dict[Any, Any]):
-    """An OrderedDict, whose attributes (the versions of modules) are of no use here."""
+    """An OrderedDict, whose attributes (versions of modules) are not needed."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -143,18 +154,18 @@ def _state(pairs: Any = ()) -> _State:
 
 
 def _size(sides: Any = ()) -> tuple[Any, ...]:
-    if len(sides) > _MOST_AXES:
-        raise ValueError(f"a size has {len(sides)} axes")
+    if len(sides) > _MAX_AXES:
+        raise InputError(f"a size has {len(sides)} axes")
     return tuple(sides)
 
 
-def _names(found: _Found) -> pickles.Names:
-    """What a file of tensors names, and what is called in its place."""
+def _names(storages: _Storages) -> pickles.Names:
+    """Return the names that a file of tensors uses -> what is called in their place."""
 
     def rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
         if isinstance(storage, Inert):
             return storage
-        return _Tensor(found, storage, offset, size, stride)
+        return _Tensor(storages, storage, offset, size, stride)
 
     def of_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
         if getattr(function, "stands_for", None) is not rebuild:
@@ -170,99 +181,101 @@ def _names(found: _Found) -> pickles.Names:
         "torch._tensor._rebuild_from_type_v2": of_type,
         "torch.Size": _size,
     }
-    names.update({f"torch.{name}": _Kind(dtype) for name, dtype in _STORAGES.items()})
+    names.update({f"torch.{name}": _StorageType(dtype) for name, dtype in _STORAGES.items()})
     return names
 
 
 def _storage(pid: Any) -> _Storage | Inert:
-    """What a pickle says of a storage outside of it."""
+    """Return the storage that a persistent id of a pickle declares."""
     if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module" and isinstance(pid[1], Inert):
-        return pid[1]  # a class, with its source
+        return pid[1]  # a class with its source code
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-        raise pickles.RefusedError("it asks for something outside the file that is no storage")
-    if isinstance(pid[1], Inert):  # of numbers of another kind
+        raise RefusedError("it asks for an object outside the file that is not a storage")
+    if isinstance(pid[1], Inert):  # of a dtype that no network here has
         return pid[1]
     kind = getattr(pid[1], "stands_for", None)
-    if not isinstance(kind, _Kind) or not isinstance(pid[2], str):
-        raise pickles.RefusedError("it asks for something outside the file that is no storage")
+    if not isinstance(kind, _StorageType) or not isinstance(pid[2], str):
+        raise RefusedError("it asks for an object outside the file that is not a storage")
     if len(pid) > 5 and pid[5] is not None:
-        raise ValueError("its storages are views of others, as before PyTorch 0.4")
+        raise InputError("its storages are views of other storages, as before PyTorch 0.4")
     if not isinstance(pid[4], int) or pid[4] < 0:
-        raise ValueError("a storage is of a negative size")
+        raise InputError("a storage has a negative size")
     return _Storage(pid[2], kind.dtype, pid[4])
 
 
-def _read_zip(data: bytes, found: _Found) -> Any:
+def _read_zip(data: bytes, storages: _Storages) -> Any:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: info for info in archive.infolist()}
         for name, info in members.items():
             if name.startswith("/") or ".." in name.split("/"):
-                raise ValueError(f"the archive has a member {name!r}")
+                raise InputError(f"the archive has a member {name!r}")
             if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"its member {name!r} is compressed, which torch.save does not do")
+                raise InputError(f"member {name!r} is compressed, which torch.save does not do")
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise ValueError(f"the archive has {len(roots)} data.pkl")
+            raise InputError(f"the archive has {len(roots)} members data.pkl; expected one")
         (root,) = roots
         if f"{root}constants.pkl" in members:
-            raise ValueError("it is a TorchScript archive: a program, not weights alone")
+            raise InputError("it is a TorchScript archive, which holds a program")
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError("its numbers are big-endian")
+            raise InputError("its numbers are big-endian; expected little-endian")
 
         def read(name: str) -> bytes:
-            # Members may lie over one another, and be more together than the file.
-            found.budget.take(archive.getinfo(root + name).file_size, name)
+            # Members may overlap, and be larger in total than the file.
+            storages.budget.take(archive.getinfo(root + name).file_size, name)
             return archive.read(root + name)
 
         def storage(pid: Any) -> _Storage | Inert:
-            told = _storage(pid)
-            if isinstance(told, Inert):
-                return told
-            if told.key not in found.storages:
-                found.storages[told.key] = _numbers(read(f"data/{told.key}"), told)
-            if found.storages[told.key].dtype != told.dtype:
-                raise ValueError(f"the storage {told.key} is announced in two ways")
-            return told
+            declared = _storage(pid)
+            if isinstance(declared, Inert):
+                return declared
+            key = declared.key
+            if key not in storages.arrays:
+                storages.arrays[key] = _numbers(read(f"data/{key}"), declared)
+            if storages.arrays[key].dtype != declared.dtype:
+                raise InputError(f"storage {key} is declared twice, with different dtypes")
+            return declared
 
         file = io.BytesIO(read("data.pkl"))
-        return pickles.resolved(pickles.load_next(file, _names(found), storage, inert=True))
+        return pickles.resolved(pickles.load_next(file, _names(storages), storage, inert=True))
 
 
-def _read_legacy(data: bytes, found: _Found) -> Any:
+def _read_legacy(data: bytes, storages: _Storages) -> Any:
     if data[:1] != b"\x80":
-        raise ValueError(f"it begins with {data[:16]!r}")
+        raise InputError(f"it begins with {data[:16]!r}")
     file = io.BytesIO(data)
-    if pickles.load_next(file) != MAGIC or pickles.load_next(file) != PROTOCOL:
-        raise ValueError("it does not begin as one")
+    if pickles.load_next(file) != _MAGIC or pickles.load_next(file) != _PROTOCOL:
+        raise InputError("it does not begin with torch.save's magic number and protocol")
     system = pickles.load_next(file)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise ValueError("its numbers are big-endian")
-    announced: dict[str, _Storage] = {}
+        raise InputError("its numbers are big-endian; expected little-endian")
+    declarations: dict[str, _Storage] = {}
 
     def storage(pid: Any) -> _Storage | Inert:
-        told = _storage(pid)
-        if isinstance(told, Inert):  # of which we do not know how many bytes follow
+        declared = _storage(pid)
+        if isinstance(declared, Inert):
             if pid[0] == "module":
-                return told
-            raise ValueError(f"it holds numbers of a kind that is not known: {told.name}")
-        if announced.setdefault(told.key, told) != told:
-            raise ValueError(f"the storage {told.key} is announced in two ways")
-        return told
+                return declared
+            # Its size in bytes is unknown, and so is where the next storage begins.
+            raise InputError(f"it holds a storage of an unknown dtype: {declared.name}")
+        if declarations.setdefault(declared.key, declared) != declared:
+            raise InputError(f"storage {declared.key} is declared twice, differently")
+        return declared
 
-    content = pickles.load_next(file, _names(found), storage, inert=True)
+    content = pickles.load_next(file, _names(storages), storage, inert=True)
     keys = pickles.load_next(file)
     named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-    if not named or set(keys) != set(announced):
-        raise ValueError("the list of its storages is another's")
+    if not named or set(keys) != set(declarations):
+        raise InputError("its list of storages is not that of its tensors")
     for key in keys:
-        told = announced[key]
-        if (count := int.from_bytes(file.read(8), "little")) != told.length:
-            raise ValueError(f"the storage {key} has {count} numbers instead of {told.length}")
-        found.storages[key] = _numbers(file.read(count * told.dtype.itemsize), told)
+        declared = declarations[key]
+        if (count := int.from_bytes(file.read(8), "little")) != declared.length:
+            raise InputError(f"storage {key} has {count} numbers; expected {declared.length}")
+        storages.arrays[key] = _numbers(file.read(count * declared.dtype.itemsize), declared)
     return pickles.resolved(content)
 
 
-def _numbers(raw: bytes, told: _Storage) -> np.ndarray:
-    if len(raw) < told.length * told.dtype.itemsize:
-        raise ValueError(f"the storage {told.key} is cut off")
-    return np.frombuffer(raw, told.dtype, told.length)
+def _numbers(raw: bytes, declared: _Storage) -> np.ndarray:
+    if len(raw) < declared.length * declared.dtype.itemsize:
+        raise InputError(f"storage {declared.key} is truncated")
+    return np.frombuffer(raw, declared.dtype, declared.length)

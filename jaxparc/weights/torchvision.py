@@ -2,23 +2,22 @@
 
 EfficientNet-Lite, which torchvision lacks, has those of efficientnet_lite_pytorch.
 
-The scheme is generated from our own network: each variable's path is rewritten to the key of
-torchvision's state dict by a short table of regular expressions, so that a key is explained if
-and only if some variable wants it. No torch is needed; tensors come in as NumPy arrays:
+The names are generated from our own network: a short table of regular expressions rewrites each
+variable's path to the key in torchvision's state dict, so that a key is explained if and only if
+a variable needs it. torch is not needed; tensors are passed as NumPy arrays:
 
     from_torchvision("resnet18", {k: v.numpy() for k, v in state_dict.items()})
 
-torchvision's published GoogLeNet was trained on images in [-1, 1] and its wrapper converts
-(`transform_input`). The converter cannot fold that into the first convolution (its zero padding
-would shift), so those weights want mean = std = 0.5 in place of the `ModelSpec`'s.
+torchvision's published GoogLeNet was trained on images in [-1, 1], to which its wrapper converts
+(`transform_input`). That cannot be folded into the first convolution, whose zero padding would
+shift, so those weights need mean = std = 0.5 in place of the `ModelSpec`'s.
 """
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +25,8 @@ import numpy as np
 from flax import traverse_util
 
 from jaxparc import models
-from jaxparc.weights import WeightsError
-
-State = Mapping[str, np.ndarray]
-Facts = Mapping[str, Any]  # strings and numbers beside the weights
-Colour = tuple[float, float, float]
-Scheme = Callable[[State, Facts], "Translated | None"]
-# Patterns and what takes their place
-Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+from jaxparc.weights.errors import WeightsError
+from jaxparc.weights.translation import Renames, renamed
 
 _RESNET: Renames = (
     (r"^head$", "fc"),
@@ -42,7 +35,7 @@ _RESNET: Renames = (
     (r"downsample_bn$", "downsample.1"),
 )
 
-# Where torchvision's list of layers has each fire module; pools are in between.
+# The index of each fire module in torchvision's list of layers, which also counts pools.
 _FIRES = {2: 3, 3: 4, 4: 6, 5: 7, 6: 9, 7: 10, 8: 11, 9: 12}
 
 _EFFICIENTNET: Renames = (
@@ -58,7 +51,7 @@ _EFFICIENTNET: Renames = (
     (r"\.project_bn$", "._bn2"),
 )
 
-# The path of a module, joined by dots, becomes torchvision's by these substitutions in turn.
+# Substitutions, applied in turn, from the path of our module, joined by dots, to torchvision's.
 _RENAMES: Mapping[str, Renames] = {
     "alexnet": (
         (r"^conv1$", "features.0"),
@@ -85,7 +78,7 @@ _RENAMES: Mapping[str, Renames] = {
         (r"^last_conv$", "features.18.0"),
         (r"^last_bn$", "features.18.1"),
         (r"^head$", "classifier.1"),
-        # the first block has no expansion, and counts on without
+        # the first block has no expansion, and its layers are numbered without one
         (r"^block0\.depthwise", "block0.expand"),
         (r"^block0\.project_conv$", "features.1.conv.1"),
         (r"^block0\.project_bn$", "features.1.conv.2"),
@@ -110,64 +103,24 @@ _LEAVES: Mapping[tuple[str, str], str] = {
     ("batch_stats", "var"): "running_var",
 }
 
-# Left out on purpose: a counter that the fixed momentum never reads, and the auxiliary classifiers.
+# Left out on purpose: a counter that a fixed momentum does not need, and auxiliary classifiers.
 _COUNTER = r".*\.num_batches_tracked"
 LEFT_OUT: Mapping[str, tuple[str, ...]] = dict.fromkeys(_RENAMES, (_COUNTER,)) | {
     "googlenet": (_COUNTER, r"aux[12]\..*"),
 }
 
 
-class Variant(NamedTuple):
-    """What a network of some names must know besides them.
-
-    Attributes:
-        options: fields of the module.
-        mean: of the images in [0, 1], RGB; None for the architecture's.
-        std: likewise.
-        bgr: whether the first convolution takes blue first.
-    """
-
-    options: Mapping[str, Any] = MappingProxyType({})
-    mean: Colour | None = None
-    std: Colour | None = None
-    bgr: bool = False
-
-
-class Translated(NamedTuple):
-    """A state dict in torchvision's names and layouts.
-
-    Attributes:
-        scheme: whose names the file has.
-        state: arrays by torchvision's names; what has none by its own.
-        left_out: names in the file of what is none of the network's.
-        variants: networks that have these names, by what they are called.
-        evident: which of them it is, None if the file does not say.
-        by_scheme: which of them the scheme means where it was asked for.
-        beside: arrays outside of the network, which are left out where it is whole.
-        notes: what the reader should know.
-    """
-
-    scheme: str
-    state: dict[str, np.ndarray]
-    left_out: tuple[str, ...]
-    variants: Mapping[str, Variant] = MappingProxyType({"": Variant()})
-    evident: str | None = ""
-    by_scheme: str | None = None
-    beside: Mapping[str, np.ndarray] = MappingProxyType({})
-    notes: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True)
 class Entry:
-    """One array under both names.
+    """The names and layouts of one array, ours and torchvision's.
 
     Attributes:
-      path: in our variables, the collection first.
+      path: in our variables, beginning with the collection.
       key: in torchvision's state dict.
-      shape: ours.
-      torch_shape: torchvision's.
-      view: torchvision's shape with flattened axes taken apart.
-      axes: the transposition that takes `view` to ours.
+      shape: in our variables.
+      torch_shape: in torchvision's state dict.
+      view: `torch_shape` with flattened axes separated.
+      axes: the transposition from `view` to our layout.
     """
 
     path: tuple[str, ...]
@@ -178,34 +131,31 @@ class Entry:
     axes: tuple[int, ...]
 
     def to_flax(self, array: np.ndarray) -> np.ndarray:
-        """From torchvision's layout to ours, as a float32 copy."""
+        """Convert from torchvision's layout to ours, as a float32 copy."""
         ours = array.reshape(self.view).transpose(self.axes).reshape(self.shape)
         return np.array(ours, np.float32, order="C")
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
-        """From our layout to torchvision's, as a float32 copy."""
+        """Convert from our layout to torchvision's, as a float32 copy."""
         apart = array.reshape([self.view[axis] for axis in self.axes])
         theirs = apart.transpose(np.argsort(self.axes)).reshape(self.torch_shape)
         return np.array(theirs, np.float32, order="C")
 
 
 def head(name: str, features: int, num_classes: int) -> tuple[Entry, Entry]:
-    """Both names and layouts of the last linear layer's weight and bias."""
+    """Return the entries of the last linear layer's weight and bias."""
     return (
         _entry(name, ("params", "head", "kernel"), (features, num_classes)),
         _entry(name, ("params", "head", "bias"), (num_classes,)),
     )
 
 
-def scheme(name: str, variables: Mapping[str, Any]) -> tuple[Entry, ...]:
-    """Both names and layouts of every array of a network.
+def entries(name: str, variables: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """Return one entry for every array of a network.
 
     Args:
       name: architecture, a key of `models.MODELS`.
-      variables: what the network's `init` returns, or the shapes of it from `jax.eval_shape`.
-
-    Returns:
-      One entry per array.
+      variables: what the network's `init` returns, or its shapes from `jax.eval_shape`.
     """
     flat = traverse_util.flatten_dict(variables)
     return tuple(_entry(name, path, tuple(leaf.shape)) for path, leaf in flat.items())
@@ -218,7 +168,7 @@ def _entry(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
     axes: tuple[int, ...] = tuple(range(len(shape)))
     view = shape
     if leaf == "kernel" and name == "alexnet" and modules == ["fc1"]:
-        # torch flattens the 6x6 map in the order (c, h, w), we in the order (h, w, c)
+        # torch flattens the 6x6 map in the order (c, h, w), and we in the order (h, w, c)
         view, axes = (shape[1], shape[0] // 36, 6, 6), (2, 3, 1, 0)
         return Entry(path, key, shape, shape[::-1], view, axes)
     if leaf == "kernel" and name == "squeezenet1_1" and modules == ["head"]:
@@ -231,19 +181,12 @@ def _entry(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
 
 
 def module_key(name: str, module: str) -> str:
-    """Torchvision's name of a module of ours, whose path is joined by dots."""
+    """Return torchvision's name of our module, whose path is joined by dots."""
     return renamed(module, _RENAMES[name])
 
 
-def renamed(name: str, rules: Renames) -> str:
-    """A name after substitutions in turn."""
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
 def variable_shapes(name: str, *, num_classes: int, width: float = 1.0) -> dict[str, Any]:
-    """Our variables' shapes, as `jax.ShapeDtypeStruct`s in the tree that `init` returns."""
+    """Return our variables' shapes as `jax.ShapeDtypeStruct`s, in the tree that `init` returns."""
     spec = models.get(name)
     size = spec.min_size["imagenet"]
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -252,61 +195,63 @@ def variable_shapes(name: str, *, num_classes: int, width: float = 1.0) -> dict[
 
 
 def from_torchvision(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Variables of our network from torchvision's state dict.
+    """Convert torchvision's state dict to variables of our network.
 
     Args:
       name: architecture, a key of `models.MODELS`, with the "imagenet" stem.
-      state_dict: arrays by torchvision's keys. The shape of the last linear layer's weight tells
-        the number of classes and the width.
+      state_dict: arrays by torchvision's keys. The number of classes and the width are those of
+        the last linear layer's weight.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32 arrays; AlexNet has no "batch_stats".
 
     Raises:
-      ValueError: for an unknown architecture.
-      WeightsError: if any key is missing, unexplained or mis-shaped; it lists them all. Keys that
-        match `LEFT_OUT` are left out on purpose and may be absent.
+      InputError: the architecture is unknown.
+      WeightsError: a key is missing or unexplained, or has an unexpected shape; the message lists
+        them all. Keys that match `LEFT_OUT` are left out on purpose and may be absent.
     """
-    entries = check(name, state_dict)
+    found = check(name, state_dict)
     return traverse_util.unflatten_dict(
-        {entry.path: entry.to_flax(np.asarray(state_dict[entry.key])) for entry in entries}
+        {entry.path: entry.to_flax(np.asarray(state_dict[entry.key])) for entry in found}
     )
 
 
 def check(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
-    """The arrays that a state dict has, and no others.
+    """Return the entries of a state dict, which must have exactly the network's keys and shapes.
 
-    Raises: as `from_torchvision`.
+    Raises:
+      InputError: as in `from_torchvision`.
+      WeightsError: as in `from_torchvision`.
     """
-    entries = _wanted(name, state_dict)
-    account(name, {entry.key: entry.torch_shape for entry in entries}, state_dict)
-    return entries
+    needed = _needed(name, state_dict)
+    account(name, {entry.key: entry.torch_shape for entry in needed}, state_dict)
+    return needed
 
 
-def lacking(name: str, state_dict: Mapping[str, np.ndarray]) -> list[str]:
-    """The keys that a network wants and a state dict does not have."""
-    return [entry.key for entry in _wanted(name, state_dict) if entry.key not in state_dict]
+def missing(name: str, state_dict: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the keys that a network needs and a state dict lacks."""
+    return [entry.key for entry in _needed(name, state_dict) if entry.key not in state_dict]
 
 
 def stem_key(name: str) -> str:
-    """The key of the first convolution's kernel."""
+    """Return the key of the first convolution's kernel."""
     module = {"mobilenet": "stem_conv", "efficient": "stem_conv", "googlenet": "conv1.conv"}
     return f"{module_key(name, module.get(name[:9], 'conv1'))}.weight"
 
 
 def stem_channels(name: str) -> int:
-    """How many the first convolution makes at width 1."""
+    """Return the number of channels of the first convolution at width 1."""
     key = stem_key(name)
     return next(entry.torch_shape[0] for entry in _entries(name, 1000, 1.0) if entry.key == key)
 
 
-def _wanted(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
-    """Every array of a network of as many classes, and as wide, as a state dict's head is."""
+def _needed(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
+    """Return the entries of a network with the classes and the width of a state dict's head."""
     spec = models.get(name)
     kernel, _ = head(name, 1, 1)
     weight = state_dict.get(kernel.key)
     num_classes, width = 1000, 1.0
-    # otherwise it is reported, with the rest
+    # a head that is missing or has another rank is reported by `account`, with the rest
     if weight is not None and weight.ndim == len(kernel.torch_shape) and weight.shape[1]:
         num_classes, width = weight.shape[0], weight.shape[1] / spec.feature_width
     return _entries(name, num_classes, width)
@@ -314,13 +259,22 @@ def _wanted(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...
 
 @functools.lru_cache(maxsize=64)
 def _entries(name: str, num_classes: int, width: float) -> tuple[Entry, ...]:
-    return scheme(name, variable_shapes(name, num_classes=num_classes, width=width))
+    return entries(name, variable_shapes(name, num_classes=num_classes, width=width))
 
 
 def account(
     name: str, expected: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, np.ndarray]
 ) -> None:
-    """Raises a `WeightsError` that lists them all unless keys and shapes are the expected ones."""
+    """Check that keys and shapes are the expected ones.
+
+    Args:
+      name: architecture.
+      expected: shapes by key.
+      state_dict: arrays by key; keys that match `LEFT_OUT` are passed over.
+
+    Raises:
+      WeightsError: they differ; the message lists all differences.
+    """
     found = {
         key: tuple(np.shape(array))
         for key, array in state_dict.items()
@@ -331,7 +285,7 @@ def account(
         f"unexplained: {key} {shape}" for key, shape in found.items() if key not in expected
     ]
     problems += [
-        f"mis-shaped: {key}: expected {shape}, found {found[key]}"
+        f"mis-shaped: {key}: found {found[key]}, expected {shape}"
         for key, shape in expected.items()
         if key in found and found[key] != shape
     ]

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -11,29 +12,29 @@ from golden import drawn
 from PIL import Image
 from safetensors.numpy import save_file
 
-from jaxparc import datasets, models, sampling
+from jaxparc import datasets, sampling, weights
 from jaxparc.__main__ import main
 from jaxparc.bank import folder as feature_files
-from jaxparc.bank import toml_file as bank_file
-from jaxparc.datasets import own
-from jaxparc.training import batches as input_
+from jaxparc.bank import toml_file
+from jaxparc.datasets import user_images
+from jaxparc.training import batches
 from jaxparc.weights import torchvision
 
 MODEL = '[[model]]\nname = "a"\narchitecture = "resnet18"\nweights = "a.safetensors"\n'
 
 
-def weights(name, num_classes):
+def weights_of(name, num_classes):
     shapes = torchvision.variable_shapes(name, num_classes=num_classes, width=0.0625)
-    entries = torchvision.scheme(name, shapes)
+    entries = torchvision.entries(name, shapes)
     return drawn.weights({entry.key: entry.torch_shape for entry in entries})
 
 
 @pytest.fixture
 def bank(tmp_path, monkeypatch):
     """A bank of three narrow networks, one of them without a head, and a folder of images."""
-    save_file(weights("resnet18", 7), tmp_path / "a.safetensors")
-    save_file(weights("resnet50", 5), tmp_path / "b.safetensors")
-    headless = {k: v for k, v in weights("resnet18", 7).items() if not k.startswith("fc.")}
+    save_file(weights_of("resnet18", 7), tmp_path / "a.safetensors")
+    save_file(weights_of("resnet50", 5), tmp_path / "b.safetensors")
+    headless = {k: v for k, v in weights_of("resnet18", 7).items() if not k.startswith("fc.")}
     save_file(headless, tmp_path / "c.safetensors")
     tables = [
         MODEL + "source_images = 1000\nsize = 32\n",
@@ -49,7 +50,7 @@ def bank(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.clip(80 * (i % 3) + rng.normal(0, 40, (20, 24, 3)), 0, 255)
         Image.fromarray(pixels.astype(np.uint8)).save(file)
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     return tmp_path
@@ -58,7 +59,7 @@ def bank(tmp_path, monkeypatch):
 def test_a_bank_file_is_read_whole(tmp_path):
     text = MODEL + 'source = "x"\nmean = [0, 0.5, 1]\nstd = [1, 1, 1]\nlicence = "MIT"\n'
     (tmp_path / "bank.toml").write_text(text)
-    (entry,) = bank_file.read(tmp_path / "bank.toml")
+    (entry,) = toml_file.read(tmp_path / "bank.toml")
     assert entry.weights == tmp_path / "a.safetensors"
     assert (entry.source, entry.mean, entry.licence) == ("x", (0, 0.5, 1), "MIT")
     assert entry.size is entry.layers is entry.source_images is None
@@ -72,31 +73,34 @@ def test_a_bank_file_is_read_whole(tmp_path):
         ("[[model]", "cannot be read"),
         ('[[model]]\narchitecture = "alexnet"\n', "model 1 has no name"),
         ('[[model]]\nname = "a"\n', "model 'a' has no architecture and no weights"),
-        (MODEL + MODEL, "model 'a' is there twice"),
+        (MODEL + MODEL, "duplicate model 'a'"),
         (MODEL.replace("resnet18", "vit"), "model 'a': unknown architecture 'vit'; known: alexnet"),
         (MODEL + "wights = 1\n", "model 'a': unknown key 'wights'; known: name, architecture"),
-        (MODEL + 'size = "big"\n', "model 'a': size is 'big'; expected a whole number"),
-        (MODEL + "layers = 0\n", "model 'a': layers is 0; expected a whole number, at least 1"),
-        (MODEL + "layers = true\n", "model 'a': layers is True; expected a whole number"),
+        (MODEL + 'size = "big"\n', "model 'a': size is 'big'; expected an integer"),
+        (MODEL + "layers = 0\n", "model 'a': layers is 0; expected an integer of at least 1"),
+        (MODEL + "layers = true\n", "model 'a': layers is True; expected an integer"),
         (MODEL + "mean = [1, 2]\n", "model 'a': mean is [1, 2]; expected three numbers"),
         (MODEL + "std = [1, 0, 1]\n", "model 'a': std is [1, 0, 1]; expected three numbers"),
         (
             MODEL + 'scheme = "keras2"\n',
             "model 'a': unknown scheme 'keras2' of resnet18; known",
         ),
-        (MODEL.replace('"a"', '"../a"'), "model '../a': the name '../a' holds '/'"),
-        (MODEL.replace('"a"', r'"a\u0000b"'), r"model 'a\x00b': the name 'a\x00b' holds a con"),
-        (MODEL.replace('"a"', '"' + 240 * "a" + '"'), "is 240 bytes long; at most 200 fit"),
+        (MODEL.replace('"a"', '"../a"'), "model '../a': the name '../a' contains '/'"),
+        (MODEL.replace('"a"', r'"a\u0000b"'), r"model 'a\x00b': the name 'a\x00b' contains a con"),
+        (MODEL.replace('"a"', '"' + 240 * "a" + '"'), "is 240 bytes long; expected at most 200"),
         (MODEL + "mean = [123.675, 116.28, 103.53]\n", "expected three numbers from 0 to 1"),
         (MODEL + "mean = [nan, 0, 0]\n", "mean is [nan, 0, 0]; expected three numbers from 0 to 1"),
-        (MODEL + "std = [58.4, 57.1, 57.4]\n", "expected three numbers above 0, at most 1"),
-        (MODEL + "std = [1e-300, 1, 1]\n", "expected three numbers above 0, at most 1"),
-        (MODEL + "size = 100000\n", "expected a whole number, at least 1 and at most 10000"),
+        (MODEL + "std = [58.4, 57.1, 57.4]\n", "expected three numbers above 0 and at most 1"),
+        (MODEL + "std = [1e-300, 1, 1]\n", "expected three numbers above 0 and at most 1"),
+        (MODEL + "size = 100000\n", "expected an integer from 1 to 10000"),
         (MODEL + f"layers = {5000 * '9'}\n", "cannot be read: Exceeds the limit"),
-        (MODEL + f"layers = 0x{5000 * 'f'}\n", "layers is too long to be shown; expected a whole"),
-        (MODEL + f"layers = {9999 * '['}{9999 * ']'}\n", "it is nested too deeply"),
+        (
+            MODEL + f"layers = 0x{5000 * 'f'}\n",
+            "layers is too long to be shown; expected an integer",
+        ),
+        (MODEL + f"layers = {9999 * '['}{9999 * ']'}\n", "nested too deeply"),
         (MODEL + 'licence = "\0"\n', "cannot be read"),
-        (MODEL.replace("a.safe", r"a\u0000.safe"), "expected a string of characters that can be"),
+        (MODEL.replace("a.safe", r"a\u0000.safe"), "expected a string of printable characters"),
         (MODEL.replace("a.safe", "~nobody-at-all/a.safe"), "model 'a': Could not determine home"),
         (MODEL + r'"\u001b[2J" = 1' + "\n", r"unknown key '\x1b[2J'"),
     ],
@@ -105,7 +109,7 @@ def test_a_wrong_bank_file_is_named(text, reason, tmp_path, capsys):
     path = tmp_path / "bank.toml"
     path.write_text(text)
     with pytest.raises(ValueError, match=re.escape(f"{path}") + ".*" + re.escape(reason)):
-        bank_file.read(path)
+        toml_file.read(path)
     assert main(["rank", str(path), "digits"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -123,18 +127,18 @@ def test_a_bank_file_is_utf8_with_or_without_a_mark(content, reason, tmp_path):
     path = tmp_path / "bank.toml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     if reason is None:
-        assert bank_file.read(path)[0].name == "a"
+        assert toml_file.read(path)[0].name == "a"
         return
     with pytest.raises(ValueError, match=re.escape(f"{path}") + ".*" + re.escape(reason)):
-        bank_file.read(path)
+        toml_file.read(path)
 
 
 def test_a_bank_is_a_file(tmp_path):
     with pytest.raises(ValueError, match="bank.toml cannot be read: No such file"):
-        bank_file.read(tmp_path / "bank.toml")
+        toml_file.read(tmp_path / "bank.toml")
     os.mkfifo(tmp_path / "pipe.toml")
     with pytest.raises(ValueError, match="pipe.toml is a pipe; expected a file"):
-        bank_file.read(tmp_path / "pipe.toml")
+        toml_file.read(tmp_path / "pipe.toml")
 
 
 @pytest.mark.parametrize(
@@ -147,10 +151,10 @@ def test_a_name_that_no_file_can_have_stops_its_model_alone(name, tmp_path):
         MODEL.replace('"a"', f'"{other}"') for other in ("b", "labels", "Foto 1\u202f", "fi", "=1")
     ]
     (tmp_path / "bank.toml").write_text("\n".join([*good, MODEL.replace('"a"', f'"{name}"')]))
-    *others, last = bank_file.read(tmp_path / "bank.toml")
+    *others, last = toml_file.read(tmp_path / "bank.toml")
     assert [entry.refused for entry in others] == [None] * 5
     assert last.refused is not None
-    assert bank_file.said_name(last).isprintable()
+    assert toml_file.said_name(last).isprintable()
 
 
 @pytest.mark.slow
@@ -162,7 +166,9 @@ def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     lines = out.splitlines()
     classes = ", ".join(f"class{i} 16 + 4" for i in range(3))
     assert lines[0] == f"hues: 3 classes; images: train 48, test 12: {classes}"
-    assert [line.split(":")[0] for line in lines[1:4]] == ["1/3 a", "2/3 b", "3/3 c"]
+    assert [line.split(":")[0] for line in lines[1:4]] == [
+        f"extract {name}" for name in ("1/3 a", "2/3 b", "3/3 c")
+    ]
     (folder,) = (bank / "features").glob("bank-hues-??????")
     assert f"written to {folder.relative_to(bank)}/scores.csv" in out
     read = feature_files.read_bank(folder)
@@ -176,17 +182,51 @@ def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     assert facts == ["model,layers,source_images", "a,18,1000", "b,53,2000", "c,18,3000"]
     # again: nothing is run
     assert main(words) == 0
-    again = capsys.readouterr().out
-    assert again.count("was there") == 3
+    assert ", 3 already done\n" in capsys.readouterr().out
     # other images go to another folder; other weights are looked at again
     assert main([*words[:-1], "27"]) == 0
-    assert "was there" not in capsys.readouterr().out
+    assert ", 0 already done\n" in capsys.readouterr().out
     assert len(list((bank / "features").iterdir())) == 2
     assert len(feature_files.read_bank(folder).labels) == 30
-    changed = {k: v * 2 if k == "fc.bias" else v for k, v in weights("resnet18", 7).items()}
+    changed = {k: v * 2 if k == "fc.bias" else v for k, v in weights_of("resnet18", 7).items()}
     save_file(changed, bank / "a.safetensors")
     assert main([*words[:-1], "27"]) == 0
-    assert capsys.readouterr().out.count("was there") == 2
+    assert ", 2 already done\n" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_features_are_extracted_again_when_a_shard_is_replaced(bank, capsys):
+    state = weights_of("resnet18", 7)
+    names = list(state)
+    shards = {"1.safetensors": names[::2], "2.safetensors": names[1::2]}
+    (bank / "hub").mkdir()
+    for shard, keys in shards.items():
+        save_file({key: state[key] for key in keys}, bank / "hub" / shard)
+    weight_map = {key: shard for shard, keys in shards.items() for key in keys}
+    index = bank / "hub" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    text = MODEL.replace("a.safetensors", "hub/model.safetensors.index.json") + "size = 32\n"
+    (bank / "bank.toml").write_text(text)
+    words = ["extract", "bank.toml", "folder:hues", "--images", "6", "--out", "f"]
+
+    def extracted():
+        assert main(words) == 0
+        with np.load(bank / "f" / "a.npz") as arrays:
+            return "was there" in capsys.readouterr().out, arrays["features"]
+
+    _, first = extracted()
+    was_there, again = extracted()
+    assert was_there
+    (bank / "hub" / "README.md").write_text("not read with the weights")
+    was_there, again = extracted()
+    assert was_there
+    np.testing.assert_array_equal(again, first)
+    shard = weight_map["bn1.bias"]
+    changed = {key: state[key] + np.float32(key == "bn1.bias") for key in shards[shard]}
+    save_file(changed, bank / "hub" / shard)  # of the same size; the index is as before
+    was_there, replaced = extracted()
+    assert not was_there
+    assert np.abs(replaced - first).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -196,12 +236,11 @@ def test_features_are_those_of_the_network(bank, capsys):
     labels = datasets.labels("folder:hues", "train")
     chosen = sampling.probe_indices(labels, 6, 0)
     source = datasets.load("folder:hues", "train")
-    squares = [
-        Image.fromarray(source[int(i)]["image"]).resize([input_.resized(32)] * 2, 2) for i in chosen
-    ]
-    margin = (input_.resized(32) - 32) // 2
+    side = batches.resized(32)
+    squares = [Image.fromarray(source[int(i)]["image"]).resize([side] * 2, 2) for i in chosen]
+    margin = (side - 32) // 2
     images = np.stack([np.asarray(s)[margin:-margin, margin:-margin] for s in squares])
-    loaded = models.load("resnet50", bank / "b.safetensors")
+    loaded = weights.load("resnet50", bank / "b.safetensors")
     given = (images / np.float32(255) - np.float32(0.5)) / np.float32(loaded.spec.std)
     logits, activations = loaded.module.apply(loaded.variables, given)
     with np.load(bank / "f" / "b.npz") as found:
@@ -220,7 +259,7 @@ def test_one_bad_model_does_not_stop_the_others(bank, capsys):
     stale.write_bytes(b"PK of other weights")
     assert main(["rank", "bank.toml", "folder:hues", "--images", "30", "--out", "f"]) == 1
     out, err = capsys.readouterr()
-    assert "2/3 b: FAILED: b.safetensors begins with b'<html>'" in out
+    assert "extract: b FAILED: b.safetensors begins with b'<html>'" in out
     assert err == "python -m jaxparc: 1 model failed: b\n"
     assert not stale.exists()
     assert "│ a " in out
@@ -241,7 +280,7 @@ def test_an_interrupt_within_a_model_keeps_the_others(bank, capsys):
         text=True,
         env=environment,
     ) as process:
-        while not process.stdout.readline().startswith("1/3 a"):
+        while not process.stdout.readline().startswith("extract 1/3 a"):
             assert process.poll() is None
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
@@ -250,7 +289,7 @@ def test_an_interrupt_within_a_model_keeps_the_others(bank, capsys):
     assert process.returncode == 130
     assert said == "python -m jaxparc: interrupted; 1 of 3 models are done and kept in f\n"
     assert main(words) == 0
-    assert capsys.readouterr().out.count("was there") == 1
+    assert ", 1 already done\n" in capsys.readouterr().out
     assert not list(bank.rglob("*.incomplete"))
 
 
@@ -271,13 +310,13 @@ def test_the_advice_can_be_followed(bank, capsys):
     (path,) = (bank / "finetuned").iterdir()
     assert re.fullmatch(r"a-hues-[0-9a-f]{6}\.safetensors", path.name)
     assert f"written to {path.relative_to(bank)}" in out
-    loaded = models.load("resnet18", path)
+    loaded = weights.load("resnet18", path)
     assert (loaded.scheme, loaded.module.num_classes) == ("jaxparc", 3)
     # what was written is what was measured
     test = datasets.load("folder:hues", "test")
-    margin = (input_.resized(32) - 32) // 2
+    margin = (batches.resized(32) - 32) // 2
     squares = [
-        np.asarray(Image.fromarray(r["image"]).resize([input_.resized(32)] * 2, 2)) for r in test
+        np.asarray(Image.fromarray(r["image"]).resize([batches.resized(32)] * 2, 2)) for r in test
     ]
     images = np.stack(squares)[:, margin:-margin, margin:-margin] / np.float32(255)
     given = (images - np.float32(loaded.spec.mean)) / np.float32(loaded.spec.std)

@@ -14,7 +14,7 @@ from jaxparc import interrupts
 from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
 from jaxparc.bank import toml_file as bank_file
-from jaxparc.commands import finetune as weights_commands
+from jaxparc.commands.finetune import _alone_at
 
 bank = pytest.fixture(tiny_bank.three_models)
 
@@ -66,7 +66,7 @@ def finetune(*words, target="folder:x/pics"):
 
 PLACES = {
     "a folder": (lambda path: path.mkdir(), "it is a folder"),
-    "a pipe": (os.mkfifo, "it is no regular file"),
+    "a pipe": (os.mkfifo, "it is not a regular file"),
     "in a file": (lambda path: path.parent.write_text(""), "Not a directory"),
     "a long name": (lambda path: None, "File name too long"),
 }
@@ -81,8 +81,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(
         raise AssertionError
 
     monkeypatch.setattr(bank_file, "finetune", computed)
-    monkeypatch.setattr("jaxparc.models.load", computed)
-    monkeypatch.setattr("jaxparc.weights.loading.guess", computed)
+    monkeypatch.setattr("jaxparc.weights.load", computed)
     make, reason = PLACES[place]
     path = bank.path / "out" / ("n" * 250 if place == "a long name" else "w")
     path = path.with_suffix(".safetensors")
@@ -97,7 +96,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(
 
 def test_weights_go_elsewhere_where_the_disk_fills_up_on_the_way(bank, capsys, monkeypatch):
     training(monkeypatch)
-    monkeypatch.setattr("jaxparc.models.load", lambda *args, **options: Weights())
+    monkeypatch.setattr("jaxparc.weights.load", lambda *args, **options: Weights())
     with tiny_disk(bank.path / "disk"):
         assert finetune("--out", "disk/w.safetensors") == 1
         out, err = capsys.readouterr()
@@ -165,7 +164,7 @@ def test_no_two_trainings_share_a_file(bank, capsys, monkeypatch):
 
 
 def test_two_trainings_at_once_do_not_write_one_file(bank, capsys):
-    with weights_commands._alone_at(
+    with _alone_at(
         bank.path / "w.safetensors", bank.path / ".w.safetensors.partial", bank.path / "none"
     ):
         assert finetune("--out", "w.safetensors") == 1

@@ -1,11 +1,16 @@
+import importlib
+import inspect
 import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from jaxparc import datasets
 from jaxparc.__main__ import main
+from jaxparc.commands import parser
+from jaxparc.errors import InputError, OperationError
 
 
 def test_data_list_shows_every_set_and_whether_it_is_there(tmp_path, capsys, monkeypatch):
@@ -82,3 +87,61 @@ def test_module_runs_and_help_names_the_commands():
     )
     assert done.returncode == 0
     assert "data" in done.stdout
+
+
+def test_a_defect_is_a_traceback_and_wrong_usage_a_line(monkeypatch, capsys):
+    def raises(error):
+        def score(*args, **options):
+            raise error
+
+        monkeypatch.setattr("jaxparc.bank.folder.read_bank", score)
+
+    raises(InputError("features.npz: labels are 3; expected 4"))
+    assert main(["score", "f"]) == 2
+    assert capsys.readouterr().err == (
+        "python -m jaxparc: features.npz: labels are 3; expected 4\n"
+    )
+    raises(OperationError("f is in use"))
+    assert main(["score", "f"]) == 1
+    assert capsys.readouterr().err == "python -m jaxparc: f is in use\n"
+    for defect in (ValueError("math"), RuntimeError("device"), TypeError("None")):
+        raises(defect)
+        with pytest.raises(type(defect)):
+            main(["score", "f"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 2 TiB"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+    ],
+)
+def test_out_of_memory_is_a_line(error, monkeypatch, capsys):
+    def score(*args, **options):
+        raise error
+
+    monkeypatch.setattr("jaxparc.bank.folder.read_bank", score)
+    assert main(["score", "f"]) == 1
+    assert capsys.readouterr().err == f"python -m jaxparc: out of memory: {error}\n"
+
+
+@pytest.mark.parametrize("command", ["score", "extract", "rank", "finetune", "convert"])
+def test_every_option_is_an_argument_of_its_command(command, capsys):
+    """Also those that no other test gives."""
+    commands = parser._parser()._subparsers._group_actions[0].choices
+    given = {action.dest for action in commands[command]._actions} - {"help"}
+    module = importlib.import_module(f"jaxparc.commands.{command}")
+    assert set(inspect.signature(getattr(module, command)).parameters) == given
+
+
+def test_help_imports_no_jax():
+    code = (
+        "import sys; from jaxparc.__main__ import main\n"
+        "try: main(['rank', '--help'])\n"
+        "except SystemExit: sys.exit({'jax', 'numpy', 'rich'} & sys.modules.keys() or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--executor {local,ray}" in done.stdout
+    assert "--shard" not in done.stdout

@@ -11,7 +11,7 @@ import pytest
 import tiny_bank
 from tiny_bank import MODEL, pictures, rank, rows
 
-from jaxparc import files
+from jaxparc import locks
 from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
 from jaxparc.bank import folder as feature_files
@@ -37,11 +37,11 @@ def test_no_two_targets_banks_or_settings_share_a_folder(bank, capsys):
     folders = sorted((bank.path / "features").iterdir())
     assert len(folders) == 5
     assert all(re.fullmatch("bank-pics-[0-9a-f]{6}", folder.name) for folder in folders)
-    assert "was there" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count(" s, 0 already done\n") == 5
     assert (
         extract() == extract(target=f"folder:{bank.path}/x/pics") == 0
     )  # the same, said otherwise
-    assert capsys.readouterr().out.count("was there") == 6
+    assert capsys.readouterr().out.count("extract: 0 made in 0.0 s, 3 already done\n") == 2
     assert sorted((bank.path / "features").iterdir()) == folders
 
 
@@ -50,7 +50,7 @@ def test_a_folder_of_other_images_is_refused_and_kept(other, bank, capsys):
     pictures(bank.path / "y" / "pics", seed=1)
     assert rank("--out", "f", command="extract") == 0
     before = {path.name: path.read_bytes() for path in (bank.path / "f").iterdir()}
-    bank.looked.clear()
+    bank.extracted.clear()
     capsys.readouterr()
     done = {
         "seed": lambda: rank("--out", "f", "--seed", "1"),
@@ -59,7 +59,7 @@ def test_a_folder_of_other_images_is_refused_and_kept(other, bank, capsys):
         "command": lambda: rank("--out", "f", "--seed", "1", command="extract"),
     }[other]()
     err = capsys.readouterr().err
-    assert (done, err.count("\n"), bank.looked) == (2, 1, [])
+    assert (done, err.count("\n"), bank.extracted) == (2, 1, [])
     assert f"f/a.npz was made of other images (30 images of {bank.path}/x/pics, seed 0, not" in err
     assert "move f away, or give another --out" in err
     assert {path.name: path.read_bytes() for path in (bank.path / "f").iterdir()} == before
@@ -70,7 +70,7 @@ def test_a_copy_of_the_images_elsewhere_is_the_same(bank, capsys):
     words = ("--out", "f")
     assert rank(*words, command="extract") == 0
     assert rank(*words, command="extract", target="folder:y/pics") == 0
-    assert capsys.readouterr().out.count("was there") == 3
+    assert ", 3 already done\n" in capsys.readouterr().out
 
 
 def test_files_that_nobody_asked_for_are_neither_ranked_nor_written_over(bank, capsys):
@@ -89,7 +89,7 @@ def test_files_that_nobody_asked_for_are_neither_ranked_nor_written_over(bank, c
 def test_a_folder_in_use_is_refused_and_its_reader_is_not(bank, capsys):
     assert rank("--out", "f") == 0
     capsys.readouterr()
-    with files.locked(bank.path / "f", wait=False):
+    with locks.folder(bank.path / "f", wait=False):
         assert rank("--out", "f") == rank("--out", "f", command="extract") == 1
         said = "another process is at work in f; wait for it, or give another --out\n"
         assert capsys.readouterr().err == 2 * f"python -m jaxparc: {said}"
@@ -114,9 +114,9 @@ def test_a_damaged_file_is_made_again(bank):
     assert damaged > 0.8 * len(whole) / 11
     for content in (whole[: len(whole) // 2], b"", b"PK"):
         path.write_bytes(content)
-        bank.looked.clear()
+        bank.extracted.clear()
         assert rank("--out", "f") == 0
-        assert bank.looked == ["b"]
+        assert bank.extracted == ["b"]
         assert rows(bank.path / "f") == scores
 
 
@@ -149,24 +149,6 @@ def test_what_decides_the_features_is_looked_at_by_its_content(bank, monkeypatch
     assert changed() != first
 
 
-def test_shards_belong_to_the_weights(tmp_path):
-    (tmp_path / "model.json").write_text("{}")
-    (tmp_path / "shard1").write_bytes(b"1")
-    by_file, by_folder = tmp_path / "model.json", tmp_path
-    first = bank_features._content(by_file)
-    assert bank_features._content(by_folder) == first
-    (tmp_path / "shard1").write_bytes(b"2")
-    assert bank_features._content(by_file) == bank_features._content(by_folder) != first
-    (tmp_path / "index").write_text(' {"weight_map": {}}')  # whatever it is called
-    first = bank_features._content(tmp_path / "index")
-    (tmp_path / "shard1").write_bytes(b"3")
-    assert bank_features._content(tmp_path / "index") != first
-    (tmp_path / "w.bin").write_bytes(b"1")
-    alone = bank_features._content(tmp_path / "w.bin")
-    (tmp_path / "config.json").write_text("{}")  # may say which variant they are
-    assert bank_features._content(tmp_path / "w.bin") != alone
-
-
 def test_models_that_cannot_be_run_do_not_stop_the_others(bank, capsys):
     os.remove(bank.path / "a.bin")
     os.mkfifo(bank.path / "a.bin")
@@ -176,9 +158,9 @@ def test_models_that_cannot_be_run_do_not_stop_the_others(bank, capsys):
     (bank.path / "bank.toml").write_text(text + escape)
     assert rank("--out", "f") == 1
     out, err = capsys.readouterr()
-    assert "1/4 a: FAILED: a.bin is a pipe; expected a file" in out
-    assert "2/4 b: FAILED: b.bin: No such file or directory" in out
-    assert r"4/4 '\x1b[2J': FAILED: the name '\x1b[2J' holds a control character" in out
+    assert "extract: a FAILED: a.bin is a pipe; expected a file" in out
+    assert "extract: b FAILED: b.bin: No such file or directory" in out
+    assert r"extract: '\x1b[2J' FAILED: the name '\x1b[2J' contains a control character" in out
     assert err == "python -m jaxparc: 3 models failed: a, b, '\\x1b[2J'\n"
     assert list(rows(bank.path / "f")) == ["c"]
 
@@ -191,7 +173,7 @@ def test_features_outlive_weights_that_are_not_there(bank, capsys):
     os.rename(bank.path / "elsewhere", bank.path / "b.bin")
     capsys.readouterr()
     assert rank("--out", "f") == 0
-    assert capsys.readouterr().out.count("was there") == 3
+    assert ", 3 already done\n" in capsys.readouterr().out
 
 
 def test_halves_that_a_killed_process_left_are_cleared_away(bank):
@@ -254,7 +236,7 @@ def test_rank_takes_a_reference(bank, capsys):
     [
         ("none.npy", "none.npy cannot be read"),
         ("short.npy", "short.npy: reference has shape (29, 8); expected (30, d)"),
-        ("nan.npy", "nan.npy: reference is not finite"),
+        ("nan.npy", "nan.npy: reference: features are not finite"),
         ("other.npz", "other.npz has other labels than the 30 images of"),
     ],
 )
@@ -266,7 +248,7 @@ def test_a_wrong_reference_is_refused_before_a_model_runs(file, reason, bank, ca
     err = capsys.readouterr().err
     assert reason in err
     assert err.count("\n") == 1
-    assert bank.looked == []
+    assert bank.extracted == []
     assert not (bank.path / "features").exists()
 
 
@@ -295,7 +277,7 @@ def test_methods_that_cannot_be_are_refused_before_a_model_runs(
     err = capsys.readouterr().err
     assert reason in err
     assert err.count("\n") == 1
-    assert bank.looked == []
+    assert bank.extracted == []
     assert not (bank.path / "features").exists()
 
 
@@ -304,11 +286,11 @@ def test_methods_for_classes_are_left_out_where_images_have_several(bank, capsys
     listing = [f"x/pics/class{k}/{i}.png,{names[i % 6]}" for k in range(3) for i in range(16)]
     (bank.path / "several.csv").write_text("path,label\n" + "\n".join(listing) + "\n")
 
-    def look(entry, probe, batch_size):
+    def extract(entry, probe, batch_size):
         rng = np.random.default_rng([*entry.weights.read_bytes()])
         return {"features": rng.normal(size=(len(probe.labels), 8)).astype(np.float32)}, ()
 
-    monkeypatch.setattr(bank_features, "_look", look)
+    monkeypatch.setattr(bank_features, "_extract", extract)
     words = ("--methods", "parc", "hscore", "--out", "f")
     assert rank(*words, target="csv:several.csv", images="20") == 1
     out, err = capsys.readouterr()

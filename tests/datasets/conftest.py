@@ -1,12 +1,12 @@
 import pytest
 
-from jaxparc.datasets import own
+from jaxparc.datasets import user_images
 
 
 @pytest.fixture(autouse=True)
 def fresh():
     """Each test looks at its sets as a new process would."""
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def test_a_path_of_something_else_is_refused(tmp_path, monkeypatch, capsys):
     (tmp_path / "fotos.zip").write_text("x")
     for name, reason in {
         "fotos.zip": f"fotos.zip: {tmp_path}/fotos.zip is a file; expected a folder, .csv or .npz",
-        "fotos/": f"fotos/: there is no {tmp_path}/fotos; expected a folder, .csv or .npz",
+        "fotos/": f"fotos/: {tmp_path}/fotos does not exist; expected a folder, .csv or .npz",
         "a" * 300: "unknown data set",
         "": "unknown data set ''",
     }.items():
@@ -51,13 +51,13 @@ def test_a_path_of_something_else_is_refused(tmp_path, monkeypatch, capsys):
 def test_a_registered_name_wins_over_a_folder_and_says_so(tmp_path, monkeypatch, capsys):
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path)
-    datasets._say_which.cache_clear()
+    datasets._warn_ambiguous.cache_clear()
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     for _ in range(2):
         assert datasets.spec_of("digits") is datasets.DATASETS["digits"]
     said = "digits: the registered data set, not the folder folder:digits\n"
     assert capsys.readouterr().err == said
-    datasets._say_which.cache_clear()
+    datasets._warn_ambiguous.cache_clear()
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))  # it is the set's own
     datasets.spec_of("digits")
     assert capsys.readouterr().err == ""

@@ -194,7 +194,7 @@ def test_glyphs_stay_inside_and_are_visible():
 def test_unknown_names_list_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="unknown data set 'mnist'; known: digits, mnist5k"):
         datasets.load("mnist", "train", data_dir=tmp_path)
-    with pytest.raises(ValueError, match="no split 'valid'; it has train, test"):
+    with pytest.raises(ValueError, match="unknown split 'valid'; known: train, test"):
         datasets.load("digits", "valid", data_dir=tmp_path)
     assert not list(tmp_path.iterdir())
 

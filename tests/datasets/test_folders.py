@@ -34,7 +34,7 @@ def found(root):
             counts.setdefault(split, {}).setdefault(item.label, []).append(
                 str(item.image.relative_to(root))
             )
-    return counts, dict(listing.passed)
+    return counts, dict(listing.skipped)
 
 
 def refused(root):
@@ -69,23 +69,23 @@ def test_names_of_splits(name, split):
 @pytest.mark.parametrize("test", ["test", "dev", "holdout", "eval", "Validation", "val2017"])
 def test_usual_names_are_splits(train, test, tmp_path):
     tree(tmp_path, *classes(f"{train}/a", f"{train}/b", f"{test}/a", f"{test}/b"))
-    counts, passed = found(tmp_path)
+    counts, skipped = found(tmp_path)
     assert [(split, sorted(of)) for split, of in counts.items()] == [
         ("train", ["a", "b"]),  # in this order, whatever that of the folders
         ("test", ["a", "b"]),
     ]
-    assert passed == {}
+    assert skipped == {}
 
 
 @pytest.mark.parametrize("first", ["test", "Testing", "holdout"])
-def test_beside_a_test_split_validation_images_are_passed_over_and_counted(first, tmp_path, capsys):
+def test_beside_a_test_split_validation_images_are_skipped_and_counted(first, tmp_path, capsys):
     tree(tmp_path, *classes("train/a", "train/b", f"{first}/a", "dev/a", "dev/b"))
-    counts, passed = found(tmp_path)
+    counts, skipped = found(tmp_path)
     assert counts["test"] == {"a": [f"{first}/a/0.png", f"{first}/a/1.png"]}
-    assert passed == {"images of dev beside a test split": 4}
+    assert skipped == {"images of dev beside a test split": 4}
     datasets.spec_of(f"folder:{tmp_path}", data_dir=tmp_path / ".tfds")
     assert capsys.readouterr().err == (
-        f"folder:{tmp_path}: passed over: images of dev beside a test split (4)\n"
+        f"folder:{tmp_path}: skipped: images of dev beside a test split (4)\n"
     )
 
 
@@ -104,13 +104,13 @@ def test_two_levels_that_are_not_splits_are_refused(names, tmp_path):
     tree(tmp_path, *classes(*(f"{name}/{cls}" for name in names for cls in "ab")))
     message = refused(tmp_path)
     assert all(name in message for name in names)
-    assert "known: train, training, " in message
+    assert "one per split with these inside (train, training, " in message
     assert "dev, " in message
 
 
 def test_a_folder_around_the_classes_is_named(tmp_path):
     tree(tmp_path, *classes("pets/cat", "pets/dog"), "__MACOSX/pets/._0.png")
-    assert f"is folder:{tmp_path}/pets meant?" in refused(tmp_path)
+    assert f"did you mean folder:{tmp_path}/pets?" in refused(tmp_path)
 
 
 def test_levels_that_are_mixed_are_refused(tmp_path):
@@ -119,45 +119,49 @@ def test_levels_that_are_mixed_are_refused(tmp_path):
     tree(tmp_path / "k", *classes("train/cat", "train/dog"), "test/0.png")
     message = refused(tmp_path / "k")
     assert "test holds images, and train only folders of images" in message
-    assert f"folder:{tmp_path}/k/train reads that alone" in message
+    assert f"folder:{tmp_path}/k/train reads only that split" in message
     tree(tmp_path / "deep", *classes("train/cat/x", "train/dog"))
-    assert "train/cat holds no image itself, but its folders do" in refused(tmp_path / "deep")
+    assert "train/cat only holds images in its folders" in refused(tmp_path / "deep")
     tree(tmp_path / "vehicles", *classes("train", "train/steam", "plane"))
     assert sorted(found(tmp_path / "vehicles")[0]["train"]) == ["plane", "train"]
 
 
 def test_splits_without_classes_are_refused(tmp_path):
     tree(tmp_path, "train/0.png", "train/1.png", "test/2.png")
-    assert "test, train are splits, and hold images without a folder per class" in refused(tmp_path)
+    assert "the splits test, train hold images; expected one folder per class in each" in refused(
+        tmp_path
+    )
     tree(tmp_path, *classes("unlabeled"))
-    assert "test, train are splits, and hold images without a folder per class" in refused(tmp_path)
+    assert "the splits test, train hold images; expected one folder per class in each" in refused(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize("names", [("train", "plane", "car"), ("dev1", "dev2"), ("test1", "test2")])
 def test_classes_may_have_names_of_splits(names, tmp_path):
     tree(tmp_path, *classes(*names))
-    counts, passed = found(tmp_path)
+    counts, skipped = found(tmp_path)
     assert sorted(counts["train"]) == sorted(names)
     assert list(counts) == ["train"]
-    assert not passed
+    assert not skipped
 
 
 def test_what_lies_beside_the_folders_is_counted(tmp_path):
     tree(tmp_path, *classes("cat", "dog"), "0.png", "1.png", "README.md", "labels")
-    counts, passed = found(tmp_path)
+    counts, skipped = found(tmp_path)
     assert sorted(counts["train"]) == ["cat", "dog"]
-    assert passed == {
+    assert skipped == {
         "images beside the folders of classes": 2,
-        "ending in .md": 1,
-        "without ending": 1,
+        ".md files": 1,
+        "files without extension": 1,
     }
     tree(tmp_path / "s", *classes("train/cat", "train/dog"), "train/0.png", "1.png", "notes/a.txt")
-    _, passed = found(tmp_path / "s")
-    assert passed == {
+    _, skipped = found(tmp_path / "s")
+    assert skipped == {
         "images beside the folders of classes": 1,
         "images beside the folders of splits": 1,
         "folders without images": 1,
-        "ending in .txt": 1,
+        ".txt files": 1,
     }
 
 
@@ -170,9 +174,9 @@ def test_folders_inside_a_class_belong_to_it(tmp_path):
 @pytest.mark.parametrize("inner", ["train", "test", "x/dev", "dog"])
 def test_splits_and_classes_inside_a_class_are_refused(inner, tmp_path):
     tree(tmp_path, *classes("cat", f"cat/{inner}", "dog"))
-    assert f"cat/{inner} is in a class and has the name of " in refused(tmp_path)
+    assert f"cat/{inner} is in a class and named like " in refused(tmp_path)
     tree(tmp_path / "classfirst", *classes("cat/train", "cat/test", "dog/train", "dog/test"))
-    assert "cat, dog hold folders of images and are not all splits" in refused(
+    assert "cat, dog hold folders of images, and are not splits that include train" in refused(
         tmp_path / "classfirst"
     )
 
@@ -180,14 +184,14 @@ def test_splits_and_classes_inside_a_class_are_refused(inner, tmp_path):
 def test_a_class_of_which_nothing_is_read_is_refused_with_what_it_holds(tmp_path):
     tree(tmp_path, *classes("cat"), "dog/0.heic", "dog/1.HEIC", "dog/2.heic", "dog/.x")
     assert (
-        "dog holds no image, but what is hidden (1), ending in .heic (2), ending in .HEIC (1); "
+        "dog holds no images, but hidden files (1), .heic files (2), .HEIC files (1); "
         in refused(tmp_path)
     )
     tree(tmp_path / "s", *classes("train/cat", "train/dog"), "test/cat/0.heic")
-    assert "test holds no image, but what is ending in .heic (1)" in refused(tmp_path / "s")
+    assert "test holds no images, but .heic files (1)" in refused(tmp_path / "s")
 
 
-# What is passed over
+# What is skipped
 
 
 @pytest.mark.parametrize(
@@ -212,12 +216,12 @@ def test_a_class_of_which_nothing_is_read_is_refused_with_what_it_holds(tmp_path
 )
 def test_what_is_hidden_or_left_by_systems_is_no_data(left, tmp_path):
     tree(tmp_path, *classes("cat", "cat/sub", "dog"), left)
-    counts, passed = found(tmp_path)
+    counts, skipped = found(tmp_path)
     assert {label: len(of) for label, of in counts["train"].items()} == {"cat": 4, "dog": 2}
-    assert passed == {"hidden": 1}
+    assert skipped == {"hidden files": 1}
 
 
-def test_what_is_passed_over_is_said_once_and_by_kind(tmp_path, capsys):
+def test_what_is_skipped_is_said_once_and_by_kind(tmp_path, capsys):
     others = [f"cat/{i}.x{i}" for i in range(9)]
     tree(tmp_path, *classes("cat", "dog"), "cat/.a", "dog/a.txt", "dog/b.txt", *others)
     name = f"folder:{tmp_path}"
@@ -227,8 +231,8 @@ def test_what_is_passed_over_is_said_once_and_by_kind(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        f"{name}: passed over: hidden (1), ending in .txt (2), ending in .x0 (1), "
-        "ending in .x1 (1), ending in .x2 (1), ending in .x3 (1), of other endings (5)\n"
+        f"{name}: skipped: hidden files (1), .txt files (2), .x0 files (1), "
+        ".x1 files (1), .x2 files (1), .x3 files (1), files of other types (5)\n"
     )
 
 
@@ -253,13 +257,13 @@ def test_links_are_followed(tmp_path):
     (root / "cat" / "more").symlink_to(tmp_path / "store/x")
     (root / "cow").symlink_to("../store/y")
     (root / "dog" / "one.png").symlink_to(tmp_path / "one.png")
-    counts, passed = found(root)
+    counts, skipped = found(root)
     assert {label: len(of) for label, of in counts["train"].items()} == {
         "cat": 4,
         "cow": 2,
         "dog": 3,
     }
-    assert not passed
+    assert not skipped
 
 
 def test_circles_of_links_end(tmp_path):
@@ -267,18 +271,18 @@ def test_circles_of_links_end(tmp_path):
     (tmp_path / "cat" / "up").symlink_to("..")
     (tmp_path / "cat" / "sub" / "self").symlink_to(".")
     (tmp_path / "dog" / "root").symlink_to(tmp_path)
-    counts, passed = found(tmp_path)
+    counts, skipped = found(tmp_path)
     assert {label: len(of) for label, of in counts["train"].items()} == {"cat": 4, "dog": 2}
-    assert passed == {"links to a folder above": 3}
+    assert skipped == {"links to a folder above": 3}
 
 
 def test_links_out_of_the_set_do_not_lead_back_around_it(tmp_path):
     tree(tmp_path / "set", *classes("cat", "dog"))
     for number, target in enumerate(("/", tmp_path, "/proc/self/root")):
         (tmp_path / "set" / "cat" / f"x{number}").symlink_to(target)
-    counts, passed = found(tmp_path / "set")
+    counts, skipped = found(tmp_path / "set")
     assert len(counts["train"]["cat"]) == 2
-    assert passed == {"links to a folder above": 3}
+    assert skipped == {"links to a folder above": 3}
 
 
 def test_many_links_to_each_other_are_each_followed_once(tmp_path):
@@ -286,16 +290,16 @@ def test_many_links_to_each_other_are_each_followed_once(tmp_path):
     for i in range(12):
         for j in range(12):
             (tmp_path / "cat" / str(i) / f"to{j}").symlink_to(f"../{j}")
-    counts, passed = found(tmp_path)
+    counts, skipped = found(tmp_path)
     assert len(counts["train"]["cat"]) == 26
-    assert sum(passed.values()) == 144
+    assert sum(skipped.values()) == 144
 
 
 @pytest.mark.parametrize("order", ["a", "z"])
 def test_an_image_in_two_classes_by_a_link_is_refused(order, tmp_path):
     tree(tmp_path, *classes("cat", "dog"))
     (tmp_path / f"{order}ll").symlink_to("cat")
-    assert "are the same by a link" in refused(tmp_path)
+    assert "are linked to each other" in refused(tmp_path)
     (tmp_path / f"{order}ll").unlink()
     (tmp_path / "dog" / f"{order}.png").symlink_to("../cat/0.png")
     message = refused(tmp_path)
@@ -306,7 +310,7 @@ def test_an_image_in_two_classes_by_a_link_is_refused(order, tmp_path):
 def test_an_image_in_two_splits_by_a_link_is_refused(tmp_path):
     tree(tmp_path, *classes("train/cat", "train/dog"))
     (tmp_path / "test").symlink_to("train")
-    with pytest.raises(DatasetError, match="same by a link"):
+    with pytest.raises(DatasetError, match="linked to each other"):
         folders.read(tmp_path)
 
 
@@ -315,8 +319,8 @@ def test_links_to_nothing_are_named_or_counted(tmp_path, capsys):
     (tmp_path / "cat" / "more").symlink_to("/nowhere")
     (tmp_path / "cat" / "self").symlink_to("self")
     (tmp_path / "cat" / "gone.png").symlink_to("/nowhere.png")
-    counts, passed = found(tmp_path)
-    assert passed == {"links to nothing": 2}
+    counts, skipped = found(tmp_path)
+    assert skipped == {"broken links": 2}
     assert "cat/gone.png" in counts["train"]["cat"]  # and found unreadable
     (tmp_path / "cow").symlink_to("/nowhere")
     with pytest.raises(DatasetError, match="cow cannot be followed: No such file"):
@@ -331,7 +335,7 @@ def test_pipes_and_devices_are_unreadable_images(tmp_path, capsys):
     name = f"folder:{tmp_path}"
     with pytest.raises(DatasetError) as error:
         datasets.spec_of(name, data_dir=tmp_path / ".tfds")
-    assert "2 of 10 images cannot be read" in str(error.value)
+    assert "2 of 10 images cannot be decoded" in str(error.value)
     assert f"{tmp_path}/cat/pipe.png (is a pipe; expected a file)" in str(error.value)
     assert f"{tmp_path}/dog/zero.png (is a device; expected a file)" in str(error.value)
     spec = datasets.spec_of(f"{name}:skip=2", data_dir=tmp_path / ".tfds")

@@ -77,7 +77,7 @@ def test_the_download_is_asked_for(tmp_path, capsys):
     assert main(["data", "prepare", "nabirds", "--data_dir", str(tmp_path)]) == 1
     folder = tmp_path / "downloads" / "manual" / "nabirds"
     assert capsys.readouterr().err == (
-        "python -m jaxparc: nabirds has to be downloaded by hand: put nabirds.tar.gz, from "
+        "python -m jaxparc: nabirds must be downloaded by hand: put nabirds.tar.gz, from "
         f"https://dl.allaboutbirds.org/nabirds, unpacked, into {folder}\n"
     )
 
@@ -85,10 +85,13 @@ def test_the_download_is_asked_for(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"images": ["0000-e9"]}, "images.txt line 1: '0000-e9'; expected two words"),
-        ({"images": ["a 1.jpg", "a 2.jpg"]}, "images.txt line 2: a is there already"),
-        ({"images": ["zz 0295/zz.jpg"]}, "are not of the same images"),
-        ({"classes": ["0 Birds"]}, "image 0000-e9 is of class 295, not in classes.txt"),
+        (
+            {"images": ["0000-e9"]},
+            "images.txt line 1: '0000-e9'; expected an id, a space and a value",
+        ),
+        ({"images": ["a 1.jpg", "a 2.jpg"]}, "images.txt line 2: duplicate id a"),
+        ({"images": ["zz 0295/zz.jpg"]}, "list different images"),
+        ({"classes": ["0 Birds"]}, "image 0000-e9 has class 295, not in classes.txt"),
         (
             {"train_test_split": [f"{i} yes" for i in IMAGES]},
             "has 'yes' for 0000-e9; expected 0",

@@ -365,7 +365,7 @@ def test_tensorflow_is_asked_for_before_anything_is_downloaded(name, tmp_path, m
     with pytest.raises(DatasetError) as error:
         datasets.load(name, "train", data_dir=tmp_path)
     folder = prepared.folder_of(DATASETS[name], tmp_path)
-    assert "this is Python 3.15, and TensorFlow 2.21 is for Python 3.13 at most" in str(error.value)
+    assert "this is Python 3.15, and TensorFlow 2.21 supports up to Python 3.13" in str(error.value)
     assert f"prepare it with an older Python and copy {folder} here" in str(error.value)
 
 
@@ -378,7 +378,7 @@ def test_files_that_only_tensorflow_reads_are_left_alone(tmp_path):
     assert not datasets.is_prepared("cifar10", data_dir=tmp_path)
     for act in (datasets.prepare, lambda n, data_dir: datasets.load(n, "test", data_dir=data_dir)):
         with pytest.raises(
-            DatasetError, match="holds cifar10 as tfrecord files, which need Tensor"
+            DatasetError, match="holds cifar10 as tfrecord files, which only Tensor"
         ):
             act("cifar10", data_dir=tmp_path)
     assert sorted(os.listdir(folder)) == before
@@ -408,6 +408,6 @@ def test_a_generator_that_fails_says_why_on_one_line(tmp_path, monkeypatch):
         datasets.prepare("cub200", data_dir=tmp_path)
     assert str(error.value) == (
         "caltech_birds2011 could not be prepared: ConnectionError: Failed to get url "
-        "https://example.org/x.tar. HTTP code: 404.; what was downloaded is kept, and the same "
-        "command goes on from there"
+        "https://example.org/x.tar. HTTP code: 404.; downloads are kept, and the same "
+        "command continues"
     )

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import _run, extract_probes, finetune_all, score_probes
+from experiments import extract_probes, finetune_all, score_probes
+from experiments.runner.run import StageError, prepare
 from jaxparc import evaluation, files, score_bank
+from jaxparc.errors import OperationError
 from jaxparc.evaluation import Transfer
 from jaxparc.selectors import SELECTORS
-from jaxparc.training import checkpoints
-from jaxparc.training import loop as fitting
+from jaxparc.training import checkpoints, grid, loop
+from jaxparc.units.unit import write_result
 
 pytestmark = pytest.mark.slow  # a benchmark is run first
 
@@ -87,9 +89,9 @@ def test_the_files_have_the_published_columns_and_every_transfer_once(finished):
 
 
 def test_the_oracle_is_the_test_accuracy_of_the_chosen_rate(finished):
-    grid = rows(finished.out / "grid.csv")
-    assert len(grid) == 3 * 2
-    chosen = {row["Source Dataset"]: row for row in grid if row["Chosen"] == "1"}
+    table = rows(finished.out / "grid.csv")
+    assert len(table) == 3 * 2
+    chosen = {row["Source Dataset"]: row for row in table if row["Chosen"] == "1"}
     assert len(chosen) == 3
     for row in rows(finished.out / "oracle.csv"):
         assert row["Oracle"] == chosen[row["Source Dataset"]]["Test"]
@@ -111,8 +113,8 @@ def test_what_is_done_is_not_done_again(finished, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(fitting, "fit", refuse)
-    monkeypatch.setattr("jaxparc.features.extract", refuse)
+    monkeypatch.setattr(loop, "fit", refuse)
+    monkeypatch.setattr("jaxparc.extraction.extract", refuse)
     monkeypatch.setattr("jaxparc.score_bank", refuse)
     before = tiny.outcome(finished.out)
     assert [stage(finished) for stage in tiny.STAGES] == [0] * 5
@@ -160,14 +162,14 @@ def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, cap
 
 def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, capsys):
     empty(copy.out / "transfers")
-    fit = fitting.fit_together
+    fit = loop.fit_together
 
     def fail(task, variables, source, points, **options):
         if points[0].recipe.learning_rate == tiny.TINY.learning_rates["resnet18"][1]:
             raise RuntimeError("out of luck")
         return fit(task, variables, source, points, **options)
 
-    monkeypatch.setattr(fitting, "fit_together", fail)
+    monkeypatch.setattr(loop, "fit_together", fail)
     assert finetune_all.stage(copy) == 3
     record = json.loads((copy.out / "failures" / "finetune_all.json").read_text())
     assert len(record) == 3
@@ -184,7 +186,7 @@ def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, caps
         assert points[0].recipe.learning_rate != tiny.TINY.learning_rates["resnet18"][0]
         return fit(task, variables, source, points, **options)
 
-    monkeypatch.setattr(fitting, "fit_together", refuse)  # what is done of a grid stays
+    monkeypatch.setattr(loop, "fit_together", refuse)  # what is done of a grid stays
     assert finetune_all.stage(copy) == 0
     assert not (copy.out / "failures" / "finetune_all.json").exists()
     assert len(rows(copy.out / "oracle.csv")) == 2
@@ -192,7 +194,7 @@ def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, caps
 
 def test_a_diverged_run_is_a_result_and_not_chosen(copy, monkeypatch):
     empty(copy.out / "transfers")
-    fit = fitting.fit_together
+    fit = loop.fit_together
 
     def diverge(task, variables, source, points, **options):
         (point,) = points
@@ -201,7 +203,7 @@ def test_a_diverged_run_is_a_result_and_not_chosen(copy, monkeypatch):
             points = [point._replace(recipe=wild)]
         return fit(task, variables, source, points, **options)
 
-    monkeypatch.setattr(fitting, "fit_together", diverge)
+    monkeypatch.setattr(loop, "fit_together", diverge)
     assert finetune_all.stage(copy) == 0
     for row in rows(copy.out / "grid.csv"):
         first = float(row["Learning Rate"]) == tiny.TINY.learning_rates["resnet18"][0]
@@ -240,10 +242,10 @@ def halved(copy, tmp_path):
 def test_halving_gives_up_the_worse_half_for_all_sources(copy, tmp_path):
     run = halved(copy, tmp_path)
     assert finetune_all.stage(run) == 0
-    grid = rows(run.out / "grid.csv")
-    assert len(grid) == 3 * 3
+    table = rows(run.out / "grid.csv")
+    assert len(table) == 3 * 3
     for sources in (("glyph_digits", "glyph_letters"), ("scratch",)):
-        of_group = [row for row in grid if row["Source Dataset"] in sources]
+        of_group = [row for row in table if row["Source Dataset"] in sources]
         steps = {rate: set() for rate in ("0.03", "0.1", "0.3")}
         for row in of_group:
             steps[row["Learning Rate"]].add(row["Steps"])
@@ -267,7 +269,7 @@ def test_halving_gives_up_the_worse_half_for_all_sources(copy, tmp_path):
         assert all(bool(row["Test"]) == (row["Learning Rate"] == last) for row in of_group)
     # what was trained to the end ended as without halving
     expected = {tuple(row.values())[:4]: row["Test"] for row in rows(copy.out / "grid.csv")}
-    shared = [row for row in grid if tuple(row.values())[:4] in expected and row["Test"]]
+    shared = [row for row in table if tuple(row.values())[:4] in expected and row["Test"]]
     assert all(row["Test"] == expected[tuple(row.values())[:4]] for row in shared)
     assert len(rows(run.out / "oracle.csv")) == 2
     assert list((run.out / "partial").rglob("manifest.json")) == []
@@ -287,7 +289,7 @@ def test_nothing_is_given_up_before_all_sources_have_come_to_a_rung(copy, tmp_pa
         path = finetune_all._rung_path(run, transfer, steps)
         validation = {f"{r:g}": v for r, v in zip(rates, accuracies, strict=True)}
         name = "{} {} to {}, first {} steps".format(*transfer, steps)
-        _run.write_result(path, name, {"validation": validation})
+        write_result(path, name, {"validation": validation})
 
     came_to(one, 1, 10.0, 20.0, None)
     assert finetune_all.going_on(run, one, 2) == rates
@@ -316,15 +318,36 @@ def test_a_grid_in_one_program_gives_the_same_table_and_event_files(copy):
     assert all(path.stat().st_size > 500 for path in events)
 
 
+def test_a_grid_is_finished_by_the_plan_that_it_began_with(copy, monkeypatch):
+    """Also if a plan would now be chosen otherwise: results of one grid are comparable."""
+    empty(copy.out / "transfers")
+    together = dataclasses.replace(copy, grid="together")
+    assert finetune_all.stage(together) == 0
+    expected = rows(copy.out / "grid.csv")
+    for path in (copy.out / "transfers").glob("*/*.json"):
+        result = files.read_sealed(path)
+        assert result["grid"] == {"plan": "together", "runs_at_once": 2}
+        if path.stem == "0.1":
+            path.unlink()
+    monkeypatch.setattr(grid, "runs_that_fit", lambda *_, **__: 1)
+    assert finetune_all.stage(together) == 0
+    assert rows(copy.out / "grid.csv") == expected
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 def test_a_full_disk_ends_the_stage_and_says_what_is_kept(copy, monkeypatch, code):
     shutil.rmtree(min((copy.out / "transfers").iterdir()))
 
-    def full(path, *_):
-        raise OSError(code, os.strerror(code), str(path))
+    write = files.write_sealed
+
+    def full(path, content):
+        if path.is_relative_to(copy.out / "partial"):
+            write(path, content)
+        else:
+            raise OSError(code, os.strerror(code), str(path))
 
     monkeypatch.setattr(files, "write_sealed", full)
-    with pytest.raises(_run.StageError, match="2 of 3 units are done and kept") as caught:
+    with pytest.raises(OperationError, match="2 of 3 units are done and kept") as caught:
         finetune_all.stage(copy)
     assert os.strerror(code) in str(caught.value)
     assert str(copy.out / "transfers") in str(caught.value)
@@ -332,17 +355,17 @@ def test_a_full_disk_ends_the_stage_and_says_what_is_kept(copy, monkeypatch, cod
 
 def test_other_settings_are_refused_with_the_difference(finished):
     other = dataclasses.replace(tiny.TINY, seed=7)
-    with pytest.raises(_run.StageError, match=r"seed: 0 there, 7 now") as caught:
-        _run.prepare(dataclasses.replace(finished, benchmark=other))
+    with pytest.raises(StageError, match=r"seed: 0 there, 7 now") as caught:
+        prepare(dataclasses.replace(finished, benchmark=other))
     assert "methods" not in str(caught.value)
     # weights that were made with other settings are not built upon either
     elsewhere = dataclasses.replace(finished, out=finished.out.parent / "elsewhere")
-    with pytest.raises(_run.StageError, match="checkpoints was made with other settings"):
-        _run.prepare(dataclasses.replace(elsewhere, benchmark=other))
+    with pytest.raises(StageError, match="checkpoints was made with other settings"):
+        prepare(dataclasses.replace(elsewhere, benchmark=other))
     # but what sources do not depend on may change
     fewer = dataclasses.replace(tiny.TINY, methods=("parc",), probe_images=20)
     shutil.rmtree(elsewhere.out)
-    _run.prepare(dataclasses.replace(elsewhere, benchmark=fewer))
+    prepare(dataclasses.replace(elsewhere, benchmark=fewer))
 
 
 def test_probe_files_are_what_the_network_sees(finished):
@@ -434,7 +457,7 @@ def test_the_sweep_of_references_agrees_with_the_scores_and_makes_what_is_missin
     assert "Table 3" in (copy.out / "sweeps" / "reference.md").read_text()
 
     apart = dataclasses.replace(copy.benchmark, sources=("glyph_digits",), methods=("parc",))
-    with pytest.raises(_run.StageError, match="RSA and DDS need a model trained on each target"):
+    with pytest.raises(StageError, match="RSA and DDS need a model trained on each target"):
         sweep.reference(dataclasses.replace(copy, benchmark=apart))
 
 
@@ -560,7 +583,7 @@ def test_a_method_that_does_not_take_a_kind_of_label_stays_empty(copy):
 
 def test_a_failed_scratch_run_does_not_withhold_the_transfers(copy, monkeypatch):
     shutil.rmtree(copy.out / "transfers" / "resnet18_scratch_digits")
-    monkeypatch.setattr(fitting, "fit_together", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(loop, "fit_together", lambda *_, **__: 1 / 0)
     assert finetune_all.stage(copy) == 1
     assert len(rows(copy.out / "oracle.csv")) == 2
     assert rows(copy.out / "scratch.csv") == []
@@ -588,7 +611,7 @@ def test_a_failed_scratch_run_does_not_withhold_the_transfers(copy, monkeypatch)
 )
 def test_a_foreign_table_is_named_with_its_line(copy, name, text, message):
     (copy.out / name).write_text(text)
-    with pytest.raises(_run.StageError, match=message):
+    with pytest.raises(StageError, match=message):
         tiny.report.stage(copy)
 
 
@@ -600,7 +623,7 @@ def test_a_source_that_failed_fails_its_transfers_alone(copy):
     # what was read in another test's folder is not mistaken for it: the cache is by path
     assert finetune_all.stage(copy) == 1
     record = json.loads((copy.out / "failures" / "finetune_all.json").read_text())
-    assert all("CheckpointError" in failure["error"] for failure in record)
+    assert all("glyph_digits is missing: no manifest" in failure["error"] for failure in record)
     path.with_name("away").rename(path)
     assert finetune_all.stage(copy) == 0
     assert tiny.outcome(copy.out) == before

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from experiments import (
-    _run,
     benchmarks,
     extract_probes,
     finetune_all,
@@ -15,9 +14,10 @@ from experiments import (
     score_probes,
     train_sources,
 )
-from experiments.runner import command_line as _main
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from experiments.runner import command_line
+from experiments.runner.run import Run, Stage, prepare
+from jaxparc.training import loop
+from jaxparc.training.steps import Recipe
 
 TINY = dataclasses.replace(
     benchmarks.SMOKE,
@@ -29,8 +29,8 @@ TINY = dataclasses.replace(
     sources=("digits", "glyph_digits", "glyph_letters"),
     targets=("digits",),
     image_size=14,
-    source_recipe=train.Recipe(steps=6, batch_size=32, learning_rate=0.1),
-    transfer_recipe=train.Recipe(steps=4, batch_size=32, learning_rate=0.1),
+    source_recipe=Recipe(steps=6, batch_size=32, learning_rate=0.1),
+    transfer_recipe=Recipe(steps=4, batch_size=32, learning_rate=0.1),
     transfer_images=96,
     validation_images=64,
     probe_images=40,
@@ -47,8 +47,8 @@ STAGES = (
 
 
 def run_in(folder):
-    run = _run.Run(TINY, folder / "results", folder / "checkpoints")
-    _run.prepare(run)
+    run = Run(TINY, folder / "results", folder / "checkpoints")
+    prepare(run)
     return run
 
 
@@ -59,7 +59,7 @@ def outcome(folder):
 
 def slowly():
     """Lets every training step take a second, and says when the second one is there."""
-    fit = fitting.fit_together
+    fit = loop.fit_together
 
     def slow_fit(*args, watch, **options):
         steps = []
@@ -73,7 +73,7 @@ def slowly():
 
         return fit(*args, watch=wait, **options)
 
-    fitting.fit_together = slow_fit
+    loop.fit_together = slow_fit
 
 
 if __name__ == "__main__":
@@ -81,7 +81,7 @@ if __name__ == "__main__":
     if "--slowly" in sys.argv:
         sys.argv.remove("--slowly")
         slowly()
-    stages = [_run.Stage(stage) for stage in STAGES]
+    stages = [Stage(stage) for stage in STAGES]
     for option, some in (
         ("--sources", [train_sources.STAGE]),
         ("--training", [train_sources.STAGE, finetune_all.STAGE]),
@@ -91,4 +91,4 @@ if __name__ == "__main__":
             stages = some
     benchmarks.BENCHMARKS = {"tiny": TINY}
     sys.argv += ["--benchmark", "tiny"]
-    _main.main("the tiny benchmark", *stages)
+    command_line.main("the tiny benchmark", *stages)

@@ -23,7 +23,7 @@ def of_size(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def seen(loaded, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, d) and class probabilities (n, z) of a `models.Loaded`."""
+    """Features (n, d) and class probabilities (n, z) of a `weights.Loaded`."""
     given = (images / 255 - np.float32(loaded.spec.mean)) / np.float32(loaded.spec.std)
     logits, activations = jax.jit(loaded.module.apply)(loaded.variables, given)
     return np.asarray(activations["features"]), np.asarray(jax.nn.softmax(logits))

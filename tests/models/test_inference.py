@@ -52,7 +52,7 @@ def test_a_prepared_network_is_the_same_function(name, monkeypatch):
     assert bool(prepared["winograd"]) == (name not in mobilenet.ARCHITECTURES)
     x = images(2)
     logits, activations = jax.jit(module.apply)(variables, x)
-    features, found = jax.jit(functools.partial(inference.look, module))(prepared, x)
+    features, found = jax.jit(functools.partial(inference.apply, module))(prepared, x)
     for ours, expected in ((features, activations["features"]), (found, logits)):
         np.testing.assert_allclose(ours, expected, atol=1e-4 * np.abs(expected).max())
         assert ours.dtype == jnp.float32
@@ -62,12 +62,12 @@ def test_a_prepared_network_is_the_same_function(name, monkeypatch):
 def test_chunks_are_the_whole_batch(monkeypatch):
     module, variables = network("resnet18", stem="small")
     prepared = inference.prepare(module, variables)
-    look = functools.partial(inference.look, module, prepared)
+    apply = functools.partial(inference.apply, module, prepared)
     for b in (inference.CHUNK + 1, 2 * inference.CHUNK):
         x = images(b, 16)
-        chunked = jax.jit(look)(x)
+        chunked = jax.jit(apply)(x)
         monkeypatch.setattr(inference, "CHUNK", b)
-        whole = jax.jit(look)(x)
+        whole = jax.jit(apply)(x)
         monkeypatch.undo()
         for a, e in zip(chunked, whole, strict=True):
             assert a.shape == e.shape
@@ -79,8 +79,8 @@ def test_bfloat16_computes_in_bfloat16_and_returns_float32():
     module, variables = network("resnet18", stem="small", dtype=jnp.bfloat16)
     prepared = inference.prepare(module, variables)
     assert not prepared["winograd"]
-    expected, _ = inference.look(module.clone(dtype=jnp.float32), prepared, images(2, 16))
-    features, logits = inference.look(module, prepared, images(2, 16))
+    expected, _ = inference.apply(module.clone(dtype=jnp.float32), prepared, images(2, 16))
+    features, logits = inference.apply(module, prepared, images(2, 16))
     assert features.dtype == logits.dtype == jnp.float32
     error = np.abs(np.asarray(features - expected)).max() / np.abs(expected).max()
     assert 1e-4 < error < 5e-2
@@ -91,7 +91,7 @@ def test_winograd_is_the_convolution(size):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, *size, 5), np.float32)
     kernel = rng.standard_normal((3, 3, 5, 6), np.float32)
-    found = jax.jit(inference._winograd)(x, jax.jit(inference._transformed)(kernel))
+    found = jax.jit(inference._winograd)(x, jax.jit(inference._winograd_kernel)(kernel))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64)
     h, w = size
     expected = sum(

@@ -95,7 +95,7 @@ def test_smallest_input(name, stem):
     module = spec.module(num_classes=CLASSES, stem=stem)
     _, (_, activations) = shapes_of(module, smallest)
     assert all(a.size > 0 for a in activations.values())
-    message = f"{name}: images of {smallest - 1}x{smallest - 1} .* at least {smallest}x{smallest}"
+    message = f"{name}: images have {smallest - 1}x{smallest - 1} .* at least {smallest}x{smallest}"
     with pytest.raises(ValueError, match=message):
         shapes_of(module, smallest - 1)
 
@@ -107,7 +107,7 @@ def test_wrong_input(name):
         shapes_of(spec.module(num_classes=CLASSES, stem="tiny"), 64)
     module = spec.module(num_classes=CLASSES)
     for shape in [(2, 64, 64), (2, 64, 64, 1)]:
-        with pytest.raises(ValueError, match=f"{name}: images must be"):
+        with pytest.raises(ValueError, match=f"{name}: images have shape"):
             jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(shape))
 
 

@@ -10,22 +10,24 @@ import numpy as np
 import pytest
 from learnable import SIZE, batches_of, source_of, task_of, without_index
 
-from jaxparc import parallel
-from jaxparc.training import batches as input_
-from jaxparc.training import feed
-from jaxparc.training import loop as fitting
-from jaxparc.training import steps as train
+from jaxparc import interrupts, parallel
+from jaxparc.models import layers
+from jaxparc.training import batches, feed, loop, steps
+from jaxparc.training.batches import Order
+from jaxparc.training.decoding import Decoded
+from jaxparc.training.program import Point, Program
+from jaxparc.training.steps import Rates, Recipe
 
 
 @pytest.mark.slow
 def test_every_device_holds_the_same_weights():
     """out_axes=None takes one device's result for all: a forgotten reduction shows here alone."""
     task = task_of()
-    variables, _ = fitting.fit(
+    variables, _ = loop.fit(
         task,
-        train.initial(task.module, SIZE, 0),
+        steps.initial(task.module, SIZE, 0),
         source_of(),
-        train.Recipe(steps=3, batch_size=32, learning_rate=0.1),
+        Recipe(steps=3, batch_size=32, learning_rate=0.1),
         size=SIZE,
     )
     for leaf in jax.tree.leaves(variables):
@@ -36,11 +38,11 @@ def test_every_device_holds_the_same_weights():
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     task = task_of("alexnet")  # dropout and all
-    start = train.initial(task.module, SIZE, 0)
-    recipe = train.Recipe(steps=4, batch_size=32, learning_rate=0.02)
+    start = steps.initial(task.module, SIZE, 0)
+    recipe = Recipe(steps=4, batch_size=32, learning_rate=0.02)
 
     def fit(seed):
-        return fitting.fit(task, start, source_of(), recipe, size=SIZE, seed=seed)
+        return loop.fit(task, start, source_of(), recipe, size=SIZE, seed=seed)
 
     (first, losses), (again, same), (other, _) = fit(1), fit(1), fit(2)
     np.testing.assert_array_equal(losses, same)
@@ -51,16 +53,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 def test_training_learns_and_reports_its_images():
     task = task_of()
     source, seen = source_of(), []
-    recipe = train.Recipe(steps=40, batch_size=32, learning_rate=0.1)
-    start = train.initial(task.module, SIZE, 0)
-    variables, losses = fitting.fit(task, start, source, recipe, size=SIZE, watch=seen.append)
+    recipe = Recipe(steps=40, batch_size=32, learning_rate=0.1)
+    start = steps.initial(task.module, SIZE, 0)
+    variables, losses = loop.fit(task, start, source, recipe, size=SIZE, watch=seen.append)
     assert losses.shape == (40,)
     assert losses[-5:].mean() < 0.5 * losses[:5].mean()
-    assert fitting.accuracy(task, variables, source, size=SIZE, batch_size=32) > 80
-    assert [(steps.first, steps.images) for steps in seen] == [(i, 32) for i in range(40)]
-    told = {
-        k: np.concatenate([steps.metrics[k] for steps in seen], axis=1) for k in seen[0].metrics
-    }
+    assert loop.accuracy(task, variables, source, size=SIZE, batch_size=32) > 80
+    assert [(done.first, done.images) for done in seen] == [(i, 32) for i in range(40)]
+    told = {k: np.concatenate([done.metrics[k] for done in seen], axis=1) for k in seen[0].metrics}
     np.testing.assert_array_equal(told["loss"], losses[None])
     np.testing.assert_array_equal(told["learning_rate"], recipe.learning_rates()[None])
     assert told["accuracy"][0, :5].mean() < 0.5 < told["accuracy"][0, -5:].mean() <= 1
@@ -69,9 +69,9 @@ def test_training_learns_and_reports_its_images():
 def test_all_weights_move():
     """Full fine-tuning: nothing is frozen, neither by a stopped gradient nor by a mask."""
     task = task_of()
-    start = train.initial(task.module, SIZE, 0)
-    recipe = train.Recipe(steps=3, batch_size=32, learning_rate=0.1)
-    variables, _ = fitting.fit(task, start, source_of(), recipe, size=SIZE)
+    start = steps.initial(task.module, SIZE, 0)
+    recipe = Recipe(steps=3, batch_size=32, learning_rate=0.1)
+    variables, _ = loop.fit(task, start, source_of(), recipe, size=SIZE)
     still = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), start, jax.device_get(variables))
     assert not any(jax.tree.leaves(still))
 
@@ -79,60 +79,62 @@ def test_all_weights_move():
 def test_accuracy_counts_every_image_once():
     """The tail of a test set counts as much as the rest: 70 images in batches of 32."""
     task = task_of()
-    variables, source = train.initial(task.module, SIZE, 0), source_of(70)
-    batch = next(input_.batches(source, batch_size=70, size=SIZE, train=False))
-    logits, _ = task.module.apply(variables, train.normalise(jnp.asarray(batch["image"]), task))
+    variables, source = steps.initial(task.module, SIZE, 0), source_of(70)
+    batch = next(batches.batches(source, batch_size=70, size=SIZE, train=False))
+    logits, _ = task.module.apply(
+        variables, layers.normalise(jnp.asarray(batch["image"]), task.mean, task.std)
+    )
     expected = 100 * np.mean(np.argmax(logits, axis=-1) == batch["label"])
-    assert fitting.accuracy(task, variables, source, size=SIZE, batch_size=32) == pytest.approx(
+    assert loop.accuracy(task, variables, source, size=SIZE, batch_size=32) == pytest.approx(
         expected
     )
 
 
 def test_a_diverging_run_says_so():
     task = task_of()
-    recipe = train.Recipe(steps=6, batch_size=32, learning_rate=1e20, warmup=0.0)
-    with pytest.raises(fitting.DivergedError, match="loss of step"):
-        fitting.fit(task, train.initial(task.module, SIZE, 0), source_of(), recipe, size=SIZE)
+    recipe = Recipe(steps=6, batch_size=32, learning_rate=1e20, warmup=0.0)
+    with pytest.raises(loop.DivergedError, match="loss of step"):
+        loop.fit(task, steps.initial(task.module, SIZE, 0), source_of(), recipe, size=SIZE)
 
 
 @pytest.mark.slow
 def test_multi_label_networks_train():
     task = task_of(num_classes=4)._replace(multi_label=True)
     source = source_of(64, num_classes=4)
-    several = input_.Decoded(source.images, [[label, (label + 1) % 4] for label in source.labels])
-    start = train.initial(task.module, SIZE, 0)
-    recipe = train.Recipe(steps=40, batch_size=32, learning_rate=0.1)
-    variables, losses = fitting.fit(task, start, several, recipe, size=SIZE)
+    several = Decoded(source.images, [[label, (label + 1) % 4] for label in source.labels])
+    start = steps.initial(task.module, SIZE, 0)
+    recipe = Recipe(steps=40, batch_size=32, learning_rate=0.1)
+    variables, losses = loop.fit(task, start, several, recipe, size=SIZE)
     assert losses[-5:].mean() < 0.6 * losses[0]
-    assert fitting.accuracy(task, variables, several, size=SIZE, batch_size=32) > 80
+    assert loop.accuracy(task, variables, several, size=SIZE, batch_size=32) > 80
 
 
 # Interrupted
 
 
-RECIPE = train.Recipe(steps=6, batch_size=32, learning_rate=0.02)
+RECIPE = Recipe(steps=6, batch_size=32, learning_rate=0.02)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted():
     """AlexNet, with dropout: weights and losses of six steps, two epochs of three batches."""
     task = task_of("alexnet")
-    start = train.initial(task.module, SIZE, 0)
-    weights, losses = fitting.fit(task, start, source_of(), RECIPE, size=SIZE, seed=1)
+    start = steps.initial(task.module, SIZE, 0)
+    weights, losses = loop.fit(task, start, source_of(), RECIPE, size=SIZE, seed=1)
     return task, start, weights, losses
 
 
-def interrupted(task, start, partial, steps, recipe=RECIPE, **options):
+def interrupted(task, start, partial, after, recipe=RECIPE, **options):
     """Trains until Ctrl-C, or SIGTERM, comes after some steps."""
     seen = []
 
     def count(done):
         seen.append(done)
-        if len(seen) == steps:
+        if len(seen) == after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fitting.fit(
+        loop.fit(
             task,
             start,
             source_of(),
@@ -151,12 +153,12 @@ def assert_equal(found, expected):
     np.testing.assert_array_equal(losses, expected[3])
 
 
-@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 4])
-def test_an_interrupted_training_ends_as_if_it_had_not_been(steps, uninterrupted, tmp_path):
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(after, uninterrupted, tmp_path):
     task, start, *_ = uninterrupted
-    interrupted(task, start, tmp_path / "partial", steps)
+    interrupted(task, start, tmp_path / "partial", after)
     made = []
-    found = fitting.fit(
+    found = loop.fit(
         task,
         start,
         source_of(),
@@ -169,7 +171,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(steps, uninterrupted
     # what was done before is told at once; the step on its way when the interrupt came is done
     assert [(done.first, done.images) for done in made] == [
         (0, 0),
-        *((i, 32) for i in range(steps + 1, 6)),
+        *((i, 32) for i in range(after + 1, 6)),
     ]
     assert_equal(found, uninterrupted)
 
@@ -181,7 +183,7 @@ def test_interrupted_twice_and_saved_on_the_way(uninterrupted, tmp_path):
     interrupted(task, start, tmp_path / "p", 2, every=0)  # the first telling is of the past
     made = []
     options = {"size": SIZE, "seed": 1, "partial": tmp_path / "p", "watch": made.append}
-    assert_equal(fitting.fit(task, start, source_of(), RECIPE, **options), uninterrupted)
+    assert_equal(loop.fit(task, start, source_of(), RECIPE, **options), uninterrupted)
     assert [done.images for done in made] == [0] + [32] * (6 - made[0].metrics["loss"].shape[1])
     assert made[0].metrics["loss"].shape[1] == 3
 
@@ -189,7 +191,7 @@ def test_interrupted_twice_and_saved_on_the_way(uninterrupted, tmp_path):
 @pytest.mark.slow
 def test_a_state_of_another_run_or_a_damaged_one_is_not_taken(uninterrupted, tmp_path):
     task, start, *_ = uninterrupted
-    other = train.Recipe(steps=6, batch_size=32, learning_rate=0.03)
+    other = Recipe(steps=6, batch_size=32, learning_rate=0.03)
     for recipe, spoil in ((other, False), (RECIPE, True)):
         partial = tmp_path / f"{spoil}"
         interrupted(task, start, partial, 2, recipe)
@@ -200,7 +202,7 @@ def test_a_state_of_another_run_or_a_damaged_one_is_not_taken(uninterrupted, tmp
             victim.write_bytes(victim.read_bytes()[:-7])
         made = []
         options = {"size": SIZE, "seed": 1, "partial": partial, "watch": made.append}
-        assert_equal(fitting.fit(task, start, source_of(), RECIPE, **options), uninterrupted)
+        assert_equal(loop.fit(task, start, source_of(), RECIPE, **options), uninterrupted)
         assert len(made) == 6
 
 
@@ -209,18 +211,67 @@ def test_an_interrupt_waits_for_the_end_of_a_step(number):
     came = []
     before = signal.signal(number, lambda *_: came.append(number))
     try:
-        with fitting._Interrupts() as interrupts:
-            with interrupts.held(True):
+        with interrupts.Deferral() as deferral:
+            with deferral.deferred():
                 signal.raise_signal(number)
                 assert not came
             assert came == [number]
-            with interrupts.held(False):
+            with deferral.deferred(False):
                 signal.raise_signal(number)
                 assert came == [number] * 2
         signal.raise_signal(number)
         assert came == [number] * 3
     finally:
         signal.signal(number, before)
+
+
+def test_a_signal_during_a_step_that_raises_is_not_lost():
+    def step():
+        with interrupts.Deferral() as deferral, deferral.deferred():
+            signal.raise_signal(signal.SIGINT)
+            raise RuntimeError("the step failed")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            step()
+        assert str(caught.value.__context__) == "the step failed"
+        # a handler that raises nothing leaves the error as it is
+        came = []
+        signal.signal(signal.SIGINT, lambda *_: came.append(1))
+        with pytest.raises(RuntimeError, match="the step failed"):
+            step()
+        assert came == [1]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("donated", [True, False])
+def test_an_interrupt_during_a_step_that_raises_saves_what_is_whole(
+    donated, uninterrupted, tmp_path, monkeypatch
+):
+    task, start, *_ = uninterrupted
+    step = Program.__call__
+
+    def failing(program, state, batches, first, count):
+        if first < 2:
+            return step(program, state, batches, first, count)
+        if donated:
+            jax.tree.map(lambda leaf: leaf.delete(), state)
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("out of memory")
+
+    options = {"size": SIZE, "seed": 1, "partial": tmp_path / "p"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Program, "__call__", failing)
+        with pytest.raises(KeyboardInterrupt):
+            loop.fit(task, start, source_of(), RECIPE, **options)
+    assert (tmp_path / "p").exists() != donated
+    made = []
+    assert_equal(
+        loop.fit(task, start, source_of(), RECIPE, watch=made.append, **options), uninterrupted
+    )
+    assert len(made) == (6 if donated else 5)
 
 
 # How images and steps come
@@ -236,10 +287,10 @@ def test_images_on_the_devices_are_those_of_the_host(mirror):
     source = source_of(41)
     options = {"batch_size": 16, "size": SIZE, "train": True, "mirror": mirror, "seed": 3}
     data = jax.tree.map(np.asarray, feed.resident(source, None))
-    order = input_.Order(41, **options)
+    order = Order(41, **options)
     assert order.batches == 3
     take = jax.jit(functools.partial(feed.crops, SIZE))
-    for number, expected in enumerate(input_.batches(source, **options, epochs=2)):
+    for number, expected in enumerate(batches.batches(source, **options, epochs=2)):
         taken = take(data, order(number))
         real = expected["mask"]
         np.testing.assert_array_equal(taken["mask"], real)
@@ -251,15 +302,15 @@ def test_images_on_the_devices_are_those_of_the_host(mirror):
 @pytest.mark.slow
 def test_training_is_the_same_wherever_images_come_from_and_steps_go():
     task = task_of("alexnet")
-    start = train.initial(task.module, SIZE, 0)
+    start = steps.initial(task.module, SIZE, 0)
     source = source_of()
     assert feed.resident(source, None) is not None
-    _, expected = fitting.fit(task, start, source, RECIPE, size=SIZE, seed=1, mirror=True)
-    from_host = fitting.fit(task, start, records_of(source), RECIPE, size=SIZE, seed=1, mirror=True)
+    _, expected = loop.fit(task, start, source, RECIPE, size=SIZE, seed=1, mirror=True)
+    from_host = loop.fit(task, start, records_of(source), RECIPE, size=SIZE, seed=1, mirror=True)
     np.testing.assert_allclose(from_host[1], expected, rtol=1e-5)
     seen = []
     options = {"seed": 1, "mirror": True, "per_call": 4, "watch": seen.append}
-    _, losses = fitting.fit(task, start, source, RECIPE, size=SIZE, **options)
+    _, losses = loop.fit(task, start, source, RECIPE, size=SIZE, **options)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     assert [done.images for done in seen] == [128, 32, 32]
 
@@ -267,34 +318,35 @@ def test_training_is_the_same_wherever_images_come_from_and_steps_go():
 @pytest.mark.slow
 def test_data_sets_of_all_sizes_share_one_program(monkeypatch):
     task = task_of("alexnet", num_classes=3)
-    start = train.initial(task.module, SIZE, 0)
+    start = steps.initial(task.module, SIZE, 0)
     traced = []
-    step = train.train_step
-    monkeypatch.setattr(train, "train_step", lambda *given: (traced.append(1), step(*given))[1])
+    step = steps.train_step
+    monkeypatch.setattr(steps, "train_step", lambda *given: (traced.append(1), step(*given))[1])
     for n in (40, 48, 72):
         source = source_of(n, num_classes=3)
         assert feed.resident(source, None) is not None
-        fitting.fit(task, start, source, RECIPE, size=SIZE)
+        loop.fit(task, start, source, RECIPE, size=SIZE)
     assert len(traced) == 1
 
 
 def test_images_that_do_not_fit_stay_on_the_host(monkeypatch):
     source = source_of(seed=9)
-    monkeypatch.setattr(feed, "RESIDENT", source.images.nbytes - 1)
+    size = source.images.nbytes + 4 * len(source)
+    monkeypatch.setattr(feed, "RESIDENT", size - 1)
     assert feed.resident(source, None) is None
-    monkeypatch.setattr(feed, "RESIDENT", source.images.nbytes)
+    monkeypatch.setattr(feed, "RESIDENT", size)
     assert feed.resident(source, None)["images"].shape == source.images.shape
 
 
 @pytest.mark.slow
 def test_bfloat16_trains_as_float32_does_and_keeps_float32_weights():
     source = source_of()
-    recipe = train.Recipe(steps=30, batch_size=32, learning_rate=0.05)
+    recipe = Recipe(steps=30, batch_size=32, learning_rate=0.05)
     ended = {}
     for dtype in (jnp.float32, jnp.bfloat16):
         task = task_of(dtype=dtype)
-        start = train.initial(task.module, SIZE, 0)
-        variables, losses = fitting.fit(task, start, source, recipe, size=SIZE)
+        start = steps.initial(task.module, SIZE, 0)
+        variables, losses = loop.fit(task, start, source, recipe, size=SIZE)
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
         ended[dtype] = losses
     assert not np.array_equal(*ended.values())
@@ -307,23 +359,23 @@ def test_batch_norm_per_device_counts_real_rows_alone():
     """Four devices, of which the last two have padding alone: as if they were not there."""
     module = task_of().module.clone(axis_name=None)
     task = task_of()._replace(module=module)
-    start = train.initial(module, SIZE, 0)
+    start = steps.initial(module, SIZE, 0)
     batch = without_index(batches_of(source_of(8), 16)[0])
     assert batch["mask"].tolist() == [True] * 8 + [False] * 8
-    rates = train.Rates(np.zeros(1, np.float32), np.zeros(1, np.float32))
+    rates = Rates(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))
     stack = jax.tree.map(lambda x: x[None], batch)
-    state, _ = train.compiled_train_steps(task)(
-        parallel.replicate(train.new_state(task, start), copy=True),
-        parallel.shard(stack, axis=1),
+    state, _ = steps.compiled_train_runs(task)(
+        parallel.replicate(Program(task, [Point(RECIPE)]).initial(start), copy=True),
+        [parallel.shard(stack, axis=1)],
         rates,
-        jax.random.key(0),
+        jax.random.key(0)[None],
     )
     halves = []
     for rows in (slice(0, 4), slice(4, 8)):
-        images = train.normalise(jnp.asarray(batch["image"][rows]), task)
+        images = layers.normalise(jnp.asarray(batch["image"][rows]), task.mean, task.std)
         _, updated = module.apply(start, images, train=True, mutable=["batch_stats"])
         halves.append(updated["batch_stats"])
-    expected = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    expected = jax.tree.map(lambda a, b: (a + b)[None] / 2, *halves)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
         dict(state.variables["batch_stats"]),
@@ -336,12 +388,12 @@ def test_batch_norm_per_device_counts_real_rows_alone():
 
 def points_of(**changes):
     """A base and what differs from it, one at a time."""
-    points = [fitting.Point(RECIPE, seed=1)]
+    points = [Point(RECIPE, seed=1)]
     for name, value in changes.items():
         if name == "seed":
-            points.append(fitting.Point(RECIPE, seed=value))
+            points.append(Point(RECIPE, seed=value))
         else:
-            points.append(fitting.Point(dataclasses.replace(RECIPE, **{name: value}), seed=1))
+            points.append(Point(dataclasses.replace(RECIPE, **{name: value}), seed=1))
     return points
 
 
@@ -354,12 +406,12 @@ def points_of(**changes):
 )
 def test_a_grid_in_one_program_gives_what_separate_runs_give(changes):
     task = task_of("alexnet")
-    start = train.initial(task.module, SIZE, 0)
+    start = steps.initial(task.module, SIZE, 0)
     points = points_of(**changes)
-    together = fitting.fit_together(task, start, source_of(), points, size=SIZE)
+    together = loop.fit_together(task, start, source_of(), points, size=SIZE)
     assert len(together) == len(points)
     for point, fitted in zip(points, together, strict=True):
-        variables, losses = fitting.fit(
+        variables, losses = loop.fit(
             task, start, source_of(), point.recipe, seed=point.seed, size=SIZE
         )
         np.testing.assert_allclose(fitted.losses, losses, rtol=2e-3, atol=1e-4)
@@ -372,24 +424,24 @@ def test_a_grid_in_one_program_gives_what_separate_runs_give(changes):
 @pytest.mark.slow
 def test_of_a_grid_the_points_that_diverge_do_not_stop_the_others():
     task = task_of("alexnet")
-    start = train.initial(task.module, SIZE, 0)
+    start = steps.initial(task.module, SIZE, 0)
     wild = dataclasses.replace(RECIPE, learning_rate=1e20)
-    points = [fitting.Point(wild), fitting.Point(RECIPE)]
-    lost, kept = fitting.fit_together(task, start, source_of(), points, size=SIZE)
+    points = [Point(wild), Point(RECIPE)]
+    lost, kept = loop.fit_together(task, start, source_of(), points, size=SIZE)
     assert lost.diverged is not None
     assert lost.diverged < 6
     assert kept.diverged is None
     assert len(kept.losses) == 6
-    both = fitting.fit_together(task, start, source_of(), [points[0]] * 2, size=SIZE)
+    both = loop.fit_together(task, start, source_of(), [points[0]] * 2, size=SIZE)
     assert all(len(fitted.losses) < 6 for fitted in both)  # nothing is left to train
 
 
 @pytest.mark.slow
 def test_an_interrupted_grid_goes_on(tmp_path):
     task = task_of("alexnet")
-    start = train.initial(task.module, SIZE, 0)
+    start = steps.initial(task.module, SIZE, 0)
     points = points_of(learning_rate=0.01)
-    expected = fitting.fit_together(task, start, source_of(), points, size=SIZE)
+    expected = loop.fit_together(task, start, source_of(), points, size=SIZE)
 
     def stop(done):
         if done.first == 2:
@@ -397,9 +449,9 @@ def test_an_interrupted_grid_goes_on(tmp_path):
 
     options = {"size": SIZE, "partial": tmp_path / "p"}
     with pytest.raises(KeyboardInterrupt):
-        fitting.fit_together(task, start, source_of(), points, watch=stop, **options)
+        loop.fit_together(task, start, source_of(), points, watch=stop, **options)
     made = []
-    found = fitting.fit_together(task, start, source_of(), points, watch=made.append, **options)
+    found = loop.fit_together(task, start, source_of(), points, watch=made.append, **options)
     assert made[0].images == 0
     assert made[0].metrics["loss"].shape == (2, 4)
     for a, b in zip(found, expected, strict=True):
@@ -411,17 +463,18 @@ def test_an_interrupted_grid_goes_on(tmp_path):
 def test_a_training_stops_where_it_is_told_to_and_goes_on_from_there(uninterrupted, tmp_path):
     task, start, *_ = uninterrupted
     options = {"size": SIZE, "seed": 1, "partial": tmp_path / "p"}
-    _, losses = fitting.fit(task, start, source_of(), RECIPE, until=2, **options)
+    _, losses = loop.fit(task, start, source_of(), RECIPE, until=2, **options)
     np.testing.assert_array_equal(losses, uninterrupted[3][:2])
-    _, again = fitting.fit(task, start, source_of(), RECIPE, until=2, **options)
+    _, again = loop.fit(task, start, source_of(), RECIPE, until=2, **options)
     np.testing.assert_array_equal(again, losses)
-    assert_equal(fitting.fit(task, start, source_of(), RECIPE, **options), uninterrupted)
+    assert_equal(loop.fit(task, start, source_of(), RECIPE, **options), uninterrupted)
 
 
 def test_points_of_different_lengths_are_refused():
     task = task_of("alexnet")
-    points = [fitting.Point(RECIPE), fitting.Point(dataclasses.replace(RECIPE, steps=7))]
+    points = [Point(RECIPE), Point(dataclasses.replace(RECIPE, steps=7))]
     with pytest.raises(
-        ValueError, match=r"same steps and batch size; found \[\(6, 32\), \(7, 32\)\]"
+        ValueError,
+        match=r"points of a grid have \(steps, batch size\) \[\(6, 32\), \(7, 32\)\]; expected one",
     ):
-        fitting.fit_together(task, {}, source_of(), points, size=SIZE)
+        loop.fit_together(task, {}, source_of(), points, size=SIZE)

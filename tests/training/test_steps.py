@@ -9,9 +9,10 @@ import optax
 import pytest
 from learnable import SIZE, batches_of, source_of, task_of, without_index
 
-from jaxparc import features, parallel
-from jaxparc.training import batches as input_
-from jaxparc.training import steps as train
+from jaxparc import parallel
+from jaxparc.models import layers
+from jaxparc.training import steps
+from jaxparc.training.steps import Rates, Recipe, Task
 
 
 def test_what_was_copied_outlives_what_is_donated():
@@ -40,32 +41,36 @@ def test_what_was_copied_outlives_what_is_donated():
 @pytest.mark.slow
 def test_four_devices_give_the_losses_of_one(name, fields):
     task = task_of(name, **fields)
-    state = train.new_state(task, train.initial(task.module, SIZE, 0))
+    state = steps.new_state(task, steps.initial(task.module, SIZE, 0))
     # 72 = 2 x 32 + 8: in the third batch two devices have padding alone
     batches = [*batches_of(source_of(), 32), *batches_of(source_of(seed=1), 32)][:5]
     assert sum(not batch["mask"].all() for batch in batches) == 1
     key = jax.random.key(0)
-    learning = train.Recipe(steps=100, batch_size=32, learning_rate=0.1).learning_rates()
+    learning = Recipe(steps=100, batch_size=32, learning_rate=0.1).learning_rates()
 
     one = jax.jit(
         jax.vmap(
-            functools.partial(train.train_step, task),
+            functools.partial(steps.train_step, task),
             in_axes=(None, 0, None, None),
             out_axes=None,
             axis_name=parallel.AXIS,
         )
     )
-    four = train.compiled_train_steps(task)
+    four = steps.compiled_train_runs(task)
     assert jax.local_device_count() == 4
     for rate, batch in zip(learning, map(without_index, batches), strict=False):
-        rates = train.Rates(rate, np.float32(1e-4))
+        rates = Rates(rate, np.float32(1e-4))
         stack, several = jax.tree.map(lambda x: x[None], (batch, rates))
+        grid_of_one = jax.tree.map(lambda x: np.asarray(x)[None], (state, several))
         # every step from one state: rounding grows a thousandfold per step in GoogLeNet
-        of_four = parallel.replicate(state, copy=True)
-        of_four, told_by_four = four(of_four, parallel.shard(stack, axis=1), several, key)
+        of_four = parallel.replicate(grid_of_one[0], copy=True)
+        of_four, told_by_four = four(
+            of_four, [parallel.shard(stack, axis=1)], grid_of_one[1], key[None]
+        )
+        of_four = jax.tree.map(lambda x: np.asarray(x)[0], of_four)
         of_one, told = one(state, stack, rates, key)
         for name in ("loss", "accuracy"):
-            np.testing.assert_allclose(told_by_four[name], [told[name]], rtol=0, atol=1e-5)
+            np.testing.assert_allclose(told_by_four[name], [[told[name]]], rtol=0, atol=1e-5)
         before, of_one, of_four = jax.device_get((state, of_one, of_four))
         change, off = (
             optax.tree.norm(jax.tree.map(np.subtract, x.variables, of_one.variables))
@@ -81,12 +86,12 @@ def test_normalise_is_the_usual_formula():
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     expected = (images / 255.0 - np.array(task.mean)) / np.array(task.std)
     np.testing.assert_allclose(
-        train.normalise(jnp.asarray(images), task), expected, rtol=1e-5, atol=1e-6
+        layers.normalise(jnp.asarray(images), task.mean, task.std), expected, rtol=1e-5, atol=1e-6
     )
 
 
 def test_learning_rates_warm_up_and_decay_as_a_cosine():
-    rates = train.Recipe(steps=20, batch_size=1, learning_rate=0.4, warmup=0.25).learning_rates()
+    rates = Recipe(steps=20, batch_size=1, learning_rate=0.4, warmup=0.25).learning_rates()
     step = np.arange(20)
     cosine = 0.4 * (1 + np.cos(np.pi * (step - 5) / 15)) / 2
     np.testing.assert_allclose(rates, np.where(step < 5, 0.08 * step, cosine), atol=1e-7)
@@ -96,10 +101,10 @@ def test_learning_rates_warm_up_and_decay_as_a_cosine():
 def test_weight_decay_is_on_kernels_alone(name):
     """One step on no gradient: what shrinks is what decays."""
     task = task_of(name)
-    state = train.new_state(task, train.initial(task.module, SIZE, 0))
+    state = steps.new_state(task, steps.initial(task.module, SIZE, 0))
     params = state.variables["params"]
     zeros = jax.tree.map(np.zeros_like, params)
-    updates, _ = jax.jit(train.optimizer(task, 0.1).update)(zeros, state.momentum, params)
+    updates, _ = jax.jit(steps.optimizer(task, 0.1).update)(zeros, state.momentum, params)
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
         assert bool(np.any(update)) == (path[-1].key == "kernel"), path
 
@@ -110,13 +115,13 @@ def test_multi_label_loss_is_the_sum_of_binary_cross_entropies():
     labels = (rng.random((6, 4)) < 0.4).astype(np.float32)
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     expected = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).sum(axis=1)
-    np.testing.assert_allclose(train.losses(logits, labels, multi_label=True), expected, rtol=1e-5)
+    np.testing.assert_allclose(steps.losses(logits, labels, multi_label=True), expected, rtol=1e-5)
 
 
 def test_a_new_head_leaves_the_rest_alone():
     task = task_of()
-    old = train.initial(task.module, SIZE, 0)
-    new = train.with_new_head(old, 9, seed=1)
+    old = steps.initial(task.module, SIZE, 0)
+    new = steps.with_new_head(old, 9, seed=1)
     width = old["params"]["head"]["kernel"].shape[0]
     assert new["params"]["head"]["kernel"].shape == (width, 9)
     assert new["params"]["head"]["bias"].shape == (9,)
@@ -129,8 +134,8 @@ def test_optax_trace_and_a_scalar_rate_are_sgd_with_momentum():
     """Two steps against optax's own sgd, which has the rate inside."""
     params = {"a": {"kernel": np.float32([1.0, -2.0])}}
     gradients = {"a": {"kernel": np.float32([0.3, 0.1])}}
-    task = train.Task(None, (0, 0, 0), (1, 1, 1))
-    ours, theirs = train.optimizer(task), optax.sgd(0.1, momentum=0.9)
+    task = Task(None, (0, 0, 0), (1, 1, 1))
+    ours, theirs = steps.optimizer(task), optax.sgd(0.1, momentum=0.9)
     state, expected_state, p, q = ours.init(params), theirs.init(params), params, params
     for _ in range(2):
         updates, state = ours.update(gradients, state, p)
@@ -141,22 +146,5 @@ def test_optax_trace_and_a_scalar_rate_are_sgd_with_momentum():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="6 rows does not divide over 4 devices"):
+    with pytest.raises(ValueError, match="the batch has 6 rows; expected a multiple of 4 devices"):
         parallel.shard({"image": np.zeros((6, 2, 2, 3), np.uint8)})
-
-
-def test_extract_gives_the_features_and_probabilities_of_every_image_in_order():
-    task = task_of()
-    variables, source = train.initial(task.module, SIZE, 0), source_of(41)
-    seen, probs = features.extract(task, variables, source, size=SIZE, batch_size=16)
-    batch = next(input_.batches(source, batch_size=41, size=SIZE, train=False))
-    images = train.normalise(jnp.asarray(batch["image"]), task)
-    logits, activations = task.module.apply(variables, images)
-    np.testing.assert_allclose(seen, activations["features"], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(probs, jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
-
-
-def test_a_subset_keeps_the_order_of_its_indices():
-    source = source_of(10)
-    subset = features.Subset(source, np.array([7, 2, 2]))
-    assert [subset[i]["label"] for i in range(len(subset))] == [7 % 5, 2, 2]

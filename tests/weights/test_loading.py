@@ -12,14 +12,14 @@ import pytest
 from golden import drawn, every, photographs
 from safetensors.numpy import save_file
 
-from jaxparc import models
+from jaxparc import models, weights
 from jaxparc.__main__ import main
-from jaxparc.weights import WeightsError, loading, native, reading, resnets, torchvision
+from jaxparc.weights import WeightsError, native, reading, resnets, torchvision
 
 
 def torchvision_state(name, num_classes=5):
     shapes = torchvision.variable_shapes(name, num_classes=num_classes, width=0.0625)
-    entries = torchvision.scheme(name, shapes)
+    entries = torchvision.entries(name, shapes)
     return drawn.weights({entry.key: entry.torch_shape for entry in entries})
 
 
@@ -71,7 +71,7 @@ def test_a_network_without_a_head_has_features(stride_in_1x1, state):
 def test_names_of_torchvision_behind_a_prefix(prefix, state, tmp_path):
     given = {prefix + key: array for key, array in state.items()}
     given[f"{prefix}bn1.num_batches_tracked"] = np.zeros((), np.int64)
-    loaded = models.load("resnet50", saved(tmp_path / "w.safetensors", given))
+    loaded = weights.load("resnet50", saved(tmp_path / "w.safetensors", given))
     assert_same(loaded.variables, state)
     assert (loaded.scheme, loaded.module.num_classes) == ("pytorch", 5)
     assert loaded.left_out == (f"{prefix}bn1.num_batches_tracked",)
@@ -84,7 +84,7 @@ def test_vissl(state, tmp_path):
     nested = {"classy_state_dict": {"base_model": {"model": {"trunk": trunk, "heads": {}}}}}
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps({**nested, "phase_idx": 7}))
-    assert_backbone(models.load("resnet50", path), state)
+    assert_backbone(weights.load("resnet50", path), state)
 
 
 def test_momentum_contrast(state, tmp_path):
@@ -95,7 +95,7 @@ def test_momentum_contrast(state, tmp_path):
     given |= {"module.queue": np.zeros((8, 4)), "module.queue_ptr": np.zeros(1, np.int64)}
     path = tmp_path / "w.npz"
     np.savez(path, **given)
-    loaded = models.load("resnet50", path)
+    loaded = weights.load("resnet50", path)
     assert_backbone(loaded, state)
     assert {"module.queue", "module.encoder_q.fc.weight"} <= set(loaded.left_out)
     assert sum(name.startswith("module.encoder_k.") for name in loaded.left_out) == len(state)
@@ -112,7 +112,7 @@ def test_momentum_contrast(state, tmp_path):
 def test_projection_heads_are_left_out(beside, state, tmp_path):
     given = {**without_head(state), **{name: np.zeros((2, 2), np.float32) for name in beside}}
     given = {f"module.{key}": array for key, array in given.items()}
-    loaded = models.load("resnet50", saved(tmp_path / "w.safetensors", given))
+    loaded = weights.load("resnet50", saved(tmp_path / "w.safetensors", given))
     assert_backbone(loaded, state)
     assert set(loaded.left_out) == {f"module.{name}" for name in beside}
 
@@ -153,7 +153,7 @@ def test_detectron2(prefix, last, beside, state, tmp_path):
     given |= {name: np.zeros(3, np.float32) for name in beside}
     path = tmp_path / "model_final.pkl"
     path.write_bytes(pickle.dumps({"model": given, "__author__": "Detectron2 Model Zoo"}))
-    loaded = models.load("resnet50", path)
+    loaded = weights.load("resnet50", path)
     assert_backbone(loaded, state)
     assert loaded.scheme == "detectron2"
     assert set(loaded.left_out) == set(beside)
@@ -225,12 +225,12 @@ def test_keras(age, form, state, tmp_path):
         for i in range(3):
             third = len(data) // 3 + 1
             (path / f"shard{i}.bin").write_bytes(data[i * third : (i + 1) * third])
-        weights = [
+        described = [
             {"name": key, "shape": array.shape, "dtype": "float32"} for key, array in given.items()
         ]
-        manifest = [{"paths": [f"shard{i}.bin" for i in range(3)], "weights": weights}]
+        manifest = [{"paths": [f"shard{i}.bin" for i in range(3)], "weights": described}]
         (path / "model.json").write_text(json.dumps({"weightsManifest": manifest}))
-    loaded = models.load("resnet50", path)
+    loaded = weights.load("resnet50", path)
     assert_same(loaded.variables, state)
     assert loaded.scheme == "keras"
     assert loaded.module.stride_in_1x1
@@ -270,7 +270,7 @@ def test_caffe2(nested, state, tmp_path):
     given = caffe2(state)
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps({"blobs": given} if nested else given))
-    loaded = models.load("resnet50", path)
+    loaded = weights.load("resnet50", path)
     assert (loaded.scheme, loaded.module.num_classes) == ("caffe2", 5)
     assert set(loaded.left_out) == {"lr", "conv1_w_momentum"}
     # the same function, written differently: torchvision's weights with the same stride
@@ -294,21 +294,21 @@ def test_converted_weights_are_the_same_network(scheme, state, tmp_path, capsys)
     out = capsys.readouterr().out
     assert f"resnet50, {scheme}'s names, {0 if scheme == 'detectron2' else 5} classes" in out
     before, after = (
-        models.load("resnet50", path, scheme=scheme),
-        models.load("resnet50", tmp_path / "own.safetensors"),
+        weights.load("resnet50", path, scheme=scheme),
+        weights.load("resnet50", tmp_path / "own.safetensors"),
     )
     jax.tree.map(np.testing.assert_array_equal, after.variables, before.variables)
     assert after.scheme == "jaxparc"
     assert (after.spec.mean, after.spec.std) == (before.spec.mean, before.spec.std)
     assert after.module == before.module
-    with pytest.raises(WeightsError, match="it is of resnet50, not of resnet18"):
-        models.load("resnet18", tmp_path / "own.safetensors")
+    with pytest.raises(WeightsError, match="the weights are of resnet50; expected resnet18"):
+        weights.load("resnet18", tmp_path / "own.safetensors")
 
 
 @every.model()
 def test_the_architecture_is_told_by_the_names(name, tmp_path):
     given = {f"module.{key}": array for key, array in torchvision_state(name).items()}
-    assert loading.guess(saved(tmp_path / "w.safetensors", given)) == name
+    assert weights.guess(saved(tmp_path / "w.safetensors", given)) == name
 
 
 def test_converting_what_cannot_be_is_one_line(state, tmp_path, capsys):
@@ -330,11 +330,11 @@ def test_converting_what_cannot_be_is_one_line(state, tmp_path, capsys):
 
 def test_a_damaged_file_of_our_own_is_named(state, tmp_path):
     path = saved(tmp_path / "w.safetensors", state)
-    native.save(models.load("resnet50", path), tmp_path / "own.safetensors")
+    native.save(weights.load("resnet50", path), tmp_path / "own.safetensors")
     whole = (tmp_path / "own.safetensors").read_bytes()
     path.write_bytes(whole[:-1000])
     with pytest.raises(WeightsError, match=r"w\.safetensors cannot be read"):
-        models.load("resnet50", path)
+        weights.load("resnet50", path)
 
 
 # What does not fit
@@ -354,7 +354,7 @@ def test_every_key_is_accounted_for_in_every_scheme(state, tmp_path):
         path = tmp_path / f"{scheme}.npz"
         np.savez(path, **changed)
         with pytest.raises(WeightsError) as error:
-            models.load("resnet50", path)
+            weights.load("resnet50", path)
         message = str(error.value)
         assert message.startswith(f"{path}: the weights do not fit resnet50 (")
         assert "missing: layer" in message
@@ -365,14 +365,14 @@ def test_every_key_is_accounted_for_in_every_scheme(state, tmp_path):
 def test_another_architecture_is_named(given, tmp_path):
     path = saved(tmp_path / "w.safetensors", torchvision_state(given))
     with pytest.raises(WeightsError, match=f"it looks like {given}$"):
-        models.load("resnet50", path)
+        weights.load("resnet50", path)
 
 
 def test_other_names_are_shown(tmp_path):
     path = tmp_path / "w.npz"
     np.savez(path, **{"patch_embed.proj.weight": np.zeros((2, 3, 4, 4)), "norm.bias": np.zeros(2)})
     with pytest.raises(WeightsError) as error:
-        models.load("resnet50", path)
+        weights.load("resnet50", path)
     assert "of no known scheme: patch_embed.proj.weight, norm.bias; known: c" in str(error.value)
 
 
@@ -381,27 +381,52 @@ def test_values_that_are_not_finite_are_named(state, tmp_path):
     broken.flat[5] = np.nan
     path = saved(tmp_path / "w.safetensors", {**state, "layer3.0.conv1.weight": broken})
     with pytest.raises(WeightsError, match=r"layer3\.0\.conv1\.weight has values that are not fin"):
-        models.load("resnet50", path)
+        weights.load("resnet50", path)
 
 
 def test_a_fresh_head_and_another_number_of_classes(state, tmp_path):
     path = saved(tmp_path / "w.safetensors", without_head(state))
-    loaded = models.load("resnet50", path, num_classes=9)
+    loaded = weights.load("resnet50", path, num_classes=9)
     kernel = loaded.variables["params"]["head"]["kernel"]
     assert kernel.shape == (128, 9)
     assert np.ptp(kernel) > 0
     path = saved(tmp_path / "h.safetensors", state)
-    with pytest.raises(WeightsError, match="its head is of 5 classes, not of 9"):
-        models.load("resnet50", path, num_classes=9)
+    with pytest.raises(WeightsError, match="the head has 5 classes; expected 9"):
+        weights.load("resnet50", path, num_classes=9)
 
 
 @pytest.mark.parametrize("name", ["alexnet", "googlenet"])
 def test_the_other_architectures_load_too(name, tmp_path):
     state = torchvision_state(name)
     given = {f"module.{key}": array for key, array in state.items()}
-    loaded = models.load(name, saved(tmp_path / "w.safetensors", given))
+    loaded = weights.load(name, saved(tmp_path / "w.safetensors", given))
     expected = torchvision.from_torchvision(name, state)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, expected)
+
+
+def test_the_architecture_may_be_left_to_the_names(state, tmp_path):
+    path = saved(tmp_path / "w.safetensors", state)
+    loaded = weights.load(None, path)
+    assert loaded.spec.name == "resnet50"
+    assert_same(loaded.variables, state)
+    with pytest.raises(WeightsError, match="unknown scheme 'timm' of resnet50"):
+        weights.load(None, path, scheme="timm")
+    thinner = {k: v for k, v in state.items() if not k.startswith("layer3.5.")}
+    with pytest.raises(ValueError, match="unknown architecture 'a ResNet of"):
+        weights.load(None, saved(path, thinner))
+
+
+def test_models_load_is_a_deprecated_alias(state, tmp_path):
+    path = saved(tmp_path / "w.safetensors", state)
+    with pytest.warns(DeprecationWarning, match=r"models\.load is deprecated; use .*weights\.load"):
+        loaded = models.load("resnet50", path, num_classes=5)
+    assert isinstance(loaded, weights.Loaded)
+    assert_same(loaded.variables, state)
+    with (
+        pytest.warns(DeprecationWarning, match="deprecated"),
+        pytest.raises(WeightsError, match="the head has 5 classes; expected 9"),
+    ):
+        models.load("resnet50", path, num_classes=9)
 
 
 # Files
@@ -410,15 +435,15 @@ def test_the_other_architectures_load_too(name, tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<!DOCTYPE html>", "begins with b'<!DOCTYPE html>'; known: PyTorch's files"),
+        (b"<!DOCTYPE html>", "begins with b'<!DOCTYPE html>'; expected a file of PyTorch"),
         (b"", "begins with b''"),
         (b"PK\x03\x04cut", "is damaged"),
         (b"\x89HDF\r\n\x1a\ncut", "cannot be read"),
         (b"\x08\0\0\0\0\0\0\0{}      ", "holds no arrays"),
         (b"\xff\xff\xff\xff\0\0\0\0{}", "begins with"),
-        (b"{}", "has no weightsManifest"),
+        (b"{}", "has neither weightsManifest nor weight_map"),
         (b"{", "cannot be read"),
-        (pickle.dumps([1, 2]), "holds a list, no weights by name"),
+        (pickle.dumps([1, 2]), "holds a list; expected arrays by name"),
         (pickle.dumps({"epoch": 3}), "holds no arrays, but epoch"),
         (pickle.dumps({"model": {"optimizer": 1}}), "holds no arrays, but optimizer"),
     ],
@@ -436,10 +461,16 @@ def test_other_files_are_named(content, reason, tmp_path):
 def test_shards_outside_of_the_folder_and_short_ones_are_refused(tmp_path):
     weight = {"name": "a", "shape": [4], "dtype": "float32"}
     cases = {
-        "names a shard '../secret'": ({"paths": ["../secret"], "weights": [weight]}, 16),
-        "its shards end before a": ({"paths": ["x"], "weights": [weight]}, 15),
-        "hold 1 bytes too many": ({"paths": ["x"], "weights": [weight]}, 17),
-        "a is no float32": ({"paths": ["x"], "weights": [weight | {"dtype": "uint8"}]}, 16),
+        "shard '../secret' is outside of the folder": (
+            {"paths": ["../secret"], "weights": [weight]},
+            16,
+        ),
+        "the shards end before a": ({"paths": ["x"], "weights": [weight]}, 15),
+        "the shards have 1 bytes more than declared": ({"paths": ["x"], "weights": [weight]}, 17),
+        "a is uint8 stored as uint8; expected float32": (
+            {"paths": ["x"], "weights": [weight | {"dtype": "uint8"}]},
+            16,
+        ),
     }
     for reason, (group, size) in cases.items():
         (tmp_path / "x").write_bytes(bytes(size))
@@ -485,7 +516,7 @@ def keras_resnet50():
 @pytest.mark.slow
 def test_keras_resnet50_on_photographs(keras_resnet50):
     images, labels = photographs.of_size(224)
-    _, probs = photographs.seen(models.load("resnet50", keras_resnet50), images)
+    _, probs = photographs.seen(weights.load("resnet50", keras_resnet50), images)
     assert (np.argmax(probs, axis=1) == labels).sum() >= 19
     five = np.argsort(-probs, axis=1)[:, :5]
     assert (five == labels[:, None]).any(axis=1).all()
@@ -498,7 +529,7 @@ def test_features_are_those_of_the_original_framework(keras_resnet50):
     """Its own model.json, layer by layer in TensorFlow: nothing of ours in between."""
     pytest.importorskip("tensorflow", reason='pip install "jaxparc[prepare]"')
     images, _ = photographs.of_size(224)
-    loaded = models.load("resnet50", keras_resnet50)
+    loaded = weights.load("resnet50", keras_resnet50)
     features, probs = photographs.seen(loaded, images)
     original_features, original_probs = in_tensorflow(keras_resnet50, images)
     scale = np.abs(original_features).max()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from golden import drawn, every, photographs
 
-from jaxparc import models
+from jaxparc import models, weights
 from jaxparc.models.mobilenet import ARCHITECTURES
-from jaxparc.weights import WeightsError, loading, schemes, torchvision
+from jaxparc.weights import WeightsError, schemes, torchvision
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 every_mobilenet = pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def timm(name):
 
 def of_torchvision(name, num_classes=5):
     shapes = torchvision.variable_shapes(name, num_classes=num_classes, width=0.0625)
-    entries = torchvision.scheme(name, shapes)
+    entries = torchvision.entries(name, shapes)
     return drawn.weights({entry.key: entry.torch_shape for entry in entries})
 
 
@@ -73,17 +73,17 @@ def test_weights_of_timm(name, tmp_path):
     theirs = [k for k in timm(name) if k not in counters(timm(name))]
     path = tmp_path / "w.npz"
     np.savez(path, **{t: ours[k] for t, k in zip(theirs, order, strict=True)})
-    assert loading.guess(path) == name
+    assert weights.guess(path) == name
     # pytorch-image-models: default_cfg of tf_efficientnet_lite0, and of efficientnet_lite0
     half, imagenet = (0.5, 0.5, 0.5), models.get("resnet18").mean
     if name == "mobilenet_v2":
         variants = {None: (imagenet, None, None), name: (imagenet, None, None)}
     else:
         with pytest.raises(WeightsError, match=rf"variant is one of '{name}': eps .*; 'tf_{name}'"):
-            models.load(name, path)
+            weights.load(name, path)
         variants = {name: (imagenet, 1e-5, False), f"tf_{name}": (half, None, None)}
     for variant, (mean, eps, same_padding) in variants.items():
-        loaded = models.load(name, path, variant=variant)
+        loaded = weights.load(name, path, variant=variant)
         assert_same(loaded, ours)
         assert loaded.scheme == "timm"
         assert loaded.spec.mean == mean
@@ -95,7 +95,7 @@ def test_unknown_keys_of_timm_keep_their_names(tmp_path):
     state["blocks.1.0.se.conv_reduce.weight"] = np.zeros(3)
     np.savez(tmp_path / "w.npz", **state, **{"conv_head.weight": np.zeros((80, 20, 1, 1))})
     with pytest.raises(WeightsError) as error:
-        models.load("efficientnet_lite0", tmp_path / "w.npz")
+        weights.load("efficientnet_lite0", tmp_path / "w.npz")
     for key in ("blocks.9.0.conv_pw.weight", "blocks.1.0.se.conv_reduce.weight"):
         assert f"unexplained: {key} (3,)" in str(error.value)
     assert "it looks like an EfficientNet with squeeze-and-excitation" in str(error.value)
@@ -125,11 +125,11 @@ def test_squeezenet_of_keras(tmp_path):
     state = of_torchvision("squeezenet1_1")
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps(keras_squeezenet(state)))
-    loaded = models.load("squeezenet1_1", path)
+    loaded = weights.load("squeezenet1_1", path)
     assert_same(loaded, state)
     assert (loaded.scheme, loaded.module.num_classes) == ("keras", 5)
     assert loaded.spec.mean == pytest.approx((123.68 / 255, 116.779 / 255, 103.939 / 255))
-    assert loading.guess(path) == "squeezenet1_1"
+    assert weights.guess(path) == "squeezenet1_1"
 
 
 def test_squeezenet_of_keras_is_accounted_for(tmp_path):
@@ -138,7 +138,7 @@ def test_squeezenet_of_keras_is_accounted_for(tmp_path):
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps(lists))
     with pytest.raises(WeightsError) as error:
-        models.load("squeezenet1_1", path)
+        weights.load("squeezenet1_1", path)
     assert "missing: features.4.squeeze.weight" in str(error.value)
     assert "unexplained: fire3/surprise/0" in str(error.value)
 
@@ -150,11 +150,13 @@ def test_a_given_scheme(tmp_path):
     state = of_torchvision("mobilenet_v2")
     path = tmp_path / "w.npz"
     np.savez(path, **state)
-    assert_same(models.load("mobilenet_v2", path, scheme="pytorch"), state)
-    with pytest.raises(WeightsError, match=r"w\.npz: the names .* are not timm's: features\."):
-        models.load("mobilenet_v2", path, scheme="timm")
+    assert_same(weights.load("mobilenet_v2", path, scheme="pytorch"), state)
+    with pytest.raises(
+        WeightsError, match=r"w\.npz: the names .* are not of the scheme 'timm': features\."
+    ):
+        weights.load("mobilenet_v2", path, scheme="timm")
     with pytest.raises(WeightsError, match="'caffe' of mobilenet_v2; known: timm, keras, pyt"):
-        models.load("mobilenet_v2", path, scheme="caffe")
+        weights.load("mobilenet_v2", path, scheme="caffe")
 
 
 @every.model([name for name in models.MODELS if name != "squeezenet1_1"])
@@ -164,7 +166,7 @@ def test_backbones_without_a_head_and_fresh_heads(name, tmp_path):
     path = tmp_path / "w.npz"
     np.savez(path, **{k: np.zeros(s, np.float32) for k, s in full.items() if k not in heads})
     for classes in (0, 3):
-        loaded = models.load(name, path, num_classes=classes or None)
+        loaded = weights.load(name, path, num_classes=classes or None)
         kernel = loaded.variables["params"]["head"]["kernel"]
         assert kernel.shape == (models.get(name).feature_width, classes)
         assert loaded.module.num_classes == classes
@@ -178,7 +180,7 @@ def test_backbones_without_a_head_and_fresh_heads(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("which", "right"), [("lite0", 17), ("lite1", 19), ("lite2", 18)])
 def test_efficientnet_lite_on_photographs(which, right):
-    loaded = models.load(f"efficientnet_{which}", efficientnet_lite(which))
+    loaded = weights.load(f"efficientnet_{which}", efficientnet_lite(which))
     images, labels = photographs.of_size(loaded.spec.input_size)
     _, probs = photographs.seen(loaded, images)
     assert (np.argmax(probs, axis=1) == labels).sum() >= right
@@ -195,7 +197,7 @@ def test_efficientnet_lite_against_the_original(which):
         "efficientnet_lite_pytorch", reason="pip install --no-deps efficientnet_lite_pytorch"
     )
     path = efficientnet_lite(which)
-    loaded = models.load(f"efficientnet_{which}", path)
+    loaded = weights.load(f"efficientnet_{which}", path)
     images, _ = photographs.of_size(loaded.spec.input_size)
     features, probs = photographs.seen(loaded, images)
 
@@ -226,7 +228,7 @@ def efficientnet_lite(which):
 def test_squeezenet_on_photographs():
     if not (path := Path(os.environ.get("JAXPARC_SQUEEZENET", ""))).is_file():
         pytest.skip("JAXPARC_SQUEEZENET names no squeezenet_weights.pkl of the package ndf 0.1.4")
-    loaded = models.load("squeezenet1_1", path)
+    loaded = weights.load("squeezenet1_1", path)
     images, labels = photographs.of_size(loaded.spec.input_size)
     _, probs = photographs.seen(loaded, images)
     assert (np.argmax(probs, axis=1) == labels).sum() >= 11

@@ -25,7 +25,7 @@ def golden(name):
 def resnet18():
     """A small one: an eighth of the channels."""
     shapes = torchvision.variable_shapes("resnet18", num_classes=3, width=0.125)
-    entries = torchvision.scheme("resnet18", shapes)
+    entries = torchvision.entries("resnet18", shapes)
     return drawn.weights({entry.key: entry.torch_shape for entry in entries})
 
 
@@ -51,7 +51,8 @@ def test_outputs_are_those_of_the_original(name):
 @every_model
 def test_the_scheme_names_every_key(name):
     shapes, _ = golden(name)
-    entries = torchvision.scheme(name, torchvision.variable_shapes(name, num_classes=drawn.CLASSES))
+    shapes_of_ours = torchvision.variable_shapes(name, num_classes=drawn.CLASSES)
+    entries = torchvision.entries(name, shapes_of_ours)
     wanted = {entry.key: entry.torch_shape for entry in entries}
     assert len(wanted) == len({entry.path for entry in entries}) == len(entries)
     left_out = {
@@ -64,7 +65,7 @@ def test_the_scheme_names_every_key(name):
 @every_model
 def test_layouts_go_both_ways(name):
     shapes = torchvision.variable_shapes(name, num_classes=3, width=0.125)
-    for entry in torchvision.scheme(name, shapes):
+    for entry in torchvision.entries(name, shapes):
         theirs = np.arange(np.prod(entry.torch_shape), dtype=np.float32)
         theirs = theirs.reshape(entry.torch_shape)
         ours = entry.to_flax(theirs)
@@ -99,7 +100,7 @@ def test_every_key_is_accounted_for(resnet18):
         "missing: layer2.0.downsample.1.running_var (16,)",
         "unexplained: layer5.0.conv1.weight (2, 2)",
         "unexplained: aux1.fc.bias (2,)",
-        "mis-shaped: conv1.weight: expected (8, 3, 7, 7), found (8, 3, 3, 3)",
+        "mis-shaped: conv1.weight: found (8, 3, 3, 3), expected (8, 3, 7, 7)",
     ]
 
 

@@ -17,12 +17,12 @@ class Digits(EmbeddedBuilder):
     NAMES = "0123456789"
 
     def examples(self, split: str) -> Iterator[Example]:
-        """Yields 1,297 train or 500 test images, stratified by class."""
+        """Yield 1,297 train or 500 test images, stratified by class."""
         from sklearn.datasets import load_digits
 
         data = load_digits()
         test = held_out(data.target, 500, seed=0)
-        # Pixels count ink from 0 to 16; 255 / 16 would leave fractions, so round.
+        # Pixels are integers from 0 to 16; scaling by 255 / 16 leaves fractions, which are rounded.
         images = np.rint(data.images * (255 / 16)).astype(np.uint8)
         for i in np.nonzero(test == (split == "test"))[0]:
             yield images[i], data.target[i]

@@ -17,7 +17,7 @@ class GlyphLetters(EmbeddedBuilder):
     NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
     def examples(self, split: str) -> Iterator[Example]:
-        """Yields 100 train or 40 test images of every letter."""
+        """Yield 100 train or 40 test images of every letter."""
         return draw(self.NAMES, split, {"train": 100, "test": 40}[split])
 
 
@@ -29,12 +29,12 @@ class GlyphDigits(EmbeddedBuilder):
     NAMES = "0123456789"
 
     def examples(self, split: str) -> Iterator[Example]:
-        """Yields 200 train or 80 test images of every digit."""
+        """Yield 200 train or 80 test images of every digit."""
         return draw(self.NAMES, split, {"train": 200, "test": 80}[split])
 
 
 def draw(characters: str, split: str, count: int) -> Iterator[Example]:
-    """Draws each character `count` times, using the split's fonts equally often, or nearly."""
+    """Yield `count` images of each character, with the split's fonts about equally often."""
     fonts = render.font_files(split)
     rng = np.random.default_rng([len(characters), render.SPLITS.index(split)])
     for label, character in enumerate(characters):

@@ -1,8 +1,8 @@
-"""Draws one character of one font, and distorts it.
+"""Drawing and distortion of one character of one font.
 
-The fonts are those that matplotlib ships and that have the Latin capitals and digits where
-Unicode puts them. Left out: cmex10 and cmsy10 (symbols), the STIX sizes and non-Unicode fonts
-and the DejaVu displays (no Latin letters), and Last Resort (every character is a framed A).
+The fonts are those of matplotlib that map the Latin capitals and digits to their Unicode code
+points. Left out: cmex10 and cmsy10 (symbols), the STIX sizes and non-Unicode fonts and the DejaVu
+displays (no Latin letters), and Last Resort (every character is a framed A).
 """
 
 from collections.abc import Mapping
@@ -45,22 +45,22 @@ FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
                 ),
             }
         ),
-        # One design through and through, with a roman, a bold, two italics, a sans and a
-        # typewriter: as varied as the training fonts, and related to none of them.
+        # One design, with a roman, a bold, two italics, a sans and a typewriter: as varied as the
+        # training fonts, and related to none of them.
         "test": MappingProxyType(
             {"Computer Modern": ("cmr10", "cmb10", "cmti10", "cmmi10", "cmss10", "cmtt10")}
         ),
     }
 )
-"""Font files of each split by family; all styles of a family are on one side."""
+"""Split -> family -> font files; all styles of a family are in one split."""
 
-_ZOOM = 4  # characters are drawn and distorted this much larger, then averaged down
+_ZOOM = 4  # characters are drawn and distorted at this scale, then averaged down
 _CAPITAL = 20 * _ZOOM  # height of a capital before distortion
-_WIDEST = 22 * _ZOOM  # wider characters (W, M) are narrowed to stay inside
+_WIDEST = 22 * _ZOOM  # wider characters (W, M) are narrowed to fit
 
 
 def font_files(split: str) -> list[Path]:
-    """Returns the font files of a split."""
+    """Return the font files of a split."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -68,8 +68,8 @@ def font_files(split: str) -> list[Path]:
 
 
 def shape_of(character: str, font: Path) -> Image.Image:
-    """Draws a character, white on black, in the middle of a canvas of SIDE x zoom pixels."""
-    # The basic layout is always there; the other one would make images depend on a library.
+    """Draw a character, white on black, in the centre of a canvas of SIDE times zoom pixels."""
+    # The basic layout is always available; with the other, images would depend on a library.
     face = ImageFont.truetype(font, 100, layout_engine=ImageFont.Layout.BASIC)
     top, bottom = face.getbbox("H")[1::2]
     face = face.font_variant(size=100 * _CAPITAL / (bottom - top))
@@ -88,11 +88,11 @@ def shape_of(character: str, font: Path) -> Image.Image:
 
 
 def distort(shape: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """Draws a shape under a random affine map, in random greys, with blur and noise.
+    """Distort a character by a random affine map, greys, blur and noise.
 
     Args:
-      shape: what `shape_of` gives.
-      rng: every choice comes from it, always the same number of draws.
+      shape: as returned by `shape_of`.
+      rng: all random choices are drawn from it, always the same number.
 
     Returns:
       (SIDE, SIDE) uint8.
@@ -100,13 +100,13 @@ def distort(shape: Image.Image, rng: np.random.Generator) -> np.ndarray:
     angle, shear = np.deg2rad(rng.uniform(-10, 10)), rng.uniform(-0.15, 0.15)
     scale = rng.uniform(0.85, 1.15, size=2)
     shift = rng.uniform(-1.5, 1.5, size=2) * _ZOOM
-    # Light on dark, as the scanned digits are that the glyphs are transferred to and from.
+    # Light on dark, like the scanned digits to and from which the glyphs are transferred.
     paper = rng.uniform(0, 80)
     ink = paper + rng.uniform(110, 175)
     blur, noise = rng.uniform(0, 0.8), rng.uniform(0, 14)
 
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    # PIL asks where each pixel comes from, hence the inverse.
+    # The inverse: PIL maps output pixels to input pixels.
     matrix = np.linalg.inv(turn @ np.array([[1, shear], [0, 1]]) @ np.diag(scale))
     centre = np.full(2, SIDE * _ZOOM / 2)
     origin = centre - matrix @ (centre + shift)

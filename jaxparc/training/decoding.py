@@ -1,0 +1,220 @@
+"""Records in, decoded images out: a whole data set once for all epochs, or crops as they are read.
+
+Every image is resized to a square a little larger than the network's input (eight sevenths: 256 for
+224, 36 for 32), as BiT does; its aspect is not kept. Training takes a random crop of it, evaluation
+the central one.
+"""
+
+import dataclasses
+import hashlib
+import math
+import os
+import shutil
+from concurrent import futures
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from jaxparc import files, locks
+from jaxparc.datasets.images import open_square
+from jaxparc.errors import InputError
+
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Number of processors that this process may use."""
+
+CACHE_LIMIT = 1 << 30
+"""Bytes of decoded images kept in memory: 276,000 images for 32 px, 5,400 for 224 px."""
+
+_CHUNK = 64  # images that a thread decodes at a time
+
+
+class Source(Protocol):
+    """Records read at random: `image`, uint8 (h, w, 3) or an encoded file, and `label`.
+
+    A label is an int or, where an image may have several classes, a collection of ints.
+    """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoded:
+    """A source whose images have been decoded and resized, once for all epochs.
+
+    Attributes:
+      images: (n, r, r, 3) uint8, where r is `resized(size)`.
+      labels: n labels.
+    """
+
+    images: np.ndarray
+    labels: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.images[index], "label": self.labels[index]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some records of a source, in the order of their indices."""
+
+    source: Source
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[int(self.indices[index])]
+
+
+@dataclasses.dataclass(frozen=True)
+class CentralCrops:
+    """The images of a source as evaluation takes them, decoded when they are sliced.
+
+    Attributes:
+      source: n records.
+      size: side of the crops, in pixels.
+      threads: that decode.
+    """
+
+    source: Source
+    size: int
+    threads: int = THREADS
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Return (b, size, size, 3) uint8."""
+        side = resized(self.size)
+        margin = (side - self.size) // 2
+        inner = slice(margin, margin + self.size)
+        indices = range(len(self.source))[rows]
+        with futures.ThreadPoolExecutor(self.threads) as pool:
+            squares = list(pool.map(lambda i: read(self.source, i, side)[0], indices))
+        return np.stack(squares)[:, inner, inner]
+
+
+def resized(size: int) -> int:
+    """Return the side that images are resized to before a size x size crop is taken.
+
+    Eight sevenths of `size`, rounded so that the central crop is exactly central.
+    """
+    return size + 2 * round(size / 14)
+
+
+def decode(
+    source: Source,
+    *,
+    size: int,
+    limit: int = CACHE_LIMIT,
+    file: Path | None = None,
+    threads: int = THREADS,
+) -> Source:
+    """Decode and resize a whole source, once for all epochs, into memory or onto disk.
+
+    Do this before the first epoch; `batches` gives the same bytes either way.
+
+    Args:
+      source: the records.
+      size: side of the crops that will be taken.
+      limit: bytes that may be kept in memory.
+      file: cache on disk of what needs more, if twice the space is free. Later calls with the same
+        `file` reuse it, so the name must identify the content, the size apart. Its directory is
+        made.
+      threads: that decode.
+
+    Returns:
+      A Decoded or, beyond the limit and without a file or space for it, `source` itself.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    side = resized(size)
+    shape = len(source), side, side, 3
+    if isinstance(source, Decoded):
+        return source
+    if math.prod(shape) <= limit:
+        images = np.empty(shape, np.uint8)
+        return Decoded(images, _fill(images, source, threads))
+    if file is None:
+        return source
+    kept = file.with_name(f"{file.name}-{side}.npy")
+    facts = kept.with_suffix(".json")  # written last: with it the cache is complete
+    with locks.folder(file.parent, wait=True):
+        files.clear(file.parent)
+        try:
+            known = files.read_sealed(facts)
+            labels = [tuple(x) if isinstance(x, list) else x for x in known["labels"]]
+            if known["sha256"] == _digest(kept):
+                return Decoded(_mapped(kept, shape), labels)
+        except (FileNotFoundError, files.DamagedFileError, KeyError, ValueError):
+            pass  # missing, damaged, or of an earlier version: made again
+        for old in (facts, kept):
+            old.unlink(missing_ok=True)
+        if 2 * math.prod(shape) > shutil.disk_usage(file.parent).free:
+            return source
+        with files.replacing(kept) as temporary:
+            mapped = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+            if hasattr(os, "posix_fallocate"):  # a disk that fills up would end the process later
+                with temporary.open("r+b") as opened:
+                    os.posix_fallocate(opened.fileno(), 0, temporary.stat().st_size)
+            labels = _fill(mapped, source, threads)
+            mapped.flush()
+        files.write_sealed(facts, {"labels": labels, "sha256": _digest(kept)})
+        return Decoded(_mapped(kept, shape), labels)
+
+
+def _digest(file: Path) -> str:
+    """Hash a file of pixels: nothing else notices damage, at one pass over it in each process."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    images = np.load(file, mmap_mode="r")
+    if images.shape != shape or images.dtype != np.uint8:
+        raise InputError(f"{file} holds {images.dtype} {images.shape}; expected uint8 {shape}")
+    return images
+
+
+def _fill(images: np.ndarray, source: Source, threads: int) -> list[Any]:
+    """Decode all of a source into `images`, and return the labels."""
+    labels: list[Any] = [None] * len(source)
+
+    def fill(start: int) -> None:
+        for i in range(start, min(start + _CHUNK, len(source))):
+            images[i], labels[i] = read(source, i, images.shape[1])
+
+    with futures.ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(fill, range(0, len(source), _CHUNK)):
+            pass
+    return labels
+
+
+def read(source: Source, index: int, side: int) -> tuple[np.ndarray, Any]:
+    """Return the image of a record, decoded and resized to (side, side, 3) uint8, and its label.
+
+    Raises:
+      InputError: the image cannot be decoded; the message has its index.
+    """
+    record = source[index]
+    try:
+        return _square(record["image"], side), record["label"]
+    except (OSError, ValueError) as error:
+        raise InputError(f"image {index} of the source cannot be decoded: {error}") from error
+
+
+def _square(image: np.ndarray | bytes, side: int) -> np.ndarray:
+    """Decode an image where needed, and resize it to (side, side, 3); shrinking averages."""
+    if isinstance(image, bytes):
+        return open_square(image, side)
+    if image.shape[:2] == (side, side):
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))

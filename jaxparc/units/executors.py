@@ -1,0 +1,114 @@
+"""What makes units: this process, or a Ray cluster whose machines see the same files."""
+
+import functools
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from jaxparc.errors import OperationError
+from jaxparc.units.compilation import cache_compilations
+from jaxparc.units.progress import Progress
+from jaxparc.units.unit import FatalError, Made, Unit, is_done, make
+
+RETRIES = 3  # of a unit whose machine is lost
+_PASSED_ON = ("JAX_", "TFDS_", "XLA_")  # prefixes of environment variables that workers inherit
+
+Listing: TypeAlias = Callable[[], Sequence[Unit]]
+Executor: TypeAlias = Callable[
+    [Sequence[Unit], Listing | None, Progress, float | None], Iterator[Made]
+]
+
+
+def locally(
+    todo: Sequence[Unit], listing: Listing | None, progress: Progress, num_gpus: float | None
+) -> Iterator[Made]:
+    """Make units one after another in this process.
+
+    Args:
+        todo: the units.
+        listing: not needed.
+        progress: shows the current unit.
+        num_gpus: not needed.
+
+    Yields:
+        The outcome of each unit.
+
+    Raises:
+        FatalError: nothing can be written.
+    """
+    del listing, num_gpus
+    for unit in todo:
+        progress.start(unit.name)
+        yield make(unit, progress.images)
+
+
+def on_ray(
+    todo: Sequence[Unit], listing: Listing | None, progress: Progress, num_gpus: float | None
+) -> Iterator[Made]:
+    """Make units on a Ray cluster, where there is room for them.
+
+    A unit whose machine is lost is made on another one; a unit that another worker has made in the
+    meantime is left as it is. Workers run in the folder that this process runs in.
+
+    Args:
+        todo: the units.
+        listing: lists them in a worker; picklable.
+        progress: shows how many are left.
+        num_gpus: GPUs reserved for each; None for one if the cluster has any.
+
+    Yields:
+        The outcome of each unit, as it ends.
+
+    Raises:
+        OperationError: Ray is not installed.
+        FatalError: nothing can be written.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise OperationError('--executor ray needs: pip install "jaxparc[cluster]"') from error
+    if not todo:
+        return
+    if not ray.is_initialized():
+        passed = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
+        ray.init(log_to_driver=False, runtime_env={"env_vars": passed})
+    if num_gpus is None:
+        num_gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    task: Any = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=RETRIES)(_make)
+    folder, pickled = os.getcwd(), pickle.dumps(listing)
+    tasks: dict[str, Any] = {}
+    for unit in todo:  # Ray starts a task when those among its arguments have ended
+        before = [tasks[unit.after]] if unit.after in tasks else []
+        tasks[unit.name] = task.remote(folder, pickled, unit.name, *before)
+    waiting = {tasks[unit.name]: unit for unit in todo}
+    while waiting:
+        machines = sum(node["Alive"] for node in ray.nodes())
+        progress.start(f"{len(waiting)} to do on {machines} machines")
+        (ended,), _ = ray.wait(list(waiting), num_returns=1)
+        unit = waiting.pop(ended)
+        try:
+            yield ray.get(ended)
+        except FatalError as error:
+            raise FatalError(str(error.__cause__ or error)) from error
+        except ray.exceptions.RayError as error:
+            yield Made(unit.name, 0.0, f"{type(error).__name__}: {error}")
+
+
+def _make(folder: str, listing: bytes, name: str, *before: Made) -> Made:
+    """Make a unit in a worker, unless it is done."""
+    del before
+    os.chdir(folder)
+    cache_compilations()
+    unit = _listed(listing)[name]
+    return Made(name, 0.0) if is_done(unit) else make(unit, lambda images: None)
+
+
+@functools.lru_cache(maxsize=1)
+def _listed(listing: bytes) -> dict[str, Unit]:
+    """Return units by name; a worker makes many of the same listing."""
+    return {unit.name: unit for unit in pickle.loads(listing)()}
+
+
+EXECUTORS: Mapping[str, Executor] = MappingProxyType({"local": locally, "ray": on_ray})

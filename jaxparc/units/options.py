@@ -1,0 +1,71 @@
+"""How units of work are run, and the command-line options that say so.
+
+Imports nothing heavy: command lines are parsed before anything else is loaded.
+"""
+
+import argparse
+import dataclasses
+import re
+
+EXECUTORS = ("local", "ray")  # the keys of `executors.EXECUTORS`
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How units are run.
+
+    Attributes:
+        executor: what makes units, one of `EXECUTORS`.
+        num_gpus: GPUs that Ray reserves for a unit; None for one if the cluster has any.
+        shard: (i, n) for the i-th of n parts of the units, i from 1.
+        allow_missing: whether to skip units that lack data or weights.
+    """
+
+    executor: str = "local"
+    num_gpus: float | None = None
+    shard: tuple[int, int] = (1, 1)
+    allow_missing: bool = False
+
+
+LOCAL = Execution()
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    """Add --executor and --num-gpus."""
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default="local",
+        help="run in this process or on a Ray cluster [local]",
+    )
+    parser.add_argument(
+        "--num-gpus",
+        type=float,
+        metavar="X",
+        help="GPUs that Ray reserves for each unit of work [1 if the cluster has any]",
+    )
+
+
+def add_shard(parser: argparse.ArgumentParser) -> None:
+    """Add --shard."""
+    parser.add_argument(
+        "--shard",
+        type=parse_shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="run part I of N, I from 1; for the jobs of an array",
+    )
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Parse I/N.
+
+    Raises:
+        argparse.ArgumentTypeError: not two integers, or not 1 <= I <= N.
+    """
+    if not re.fullmatch(r"\d+/\d+", text):
+        raise argparse.ArgumentTypeError(f"expected I/N, such as 1/8, got {text!r}")
+    i, n = map(int, text.split("/"))
+    if not 1 <= i <= n:
+        raise argparse.ArgumentTypeError(f"I must be from 1 to N, got {text!r}")
+    return i, n

@@ -1,0 +1,196 @@
+"""The command extract: shards, failure records, a Ray cluster; what rank shares: test_rank."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_bank
+from golden import drawn
+from safetensors.numpy import save_file
+from tiny_bank import MODEL, pictures, rank, rows
+
+from jaxparc.__main__ import main
+from jaxparc.bank import features as bank_features
+from jaxparc.bank import folder as feature_files
+from jaxparc.errors import InputError
+from jaxparc.weights import torchvision
+
+bank = pytest.fixture(tiny_bank.three_models)
+
+
+def extract(*words):
+    return rank(*words, "--out", "f", command="extract")
+
+
+def test_shards_make_every_file_once_and_rank_reuses_them(bank, capsys):
+    assert extract("--shard", "1/2") == 0
+    out = capsys.readouterr().out
+    assert bank.extracted == ["a", "c"]
+    said = "features are in f: python -m jaxparc score f (once all shards are done)\n"
+    assert out.endswith(said)
+    assert extract("--shard", "2/2") == 0
+    assert bank.extracted == ["a", "c", "b"]
+    assert rank("--out", "f") == 0
+    assert bank.extracted == ["a", "c", "b"]
+    assert list(rows(bank.path / "f")) == ["a", "b", "c"]
+    assert main(["score", "f", "--out", "s"]) == 0
+    assert rows(bank.path / "s") == rows(bank.path / "f")
+
+
+def test_shards_work_at_the_same_time_and_keep_others_out(bank, capsys):
+    folder = bank.path / "f"
+    probe = bank_features.probe_images("folder:x/pics", 30, 0)
+    with bank_features.alone_in(folder, probe, [], shard=(1, 2)):
+        assert extract("--shard", "2/2") == 0
+        capsys.readouterr()
+        for words in (["--shard", "1/2"], []):
+            assert extract(*words) == 1
+            assert capsys.readouterr().err == (
+                "python -m jaxparc: another process is at work in f; wait for it, or give another "
+                "--out\n"
+            )
+        assert rank("--out", "f") == 1
+    assert rank("--out", "f") == 0
+
+
+def test_a_ranking_of_a_shard_is_refused(bank, capsys):
+    assert rank("--out", "f", "--shard", "1/2") == 2
+    err = capsys.readouterr().err
+    assert "--shard: a ranking needs the features of all models; run extract with it" in err
+    assert err.count("\n") == 1
+    assert not (bank.path / "f").exists()
+
+
+@pytest.mark.parametrize("words", [["--shard", "3/2"], ["--executor", "slurm"]])
+def test_wrong_ways_to_run_are_refused(words, bank, capsys):
+    with pytest.raises(SystemExit) as stop:
+        extract(*words)
+    assert stop.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_failures_are_recorded_until_they_are_mended(bank, capsys, monkeypatch):
+    working = bank_features._extract
+
+    def failing(entry, probe, batch_size):
+        if entry.name == "a":
+            raise InputError("its features are not finite")
+        if entry.name == "b":
+            raise OSError(13, "Permission denied", "b.bin")  # of the weights: b's alone
+        return working(entry, probe, batch_size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bank_features, "_extract", failing)
+        assert extract() == 1
+    record = bank.path / "f" / "failures" / "extract.json"
+    found = {failure["unit"]: failure for failure in json.loads(record.read_text())}
+    assert {name: failure["error"] for name, failure in found.items()} == {
+        "a": "its features are not finite",
+        "b": "b.bin: Permission denied",
+    }
+    assert "in failing" in found["a"]["traceback"]
+    out, err = capsys.readouterr()
+    assert "extract: 2 of 3 models failed; see f/failures/extract.json\n" in out
+    assert err == "python -m jaxparc: 2 models failed: a, b\n"
+    assert list(feature_files.read_bank(bank.path / "f").features) == ["c"]
+    assert extract() == 0
+    assert not record.exists()
+
+
+def test_stale_features_of_a_model_that_fails_are_removed(bank, monkeypatch):
+    def failing(entry, probe, batch_size):
+        raise InputError("no")
+
+    assert extract() == 0
+    (bank.path / "a.bin").write_bytes(b"other weights")
+    monkeypatch.setattr(bank_features, "_extract", failing)
+    assert extract() == 1
+    assert list(feature_files.read_bank(bank.path / "f").features) == ["b", "c"]
+
+
+def test_a_full_disk_ends_the_command_and_says_what_is_kept(bank, capsys, monkeypatch):
+    savez = np.savez
+
+    def full(file, **arrays):
+        if len(bank.extracted) == 2:
+            raise OSError(28, "No space left on device")
+        savez(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    assert extract() == 1
+    said = "extract: cannot write f/b.npz: No space left on device; 1 of 3 models are done and kept"
+    assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
+    assert bank.extracted == ["a", "b"]
+
+
+def test_notes_on_the_weights_are_shown(bank, capsys, monkeypatch):
+    working = bank_features._extract
+
+    def noted(entry, probe, batch_size):
+        return working(entry, probe, batch_size)[0], ("two keys were ignored",)
+
+    monkeypatch.setattr(bank_features, "_extract", noted)
+    assert extract() == 0
+    assert "extract: a: two keys were ignored\n" in capsys.readouterr().out
+
+
+def test_the_same_units_are_listed_in_another_process(bank):
+    units = bank_features.list_units("bank.toml", "folder:x/pics", 30, 0, None, Path("f"), 32)
+    assert [(unit.name, str(unit.path)) for unit in units] == [
+        (name, f"f/{name}.npz") for name in "abc"
+    ]
+    assert extract() == 0
+    for unit in units:
+        unit.check(unit.path, unit.name)
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_extracts_what_one_process_extracts(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    shapes = torchvision.variable_shapes("resnet18", num_classes=7, width=0.0625)
+    entries = torchvision.scheme("resnet18", shapes)
+    weights = drawn.weights({entry.key: entry.torch_shape for entry in entries})
+    for name in "ac":
+        save_file(weights, tmp_path / f"{name}.bin")
+    (tmp_path / "b.bin").write_text("<html>")
+    (tmp_path / "bank.toml").write_text("\n".join(MODEL.format(name) for name in "abc"))
+    pictures(tmp_path / "x" / "pics")
+
+    def run(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "jaxparc", *words],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "TFDS_DATA_DIR": str(tmp_path / "tfds"),
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    words = ("bank.toml", "folder:x/pics", "--images", "6")
+    done = run("extract", *words, "--out", "ray", "--executor", "ray")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == "python -m jaxparc: 1 model failed: b"
+    assert "extract: b FAILED: b.bin begins with b'<html>'" in done.stdout
+    assert "extract: 2 made in" in done.stdout
+    record = json.loads((tmp_path / "ray" / "failures" / "extract.json").read_text())
+    assert [failure["unit"] for failure in record] == ["b"]
+    assert "Traceback" in record[0]["traceback"]
+    assert run("extract", *words, "--out", "local").returncode == 1
+    found, expected = (feature_files.read_bank(tmp_path / name) for name in ("ray", "local"))
+    assert list(found.features) == list(expected.features) == ["a", "c"]
+    for name in "ac":
+        np.testing.assert_array_equal(found.features[name], expected.features[name])
+    done = run("rank", *words, "--out", "ray", "--executor", "ray")
+    assert ", 2 already done\n" in done.stdout
+    assert (tmp_path / "ray" / "scores.csv").exists()
