@@ -1,4 +1,4 @@
-"""Make models_<name>.npz: what the original networks say, for tests that have no torch.
+"""Make models_<name>.npz: outputs of the original networks, for tests without torch.
 
 The originals are torchvision's, and of EfficientNet-Lite those of efficientnet_lite_pytorch.
 

@@ -1,4 +1,4 @@
-"""Makes torch_zip.pth, torch_legacy.pth and torch_expected.npz with torch 2.13: pip install torch.
+"""Make torch_zip.pth, torch_legacy.pth and torch_expected.npz with torch 2.13: pip install torch.
 
 python tests/golden/make_torch_files.py tests/golden
 """
