@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from experiments.runner.settings import Benchmark as Benchmark
+from experiments.settings import Benchmark as Benchmark
 from jaxparc.errors import InputError
 from jaxparc.training.steps import Recipe
 

@@ -16,8 +16,7 @@ import numpy as np
 
 from experiments import train_sources
 from experiments.benchmarks import Benchmark
-from experiments.runner import command_line
-from experiments.runner import data as _data
+from experiments.runner import command_line, data
 from experiments.runner.run import Run, Stage, StageError, list_by_name, run_units
 from experiments.tables.read import ORACLE
 from jaxparc import array_files, extraction, files, sampling
@@ -29,7 +28,7 @@ from jaxparc.units.unit import Unit
 
 def stage(run: Run) -> int:
     """Extract what is missing; returns the number of failures."""
-    _data.prepare(run.benchmark)
+    data.prepare(run.benchmark)
     listing = list_by_name("experiments.extract_probes", run)
     return run_units(run, "extract_probes", units(run), listing)
 
@@ -76,7 +75,7 @@ def _lacking(run: Run, transfer: Transfer) -> dict[str, str]:
         command = f"python -m experiments.import_probes FILES --out {run.out}"
         return {f"{architecture}/{source}": f"{command}, with probe files of: {NAMES}"}
     found = train_sources.lacking(run, architecture, source)
-    return found | _data.lacking(run.benchmark, target)
+    return found | data.lacking(run.benchmark, target)
 
 
 def path_of(run: Run, transfer: Transfer, probe_set: int) -> Path:
@@ -117,7 +116,7 @@ def _extract(
     started = time.monotonic()
     benchmark = run.benchmark
     probe = probe_of(run, transfer.target, probe_set)
-    labels = _data.labels(benchmark, transfer.target, "train")[probe.indices]
+    labels = data.labels(benchmark, transfer.target, "train")[probe.indices]
     task = train_sources.task_of(benchmark, transfer.architecture, transfer.source)
     found = extraction.extract(
         extraction.compile_network(
@@ -168,9 +167,9 @@ def write(
 @functools.lru_cache(maxsize=32)
 def probe_of(run: Run, target: str, probe_set: int) -> Subset:
     """Return the images of a probe set, in its order."""
-    source = _data.images(run.benchmark, target, "train")
+    source = data.images(run.benchmark, target, "train")
     seed = run.seed("probe", target, probe_set)
-    labels = _data.labels(run.benchmark, target, "train")
+    labels = data.labels(run.benchmark, target, "train")
     return Subset(source, sampling.probe_indices(labels, run.benchmark.probe_images, seed))
 
 

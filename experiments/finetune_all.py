@@ -21,9 +21,7 @@ import numpy as np
 
 from experiments import train_sources
 from experiments.benchmarks import Benchmark
-from experiments.runner import command_line
-from experiments.runner import data as _data
-from experiments.runner import telemetry as _telemetry
+from experiments.runner import command_line, data, telemetry
 from experiments.runner.run import Run, Stage, StageError, list_by_name, partial_folder, run_units
 from jaxparc import files, locks
 from jaxparc.errors import InputError
@@ -55,7 +53,7 @@ class Candidate(NamedTuple):
 
 def stage(run: Run) -> int:
     """Fine-tune what is missing; returns the number of failures."""
-    _data.prepare(run.benchmark)
+    data.prepare(run.benchmark)
     waves = _waves(run)
     brought_in = (run.out / "oracle.csv").exists() and not (run.out / "transfers").exists()
     if brought_in and any(not unit.lacks for wave in waves for unit in wave):
@@ -86,7 +84,7 @@ def _waves(run: Run) -> list[list[Unit]]:
     benchmark = run.benchmark
     transfers = list(benchmark.transfers(scratch=benchmark.scratch))
     for target in {transfer.target for transfer in transfers}:
-        _data.transfer_splits(benchmark, target)
+        data.transfer_splits(benchmark, target)
     waves = []
     for rung, steps in enumerate((*rungs(benchmark), None)):
         wave = []
@@ -163,7 +161,7 @@ def _last(run: Run, transfer: Transfer) -> list[Candidate]:
 
 
 def _lacking(run: Run, transfer: Transfer) -> dict[str, str]:
-    found = _data.lacking(run.benchmark, transfer.target)
+    found = data.lacking(run.benchmark, transfer.target)
     if transfer.source != SCRATCH:
         found |= train_sources.lacking(run, transfer.architecture, transfer.source)
     return found
@@ -260,8 +258,8 @@ def _finetune(
             run.seed("head", *transfer),
         )
     tuning, validation, test = (
-        _data.images(benchmark, transfer.target, split)
-        for split in _data.transfer_splits(benchmark, transfer.target)
+        data.images(benchmark, transfer.target, split)
+        for split in data.transfer_splits(benchmark, transfer.target)
     )
     recipe = dataclasses.replace(benchmark.transfer_recipe, weight_decay=benchmark.weight_decay)
     seed = run.seed("finetune", *transfer)
@@ -269,7 +267,7 @@ def _finetune(
     names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in tried]
     # The states of runs that were trained together cannot resume without each other.
     plan = "apart" if benchmark.halving else run.grid
-    with _telemetry.watching(run, "finetune_all", names, on_images) as watch:
+    with telemetry.watching(run, "finetune_all", names, on_images) as watch:
         for i, fitted in grid.fit_grid(
             task,
             variables,

@@ -13,9 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments.benchmarks import Benchmark
-from experiments.runner import command_line
-from experiments.runner import data as _data
-from experiments.runner import telemetry as _telemetry
+from experiments.runner import command_line, data, telemetry
 from experiments.runner.run import Run, Stage, list_by_name, partial_folder, run_units
 from jaxparc import models, parallel
 from jaxparc.training import checkpoints, loop, steps
@@ -34,9 +32,9 @@ def task_of(
         dataset: its short name.
         training: True for the precision and batch norm of training; False for inference.
     """
-    spec, data = models.get(architecture), benchmark.data(dataset)
+    spec, images = models.get(architecture), benchmark.data(dataset)
     module = spec.module(
-        num_classes=data.num_classes,
+        num_classes=images.num_classes,
         width=benchmark.widths[architecture],
         stem=benchmark.stem,
         axis_name=parallel.AXIS,
@@ -52,7 +50,7 @@ def task_of(
         module,
         spec.mean,
         spec.std,
-        data.multi_label,
+        images.multi_label,
         benchmark.momentum,
     )
 
@@ -116,7 +114,7 @@ def _check(path: Path, name: str) -> None:
 
 def stage(run: Run) -> int:
     """Train what is missing; returns the number of failures."""
-    _data.prepare(run.benchmark)
+    data.prepare(run.benchmark)
     listing = list_by_name("experiments.train_sources", run)
     return run_units(run, "train_sources", units(run), listing)
 
@@ -145,7 +143,7 @@ def lacking(run: Run, architecture: str, source: str) -> dict[str, str]:
         return {}
     start = run.benchmark.source_start
     before = lacking(run, architecture, start) if start not in ("", source) else {}
-    return before | _data.lacking(run.benchmark, source)
+    return before | data.lacking(run.benchmark, source)
 
 
 def _train(run: Run, architecture: str, source: str, on_images: Callable[[int], None]) -> None:
@@ -154,11 +152,11 @@ def _train(run: Run, architecture: str, source: str, on_images: Callable[[int], 
     task = task_of(benchmark, architecture, source, training=True)
     name = f"{architecture}_{source}"
     partial = partial_folder(run, "train_sources", name)
-    with _telemetry.watching(run, "train_sources", [name], on_images) as watch:
+    with telemetry.watching(run, "train_sources", [name], on_images) as watch:
         variables, losses = loop.fit(
             task,
             _first(run, architecture, source),
-            _data.images(benchmark, source, "train"),
+            data.images(benchmark, source, "train"),
             dataclasses.replace(
                 benchmark.source_recipe,
                 learning_rate=benchmark.source_learning_rates[architecture],
@@ -175,7 +173,7 @@ def _train(run: Run, architecture: str, source: str, on_images: Callable[[int], 
     accuracy = loop.accuracy(
         task,
         variables,
-        _data.images(benchmark, source, "test"),
+        data.images(benchmark, source, "test"),
         size=benchmark.image_size,
         batch_size=benchmark.eval_batch_size,
     )

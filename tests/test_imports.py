@@ -1,6 +1,7 @@
 """What may import what, by the source files themselves."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -17,22 +18,25 @@ def modules():
     return sorted(path.relative_to(ROOT) for path in found)
 
 
-def imports_of(path):
-    """The dotted names that a source file imports anywhere, within functions too.
+def statements(path):
+    """(module, name) of everything that a source file imports, within functions too.
 
-    `from a import b` imports both a and a.b, as b may be a module.
+    `from a import b` is (a, b), and `import a` is (a, "").
     """
-    names = set()
     package = path.parts[:-1]
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) + 1 - node.level] if node.level else ()
             base = ".".join((*above, *([node.module] if node.module else [])))
-            names.add(base)
-            names.update(f"{base}.{alias.name}" for alias in node.names)
-    return names
+            yield from ((base, alias.name) for alias in node.names)
+
+
+def imports_of(path):
+    """The dotted names that a source file imports: of (a, b) both, as b may be a module."""
+    pairs = list(statements(path))
+    return {base for base, _ in pairs} | {f"{base}.{name}" for base, name in pairs if name}
 
 
 def names_in(path):
@@ -75,3 +79,88 @@ def test_a_package_is_imported_at_its_home_alone(package, homes):
 def test_parallel_alone_maps_over_devices():
     users = [path.as_posix() for path in modules() if names_in(path) & {"pmap", "shard_map"}]
     assert users == ["jaxparc/parallel.py"]
+
+
+# From the bottom up: a room is a package, or a module beside the packages, and imports lower rooms
+# only. `jaxparc` itself imports nothing when it is imported, and everything on first use.
+ROOMS = [
+    "jaxparc._version",
+    "jaxparc.errors",
+    "jaxparc.interrupts",
+    "jaxparc.printing",
+    "jaxparc.locks",
+    "jaxparc.files",
+    "jaxparc.array_files",
+    "jaxparc.stats",
+    "jaxparc.sampling",
+    "jaxparc.parallel",
+    "jaxparc.labels",
+    "jaxparc.selectors",
+    "jaxparc.datasets",
+    "jaxparc.evaluation",
+    "jaxparc.models",
+    "jaxparc.weights",
+    "jaxparc.training",
+    "jaxparc.extraction",
+    "jaxparc.units",
+    "jaxparc.report",
+    "jaxparc.bank",
+    "jaxparc",
+    "jaxparc.commands",
+    "jaxparc.__main__",
+    "experiments",
+    "experiments.settings",
+    "experiments.benchmarks",
+    "experiments.tables",
+    "experiments.runner",
+    "experiments.train_sources",
+    "experiments.finetune_all",
+    "experiments.extract_probes",
+    "experiments.score_probes",
+    "experiments.report",
+    "experiments.benchmark",
+    "experiments.sweep",
+    "experiments.probe_images",
+    "experiments.import_probes",
+    "experiments.import_weights",
+    "experiments.speed",
+]
+
+
+def name_of(path):
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """Module -> the modules of ours that it imports; of (package, module), the module."""
+    paths = {name_of(path): path for path in modules()}
+    found = {}
+    for module, path in paths.items():
+        names = {f"{a}.{b}" if f"{a}.{b}" in paths else a for a, b in statements(path)}
+        found[module] = names & paths.keys() - {module}
+    return found
+
+
+def room_of(module):
+    return ".".join(module.split(".")[:2])
+
+
+def test_every_room_has_its_place(imported):
+    assert {room_of(module) for module in imported} == set(ROOMS)
+    assert len(set(ROOMS)) == len(ROOMS)
+
+
+def test_no_module_imports_itself_in_a_circle(imported):
+    graphlib.TopologicalSorter(imported).prepare()  # raises CycleError with the circle
+
+
+def test_rooms_import_lower_rooms_alone(imported):
+    upwards = [
+        f"{module} imports {other}"
+        for module, others in imported.items()
+        for other in others
+        if ROOMS.index(room_of(other)) > ROOMS.index(room_of(module)) and module != "jaxparc"
+    ]
+    assert not upwards

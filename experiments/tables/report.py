@@ -10,7 +10,7 @@ from rich.console import Console
 
 import jaxparc
 from experiments import benchmarks
-from experiments.runner.settings import Benchmark
+from experiments.settings import Benchmark
 from experiments.tables import figures, published, read
 from jaxparc import evaluation, files, models, report, selectors
 from jaxparc.evaluation import baselines, controls, outcomes, summary

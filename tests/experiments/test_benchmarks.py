@@ -11,7 +11,7 @@ import tiny
 
 from experiments import benchmarks, finetune_all
 from experiments.finetune_all import Candidate
-from experiments.runner import data as _data
+from experiments.runner import data
 from experiments.runner.run import StageError
 from jaxparc import datasets
 from jaxparc.evaluation import Transfer
@@ -45,17 +45,17 @@ def test_choose_takes_the_best_mean_per_target_and_architecture():
 
 
 def test_splits_do_not_overlap():
-    tuning, validation, test = _data.transfer_splits(benchmarks.DEMO, "digits")
+    tuning, validation, test = data.transfer_splits(benchmarks.DEMO, "digits")
     assert (tuning, test) == (f"train[:{benchmarks.DEMO.transfer_images}]", "test")
     assert validation == f"train[-{benchmarks.DEMO.validation_images}:]"
     with pytest.raises(StageError, match="digits: 1200 images to fine-tune on and 250"):
-        _data.transfer_splits(dataclasses.replace(benchmarks.DEMO, transfer_images=1200), "digits")
+        data.transfer_splits(dataclasses.replace(benchmarks.DEMO, transfer_images=1200), "digits")
 
 
 def test_every_slice_is_kept_under_its_own_name():
     slices = ("train", "train[:400]", "train[400:]", "train[-400:]", "train[:-400]", "train[:40%]")
-    assert len({_data.part_name(split) for split in (*slices, "test", "train[:40]")}) == 8
-    assert all(set(_data.part_name(split)) <= set("trainestopc_-0123456789") for split in slices)
+    assert len({data.part_name(split) for split in (*slices, "test", "train[:40]")}) == 8
+    assert all(set(data.part_name(split)) <= set("trainestopc_-0123456789") for split in slices)
 
 
 @pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
@@ -64,7 +64,7 @@ def test_registered_benchmarks_hold_together(name):
     assert benchmark.name == name
     json.dumps(benchmark.settings())
     for target in benchmark.targets:
-        _data.transfer_splits(benchmark, target)
+        data.transfer_splits(benchmark, target)
     for mapping in (
         benchmark.widths,
         benchmark.source_learning_rates,

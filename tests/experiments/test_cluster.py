@@ -27,7 +27,7 @@ def rows(path):
 def test_shards_have_every_unit_once_and_keep_together_what_belongs_together(
     name, stage, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(finetune_all._data, "transfer_splits", lambda *_: None)
+    monkeypatch.setattr(finetune_all.data, "transfer_splits", lambda *_: None)
     run = Run(benchmarks.get(name), tmp_path, tmp_path)
     all_units = stage.units(run)
     for n in (1, 3, 8):
@@ -47,7 +47,7 @@ def test_shards_have_every_unit_once_and_keep_together_what_belongs_together(
 @pytest.mark.parametrize("stage", [train_sources, finetune_all, extract_probes])
 def test_a_divisible_stage_is_listed_in_another_process(stage, tmp_path, monkeypatch):
     """As a worker does it, which cannot import what is `__main__` here."""
-    monkeypatch.setattr(finetune_all._data, "transfer_splits", lambda *_: None)
+    monkeypatch.setattr(finetune_all.data, "transfer_splits", lambda *_: None)
     run = Run(benchmarks.get("smoke"), tmp_path, tmp_path)
     listing = pickle.loads(pickle.dumps(list_by_name(f"experiments.{stage.STAGE.name}", run)))
     assert stage.STAGE.divisible
