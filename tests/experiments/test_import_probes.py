@@ -125,7 +125,7 @@ def test_a_missing_field_and_other_content_are_named(tmp_path):
     with pytest.raises(PublishedFileError, match="holds list; expected a dictionary of features"):
         import_file(dumped(tmp_path, [1, 2]), tmp_path)
     (tmp_path / "page_0.pkl").write_text("<html>")
-    with pytest.raises(PublishedFileError, match=r"page_0\.pkl cannot be read: no whole pickle"):
+    with pytest.raises(PublishedFileError, match=r"page_0\.pkl cannot be read: not a valid pickle"):
         import_file(tmp_path / "page_0.pkl", tmp_path)
     with pytest.raises(PublishedFileError, match="the name is 'resnet50'; expected _<number"):
         import_file(dumped(tmp_path, content(), "resnet50.pkl"), tmp_path)
@@ -278,5 +278,5 @@ def test_a_table_goes_in_without_its_byte_order_mark(tmp_path):
 
 def test_a_name_too_long_for_a_file_is_refused(tmp_path):
     path = dumped(tmp_path, content(source_dataset="x" * 190))
-    with pytest.raises(PublishedFileError, match="bytes long; at most 200"):
+    with pytest.raises(PublishedFileError, match="bytes long; expected at most 200"):
         import_file(path, tmp_path / "out")

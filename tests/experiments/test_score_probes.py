@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 import tiny
-from experiments._run import Run
 
 from experiments import extract_probes, score_probes, sweep
+from experiments.runner.run import Run
 from jaxparc import array_files
 from jaxparc.evaluation import Transfer
 

@@ -120,7 +120,7 @@ def test_extraction_has_a_row_for_every_network_and_batch(tmp_path, monkeypatch)
 
 
 def test_a_side_that_sees_something_else_is_no_comparison(monkeypatch):
-    monkeypatch.setattr(extract.train, "initial", lambda *_: {})
+    monkeypatch.setattr(extract.steps, "initial", lambda *_: {})
     monkeypatch.setattr(
         extract,
         "ours",
