@@ -177,13 +177,13 @@ def test_a_network_without_a_head_gives_features_alone():
 def test_networks_of_one_architecture_share_a_program(monkeypatch):
     task = task_of("alexnet", num_classes=3)
     crops = CentralCrops(source_of(8), SIZE)
-    traced, look = [], inference.look
+    traced, apply = [], inference.apply
 
     def noted(*given):
         traced.append(1)
-        return look(*given)
+        return apply(*given)
 
-    monkeypatch.setattr(inference, "look", noted)
+    monkeypatch.setattr(inference, "apply", noted)
     features = [
         jaxparc.extract(
             compiled(task, steps.initial(task.module, SIZE, seed)), crops, jit=False

@@ -445,7 +445,7 @@ def test_wrong_arrays_are_named(arrays, reason, tmp_path, data_dir):
 
 def test_what_is_no_archive_is_refused(tmp_path, data_dir):
     (tmp_path / "a.npz").write_text("text")
-    with pytest.raises(DatasetError, match=r"cannot be read: it begins with b'text', as no .npy"):
+    with pytest.raises(DatasetError, match=r"it starts with b'text'; expected a .npy"):
         datasets.spec_of(f"npz:{tmp_path}/a.npz", data_dir=data_dir)
     np.save(tmp_path / "b.npy", IMAGES)
     with pytest.raises(DatasetError, match="is a single array; expected images and labels"):
