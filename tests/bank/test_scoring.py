@@ -356,7 +356,9 @@ def test_one_hot_rows_say_how_they_are_classes():
 
 def test_a_lone_negative_label_is_told():
     y = np.r_[Y[:-2], -1, -1]
-    with pytest.warns(UserWarning, match="labels: -1, of 2 images, is taken for a class"):
+    with pytest.warns(
+        UserWarning, match="labels: -1, the label of 2 images, is treated as a class"
+    ):
         score_bank({"a": A}, y, methods="parc")
     score_bank({"a": A}, Y - 1, methods="parc")  # -1, 0, 1: as of opinions
 
