@@ -623,7 +623,9 @@ def test_a_source_that_failed_fails_its_transfers_alone(copy):
     # what was read in another test's folder is not mistaken for it: the cache is by path
     assert finetune_all.stage(copy) == 1
     record = json.loads((copy.out / "failures" / "finetune_all.json").read_text())
-    assert all("glyph_digits is missing: no manifest" in failure["error"] for failure in record)
+    assert all(
+        "glyph_digits is missing: it has no manifest" in failure["error"] for failure in record
+    )
     path.with_name("away").rename(path)
     assert finetune_all.stage(copy) == 0
     assert tiny.outcome(copy.out) == before
