@@ -157,7 +157,7 @@ def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, cap
     assert (copy.out / "transfers" / "resnet18_glyph_digits_digits.damaged").is_dir()
     for file in broken[2:]:
         assert file.with_name(f"{file.name}.damaged").exists()
-    assert capsys.readouterr().out.count("made again") == 4
+    assert capsys.readouterr().out.count("and recreated") == 4
 
 
 def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, capsys):
