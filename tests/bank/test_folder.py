@@ -164,7 +164,7 @@ def test_a_reference_in_the_folder_may_lack_what_others_have(tmp_path, capsys):
     words = ("--methods", "nce", "nce+l", "rsa", "--models", str(tmp_path / "models.csv"))
     assert score(bank, *words, "--reference", str(bank / "target.npy")) == 0
     err = capsys.readouterr().err
-    assert "note: model 'target' is the reference, and left out by rsa\n" in err
+    assert "note: model 'target' is the reference, and not scored by rsa\n" in err
     assert "note: nce+l is NaN for target, without probs or layers\n" in err
     found = table(bank)
     assert np.isnan(list(found.pop("target").values())).all()
@@ -204,7 +204,7 @@ def test_the_reference_is_left_out_by_what_compares_with_it_alone(place, tmp_pat
     if place == "outside":
         assert (list(found), err) == (["b", "c"], "")
         return
-    assert err == "note: model 'a' is the reference, and left out by rsa, rsa+l\n"
+    assert err == "note: model 'a' is the reference, and not scored by rsa, rsa+l\n"
     assert np.isnan([found["a"]["rsa"], found["a"]["rsa+l"]]).all()
     assert np.isfinite(found["a"]["nce"])
 

@@ -80,7 +80,7 @@ def test_files_that_nobody_asked_for_are_neither_ranked_nor_written_over(bank, c
     (bank.path / "f").mkdir()
     np.savez(bank.path / "f" / "stranger.npz", features=np.ones((30, 4)))
     assert rank("--out", "f") == 0
-    assert capsys.readouterr().err == "note: not of this bank: stranger in f\n"
+    assert capsys.readouterr().err == "note: not in this bank: stranger in f\n"
     assert list(rows(bank.path / "f")) == ["a", "b", "c"]
     (bank.path / "g").mkdir()
     np.savez(bank.path / "g" / "b.npz", features=np.ones((30, 4)))
@@ -229,7 +229,7 @@ def test_rank_takes_a_reference(bank, capsys):
     assert list(found) == ["a", "b", "c"]  # what is ranked is what the bank has
     assert np.isnan(found["b"]).all()
     assert np.isfinite([found["a"], found["c"]]).all()
-    note = "note: model 'b' is the reference, and left out by rsa, dds\n"
+    note = "note: model 'b' is the reference, and not scored by rsa, dds\n"
     assert note in capsys.readouterr().err
     # a copy elsewhere is no other model
     shutil.copy(bank.path / "f" / "b.npz", bank.path / "copy.npz")
