@@ -4,6 +4,6 @@ import sys
 
 from jaxparc import interrupts
 
-# `python -m` imports this package first, and what a stage needs, which takes seconds, after it.
+# `python -m` imports this package before the stage's module, whose imports take seconds.
 if sys.argv[:1] == ["-m"]:
     interrupts.watch("python -m experiments")

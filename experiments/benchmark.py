@@ -1,4 +1,4 @@
-"""Run a whole benchmark: all five stages in order. A finished one takes seconds to run again."""
+"""Run a whole benchmark: all five stages in order. Repeating a finished one takes seconds."""
 
 from experiments import extract_probes, finetune_all, report, score_probes, train_sources
 from experiments.runner import command_line

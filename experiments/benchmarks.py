@@ -8,7 +8,7 @@ from experiments.settings import Benchmark as Benchmark
 from jaxparc.errors import InputError
 from jaxparc.training.steps import Recipe
 
-# As the paper's Table 1 lists them, each with and without "+ layers".
+# The methods of the paper's table 1, each with and without "+ layers".
 _METHODS = tuple(
     method + layers
     for method in (
@@ -29,7 +29,7 @@ _METHODS = tuple(
     for layers in ("", "+l")
 )
 
-# Four architectures at 32 pixels, narrow enough for a whole run within minutes on two cores.
+# Four architectures at 32 pixels, narrow enough to run the whole benchmark in minutes on two cores.
 DEMO = Benchmark(
     name="demo",
     architectures=("alexnet", "googlenet", "resnet18", "resnet50"),
@@ -37,13 +37,13 @@ DEMO = Benchmark(
     targets=("digits", "mnist5k", "glyph_letters"),
     widths={"alexnet": 0.125, "googlenet": 0.0625, "resnet18": 0.125, "resnet50": 0.125},
     stem="small",
-    dropout=False,  # networks this narrow underfit with it
+    dropout=False,  # networks this narrow underfit with dropout
     image_size=32,
     source_recipe=Recipe(steps=140, batch_size=32, learning_rate=0.1),
-    # From a few trials on glyph_letters, by loss and test accuracy there; of sources alone.
+    # Chosen by loss and test accuracy in a few trials on glyph_letters, for sources only.
     source_learning_rates={"alexnet": 0.01, "googlenet": 0.1, "resnet18": 0.1, "resnet50": 0.03},
     transfer_recipe=Recipe(steps=40, batch_size=32, learning_rate=0.05),
-    # Without batch norm AlexNet takes smaller steps; by validation accuracy.
+    # Chosen by validation accuracy; without batch norm, AlexNet needs smaller steps.
     learning_rates={"alexnet": (0.003, 0.01)}
     | dict.fromkeys(("googlenet", "resnet18", "resnet50"), (0.03, 0.1)),
     transfer_images=400,
@@ -52,8 +52,8 @@ DEMO = Benchmark(
     methods=_METHODS,
 )
 
-# Every stage of the demo at a size that tests can afford: most of its time is compilation, so all
-# data sets have ten classes, and one program serves them.
+# Every stage of the demo, small enough for tests. Most of its time is compilation, so all data sets
+# have ten classes and share one program.
 SMOKE = dataclasses.replace(
     DEMO,
     name="smoke",
@@ -72,9 +72,9 @@ SMOKE = dataclasses.replace(
     reference="resnet18",
 )
 
-# The paper's controlled benchmark: 168 transfers, and 28 to VOC2007 besides. Its accuracies tell
-# that the sources were trained from ImageNet's weights (ResNet-50, pets to birds: 78.4 %, with
-# 3,680 images of pets); their recipes are not published with them, so these are ours.
+# The paper's controlled benchmark: 168 transfers, plus 28 to VOC2007. Its accuracies imply that the
+# sources were trained from ImageNet weights (ResNet-50, pets to birds: 78.4 %, with 3,680 images of
+# pets). Their recipes were not published, so these are ours.
 CONTROLLED = Benchmark(
     name="controlled",
     architectures=("resnet50", "resnet18", "googlenet", "alexnet"),
@@ -107,8 +107,8 @@ CONTROLLED = Benchmark(
     scratch=False,
     dtype="bfloat16",
     methods=_METHODS,
-    # As the authors counted: several are sizes of test splits, imagenet's is validation plus test.
-    # These, not the sizes of training splits, reproduce the paper's heuristic rows.
+    # The authors' counts: several are sizes of test splits, imagenet's is validation plus test.
+    # These reproduce the paper's rows of the heuristic; the sizes of the training splits do not.
     published_images={
         "nabird": 24633,
         "oxford_pets": 3669,
@@ -121,8 +121,8 @@ CONTROLLED = Benchmark(
     },
 )
 
-# Models of Detectron2 and VISSL, by backbone and name. Left out, as in the authors' evaluation:
-# swav, deepclusterv2, npid, moco and simclr, of which accuracies are not available.
+# Models of Detectron2 and VISSL, by backbone and name. As in the authors' evaluation, swav,
+# deepclusterv2, npid, moco and simclr are left out, because their accuracies are not available.
 _EXTERNAL = {
     "resnet50": """
         clusterfit_imagenet faster-rcnn_c4_137257644 faster-rcnn_c4_137849393
@@ -141,7 +141,7 @@ _EXTERNAL = {
     """,
 }
 
-# The controlled models and 33 off-the-shelf ones; here VOC2007 is a target like the others.
+# The controlled models and 33 off-the-shelf ones; VOC2007 is an ordinary target here.
 CROWD_SOURCED = dataclasses.replace(
     CONTROLLED,
     name="crowd_sourced",
@@ -150,8 +150,8 @@ CROWD_SOURCED = dataclasses.replace(
     external=tuple((a, source) for a, names in _EXTERNAL.items() for source in names.split()),
 )
 
-# The paper, section 6.2: detectors, scored from features and a table of mAP that are brought in. No
-# detector is trained: which there are, the table says.
+# The paper, section 6.2: detectors, scored from imported features and an imported table of mAP. The
+# table also lists the models; no detector is trained.
 DETECTION = dataclasses.replace(
     CONTROLLED,
     name="detection",
@@ -176,10 +176,10 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
 
 
 def get(name: str) -> Benchmark:
-    """Return the benchmark of a name.
+    """Return a benchmark by name.
 
     Raises:
-        InputError: unknown; the message lists the known ones.
+        InputError: the name is unknown; the message lists the known ones.
     """
     if name not in BENCHMARKS:
         raise InputError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")

@@ -1,9 +1,9 @@
 """Stage 3: extract the features of every target's probe sets with every source model.
 
 Trains missing sources first. Writes probes/<architecture>_<source>_<target>_<run>.npz with
-features (n, d), probs (n, z), y (n,) or, of multi-label targets, (n, c), source_dataset,
-target_dataset and architecture. Also for the reference of RSA and DDS, the model trained on the
-target, whose source is the target.
+features (n, d), probs (n, z), y (n,), or (n, c) for multi-label targets, source_dataset,
+target_dataset and architecture. This includes the reference of RSA and DDS, the model trained on
+the target itself, whose source is the target.
 """
 
 import functools
@@ -27,7 +27,7 @@ from jaxparc.units.unit import Unit
 
 
 def stage(run: Run) -> int:
-    """Extract what is missing; returns the number of failures."""
+    """Extract the features that are missing; return the number of failures."""
     data.prepare(run.benchmark)
     listing = list_by_name("experiments.extract_probes", run)
     return run_units(run, "extract_probes", units(run), listing)
@@ -41,9 +41,9 @@ def units(run: Run) -> list[Unit]:
     """
     if run.benchmark.external_from_oracle and not run.benchmark.external:
         raise StageError(
-            f"{run.out / 'oracle.csv'} is missing: a table of the columns "
+            f"{run.out / 'oracle.csv'} is missing: a table with the columns "
             f"{', '.join(ORACLE)}, which lists the models and their mAP; "
-            f"python -m experiments.import_probes FILE.csv --out {run.out} brings it in"
+            f"python -m experiments.import_probes FILE.csv --out {run.out} imports it"
         )
     return [
         unit_of(run, transfer, probe_set)
@@ -53,7 +53,7 @@ def units(run: Run) -> list[Unit]:
 
 
 def looks(benchmark: Benchmark) -> list[Transfer]:
-    """Return the pairs of source model and target: the transfers, and the references."""
+    """Return the pairs of model and target whose features are extracted, references included."""
     transfers = (*benchmark.transfers(), *benchmark.external_transfers(), *benchmark.references())
     return list(transfers)
 
@@ -89,24 +89,24 @@ def file_name(transfer: Transfer, probe_set: int) -> str:
 
 
 def unit_name(transfer: Transfer, probe_set: int) -> str:
-    """Return the unit name that a probe file holds."""
+    """Return the name of the unit of a probe file, which the file records."""
     architecture, source, target = transfer
     return f"{architecture} {source} looks at {target}, probe set {probe_set}"
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
-    """Return the arrays of a probe file, every byte of them checked.
+    """Return the arrays of a probe file, verifying every byte.
 
     Raises:
-        FileNotFoundError: it is missing.
-        DamagedFileError: it is damaged, or of another unit.
+        FileNotFoundError: the file is missing.
+        DamagedFileError: the file is damaged, or belongs to another unit.
     """
     try:
         probe = array_files.read(path)
     except ValueError as error:
         raise files.DamagedFileError(f"{path} is damaged: {error.__cause__ or error}") from error
     if str(probe.get("unit")) != name:
-        raise files.DamagedFileError(f"{path} is damaged: it is not of the unit {name!r}")
+        raise files.DamagedFileError(f"{path} is damaged: it does not belong to the unit {name!r}")
     return probe
 
 
@@ -142,14 +142,14 @@ def write(
     arrays: Mapping[str, Any],
     seconds: float,
 ) -> None:
-    """Write a probe file, which `read` reads.
+    """Write a probe file for `read`.
 
     Args:
-        path: of the file.
+        path: path of the file.
         transfer: the source model and the target.
         probe_set: number of the probe set.
-        arrays: features (n, d), probs (n, z) and y (n,) or (n, c).
-        seconds: of the extraction; NaN if unknown.
+        arrays: features (n, d), y (n,) or (n, c), and optionally probs (n, z).
+        seconds: duration of the extraction; NaN if unknown.
     """
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(

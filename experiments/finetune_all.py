@@ -1,12 +1,13 @@
 """Stage 2: fine-tune every source model to every target, which gives the ground truth.
 
 Trains missing sources first. Writes a folder for each transfer to transfers/, with a file for each
-learning rate, and training metrics to metrics/; from the former oracle.csv (the accuracy of each
-transfer), scratch.csv (of random initialisations) and grid.csv (every learning rate that was tried,
-the number of steps, and which one was chosen).
+learning rate, and training metrics to metrics/. From the transfers it writes oracle.csv (the
+accuracy of each transfer), scratch.csv (that of random initialisations) and grid.csv (every
+learning rate tried, its number of steps, and which rate was chosen).
 
 With --halving, the worse half of a grid is stopped after a quarter, and again after half, of the
-steps. A rate is stopped for all sources of an architecture and target, as it is chosen for all.
+steps. A rate is stopped for all sources of an architecture and target together, as it is chosen for
+all of them together.
 """
 
 import contextlib
@@ -52,30 +53,30 @@ class Candidate(NamedTuple):
 
 
 def stage(run: Run) -> int:
-    """Fine-tune what is missing; returns the number of failures."""
+    """Fine-tune the transfers that are missing; return the number of failures."""
     data.prepare(run.benchmark)
     waves = _waves(run)
-    brought_in = (run.out / "oracle.csv").exists() and not (run.out / "transfers").exists()
-    if brought_in and any(not unit.lacks for wave in waves for unit in wave):
+    imported = (run.out / "oracle.csv").exists() and not (run.out / "transfers").exists()
+    if imported and any(not unit.lacks for wave in waves for unit in wave):
         raise StageError(
-            f"{run.out / 'oracle.csv'} was not measured here and would be replaced; to fine-tune, "
+            f"{run.out / 'oracle.csv'} was imported and would be replaced; to fine-tune, "
             "give another --out"
         )
-    # Which rates continue after a rung is known when all sources have reached it.
+    # The rates that continue after a rung are known once all sources have reached it.
     listing = list_by_name("experiments.finetune_all", run)
     failures = sum(run_units(run, "finetune_all", wave, listing) for wave in waves)
-    if not brought_in:
-        # Of several shards the last one finds what all of them made.
+    if not imported:
+        # The last of several shards finds the results of all.
         with locks.folder(run.out / "metrics", wait=True):
             _write_tables(run)
     return failures
 
 
 def units(run: Run) -> list[Unit]:
-    """Return the units of all transfers, each with its grid; with halving, its rungs come first.
+    """Return the units of all transfers, each of which trains a grid; with halving, rungs first.
 
     Raises:
-        StageError: a target is too small.
+        StageError: a target has too few images.
     """
     return [unit for wave in _waves(run) for unit in wave]
 
@@ -97,9 +98,7 @@ def _waves(run: Run) -> list[list[Unit]]:
                     functools.partial(_check, run, transfer) if steps is None else read_result,
                     functools.partial(_finetune, run, transfer, rung, steps),
                     _lacking(run, transfer),
-                    group=" ".join(map(str, _choosing_together(transfer)))
-                    if benchmark.halving
-                    else "",
+                    group=" ".join(map(str, _rate_key(transfer))) if benchmark.halving else "",
                 )
             )
         waves.append(wave)
@@ -115,14 +114,14 @@ def rungs(benchmark: Benchmark) -> tuple[int, ...]:
 def going_on(run: Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
     """Return the learning rates of a transfer's grid that continue after a number of rungs.
 
-    At every rung the better half, rounded up, by the mean validation accuracy over the sources that
-    choose together; all, where one of these has not reached it.
+    At every rung the better half, rounded up, continues, by mean validation accuracy over the
+    sources that share a learning rate. All continue if one of these has not reached it.
     """
     rates = run.benchmark.learning_rates[transfer.architecture]
     together = [
         other
         for other in run.benchmark.transfers(scratch=run.benchmark.scratch)
-        if _choosing_together(other) == _choosing_together(transfer)
+        if _rate_key(other) == _rate_key(transfer)
     ]
     for steps in rungs(run.benchmark)[:rung]:
         if len(rates) == 1:
@@ -144,12 +143,12 @@ def _at_rung(run: Run, transfer: Transfer, steps: int) -> dict[str, float | None
 
 
 def _mean(accuracies: Sequence[float | None]) -> float:
-    """Average over the sources; minus infinity if a run diverged."""
+    """Return the mean over the sources; minus infinity if a run diverged."""
     return float(np.mean([-np.inf if v is None else v for v in accuracies]))
 
 
 def _check(run: Run, transfer: Transfer, path: Path, name: str) -> None:
-    """Read the result of every candidate, which the folder alone does not identify."""
+    """Check the result of every candidate, as the folder itself does not record its unit."""
     del path, name
     for candidate in _last(run, transfer):
         read_result(_path(run, candidate), _unit_name(candidate))
@@ -178,17 +177,18 @@ def candidates(run: Run) -> Iterator[Candidate]:
 def choose(
     validation: Mapping[Candidate, float | None],
 ) -> dict[Transfer, float]:
-    """Choose the learning rate of every transfer, by accuracy on the validation images alone.
+    """Choose the learning rate of every transfer, only by accuracy on the validation images.
 
-    One per (target, architecture), the best on average over the sources; random initialisations
-    choose their own. A rate at which a run diverged comes last; ties go to the first rate.
+    One rate is chosen per (target, architecture), the best on average over the sources, and one for
+    random initialisations. A rate at which a run diverged comes last; ties go to the first rate.
 
     Args:
-        validation: percent, None where the run diverged; the whole grid of every transfer.
+        validation: accuracies in percent, None where the run diverged, for the whole grid of every
+            transfer.
     """
     groups: dict[tuple[str, str, bool], list[Candidate]] = {}
     for candidate in validation:
-        groups.setdefault(_choosing_together(candidate.transfer), []).append(candidate)
+        groups.setdefault(_rate_key(candidate.transfer), []).append(candidate)
     chosen = {}
     for group in groups.values():
         transfers = dict.fromkeys(c.transfer for c in group)
@@ -199,8 +199,8 @@ def choose(
     return chosen
 
 
-def _choosing_together(transfer: Transfer) -> tuple[str, str, bool]:
-    """Return a key that transfers with a common learning rate share."""
+def _rate_key(transfer: Transfer) -> tuple[str, str, bool]:
+    """Return a key shared by the transfers for which one learning rate is chosen."""
     return transfer.architecture, transfer.target, transfer.source == SCRATCH
 
 
@@ -235,23 +235,23 @@ def _finetune(
     until: int | None,
     on_images: Callable[[int], None],
 ) -> None:
-    """Train the rest of a transfer's grid, to a rung or to the end; results that exist are kept."""
+    """Train the rest of a transfer's grid, to a rung or to the end, keeping existing results."""
     benchmark = run.benchmark
     tried = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
-    done: dict[int, dict[str, Any]] = {}  # results that are there, by number in the grid
+    done: dict[int, dict[str, Any]] = {}  # existing results, by index in the grid
     at_rung: dict[str, Any] = {"validation": {}, "seconds": 0.0}
     if until is None:
         for i, candidate in enumerate(tried):
             with contextlib.suppress(FileNotFoundError):
                 done[i] = read_result(_path(run, candidate), _unit_name(candidate))
-    elif len(tried) == 1:  # nothing is left to stop
+    elif len(tried) == 1:  # no rate is left to stop
         _write_rung(run, transfer, until, at_rung)
         return
     task = train_sources.task_of(benchmark, transfer.architecture, transfer.target, training=True)
     if transfer.source == SCRATCH:
         variables = train_sources.initial(run, transfer.architecture, transfer.target, SCRATCH)
     else:
-        # The runs of a grid start from the same weights and differ in the rate alone.
+        # The runs of a grid start from the same weights and differ only in the learning rate.
         variables = with_new_head(
             train_sources.source_model(run, transfer.architecture, transfer.source),
             task.module.num_classes,
@@ -265,7 +265,7 @@ def _finetune(
     seed = run.seed("finetune", *transfer)
     partial = partial_folder(run, "finetune_all", _folder(run, transfer).name)
     names = [f"{_folder(run, transfer).name}_{c.learning_rate:g}" for c in tried]
-    # The states of runs that were trained together cannot resume without each other.
+    # The states of runs that were trained together can only be resumed together.
     plan = "apart" if benchmark.halving else run.grid
     with telemetry.watching(run, "finetune_all", names, on_images) as watch:
         for i, fitted in grid.fit_grid(
@@ -301,7 +301,7 @@ def _finetune(
 
 
 def _runs_at_once(plan: str, results: Iterable[Mapping[str, Any]]) -> int | None:
-    """The runs at once that results of a grid record, if they are of this plan."""
+    """Return the runs at once that the results of a grid record for a plan, or None."""
     for result in results:
         recorded = result.get("grid", {})
         if recorded.get("plan") == plan:
@@ -320,7 +320,7 @@ def _result(
     fitted: loop.Fitted,
     sources: Mapping[str, Source],
 ) -> dict[str, Any]:
-    """Losses, seconds, and the accuracy on some images in percent; None if the run diverged."""
+    """Return losses, seconds and accuracies on `sources` in percent, None if the run diverged."""
     finite = fitted.losses[: fitted.diverged]
     result: dict[str, Any] = {
         "losses": [round(float(loss), 4) for loss in finite],
@@ -343,7 +343,7 @@ def _result(
 
 
 def seconds(run: Run) -> Iterator[tuple[str, float]]:
-    """Iterate over the name and seconds of every finished training run and rung."""
+    """Iterate over the names and seconds of all finished training runs and rungs."""
     benchmark = run.benchmark
     made = [
         (_rung_path(run, transfer, steps), _rung_name(transfer, steps))
@@ -357,13 +357,15 @@ def seconds(run: Run) -> Iterator[tuple[str, float]]:
 
 
 def losses(run: Run) -> dict[Transfer, list[float]]:
-    """Return the training losses, step by step, of the chosen runs whose files exist."""
+    """Return the training loss of every step, for the chosen runs whose files exist."""
     found: dict[Transfer, list[float]] = {}
     path = run.out / "grid.csv"
     try:
         head, rows = files.read_table(path, ours=True)
         if head != list(_GRID):
-            raise InputError(f"{path} has the columns {', '.join(head) or 'none'}")
+            raise InputError(
+                f"{path} has the columns {', '.join(head) or 'none'}; expected {', '.join(_GRID)}"
+            )
         for row in (row.cells for row in rows if row.cells["Chosen"] == "1"):
             transfer = Transfer(*(row[column] for column in _GRID[:3]))
             candidate = Candidate(transfer, files.number(row["Learning Rate"]))
@@ -390,9 +392,9 @@ def _write_tables(run: Run) -> None:
                 result, steps = _stopped(run, candidate)
             results[candidate] = result | {"steps": steps}
         except FileNotFoundError:
-            missing.add(_choosing_together(transfer))
-    # A rate is chosen for all sources at once, so the choice waits until all of them are done.
-    whole = {c: r for c, r in results.items() if _choosing_together(c.transfer) not in missing}
+            missing.add(_rate_key(transfer))
+    # A rate is chosen for all sources together, so all of them must be done.
+    whole = {c: r for c, r in results.items() if _rate_key(c.transfer) not in missing}
     chosen = choose({c: r["validation"] if "losses" in r else None for c, r in whole.items()})
     oracle: list[Sequence[object]] = [(*_GRID[:3], "Oracle")]
     scratch = oracle.copy()

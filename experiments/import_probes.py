@@ -2,9 +2,9 @@
 
 Parses {architecture}_{source}_{target}_{run}.pkl files, or folders of them, without executing
 anything, and writes probe files to DIR/probes, as extract_probes does. Checks every row of a .csv
-file and copies it to DIR/oracle.csv. Features of your own models are imported as .npz files with
-the same names and fields; probs are optional, and y is optional where DIR/probe_images (of
-probe_images) has the labels. DIR is a results folder: score_probes and report continue from there.
+file and copies it to DIR/oracle.csv. Features of your own models are imported from .npz files with
+the same names and fields; probs are optional, and y is optional if DIR/probe_images (written by
+probe_images) has the labels. DIR is a results folder, from which score_probes and report continue.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from jaxparc.evaluation import Transfer
 from jaxparc.units.progress import say
 from jaxparc.weights import pickles
 
-LIMIT = 1 << 30  # bytes of a list of rows, stacked
+LIMIT = 1 << 30  # maximum bytes of a list of rows when stacked
 _ROW = (np.ndarray, np.generic, int, float)
 SUFFIXES = (".pkl", ".npz", ".csv")
 ARRAYS = ("features", "probs", "y")
@@ -34,7 +34,7 @@ FIELDS = ARRAYS + NAMES
 
 
 class PublishedFileError(InputError):
-    """A published file cannot be imported; the message names the file and the fault."""
+    """A published file cannot be imported; the message names the file and the problem."""
 
 
 def main() -> None:
@@ -47,7 +47,8 @@ def _import() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.import_probes",
         description=__doc__,
-        epilog="Exit codes: 0 all files imported; 1 some refused, the others imported; 2 no file.",
+        epilog="Exit codes: 0 all files imported; 1 some refused, the others imported; 2 no file "
+        "found, or an error of the file system.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -87,7 +88,7 @@ def import_file(path: Path, out: Path) -> Path:
     """Import one published file into a results folder, and return the file written.
 
     Raises:
-        PublishedFileError: the file is malformed, or a pickle asks for more than arrays.
+        PublishedFileError: the file is malformed, or a pickle refers to more than arrays.
     """
     if path.suffix == ".csv":
         try:
@@ -99,7 +100,7 @@ def import_file(path: Path, out: Path) -> Path:
     run = re.search(r"_(\d+)$", path.stem)
     if run is None:
         raise PublishedFileError(
-            f"{path}: the name is {path.stem!r}; expected _<number of the probe set> at its end"
+            f"{path}: the name is {path.stem!r}; expected it to end in _<number of the probe set>"
         )
     number = int(run[1])
     content = _of_pickle(path) if path.suffix == ".pkl" else _of_npz(path, out, number)
@@ -166,7 +167,7 @@ def _checked(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         probe[field] = array
     if len({len(array) for array in probe.values()}) > 1:
         counts = ", ".join(f"{field} of {len(array)}" for field, array in probe.items())
-        raise PublishedFileError(f"{path}: {counts}; expected one number of images")
+        raise PublishedFileError(f"{path}: {counts}; expected the same number of images")
     y = probe["y"]
     if fault := _fault(y):
         raise PublishedFileError(
@@ -186,7 +187,7 @@ def _checked(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fault(y: np.ndarray) -> str:
-    """Return what values y has that are neither class indices nor annotation vectors, or ""."""
+    """Return what kind of invalid values y has, or "" if all are valid labels."""
     if not np.isfinite(y).all():
         return "non-finite"
     if (y < 0).any():
@@ -195,13 +196,13 @@ def _fault(y: np.ndarray) -> str:
 
 
 def _array(path: Path, field: str, value: Any) -> np.ndarray:
-    """Return an array, or stack a list of numbers or of rows of one length."""
+    """Return an array unchanged, or stack a list of numbers or of rows of one length."""
     if isinstance(value, np.ndarray):
         return value
     if isinstance(value, list | tuple):
         rows = [np.asarray(v) for v in value if isinstance(v, _ROW)]
         alike = len({(row.shape, row.dtype.kind) for row in rows}) == 1
-        # One row referenced a million times would grow on stacking.
+        # A pickle may refer to one row a million times, which stacking would copy.
         if len(rows) == len(value) and alike and sum(row.nbytes for row in rows) < LIMIT:
             return np.stack(rows)
     raise PublishedFileError(

@@ -2,10 +2,10 @@
 
     python -m experiments.import_weights FILE --benchmark controlled --architecture A --source S
 
-FILE is read by `jaxparc.weights.load`. The network must be the benchmark's: of the same width, with
-a head for the source's classes, and with the architecture's own mean and std. The last cannot be
-told for torchvision's GoogLeNet, which was trained on images in [-1, 1]: it will be a worse source
-than it could be.
+FILE is read by `jaxparc.weights.load`. The network must match the benchmark's: the same width, a
+head for the source's classes, and the architecture's own mean and std. The latter cannot be checked
+for torchvision's GoogLeNet, which was trained on images in [-1, 1]; it will be a worse source than
+it could be.
 """
 
 import argparse
@@ -56,8 +56,8 @@ def import_weights(run: Run, architecture: str, source: str, file: str | Path) -
         The checkpoint's folder.
 
     Raises:
-        InputError: the benchmark has no such model, or the weights are not of its network.
-        StageError: the folder of checkpoints was made with other settings.
+        InputError: the benchmark has no such model, or the weights do not match its network.
+        StageError: the folder of checkpoints was created with other settings.
         OSError: the file cannot be read, or the checkpoint cannot be written.
     """
     benchmark = run.benchmark
@@ -97,7 +97,7 @@ def import_weights(run: Run, architecture: str, source: str, file: str | Path) -
         "unit": train_sources.unit_name(architecture, source),
         "accuracy": None,
         "losses": [],
-        "seconds": math.nan,  # unknown: not in times.csv
+        "seconds": math.nan,  # unknown, so left out of times.csv
         "from": str(file),
     }
     checkpoints.save(folder, dict(loaded.variables), metadata)

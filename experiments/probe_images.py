@@ -1,8 +1,8 @@
-"""Export the images of the probe sets, to extract features outside of this project.
+"""Export the images of the probe sets, to extract features outside this project.
 
 Writes probe_images/<target>_<probe set>/ in the results folder: images 0000.jpeg, 0001.jpeg, ... in
-the order of the probe set, and labels.npy, their classes (n,) or annotation vectors (n, c).
-import_probes imports the features that a model extracts from these images in this order.
+the order of the probe set, and labels.npy with their classes (n,) or annotation vectors (n, c).
+import_probes imports features that were extracted from these images, in the same order.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jaxparc.units.unit import Unit, read_result, write_result
 
 
 def stage(run: Run) -> int:
-    """Write what is missing; return the number of failures."""
+    """Export the probe sets that are missing; return the number of failures."""
     data.prepare(run.benchmark)
     return run_units(run, "probe_images", units(run))
 
@@ -69,7 +69,7 @@ def _write(run: Run, target: str, probe_set: int, on_images: Callable[[int], Non
 
 
 def _save(path: Path, image: Any) -> str:
-    """Save an image as it is stored, or else as PNG; return the name of the file."""
+    """Save an image in its stored format, or as PNG if it is an array; return the file name."""
     if isinstance(image, bytes):
         path = path.with_suffix(images.suffix_of(image))
         path.write_bytes(image)

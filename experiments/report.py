@@ -1,8 +1,8 @@
-"""Stage 5: how well the scores predict the accuracies; prints tables, writes report/index.html.
+"""Stage 5: report how well the scores predict the accuracies.
 
 Reads oracle.csv, scratch.csv, scores.csv and times.csv of the results folder, and grid.csv and
-transfers/ for the loss curves. With --oracle FILE it reports any table of accuracies and scores
-instead:
+transfers/ for the loss curves; prints tables and writes report/index.html. With --oracle FILE it
+reports any table of accuracies and scores instead:
 
     python -m experiments.report --oracle controlled.csv [--scores scores.csv] --out DIR
 """
@@ -32,9 +32,9 @@ from jaxparc.report import sheets
 from jaxparc.units.progress import say
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
-# The benchmarks that the paper has tables of.
+# The benchmarks for which the paper has tables.
 PUBLISHED = ("controlled", "crowd_sourced", "detection")
-TABLES = ("oracle", "scores", "times", "resamples")  # options of the report of any table
+TABLES = ("oracle", "scores", "times", "resamples")  # options for reporting any table
 RESAMPLES = 2000
 
 
@@ -45,7 +45,7 @@ def stage(run: Run) -> int:
         StageError: a table is missing or malformed.
     """
     results = read_results(run)
-    # A log has no width of its own; 80 columns would fold the tables.
+    # Without a terminal, rich's default of 80 columns would fold the tables.
     console = Console()
     console = console if console.is_terminal else Console(width=200)
     console.print(report.accuracy_table(results))
@@ -60,7 +60,7 @@ def stage(run: Run) -> int:
 
 
 def read_results(run: Run) -> report.Results:
-    """Return what the earlier stages wrote.
+    """Read the results that the earlier stages wrote.
 
     Raises:
         StageError: a table is missing or malformed; the message names the stage that writes it.
@@ -121,7 +121,7 @@ def _missing(error: FileNotFoundError, stage: str) -> StageError:
 
 
 def _scratch(run: Run) -> dict[tuple[str, str], float]:
-    """Return the accuracies of random initialisations; none where accuracies were imported."""
+    """Return the accuracies of random initialisations; empty if accuracies were imported."""
     try:
         found = read.read_accuracies(run.out / "scratch.csv")
     except FileNotFoundError:
@@ -136,7 +136,7 @@ def _summary(
     scores: Mapping[str, Sequence[Mapping[evaluation.Transfer, float]]],
     targets: Sequence[str],
 ) -> Summary | None:
-    """Summarise the methods without "+ layers", beside the baselines, over some targets."""
+    """Summarise the methods without "+ layers", and the baselines, over some targets."""
     counted = {t: accuracy for t, accuracy in accuracies.items() if t.target in targets}
     plain = {
         method: [{t: score for t, score in run.items() if t in counted} for run in runs]
@@ -152,19 +152,21 @@ STAGE = Stage(stage, name="report")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line: of the stage or, with --oracle, of the report of any table."""
+    """Run the command line: the stage or, with --oracle, the report of any table."""
     parser = command_line.stage_parser(__doc__)
     default = parser.get_default("benchmark")
     parser.set_defaults(benchmark=None)
     group = parser.add_argument_group(
         "report of any table",
-        "It needs --out. --benchmark adds the paper's tables of one of "
+        "Needs --out. --benchmark adds the paper's tables for one of "
         f"{', '.join(PUBLISHED)}; the first two are recognised by their models.",
     )
     group.add_argument("--oracle", type=Path, metavar="FILE", help="table of accuracies")
     group.add_argument("--scores", type=Path, metavar="FILE", help="table of scores")
     group.add_argument("--times", type=Path, metavar="FILE", help="times.csv of a benchmark")
-    group.add_argument("--resamples", type=int, metavar="N", help=f"of intervals [{RESAMPLES}]")
+    group.add_argument(
+        "--resamples", type=int, metavar="N", help=f"resamples of intervals [{RESAMPLES}]"
+    )
     with printing.ending():
         args = parser.parse_args(argv)
         tables = {name: vars(args).pop(name) for name in TABLES}
@@ -172,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _report(parser, args, tables)
             return
         if given := [name for name, value in tables.items() if value is not None]:
-            _refuse(parser, f"--{given[0]} is given; expected --oracle with it")
+            _refuse(parser, f"--{given[0]} needs --oracle")
         args.benchmark = args.benchmark or default
         command_line.run_stages(parser, args, [STAGE])
 
@@ -180,12 +182,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _report(
     parser: argparse.ArgumentParser, args: argparse.Namespace, tables: dict[str, Any]
 ) -> None:
-    """Report tables as the command line says, which must have no option of the stage."""
+    """Report the tables of the command line, refusing options that apply only to the stage."""
     given = vars(args).copy()
     out, name = given.pop("out"), given.pop("benchmark")
     resamples = RESAMPLES if tables["resamples"] is None else tables["resamples"]
     if stray := [key for key, value in given.items() if value != parser.get_default(key)]:
-        _refuse(parser, f"{stray[0]} is an option for results folders; expected no --oracle")
+        _refuse(parser, f"{stray[0]} is an option for results folders; it excludes --oracle")
     if out is None:
         _refuse(parser, "--oracle needs --out")
     if name not in (None, *PUBLISHED):

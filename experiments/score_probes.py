@@ -1,7 +1,7 @@
-"""Stage 4: every selector scores every transfer from its probe files.
+"""Stage 4: score every transfer by every selector, from the probe files.
 
-Trains and extracts what is missing first. Writes a file per target and probe set to scores/, from
-these scores.csv, and times.csv, the seconds of every unit of every stage.
+Trains missing sources and extracts missing features first. Writes a file per target and probe set
+to scores/, and from these scores.csv and times.csv, the seconds of every unit of every stage.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from jaxparc.units.unit import Unit, is_done, read_result, write_result
 
 
 def stage(run: Run) -> int:
-    """Score what is missing; return the number of failures, missing probe files included."""
+    """Compute missing scores; return the number of failures, including missing probe files."""
     banks = [
         _Bank(run, target, probe_set)
         for target in run.benchmark.target_names
@@ -56,17 +56,17 @@ def _path(run: Run, target: str, probe_set: int) -> Path:
     return run.out / "scores" / f"{target}_{probe_set}.json"
 
 
-# Transfers of models and of the reference -> the arrays of their probe files.
+# Transfer, of a model or the reference -> the arrays of its probe file.
 Probes = Mapping[Transfer, Mapping[str, np.ndarray]]
 
 
 def read(run: Run, transfers: Sequence[Transfer], probe_set: int) -> Probes:
-    """Read the probe files of transfers to one target, each once.
+    """Read the probe files of transfers to one target.
 
-    Missing ones are left out. Damaged ones are moved aside, and left out.
+    Missing files are left out; damaged ones are moved aside and left out.
 
     Raises:
-        StageError: none is left but the reference's.
+        StageError: no model has a probe file, except possibly the reference.
     """
     found = {t: _load(run, t, probe_set) for t in transfers}
     probes = {t: arrays for t, arrays in found.items() if arrays is not None}
@@ -90,8 +90,7 @@ def _load(run: Run, transfer: Transfer, probe_set: int) -> dict[str, np.ndarray]
 class _Bank:
     """The models to score on one probe set of a target, and the unit that scores them.
 
-    Their probe files are read once: to be scored or, if they have been scored already, to be
-    checked.
+    Probe files are read only once: for scoring or, if the scores exist, for checking them.
     """
 
     def __init__(self, run: Run, target: str, probe_set: int) -> None:
@@ -110,11 +109,11 @@ class _Bank:
         ]
 
     def check(self, path: Path, name: str) -> None:
-        """Check that all models that have an undamaged probe file are scored.
+        """Check that there are scores for exactly the models with an undamaged probe file.
 
         Raises:
-            FileNotFoundError: there are no scores, or those of other models.
-            DamagedFileError: the file of the scores is damaged.
+            FileNotFoundError: the scores are missing, or are those of other models.
+            DamagedFileError: the file of scores is damaged.
         """
         scored = [Transfer(*t) for t in read_result(path, name)["looks"]]
         if scored == self.present() and not self._read:
@@ -122,11 +121,11 @@ class _Bank:
                 _load(self.run, transfer, self.probe_set)
             self._read = True
         if scored != self.present():
-            # Eq. 6 standardises over the models, so one more changes the scores of all.
+            # Eq. 6 standardises over the models, so another model changes all scores.
             raise FileNotFoundError(f"{path} has the scores of other models")
 
     def score(self, on_images: Callable[[int], None]) -> None:
-        """Score all models that have an undamaged probe file."""
+        """Score all models with an undamaged probe file."""
         probes = read(self.run, self.present(), self.probe_set)
         self._read = True
         score, given = scorer(self.run, self.target, probes)
@@ -147,7 +146,7 @@ class _Bank:
                 seconds[label] = elapsed
         on_images(len(probes) * len(given.labels))
         content = {
-            "looks": list(probes),  # the reference's included
+            "looks": list(probes),  # including the reference
             "transfers": bank,
             "scores": scores,
             "seconds": seconds,
@@ -156,12 +155,12 @@ class _Bank:
 
 
 class Given(NamedTuple):
-    """What the probe files of a target and a probe set provide.
+    """The inputs of methods that the probe files of a target and a probe set provide.
 
     Attributes:
-        labels: of the probe set, (n,) or (n, c).
-        kind: of the labels, one of `jaxparc.labels.KINDS`.
-        reference: whether there is a model trained on the target.
+        labels: labels of the probe set, (n,) or (n, c).
+        kind: kind of the labels, one of `jaxparc.labels.KINDS`.
+        reference: whether there are features of a model trained on the target.
         probs: whether all models have class probabilities.
     """
 
@@ -171,7 +170,7 @@ class Given(NamedTuple):
     probs: bool
 
     def has_all_of(self, label: str) -> bool:
-        """Return whether a method takes these labels and has all that it needs."""
+        """Return whether a method accepts these labels and all its inputs are available."""
         method = selectors.method(label)
         available = {"reference": self.reference, "probs": self.probs}
         return self.kind in method.kinds and all(available.get(need, True) for need in method.needs)
@@ -180,13 +179,13 @@ class Given(NamedTuple):
 def scorer(
     run: Run, target: str, probes: Probes, images: int | None = None
 ) -> tuple[Callable[..., jaxparc.BankScores], Given]:
-    """Return `score_bank` applied to probe files, for any `methods`, and what they provide.
+    """Return a function that scores probe files by some `methods`, and their available inputs.
 
     Args:
         run: the benchmark.
-        target: short name.
-        probes: what `read` returned.
-        images: score the first ones of the probe set only; None for all.
+        target: short name of the target.
+        probes: the result of `read`.
+        images: number of images to use, from the start of the probe set; None for all.
     """
     benchmark = run.benchmark
     cut = {
@@ -215,7 +214,7 @@ def scorer(
 def timed(
     score: Callable[..., jaxparc.BankScores], methods: Sequence[str]
 ) -> tuple[jaxparc.BankScores, float]:
-    """Return scores, and the seconds of a second call; the first compiles, and may warn."""
+    """Return scores, and the seconds of a second call, as the first one compiles."""
     scored = score(methods=methods)
     started = time.monotonic()
     with warnings.catch_warnings(action="ignore"):
@@ -224,14 +223,14 @@ def timed(
 
 
 def _together(methods: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Yield groups of methods that differ only in "+ layers": one program, and one time."""
+    """Yield groups of methods that differ only in "+ layers", which share a program and a time."""
     plain = dict.fromkeys(method.removesuffix("+l") for method in methods)
     for name in plain:
         yield tuple(method for method in methods if method.removesuffix("+l") == name)
 
 
 def _results(run: Run) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield the probe set, the name of the unit and the content of every file of scores."""
+    """Yield the probe set, the unit's name and the content of every file of scores."""
     for probe_set in range(run.benchmark.probe_sets):
         for target in run.benchmark.target_names:
             if (path := _path(run, target, probe_set)).exists():
@@ -253,7 +252,7 @@ def _write_scores(run: Run) -> None:
 
 
 def _write_times(run: Run) -> None:
-    """Write times.csv: stage, unit, method, items (transfers, of score_probes), seconds."""
+    """Write times.csv: stage, unit, method, items (transfers in score_probes, else 1), seconds."""
     benchmark = run.benchmark
     rows: list[tuple[Any, ...]] = [("Stage", "Unit", "Method", "Items", "Seconds")]
     for architecture in benchmark.architectures:
@@ -285,7 +284,7 @@ def _write_times(run: Run) -> None:
 
 
 def _extraction_seconds(path: Path) -> float:
-    """Read the one number from a probe file, and no other array."""
+    """Return the seconds that a probe file records, without reading its other arrays."""
     try:
         with array_files.Archive(path) as archive:
             return float(archive["seconds"])

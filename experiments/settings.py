@@ -1,4 +1,4 @@
-"""The settings of a benchmark: which networks are trained on which data sets, and the scores."""
+"""The settings of a benchmark: its networks, data sets, training recipes and methods."""
 
 import dataclasses
 import itertools
@@ -17,48 +17,50 @@ class Benchmark:
     """One benchmark: every architecture trained on every source, then fine-tuned to every target.
 
     Attributes:
-        name: of its results folder.
-        architectures: names in `models.MODELS`.
-        sources: names or addresses of user images, as `datasets.load` takes them; tables and file
-            names have their `datasets.short_name`.
-        targets: likewise; a source is not its own target.
-        extra_targets: likewise; left out of Mean PC.
+        name: name of the benchmark and its results folder.
+        architectures: keys of `models.MODELS`.
+        sources: names of data sets or addresses of user images, as `datasets.load` takes them;
+            tables and file names use their `datasets.short_name`.
+        targets: data sets, like `sources`; a source is not its own target.
+        extra_targets: data sets, like `sources`, that are left out of Mean PC.
         external: (architecture, source) of models that were pretrained elsewhere. import_probes
             imports their probe files and accuracies.
         external_from_oracle: whether `external` is read from the results folder's oracle.csv.
-        annotations: of the targets' images, "labels" or "boxes" of objects.
-        widths: per architecture, the multiplier of its channels.
-        stem: of the networks, "imagenet" or "small".
+        annotations: annotations of the targets' images, "labels" or "boxes" of objects.
+        widths: architecture -> multiplier of its channels.
+        stem: stem of the networks, "imagenet" or "small".
         dropout: whether networks with dropout layers use them.
         image_size: side of the images, in pixels.
-        source_recipe: of the training on sources; its learning rate is replaced by the next field.
-        source_learning_rates: per architecture.
-        source_steps: number of steps of the sources that differ from the recipe.
-        source_start: the source whose models the other sources' start from; "" for random weights.
-        transfer_recipe: of fine-tuning; its learning rate is replaced by each of the grid.
-        learning_rates: per architecture, the grid; one is chosen per (target, architecture).
+        source_recipe: recipe for training on sources; its learning rate is replaced by the next
+            field.
+        source_learning_rates: architecture -> learning rate.
+        source_steps: source -> number of steps, if it differs from the recipe's.
+        source_start: source whose models the other sources' models start from; "" for random
+            weights.
+        transfer_recipe: recipe for fine-tuning; its learning rate is replaced by those of the grid.
+        learning_rates: architecture -> grid, from which one rate is chosen per target.
         halving: whether the worse half of a grid is stopped after a quarter, and again after half,
-            of the steps: by the mean over the sources, as the choice is.
+            of the steps, by the mean over the sources.
         transfer_images: number of images of the target's training split to fine-tune on, the first
             in the order of the data set; None for all but the validation images.
-        validation_images: number of images of the same split, the last ones, for the choice of the
+        validation_images: number of images of the same split, the last ones, used to choose the
             learning rate.
         scratch: whether to fine-tune a random initialisation too.
         probe_images: n, size of a probe set, which is drawn from the target's training split.
-        probe_sets: their number, per target.
+        probe_sets: number of probe sets per target.
         methods: labels of the methods that score the transfers.
-        reference: architecture of the model that is trained on the target itself, with which RSA
-            and DDS compare.
-        published_images: per data set, the number of images in eq. 4, where it is not the size of
-            the training split.
-        ell_max: the depth that counts 1 in eq. 6.
-        dtype: of the computation in training, "float32" or "bfloat16"; parameters and statistics
-            are float32.
-        sync_batch_norm: whether batch norm is over the images of all devices or of each alone.
-        momentum: of SGD.
-        weight_decay: of convolution and linear weights.
-        eval_batch_size: of evaluation and extraction, on all devices together.
-        seed: of everything random.
+        reference: architecture of the model trained on the target itself, with which RSA and DDS
+            compare.
+        published_images: data set -> number of images in eq. 4, if it is not the size of the
+            training split.
+        ell_max: number of layers with relative depth 1 in eq. 6.
+        dtype: dtype of the computation in training, "float32" or "bfloat16"; parameters and
+            statistics are float32.
+        sync_batch_norm: whether batch norm uses the images of all devices, or of each separately.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of convolution and linear weights.
+        eval_batch_size: batch size of evaluation and extraction, over all devices.
+        seed: base seed of all random choices.
     """
 
     name: str
@@ -97,7 +99,7 @@ class Benchmark:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check all names before anything is trained."""
+        """Check the settings before anything is trained."""
         for architecture in self.architectures:
             models.get(architecture)
         for field in ("widths", "source_learning_rates", "learning_rates"):
@@ -131,7 +133,7 @@ class Benchmark:
                 )
 
     def _check_names(self) -> None:
-        """Check that each name has one data set and each data set one name."""
+        """Check that names and data sets correspond one to one."""
         names: dict[str, str] = {}
         identities: dict[Any, str] = {}
         for address in self.addresses:
@@ -149,7 +151,7 @@ class Benchmark:
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """Names of the sources in tables and file names."""
+        """Names of the sources, as used in tables and file names."""
         return tuple(map(datasets.short_name, self.sources))
 
     @property
@@ -163,11 +165,11 @@ class Benchmark:
         return tuple(dict.fromkeys((*self.sources, *self.targets, *self.extra_targets)))
 
     def address(self, name: str) -> str:
-        """Return the address of the data set of a name."""
+        """Return the address of a data set, given its name."""
         return next(known for known in self.addresses if datasets.short_name(known) == name)
 
     def data(self, name: str) -> datasets.DatasetSpec:
-        """Return the spec of the data set of a name."""
+        """Return the spec of a data set, given its name."""
         return datasets.spec_of(self.address(name))
 
     def images(self, name: str) -> float:
@@ -190,7 +192,7 @@ class Benchmark:
         }
 
     def transfers(self, *, scratch: bool = False) -> Iterator[Transfer]:
-        """Iterate over the transfers of models trained here; with `scratch`, random weights too."""
+        """Iterate over the transfers of models trained here, and of random weights if `scratch`."""
         sources = self.source_names + ((SCRATCH,) if scratch else ())
         for parts in itertools.product(self.architectures, sources, self.target_names):
             if parts[1] != parts[2]:  # a source is not its own target
@@ -202,7 +204,7 @@ class Benchmark:
             yield Transfer(architecture, source, target)
 
     def references(self) -> Iterator[Transfer]:
-        """Iterate over the reference models with their targets, if a method needs them."""
+        """Iterate over the reference models and their targets, if a method needs them."""
         if any("reference" in selectors.method(method).needs for method in self.methods):
             for target in self.target_names:
                 yield Transfer(self.reference, target, target)

@@ -4,10 +4,10 @@
     python -m experiments.sweep pca [--benchmark NAME]
     python -m experiments.sweep reference [--benchmark NAME]
 
-Reads the probe files and oracle.csv of the results folder, makes what is missing first, and writes
-sweeps/probe-size.csv, pca.csv or reference.csv, and beside it the figures as SVG and PNG, or the
-table as Markdown. A smaller probe set is the start of the whole one, whose images are ordered such
-that the classes take turns.
+Reads the probe files and oracle.csv of the results folder, creating missing ones first, and writes
+sweeps/probe-size.csv, pca.csv or reference.csv, with the figures as SVG and PNG or the table as
+Markdown. A smaller probe set consists of the first images of the whole one, in which the classes
+take turns.
 """
 
 import dataclasses
@@ -40,13 +40,13 @@ _HEAD = ("What", "Value", "Method", "Run", "Mean PC", "Milliseconds")
 
 
 class Case(NamedTuple):
-    """What is scored for one value of what is swept.
+    """The scoring for one value of the swept quantity.
 
     Attributes:
-        value: as points have it.
+        value: the value; see `Point`.
         methods: name in the points -> label that `score_bank` takes.
-        benchmark: that is scored, with its reference.
-        images: of the probe set, from its start; None for all.
+        benchmark: the benchmark to score, with its reference.
+        images: number of images to use, from the start of the probe set; None for all.
     """
 
     value: int
@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 
 def probe_size(run: Run) -> int:
-    """Score every method of the benchmark, without "+ layers", at every size; return 0."""
+    """Score by every method of the benchmark, without "+ layers", at every size; return 0."""
     methods = [m for m in run.benchmark.methods if not m.endswith("+l") and m != "heuristic"]
     whole = run.benchmark.probe_images
     sizes = [*(n for n in SIZES if n < whole), whole]
@@ -68,7 +68,7 @@ def probe_size(run: Run) -> int:
 
 
 def pca(run: Run) -> int:
-    """Score every method that uses features, without PCA and at every dimension; return 0."""
+    """Score by every reducible method, without PCA and with every dimension; return 0."""
     cases = [Case(0, {m: m for m in REDUCIBLE}, run.benchmark)]
     cases += [Case(f, {m: f"{m}_f{f}" for m in REDUCIBLE}, run.benchmark) for f in DIMENSIONS]
     points = _points(run, cases)
@@ -78,10 +78,10 @@ def pca(run: Run) -> int:
 
 
 def reference(run: Run) -> int:
-    """Score RSA and DDS with a reference of every architecture; return the number of failures.
+    """Score by RSA and DDS with a reference of every architecture; return the number of failures.
 
     Raises:
-        StageError: a target is not a source, so that no model was trained on it.
+        StageError: a target is not a source, so no model was trained on it.
     """
     failures = 0
     cases = []
@@ -131,7 +131,7 @@ def _points(run: Run, cases: Sequence[Case]) -> list[Point]:
     scores: dict[tuple[int, int, str], dict[Transfer, float]] = defaultdict(dict)
     spent: dict[tuple[int, int, str], list[float]] = defaultdict(list)
     for probe_set, target in itertools.product(range(benchmark.probe_sets), targets):
-        # The references of all cases beside the models, so that a probe file is read once.
+        # Models and the references of all cases are read together, so each file is read only once.
         transfers = dict.fromkeys(t for case in cases for t in extract_probes.looks(case.benchmark))
         of_target = [t for t in transfers if t.target == target]
         probes = score_probes.read(run, of_target, probe_set)
@@ -165,7 +165,7 @@ def _points(run: Run, cases: Sequence[Case]) -> list[Point]:
 
 
 def _accuracies(run: Run) -> read.Accuracies:
-    """Return the accuracies that are available."""
+    """Return the available accuracies."""
     try:
         found = read.read_accuracies(run.out / "oracle.csv")
     except read.TableError as error:
@@ -174,7 +174,7 @@ def _accuracies(run: Run) -> read.Accuracies:
 
 
 def _allows(given: score_probes.Given, label: str) -> bool:
-    """Return whether a method can be applied to what may be a small part of a probe set."""
+    """Return whether a method can be applied to a, possibly small, part of a probe set."""
     check = selectors.method(label).selector.check
     return given.has_all_of(label) and not (check and check(encode(given.labels)))
 

@@ -1,4 +1,4 @@
-"""Stage 1: train every architecture on every source, from random weights or another source's.
+"""Stage 1: train every architecture on every source, from random or another source's weights.
 
 Writes checkpoints/<benchmark>/<architecture>/<source>/.
 """
@@ -29,8 +29,8 @@ def task_of(
     Args:
         benchmark: the settings.
         architecture: a key of `models.MODELS`.
-        dataset: its short name.
-        training: True for the precision and batch norm of training; False for inference.
+        dataset: short name of the data set.
+        training: whether to use the dtype and batch norm of training instead of those of inference.
     """
     spec, images = models.get(architecture), benchmark.data(dataset)
     module = spec.module(
@@ -56,8 +56,8 @@ def task_of(
 
 
 def initial(run: Run, architecture: str, dataset: str, *purpose: object) -> Variables:
-    """Return random weights, drawn for one purpose, the head included."""
-    # One compiled initialisation serves all numbers of classes: only the head differs.
+    """Return random weights, including the head, drawn for one purpose."""
+    # One compiled initialisation serves any number of classes, as only the head differs.
     module = task_of(run.benchmark, architecture, run.benchmark.source_names[0]).module
     seed = run.seed("initial", architecture, dataset, *purpose)
     variables = steps.initial(module, run.benchmark.image_size, seed)
@@ -80,7 +80,7 @@ def weights_path(run: Run, architecture: str, source: str) -> Path:
 
 
 def unit_name(architecture: str, source: str) -> str:
-    """Return the name that a source model's checkpoint holds."""
+    """Return the name of a source model's unit, which its checkpoint records."""
     return f"{architecture} on {source}"
 
 
@@ -88,7 +88,7 @@ def source_model(run: Run, architecture: str, source: str) -> Variables:
     """Return the weights of a source model.
 
     Raises:
-        CheckpointError: missing, damaged or of another model.
+        CheckpointError: the checkpoint is missing, damaged or belongs to another model.
     """
     return _cached(weights_path(run, architecture, source), unit_name(architecture, source))
 
@@ -97,12 +97,12 @@ def _restore(path: Path, name: str) -> Variables:
     variables, metadata = checkpoints.restore(path)
     if metadata.get("unit") != name:
         raise checkpoints.CheckpointError(
-            f"checkpoint {path} is of the unit {metadata.get('unit')!r}; expected {name!r}"
+            f"checkpoint {path} belongs to the unit {metadata.get('unit')!r}; expected {name!r}"
         )
     return variables
 
 
-# A few are cached, as successive units need the same one.
+# A few are cached, as successive units need the same model.
 _cached = functools.lru_cache(maxsize=4)(_restore)
 
 
@@ -113,14 +113,14 @@ def _check(path: Path, name: str) -> None:
 
 
 def stage(run: Run) -> int:
-    """Train what is missing; returns the number of failures."""
+    """Train the models that are missing; return the number of failures."""
     data.prepare(run.benchmark)
     listing = list_by_name("experiments.train_sources", run)
     return run_units(run, "train_sources", units(run), listing)
 
 
 def units(run: Run) -> list[Unit]:
-    """Return the units of all source models, each before those that start from it."""
+    """Return the units of all source models, each before the ones that start from it."""
     start = run.benchmark.source_start
     return [
         Unit(
@@ -138,7 +138,7 @@ def units(run: Run) -> list[Unit]:
 
 
 def lacking(run: Run, architecture: str, source: str) -> dict[str, str]:
-    """Return what is missing for the training of a source model; nothing if it is done."""
+    """Return the missing prerequisites of a source model; none if it is already trained."""
     if weights_path(run, architecture, source).exists():
         return {}
     start = run.benchmark.source_start

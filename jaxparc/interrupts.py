@@ -48,7 +48,7 @@ def came() -> bool:
 def line(program: str, interrupt: BaseException | None = None) -> str:
     """Return the line to print: interrupted, and what is kept if the exception says so."""
     kept = str(interrupt) if isinstance(interrupt, KeyboardInterrupt) else ""
-    return f"{program}: interrupted; {kept or 'what is done is kept'}"
+    return f"{program}: interrupted; {kept or 'finished work is kept'}"
 
 
 def busy() -> None:

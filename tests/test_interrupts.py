@@ -49,7 +49,9 @@ def test_an_interrupt_while_scoring_keeps_the_features(bank, capsys, monkeypatch
         assert rank("--out", "f") == 130
         assert "interrupted; features are kept in f" in capsys.readouterr().err
         assert main(["score", "f"]) == 130
-        assert capsys.readouterr().err == ("python -m jaxparc: interrupted; what is done is kept\n")
+        assert capsys.readouterr().err == (
+            "python -m jaxparc: interrupted; finished work is kept\n"
+        )
     assert not list(bank.path.rglob("*.incomplete"))
 
 
@@ -98,7 +100,7 @@ def test_an_interrupt_ends_the_process_whatever_is_made_of_it(how):
         timeout=60,
     )
     assert done.returncode == 130
-    assert (done.stdout, done.stderr) == ("", "program: interrupted; what is done is kept\n")
+    assert (done.stdout, done.stderr) == ("", "program: interrupted; finished work is kept\n")
 
 
 def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path):
@@ -108,7 +110,7 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path):
     code = WATCHED.format(f"sys.path.insert(0, {str(tmp_path)!r})\nimport torn")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "program: interrupted; what is done is kept\n"
+    assert done.stderr == "program: interrupted; finished work is kept\n"
 
 
 def test_commands_import_little_before_they_watch():

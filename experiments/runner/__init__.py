@@ -1,1 +1,1 @@
-"""The settings, command line, data and telemetry that the stages share."""
+"""The command line, folders, data and telemetry that the stages share."""

@@ -28,11 +28,11 @@ from jaxparc.units.run import missing, of_shard
 
 
 def main(description: str | None, *stages: Stage) -> None:
-    """Run stages from the command line; exits with 0 if nothing failed.
+    """Run stages from the command line, and exit with 0 if nothing failed.
 
     Args:
-        description: for --help.
-        stages: run in this order, even after failures.
+        description: description for --help.
+        stages: the stages, run in this order, even after failures.
     """
     with printing.ending():
         parser = stage_parser(description)
@@ -40,18 +40,18 @@ def main(description: str | None, *stages: Stage) -> None:
 
 
 def stage_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of a stage, to which a command may add arguments of its own.
+    """Return the parser of a stage, to which a command may add its own arguments.
 
     Args:
-        description: for --help.
+        description: description for --help.
     """
     spec = sys.modules["__main__"].__spec__
     parser = argparse.ArgumentParser(
         prog=f"python -m {spec.name}" if spec else None,
         description=description,
         epilog="Weights go to checkpoints/NAME.\n"
-        "Exit codes: 0 done; 1 some units failed, the others are done; 2 wrong usage, or a stage "
-        "could not continue; 130 interrupted.",
+        "Exit codes: 0 success; 1 some units failed, the others are done; 2 wrong usage, or a "
+        "stage could not continue; 130 interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = ", ".join(benchmarks.BENCHMARKS)
@@ -62,26 +62,26 @@ def stage_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-missing",
         action="store_true",
-        help="skip what needs data or weights that are missing",
+        help="skip units that need missing data or weights",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=0,
         metavar="N",
-        help="processes that decode images which are not cached decoded; 0 for threads [0]",
+        help="processes that decode images outside the cache of decoded ones; 0 for threads [0]",
     )
     parser.add_argument(
         "--grid",
         choices=grid.PLANS,
         default="auto",
         help="train the learning rates of a transfer together in one program, or one after "
-        "another; auto takes the faster way [auto]",
+        "another; auto uses the faster way [auto]",
     )
     parser.add_argument(
         "--tensorboard",
         action="store_true",
-        help="write tensorboard/ beside metrics/; needs jaxparc[tensorboard]",
+        help="also write event files to tensorboard/; needs jaxparc[tensorboard]",
     )
     options.add_shard(parser)
     options.add_executor(parser)
@@ -92,16 +92,16 @@ def stage_parser(description: str | None) -> argparse.ArgumentParser:
 def run_stages(
     parser: argparse.ArgumentParser, parsed: argparse.Namespace, stages: Sequence[Stage]
 ) -> NoReturn:
-    """Run stages as the command line says, and exit; with 0 if nothing failed.
+    """Run stages with parsed arguments, and exit with 0 if nothing failed.
 
     Args:
-        parser: from `stage_parser`.
-        parsed: its arguments, without those that a command added.
-        stages: run in this order, even after failures.
+        parser: the parser, from `stage_parser`.
+        parsed: the arguments, without those that a command added.
+        stages: the stages, run in this order, even after failures.
     """
     args = dict(vars(parsed))
     chosen, out = args.pop("benchmark"), args.pop("out")
-    # These do not affect results; the rest are settings of the benchmark.
+    # These do not affect results; all others are settings of the benchmark.
     how = {f.name: args.pop(f.name) for f in dataclasses.fields(Run) if f.name in args}
     try:
         changes: dict[str, Any] = {
@@ -130,15 +130,15 @@ def run_stages(
     except (InputError, OperationError) as error:
         parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
     except BrokenPipeError:
-        raise  # nobody would read a message
+        raise  # no reader is left for a message
     except OSError as error:
-        parser.exit(2, f"{parser.prog}: {printing.line(error)}; what is done is kept\n")
+        parser.exit(2, f"{parser.prog}: {printing.line(error)}; finished work is kept\n")
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         parser.exit(2, f"{parser.prog}: out of memory: {printing.line(error)}\n")
-    except KeyboardInterrupt:  # or SIGTERM, as before a machine is taken away
-        print("interrupted; what is done is kept, and the same command goes on", file=sys.stderr)
+    except KeyboardInterrupt:  # or SIGTERM, which precedes the loss of a preempted machine
+        print("interrupted; finished work is kept, the same command resumes", file=sys.stderr)
         interrupts.leave(interrupts.CODE)
     sys.exit(1 if any(failures) else 0)
 
@@ -148,7 +148,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def _with_external(benchmark: Benchmark, table: Path) -> Benchmark:
-    """Add the models that a table of accuracies lists, if it exists, as external ones."""
+    """Add the models in a table of accuracies, if it exists, as external models."""
     try:
         rows = read.read_accuracies(table)
     except FileNotFoundError:
@@ -160,7 +160,7 @@ def _with_external(benchmark: Benchmark, table: Path) -> Benchmark:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every setting that is a word, a number, or a list of words."""
+    """Add a flag for every setting that is a bool, a string, a number or a tuple of strings."""
     group = parser.add_argument_group(
         "settings of the benchmark (if you change any, give it another --name)"
     )
@@ -181,18 +181,18 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path, shard: tuple[int, int]) -> Iterator[None]:
-    """Hold a folder, and remove what a killed process left half-written in it.
+    """Lock a folder, and remove incomplete files that a killed process left in it.
 
-    With a shard nothing is removed, as another shard may be writing it.
+    With a shard nothing is removed, as another shard may be writing these files.
     """
-    with locks.alone(folder, f"another process is at work in {folder}", shard=shard):
+    with locks.alone(folder, f"another process is using {folder}", shard=shard):
         for half in list(folder.rglob(".*.incomplete*")) if shard == (1, 1) else ():
             shutil.rmtree(half) if half.is_dir() else half.unlink(missing_ok=True)
         yield
 
 
 def _require_divisible(stages: Sequence[Stage]) -> None:
-    """Refuse a shard of stages that cannot be divided."""
+    """Refuse --shard for stages that cannot be divided."""
     if whole := [stage.name for stage in stages if not stage.divisible]:
         raise StageError(
             f"--shard: {' and '.join(whole)} cannot be divided; use it with train_sources, "
@@ -209,8 +209,8 @@ def _check_devices(benchmark: Benchmark) -> None:
     ):
         if size % devices:
             raise StageError(
-                f"batches of {size} do not divide over {devices} devices; use fewer, such as by "
-                "CUDA_VISIBLE_DEVICES"
+                f"batches of {size} cannot be divided over {devices} devices; use fewer, for "
+                "example with CUDA_VISIBLE_DEVICES"
             )
 
 

@@ -1,4 +1,4 @@
-"""Images and labels of a benchmark's data sets, decoded once and cached."""
+"""Load the images and labels of a benchmark's data sets, decoded once and cached."""
 
 import functools
 
@@ -18,7 +18,7 @@ def prepare(benchmark: Benchmark) -> None:
     """Prepare the data sets that come with installed packages, and check user images.
 
     Raises:
-        DatasetError: one cannot be prepared.
+        DatasetError: a data set cannot be prepared.
     """
     for address in benchmark.addresses:
         if not datasets.is_prepared(address) and datasets.spec_of(address).embedded:
@@ -26,7 +26,7 @@ def prepare(benchmark: Benchmark) -> None:
 
 
 def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
-    """Return the data sets that are missing and only the user can provide -> how to get them."""
+    """Return missing data set -> command to get it, for those that the user must prepare."""
     way = f"python -m jaxparc data prepare {NAMES}"
     return {
         name: way
@@ -36,14 +36,14 @@ def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
 
 
 def part_name(split: str) -> str:
-    """Return a slice as part of a file name, unique to it."""
+    """Return a string that identifies a TFDS slice and is valid in file names."""
     for mark, word in (("[", "_"), ("]", ""), (":", "to"), ("%", "pct")):
         split = split.replace(mark, word)
     return split
 
 
 MEMORY = 1 << 28
-"""Bytes of decoded images of one split that are kept in memory; larger splits go to disk."""
+"""Maximum bytes of decoded images of a split kept in memory; larger splits are kept on disk."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -55,13 +55,13 @@ def images(benchmark: Benchmark, name: str, split: str) -> Source:
     try:
         return decoding.decode(source, size=benchmark.image_size, limit=MEMORY, file=file)
     except OSError as error:
-        say(f"{name}: decoded in every epoch, as {file.parent} cannot be written: {error}")
+        say(f"{name}: decoding in every epoch, as {file.parent} cannot be written: {error}")
         return source
 
 
 @functools.lru_cache(maxsize=16)
 def labels(benchmark: Benchmark, name: str, split: str) -> np.ndarray:
-    """Return the labels of a split as `datasets.labels` does, or annotation vectors of boxes."""
+    """Return the labels of a split, as `datasets.labels` does, or annotation vectors of boxes."""
     address = benchmark.address(name)
     if benchmark.annotations == "labels":
         return datasets.labels(address, split)
@@ -73,10 +73,10 @@ def labels(benchmark: Benchmark, name: str, split: str) -> np.ndarray:
 
 
 def transfer_splits(benchmark: Benchmark, target: str) -> tuple[str, str, str]:
-    """Return the slices of a target for fine-tuning, for the choice of the rate, and for the test.
+    """Return the slices of a target for fine-tuning, for validation and for testing.
 
     Raises:
-        StageError: the first two would overlap.
+        StageError: the slices for fine-tuning and validation would overlap.
     """
     size = benchmark.data(target).sizes["train"]
     available = size - benchmark.validation_images
@@ -84,7 +84,7 @@ def transfer_splits(benchmark: Benchmark, target: str) -> tuple[str, str, str]:
     if not 0 < used <= available:
         raise StageError(
             f"{target}: {used} images to fine-tune on and {benchmark.validation_images} for "
-            f"validation do not fit into a training split of {size}; --transfer_images and "
-            "--validation_images set them"
+            f"validation do not fit into a training split of {size}; change --transfer_images or "
+            "--validation_images"
         )
     return f"train[:{used}]", f"train[-{benchmark.validation_images}:]", "test"

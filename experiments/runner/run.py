@@ -23,19 +23,19 @@ class StageError(OperationError):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A benchmark and where its files are.
+    """A benchmark, its folders, and how it is run.
 
     Attributes:
         benchmark: its settings.
         out: the results folder.
-        weights: the folder of the checkpoints of the sources.
-        allow_missing: as of `Execution`.
-        workers: processes that decode images, as `batches.batches` takes it.
-        grid: how the learning rates of a transfer are tried, one of `grid.PLANS`.
-        tensorboard: whether training writes event files, too.
-        shard: as of `Execution`, for the units of every stage.
-        executor: as of `Execution`.
-        num_gpus: as of `Execution`.
+        weights: the folder of the sources' checkpoints.
+        allow_missing: see `Execution`.
+        workers: number of processes that decode images, as `batches.batches` takes it.
+        grid: how to train the learning rates of a transfer, one of `grid.PLANS`.
+        tensorboard: whether training also writes event files.
+        shard: see `Execution`; applies to the units of every stage.
+        executor: see `Execution`.
+        num_gpus: see `Execution`.
     """
 
     benchmark: Benchmark
@@ -51,22 +51,22 @@ class Run:
 
     @property
     def execution(self) -> Execution:
-        """How the units of its stages are run."""
+        """The settings with which the units of all stages are run."""
         return Execution(self.executor, self.num_gpus, self.shard, self.allow_missing)
 
     def seed(self, *parts: object) -> int:
-        """Return the seed for one purpose, which depends on nothing done before."""
+        """Return the seed for one purpose, independently of any other seed drawn."""
         return zlib.crc32("/".join(map(str, (self.benchmark.seed, *parts))).encode())
 
 
 class Stage(NamedTuple):
-    """One of the five.
+    """A stage of a benchmark.
 
     Attributes:
-        run: makes what is not done; returns the number of failures.
-        units: lists all that it makes.
-        name: of its module.
-        divisible: whether processes with different shards can each make a part of its units.
+        run: makes the units that are not done; returns the number of failures.
+        units: lists all units of the stage.
+        name: name of its module.
+        divisible: whether processes with different shards can each make a part of the units.
     """
 
     run: Callable[[Run], int]
@@ -79,9 +79,9 @@ def list_by_name(module: str, run: Run) -> Callable[[], Sequence[Unit]]:
     """Return a picklable function that lists the units of a stage in another process.
 
     Args:
-        module: of the stage. It is imported by its name, as a module that runs as `__main__` here
-            is not `__main__` there.
-        run: the argument of its `units`.
+        module: name of the stage's module. It is imported by name, as the module that is `__main__`
+            in this process is not `__main__` in the other.
+        run: the argument for the module's `units`.
     """
     return functools.partial(_list, module, run)
 
@@ -100,19 +100,19 @@ def run_units(
     """Make the units of a stage that are not done yet; return the number of failures.
 
     Args:
-        run: in whose results folder failures are recorded.
-        stage: shown and recorded.
+        run: the run, in whose results folder failures are recorded.
+        stage: name of the stage, shown and used to name the record.
         units: as `jaxparc.units.run.run_units` takes them.
-        listing: likewise.
+        listing: as `jaxparc.units.run.run_units` takes it.
 
     Raises:
-        OperationError: likewise.
+        OperationError: as for `jaxparc.units.run.run_units`.
     """
     return len(units_run.run_units(stage, units, run.out, execution=run.execution, listing=listing))
 
 
 def partial_folder(run: Run, stage: str, name: str) -> Path:
-    """Return where a training run of a stage keeps its state while it is not done."""
+    """Return the folder of the state of an unfinished training run of a stage."""
     return run.out / "partial" / stage / name
 
 
@@ -120,17 +120,17 @@ def prepare(run: Run) -> None:
     """Claim the folders of a run for its settings.
 
     Raises:
-        StageError: a folder was made with other settings.
+        StageError: a folder was created with other settings.
     """
     claim(run.out, run.benchmark.settings())
     claim(run.weights, run.benchmark.source_settings())
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Claim one folder.
+    """Record settings in a folder, or check that they equal those recorded before.
 
     Raises:
-        StageError: it was made with other settings.
+        StageError: the folder was created with other settings, or its record is damaged.
     """
     settings = json.loads(json.dumps(settings))
     file = folder / "settings.json"
@@ -139,11 +139,11 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         if found is None:
             files.write_sealed(file, settings)
     except files.DamagedFileError as error:
-        raise StageError(f"{error}; move {folder} away to start anew") from error
+        raise StageError(f"{error}; move {folder} away to start over") from error
     if found is not None and found != settings:
         keys = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
         lines = [f"  {k}: {found.get(k)} there, {settings.get(k)} now" for k in keys]
         raise StageError(
-            f"{folder} was made with other settings; move it away to start anew, or give "
+            f"{folder} was created with other settings; move it away to start over, or give "
             "these another --name:\n" + "\n".join(lines)
         )

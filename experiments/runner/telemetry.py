@@ -1,4 +1,4 @@
-"""Metrics of training runs, step by step: a JSONL file for each, and TensorBoard's on request."""
+"""Write the metrics of training runs, step by step, as JSONL and optionally for TensorBoard."""
 
 import contextlib
 import json
@@ -17,13 +17,13 @@ def watching(
     """Write metrics/STAGE/NAME.jsonl while runs are trained.
 
     A line has the step, its loss, the accuracy on its batch in percent, the learning rate, and the
-    images per second since the previous line. A loss that is not finite is null, and so is the
-    speed of steps before an interruption. A resumed run writes all its lines again.
+    images per second since the previous report. A loss that is not finite is null, as is the speed
+    of steps before an interruption. A resumed run rewrites all its lines.
 
     Args:
-        run: in whose results folder they are written.
-        stage: that trains.
-        names: of the runs.
+        run: the run, in whose results folder they are written.
+        stage: name of the stage.
+        names: names of the training runs.
         on_images: called with numbers of images as they are processed.
 
     Yields:

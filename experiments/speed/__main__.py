@@ -1,6 +1,6 @@
 """Measure the speed tables: this library against plain implementations, in one process.
 
-For example, as in docs/measured:
+The tables in docs/measured are those of:
 
 python -m experiments.speed bank --out docs/measured/bank_cpu
 python -m experiments.speed input --out docs/measured/input_cpu

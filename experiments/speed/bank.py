@@ -1,9 +1,9 @@
 """`python -m experiments.speed bank`: `score_bank` against plain implementations.
 
 Both sides run in one process, alternate and are warmed up; times are medians, with the range from
-the fastest to the slowest repeat. OpenBLAS's threads keep spinning for a while after each of its
-calls, so there is a pause between the sides, and the plain side is measured with its default number
-of threads and with one.
+the fastest to the slowest repeat. OpenBLAS's threads keep spinning for a while after each call, so
+there is a pause between the sides, and the plain side is measured both with its default number of
+threads and with one.
 """
 
 import dataclasses
@@ -31,19 +31,19 @@ PAUSE = 0.2  # seconds between the sides
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """The sizes to measure.
 
     Attributes:
-        n: images.
-        models: m, of the table of PARC f=32.
-        widths: d, of the same table.
-        classes: c, of the same table.
-        m: models of the other methods.
-        d: width of the other methods.
-        c: classes of the other methods.
-        z: source classes.
-        plain_models: models of the plain side.
-        repeats: of each side; at most three for more than 100 models.
+        n: number of images.
+        models: values of m, the number of models, for PARC f=32.
+        widths: values of d, the feature width, for PARC f=32.
+        classes: values of c, the number of classes, for PARC f=32.
+        m: number of models for the other methods.
+        d: feature width for the other methods.
+        c: number of classes for the other methods.
+        z: number of source classes.
+        plain_models: number of models for the plain side.
+        repeats: repeats of each side; at most three for more than 100 models.
     """
 
     n: int = 500
@@ -60,13 +60,13 @@ class Sizes:
 
 QUICK = dataclasses.replace(Sizes(), models=(8, 65), widths=(2048,), repeats=3)
 
-# Together, as users ask for them; plain H-Score inverts a d x d matrix, which takes seconds.
+# Measured together, as users request them, without H-Score: its plain side inverts a d x d matrix.
 TOGETHER = ("parc_f32", "parc", "rsa", "dds", "nce", "leep", "knn", "logistic", "heuristic")
 ALONE = ("parc", "rsa", "rsa_f32", "dds", "dds_f32", "nce", "leep", "knn", "logistic", "hscore_f32")
 
 
 def synthetic(sizes: Sizes, d: int, c: int, seed: int) -> plain.Model:
-    """Return features like a network's: rectified, correlated, with classes slightly apart."""
+    """Return a model with realistic features: rectified, correlated, with separable classes."""
     rng = np.random.default_rng(seed)
     labels = np.arange(sizes.n) % c
     spectrum = np.arange(1, d + 1) ** -0.5
@@ -87,7 +87,7 @@ def score_bank(models: Sequence[plain.Model], m: int, methods: Sequence[str]) ->
     names = [str(i) for i in range(m)]
     chosen = [models[i % len(models)] for i in range(m)]
     needs = {need for method in methods for need in selectors.method(method).needs}
-    with warnings.catch_warnings(action="ignore"):  # H-Score says little at these widths
+    with warnings.catch_warnings(action="ignore"):  # H-Score is at its limit for these widths
         return jaxparc.score_bank(
             dict(zip(names, (one.features for one in chosen), strict=True)),
             chosen[0].labels,
@@ -102,16 +102,16 @@ def score_bank(models: Sequence[plain.Model], m: int, methods: Sequence[str]) ->
 
 
 def score_plain(models: Sequence[plain.Model], m: int, methods: Sequence[str]) -> None:
-    """Score m models, repeating `models`, with the plain implementations, one after the other."""
+    """Score m models, repeating `models`, one after another with the plain implementations."""
     for i in range(m):
         for method in methods:
             plain.score(method, models[i % len(models)])
 
 
 def least_work(methods: Sequence[str], n: int, d: int, c: int, z: int) -> tuple[float, float]:
-    """Return the least operations and bytes per model that the usual algorithms need.
+    """Return the minimum operations and bytes per model that the usual algorithms need.
 
-    What methods can share counts once.
+    Work that methods can share counts once.
     """
     operations: dict[str, float] = {}
     read: dict[str, float] = {}
@@ -125,10 +125,10 @@ def least_work(methods: Sequence[str], n: int, d: int, c: int, z: int) -> tuple[
             # one product with f vectors and its transpose; the algorithm decides how many
             operations[f"components {reduction}"] = 4.0 * n * d * int(reduction)
         elif name in ("parc", "rsa", "dds", "hscore"):
-            # half of a symmetric product of all standardised images; H-Score needs a basis of it
+            # half of the symmetric product of standardised images; H-Score needs a basis of it
             operations["standardised images"] = 1.0 * n * n * d
         elif name == "knn":
-            operations["images"] = 1.0 * n * n * d  # half of a product of all unscaled images
+            operations["images"] = 1.0 * n * n * d  # half of the product of unscaled images
         elif name == "logistic":
             # one evaluation of logits and gradient for half of the images, and logits of the rest
             operations["logistic"] = 3.0 * n * d * c
@@ -144,17 +144,17 @@ class Row:
     """One row of the table.
 
     Attributes:
-        what: method, or what is scored together.
-        m: models.
+        what: the method, or the methods that are scored together.
+        m: number of models.
         d: feature width.
-        c: classes.
-        ours: milliseconds per model of every repeat of this library.
-        plain: likewise of the plain side with its default threads; empty if not measured.
-        plain_one_thread: likewise with one thread.
-        peak_mib: memory above what was in use before; None if unknown.
-        operations: least, per model.
-        bytes: least, per model.
-        share: of the device's matrix rate.
+        c: number of classes.
+        ours: milliseconds per model for every repeat of this library.
+        plain: the same for the plain side with its default threads; empty if not measured.
+        plain_one_thread: the same with one thread.
+        peak_mib: peak memory in MiB, above the memory in use before; None if unknown.
+        operations: minimum number of operations per model; see `least_work`.
+        bytes: minimum number of bytes per model; see `least_work`.
+        share: `operations` per second over the device's matrix rate.
     """
 
     what: str
@@ -170,7 +170,7 @@ class Row:
     share: float
 
     def ratio(self) -> float | None:
-        """Return plain median (default threads) over ours; None if not measured."""
+        """Return the plain median (default threads) over ours; None if not measured."""
         return _ratio(self.plain, self.ours)
 
     def ratio_best(self) -> float | None:
@@ -193,7 +193,7 @@ def measure(
     what: str | None = None,
     plain_repeats: int | None = None,
 ) -> Row:
-    """Measure both sides of one case, alternating."""
+    """Measure both sides of one case in alternation."""
     import threadpoolctl
 
     repeats = min(sizes.repeats, 3) if m > 100 else sizes.repeats
@@ -266,7 +266,7 @@ def first_call(sizes: Sizes) -> float:
 
 
 def rows(sizes: Sizes, *, slow: bool, rate: float) -> Iterator[Row]:
-    """Measure all cases, one after the other."""
+    """Measure all cases, one after another."""
     pools: dict[tuple[int, int], list[plain.Model]] = {}
 
     def pool(d: int, c: int) -> list[plain.Model]:
@@ -326,9 +326,9 @@ def bank(sizes: Sizes, *, slow: bool = True, out: Path | None = None) -> list[Ro
     """Measure and print all cases, and write OUT.md and OUT.json.
 
     Args:
-        sizes: of the cases.
-        slow: also measure plain H-Score without PCA.
-        out: without a suffix; None to write nothing.
+        sizes: sizes of the cases.
+        slow: whether to measure the plain side of H-Score without PCA.
+        out: path without a suffix; None to write nothing.
     """
     rate = measured.matrix_rate(jnp.dtype(jnp.float32))
     compilation = first_call(sizes)
@@ -352,7 +352,7 @@ def add(commands: measured.Commands) -> None:
     about = "score_bank against plain implementations"
     command = measured.command(commands, "bank", about, "sizes")
     command.add_argument(
-        "--skip-slow", action="store_true", help="no plain H-Score, which takes up to a minute"
+        "--skip-slow", action="store_true", help="skip plain H-Score, which takes up to a minute"
     )
     command.set_defaults(
         run=lambda args: bank(

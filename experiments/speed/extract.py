@@ -1,11 +1,10 @@
 """`python -m experiments.speed extract`: images per second of feature extraction.
 
-The sides are this library's extraction (batch norm folded, and on a CPU Winograd's convolutions and
-chunks; bfloat16 on an accelerator), the same Flax network as it is, and, where torch and
-torchvision are installed, the original network in torch, in both of its memory layouts. All get the
-same batches of uint8 images in host memory and the same weights, and return features; that these
-agree is checked first. The sides alternate; each starts after a pause with a batch that is not
-counted.
+The sides are this library's extraction (batch norm folded, on a CPU with Winograd convolutions and
+chunks, on an accelerator in bfloat16), the same Flax network unchanged and, if torch and
+torchvision are installed, the original network in torch, in both of its memory layouts. All take
+the same batches of uint8 images in host memory, have the same weights and return features, which
+are first checked to agree. The sides alternate; each starts after a pause with a batch that is not counted.
 """
 
 import dataclasses
@@ -30,13 +29,13 @@ Side = Callable[[np.ndarray], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """The sizes to measure.
 
     Attributes:
         architectures: keys of `models.MODELS`.
-        batch_sizes: rows of a batch.
-        images: number in every repeat, at least; a batch is not cut.
-        repeats: of each side.
+        batch_sizes: numbers of rows of a batch.
+        images: minimum number of images per repeat; batches are whole.
+        repeats: repeats of each side.
     """
 
     architectures: tuple[str, ...] = tuple(models.MODELS)
@@ -58,7 +57,7 @@ class Row:
 
 
 def ours(name: str, variables: Any) -> dict[str, Side]:
-    """Return extraction, and the network as it is."""
+    """Return this library's extraction, and the unchanged Flax network."""
     spec = models.get(name)
     module = spec.module(num_classes=1000, axis_name=parallel.AXIS)
     apply_fn = extraction.compile_network(module, variables, mean=spec.mean, std=spec.std)
@@ -76,7 +75,7 @@ def ours(name: str, variables: Any) -> dict[str, Side]:
 
 
 def original(name: str, variables: Any) -> dict[str, Side]:
-    """Return the network in torch, with the same weights; nothing if torch is not installed."""
+    """Return the network in torch, with the same weights; empty if torch is not installed."""
     try:
         import torch
 
@@ -85,8 +84,8 @@ def original(name: str, variables: Any) -> dict[str, Side]:
         return {}
     load(network, name, variables)
     network.eval()
-    seen: list[Any] = []
-    head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    captured: list[Any] = []
+    head.register_forward_pre_hook(lambda _, given: captured.append(given[0]))
     spec = models.get(name)
     mean, std = (255 * torch.tensor(c).reshape(3, 1, 1) for c in (spec.mean, spec.std))
 
@@ -96,7 +95,7 @@ def original(name: str, variables: Any) -> dict[str, Side]:
             with torch.inference_mode():
                 given = torch.from_numpy(images).permute(0, 3, 1, 2)
                 network(((given.float() - mean) / std).contiguous(memory_format=layout))
-            found = seen.pop()
+            found = captured.pop()
             return (found.mean((2, 3)) if found.ndim == 4 else found).numpy()
 
         return features
@@ -111,8 +110,8 @@ def load(network: Any, name: str, variables: Any) -> None:
     """Load the weights of one of our networks into the torch network.
 
     Raises:
-        AssertionError: some weights of the torch network are not replaced; counters, which nothing
-            reads, may be.
+        AssertionError: some weights of the torch network are not replaced, apart from the unused
+            counters of batch norm.
     """
     import torch
 
@@ -155,13 +154,15 @@ def measure(sizes: Sizes) -> Iterator[Row]:
         for batch_size in sizes.batch_sizes:
             shape = (batch_size, spec.input_size, spec.input_size, 3)
             images = rng.integers(0, 256, shape, np.uint8)
-            seen = {what: np.reshape(see(images), (batch_size, -1)) for what, see in sides.items()}
-            expected = seen["Flax as it is"]
+            features = {
+                what: np.reshape(side(images), (batch_size, -1)) for what, side in sides.items()
+            }
+            expected = features["Flax as it is"]
             tolerance = 1e-3 if jax.default_backend() == "cpu" else 5e-2  # bfloat16
-            for found in seen.values():
+            for found in features.values():
                 np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
             calls = {
-                what: (functools.partial(see, images), batch_size) for what, see in sides.items()
+                what: (functools.partial(side, images), batch_size) for what, side in sides.items()
             }
             rates = measured.alternate(calls, sizes.images, sizes.repeats)
             yield Row(name, batch_size, rates)
@@ -172,7 +173,7 @@ HEADER = ("architecture", "batch", *SIDES, "to the faster torch")
 
 
 def to_torch(middle: Mapping[str, float]) -> str:
-    """Return this library's rate over that of the faster side in torch, if there is one."""
+    """Return this library's rate over that of the faster torch side; "–" without torch."""
     torch = [rate for what, rate in middle.items() if what.startswith("torch")]
     return f"{middle['jaxparc'] / max(torch):.2f}" if torch else "–"
 
@@ -190,7 +191,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
-    """Measure, print as it goes, and write OUT.md and OUT.json."""
+    """Measure and print row by row, and write OUT.md and OUT.json."""
     title = "images per second, median (lowest–highest)"
     return measured.run("extract", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
 

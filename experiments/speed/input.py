@@ -1,10 +1,10 @@
 """`python -m experiments.speed input`: from JPEG files to batches, and whether training waits.
 
-JPEGs of photographs' size and detail are generated. The sides are a plain loop (PIL: open, resize
-to 256, random 224 crop and flip, stack), this library's pipeline by threads and by worker
-processes, and its cache of decoded images in memory and on disk; they alternate. Then a ResNet-18
-trains at 224 px: on images that are on the device already, which gives the rate that it can
-consume, and from the pipeline, where the time that it waits for batches is measured.
+JPEGs with the size and detail of photographs are generated. The sides are a plain loop (PIL: open,
+resize to 256, random 224 crop and flip, stack), this library's pipeline with threads and with
+worker processes, and its cache of decoded images in memory and on disk; they alternate. Then a
+ResNet-18 is trained at 224 px: on images that are already on the device, which gives the rate that
+it can consume, and from the pipeline, measuring the time that it waits for batches.
 """
 
 import dataclasses
@@ -35,14 +35,14 @@ ENDLESS = 10**6  # epochs
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """The sizes to measure.
 
     Attributes:
-        photographs: (width, height) of the JPEGs.
-        images: of each size.
+        photographs: sizes (width, height) of the JPEGs, in pixels.
+        images: number of JPEGs of each size.
         batch_size: rows of a batch.
-        repeats: of each side.
-        steps: number in each training, without the first.
+        repeats: repeats of each side.
+        steps: number of steps in each training, not counting the first.
     """
 
     photographs: tuple[tuple[int, int], ...] = ((500, 375), (1024, 768))
@@ -57,7 +57,15 @@ QUICK = Sizes(images=128, repeats=3, steps=3)
 
 @dataclasses.dataclass
 class Row:
-    """One row: images per second of every repeat, and the cores that the side may use."""
+    """One row of the table.
+
+    Attributes:
+        what: name of the side.
+        photographs: size of the JPEGs, WIDTHxHEIGHT.
+        cores: number of cores that the side may use.
+        images_per_second: rates of all repeats, or of all training steps.
+        waiting: share of the time that training waits for batches, in [0, 1]; None for other sides.
+    """
 
     what: str
     photographs: str
@@ -67,7 +75,7 @@ class Row:
 
 
 def photographs(width: int, height: int, count: int) -> list[dict[str, Any]]:
-    """Return labelled JPEG files with a photograph's mixture of smooth areas and detail."""
+    """Return labelled JPEG files with the mixture of smooth areas and detail of photographs."""
     rng = np.random.default_rng(0)
     records = []
     for i in range(count):
@@ -82,7 +90,7 @@ def photographs(width: int, height: int, count: int) -> list[dict[str, Any]]:
 
 
 def plain(records: list[dict[str, Any]], batch_size: int) -> Iterator[np.ndarray]:
-    """Yield batches endlessly, by a straightforward loop."""
+    """Yield batches endlessly from a straightforward loop."""
     rng = np.random.default_rng(0)
     side = decoding.resized(SIZE)
     for start in itertools.cycle(range(0, len(records), batch_size)):
@@ -99,7 +107,7 @@ def plain(records: list[dict[str, Any]], batch_size: int) -> Iterator[np.ndarray
 def sides(
     records: list[dict[str, Any]], sizes: Sizes, folder: Path
 ) -> dict[str, tuple[int, Callable[[], Iterator[Any]]]]:
-    """Return the sides: name -> the cores it may use, and its endless batches."""
+    """Return name of the side -> the number of cores it may use, and its endless batches."""
     epochs = functools.partial(
         batches.batches,
         batch_size=sizes.batch_size,
@@ -126,7 +134,7 @@ def sides(
 
 
 def images_per_second(side: Callable[[], Iterator[Any]], sizes: Sizes) -> float:
-    """Return the steady rate: batches that were ready before the clock started are used up."""
+    """Return the steady-state rate, after using up batches that were prepared in advance."""
     iterator = side()
     count = sizes.images // sizes.batch_size
     for _ in range(count):
@@ -138,7 +146,7 @@ def images_per_second(side: Callable[[], Iterator[Any]], sizes: Sizes) -> float:
 
 
 def train_steps(fed: Iterator[Any], sizes: Sizes) -> tuple[list[float], float]:
-    """Return images per second of every training step of a ResNet-18, and the share of waiting."""
+    """Return images per second for every step of a ResNet-18, and the share of time it waits."""
     spec = models.get("resnet18")
     module = spec.module(num_classes=10, axis_name=parallel.AXIS)
     task = Task(module, spec.mean, spec.std)
@@ -218,7 +226,7 @@ def cells(row: Row, plain_rate: float | None) -> tuple[str, ...]:
 
 
 def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
-    """Measure, print as it goes, and write OUT.md and OUT.json."""
+    """Measure and print row by row, and write OUT.md and OUT.json."""
     rates: list[float] = []
 
     def line(row: Row) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What the speed tables share: measuring, describing the machine, printing and writing."""
+"""Measure, describe the machine, print and write, for all speed tables."""
 
 import argparse
 import contextlib
@@ -28,13 +28,13 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def console() -> Console:
-    """Return a console; a log has no width of its own."""
+    """Return a console, with a fixed width if the output is not a terminal."""
     found = Console()
     return found if found.is_terminal else Console(width=160)
 
 
 def settings(packages: Sequence[str]) -> dict[str, Any]:
-    """Return the machine and the versions of Python, packages and BLAS that are measured with."""
+    """Return a description of the machine and the versions of Python, packages and BLAS."""
     import threadpoolctl
 
     return {
@@ -63,13 +63,13 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def command(commands: "Commands", name: str, about: str, fewer: str) -> argparse.ArgumentParser:
-    """Add a command with the flags that all have, and return its parser.
+    """Add a command with the flags that all commands share, and return its parser.
 
     Args:
-        commands: of `experiments.speed`.
-        name: of the command.
-        about: for --help.
-        fewer: what --quick measures fewer of.
+        commands: the commands of `experiments.speed`.
+        name: name of the command.
+        about: description for --help.
+        fewer: noun for the things that --quick measures fewer of.
     """
     parser = commands.add_parser(name, help=about)
     parser.add_argument("--quick", action="store_true", help=f"fewer {fewer} and repeats")
@@ -93,16 +93,16 @@ def run(
     """Print rows as they are measured, then their table, and write OUT.md and OUT.json.
 
     Args:
-        command: of `experiments.speed`.
-        packages: whose versions matter.
-        sizes: a dataclass, what is measured.
-        rows: dataclasses, each measured as it is asked for.
-        header: of the table.
-        cells: row -> its cells.
-        title: of the table.
-        out: without a suffix; None to write nothing.
+        command: name of the command of `experiments.speed`.
+        packages: packages whose versions are recorded.
+        sizes: a dataclass of the sizes to measure.
+        rows: dataclasses, each of which is measured when it is requested.
+        header: column headers of the table.
+        cells: function that returns the cells of a row.
+        title: title of the table.
+        out: path without a suffix; None to write nothing.
         note: printed first, and above the table in OUT.md.
-        about: recorded in OUT.json beside the machine, sizes and seconds.
+        about: further values to record in OUT.json.
 
     Returns:
         All rows.
@@ -136,7 +136,7 @@ def run(
 def forget_peak() -> bool:
     """Reset the high-water mark of resident memory; return whether that is possible."""
     try:
-        # Freed memory that the allocator keeps would hide what the next call needs.
+        # Freed memory that the allocator retains would hide the needs of the next call.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
@@ -155,7 +155,7 @@ def resident() -> float | None:
 
 
 def _status(key: str) -> float | None:
-    """Return a value of /proc/self/status in MiB; None without it."""
+    """Return a value of /proc/self/status in MiB; None if it does not exist."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{key}:"):
@@ -175,8 +175,9 @@ def matrix_rate(dtype: Any, size: int | None = None) -> float:
     """Return the operations per second of a matrix product on one device, at highest precision.
 
     Args:
-        dtype: of both matrices.
-        size: of their sides; by default 2,048 on a CPU, and 8,192 to fill an accelerator.
+        dtype: dtype of both matrices.
+        size: number of rows and columns of both; by default 2,048 on a CPU, and 8,192 to fill an
+            accelerator.
     """
     size = size or (2048 if jax.default_backend() == "cpu" else 8192)
     product = jax.jit(lambda a: jnp.matmul(a, a, precision=jax.lax.Precision.HIGHEST))
@@ -190,18 +191,18 @@ def matrix_rate(dtype: Any, size: int | None = None) -> float:
     return 2 * size**3 / min(times)
 
 
-_PAUSE = 0.5  # seconds until the other side's threads, which wait for more work, sleep
+_PAUSE = 0.5  # seconds until the other side's threads, which spin waiting for work, sleep
 
 
 def alternate(
     sides: Mapping[str, tuple[Callable[[], Any], int]], images: int, repeats: int
 ) -> dict[str, list[float]]:
-    """Return images per second of every repeat, by side; each warms up with an uncounted call.
+    """Return images per second of every repeat, by side; each repeat starts with a warm-up call.
 
     Args:
-        sides: name -> a blocking function, and the images that a call processes.
-        images: of every repeat, at least.
-        repeats: of each side; the sides alternate.
+        sides: name -> a blocking function, and the number of images that a call processes.
+        images: minimum number of images per repeat.
+        repeats: repeats of each side; the sides alternate.
     """
     rates: dict[str, list[float]] = {what: [] for what in sides}
     for _ in range(repeats):
@@ -217,7 +218,7 @@ def alternate(
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the median and, in brackets, the lowest and the highest value, or a dash for none."""
+    """Return the median and, in brackets, the lowest and highest values; a dash if empty."""
     if not values:
         return "–"
     low, middle, high = min(values), statistics.median(values), max(values)
@@ -236,7 +237,7 @@ def ran(command: str, about: dict[str, Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table, numbers aligned right."""
+    """Return the lines of a Markdown table, with numbers aligned right."""
     return [
         "| " + " | ".join(header) + " |",
         "| --- " + "| ---: " * (len(header) - 1) + "|",

@@ -1,9 +1,9 @@
 """Every method in plain NumPy, SciPy and scikit-learn, one model at a time.
 
-The baseline of the speed tables and the reference of tests: the definitions in float64, with the
-settings of the paper's published code (randomised PCA with one power iteration, a correlation of
-one-hot labels, a pseudo-inverse, 20 iterations of L-BFGS). It ranks rounding noise where the
-published code does.
+This is the baseline of the speed tables and the reference of tests: the definitions in float64,
+with the settings of the paper's published code (randomised PCA with one power iteration, a
+correlation of one-hot labels, a pseudo-inverse, 20 iterations of L-BFGS). Like the published code,
+it ranks rounding noise in places.
 """
 
 import warnings
@@ -16,7 +16,7 @@ import scipy.stats
 
 
 class Model(NamedTuple):
-    """A model with its features of a probe set of n images, and what else the methods need.
+    """The features of a model on a probe set of n images, and the other inputs of methods.
 
     Attributes:
         features: (n, d).
@@ -147,7 +147,7 @@ def logistic(model: Model, f: int | None = None) -> float:
 
     x = reduce(model.features, f)
     half = -(-len(x) // 2)
-    # Since about 1.7, tol is compared with the gradient of the mean loss.
+    # Since scikit-learn 1.7 or so, tol is compared with the gradient of the mean loss.
     classifier = LogisticRegression(max_iter=20, tol=0.1 / half)
     with warnings.catch_warnings(category=ConvergenceWarning, action="ignore"):
         classifier.fit(x[:half], model.labels[:half])

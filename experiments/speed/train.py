@@ -1,10 +1,10 @@
 """`python -m experiments.speed train`: images per second of training, and of grids.
 
-The sides are this library's step and, where torch and torchvision are installed, the original
-network in torch, channels last, as it is and compiled. All have the same uint8 images on the
-device, the same weights, and no dropout; each normalises, takes the gradient and steps with
-momentum and weight decay. That their losses agree is checked first. The sides alternate; each
-starts after a pause with a call that is not counted. With a grid, "apart" is one run after another.
+The sides are this library's step and, if torch and torchvision are installed, the original network
+in torch, channels last, uncompiled and compiled. All have the same uint8 images on the device, the
+same weights and no dropout; each normalises, computes the gradient and takes a step with momentum
+and weight decay. Their losses are first checked to agree. The sides alternate; each starts after a
+pause with a call that is not counted. For a grid, "apart" means one run after another.
 """
 
 import argparse
@@ -33,16 +33,17 @@ _CLASSES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """The sizes to measure.
 
     Attributes:
         architectures: keys of `models.MODELS`.
-        pixels: 32 for networks of the demo's widths, with the small stem; 224 for whole ones.
-        batch_size: of every step.
-        images: number in every repeat, at least, by pixels.
-        repeats: of each side.
-        grid: number of runs in one program, by pixels; 1 for no grid.
-        dtype: of the computation.
+        pixels: sides of the images: 32 for networks with the demo's widths and the small stem, 224
+            for full-width networks.
+        batch_size: batch size of every step.
+        images: minimum number of images per repeat, for each of `pixels`.
+        repeats: repeats of each side.
+        grid: number of runs in one program, for each of `pixels`; 1 for no grid.
+        dtype: dtype of the computation.
     """
 
     architectures: tuple[str, ...] = ("alexnet", "googlenet", "resnet18", "resnet50")
@@ -50,7 +51,7 @@ class Sizes:
     batch_size: int = 32
     images: tuple[int, ...] = (320, 32)
     repeats: int = 3
-    grid: tuple[int, ...] = (3, 1)  # whole networks at once take minutes per step on a CPU
+    grid: tuple[int, ...] = (3, 1)  # a grid of full-width networks takes minutes per step on a CPU
     dtype: str = "float32"
 
 
@@ -74,13 +75,13 @@ class Row:
     Attributes:
         architecture: key of `models.MODELS`.
         pixels: side of the images.
-        batch_size: of every step.
-        dtype: of the computation.
-        images_per_second: of every repeat, by side.
-        operations: per image: three times those of the forward pass.
-        share: of the device's matrix rate in the same type.
-        compile_seconds: of the step.
-        peak_bytes: of the step, by the compiler's account.
+        batch_size: batch size of every step.
+        dtype: dtype of the computation.
+        images_per_second: rates of all repeats, by side.
+        operations: operations per image, three times those of the forward pass.
+        share: operations per second over the devices' matrix rate in the same dtype.
+        compile_seconds: compilation time of the step.
+        peak_bytes: the compiler's estimate of the memory that the step needs.
     """
 
     architecture: str
@@ -95,7 +96,7 @@ class Row:
 
 
 def task_of(name: str, pixels: int, dtype: str) -> Task:
-    """Return the network that is measured."""
+    """Return the network to measure."""
     spec = models.get(name)
     small = pixels < 64
     module = spec.module(
@@ -143,7 +144,7 @@ _RATE, _DECAY = 0.01, 1e-4
 def original(
     name: str, task: Task, variables: Any, batch: dict[str, np.ndarray], dtype: str
 ) -> dict[str, Side]:
-    """Return the same training in torch; nothing if torch is not installed."""
+    """Return the same training in torch; empty if torch is not installed."""
     try:
         import torch
         import torchvision as originals
@@ -161,7 +162,7 @@ def original(
     def side(compiled: bool) -> Side:
         network = in_torch(name, task, variables).to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(network.parameters(), _RATE, 0.9, weight_decay=_DECAY)
-        torch._dynamo.reset()  # or it treats the sizes of successive rows as dynamic
+        torch._dynamo.reset()  # or it treats sizes that differ between rows as dynamic
         forward = torch.compile(network, dynamic=False) if compiled else network
 
         def step() -> float:
@@ -179,7 +180,7 @@ def original(
 
 
 def in_torch(name: str, task: Task, variables: Any) -> Any:
-    """Return one of our networks in torch: same width, stem and weights, and no dropout."""
+    """Return one of our networks in torch, with the same width, stem and weights; no dropout."""
     import torch
     from torch import nn
 
@@ -197,13 +198,13 @@ def in_torch(name: str, task: Task, variables: Any) -> Any:
     if name == "googlenet":
         network.transform_input = False
     _narrow(network, width)
-    network(torch.zeros(2, 3, 64, 64))  # lazy layers find the number of their inputs
+    network(torch.zeros(2, 3, 64, 64))  # lazy layers infer their number of inputs
     extract.load(network, name, variables)
     return network.train()
 
 
 def _narrow(module: Any, width: float) -> None:
-    """Give every layer of a torch module as many outputs as our network has."""
+    """Scale the number of outputs of every layer of a torch module to that of our network."""
     from torch import nn
 
     for name, layer in module.named_children():
@@ -283,7 +284,7 @@ def _row(
 
 
 def forward_operations(task: Task, variables: Any, pixels: int) -> float:
-    """Return the operations of one image's forward pass: two per multiplication and addition."""
+    """Return the operations of the forward pass of one image; a multiply-add counts as two."""
     module = task.module.clone(axis_name=None)
     image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), np.float32)
     lowered = jax.jit(lambda v, x: module.apply(v, x)[0]).lower(variables, image)
@@ -329,7 +330,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
-    """Measure, print as it goes, and write OUT.md and OUT.json."""
+    """Measure and print row by row, and write OUT.md and OUT.json."""
     title = "images per second of training, median (lowest–highest)"
     return measured.run("train", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
 

@@ -1,4 +1,4 @@
-"""Figures as SVG and PNG files, drawn by matplotlib."""
+"""Draw figures with matplotlib, as SVG and PNG files."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKS = "osD^vP*X"
-_GREY = "0.4"  # for the colour of text on the page
+_GREY = "0.4"  # replaces "currentColor", the last of COLOURS
 
 
 class Point(NamedTuple):
     """One method at one value of a sweep, on one probe set.
 
     Attributes:
-        value: images or dimensions, 0 for no PCA; the index of an architecture if it is swept.
+        value: number of images or of dimensions (0 for no PCA), or index of an architecture.
         method: label without the dimension.
         run: number of the probe set.
-        mean_pc: in [-100, 100]; NaN if undefined.
-        milliseconds: per transfer, without feature extraction; of the second of two calls.
+        mean_pc: Mean PC in [-100, 100]; NaN if undefined.
+        milliseconds: milliseconds per transfer, without feature extraction, in the second of two
+            calls.
     """
 
     value: int
@@ -38,12 +39,12 @@ class Point(NamedTuple):
 
 
 def probe_size(points: Sequence[Point], path: Path) -> None:
-    """Draw figure 1: Mean PC, relative to the whole probe set's, and time against probe images."""
+    """Draw figure 1: relative Mean PC, and time, against the number of probe images."""
     figure, (left, right) = _panels(2)
     values = sorted({p.value for p in points})
     for method, style in _styles(points).items():
         means = np.array([_mean(points, method, v) for v in values])
-        with np.errstate(invalid="ignore", divide="ignore"):  # the last is 0 or undefined
+        with np.errstate(invalid="ignore", divide="ignore"):  # the divisor may be 0 or NaN
             left.plot(values, 100 * means[:, 0] / means[-1, 0], **style)
         right.plot(values, means[:, 1], **style)
     left.set(xlabel="probe images", ylabel=f"Mean PC, % of that with {values[-1]}")
@@ -53,7 +54,7 @@ def probe_size(points: Sequence[Point], path: Path) -> None:
 
 
 def pca(points: Sequence[Point], path: Path) -> None:
-    """Draw figure 2: Mean PC against PCA dimensions (a), and without PCA and with 32 (b)."""
+    """Draw figure 2: Mean PC against PCA dimensions (a), and without PCA and with f = 32 (b)."""
     figure, (left, right) = _panels(2)
     values = sorted({p.value for p in points} - {0})
     styles = _styles(points)
@@ -112,14 +113,14 @@ def scatter(summary: Summary, method: str, title: Callable[[str], str], path: Pa
 
 
 def accuracies(summary: Summary, path: Path) -> None:
-    """Draw accuracies of models by targets; the darker, the better within a target."""
+    """Draw a heat map of accuracies, models by targets; darker is better within a target."""
     outcomes = summary.outcomes
     m, t = outcomes.accuracies.shape
     figure, (panel,) = _panels(1, height=1.5 + 0.2 * m)
     values = np.where(outcomes.where, outcomes.accuracies, np.nan)
     low, high = (f(values, axis=0) for f in (np.nanmin, np.nanmax))
     shades = (values - low) / np.where(high > low, high - low, 1)
-    panel.imshow(shades, aspect="auto", cmap="Blues", vmin=0, vmax=1.6)  # text stays readable
+    panel.imshow(shades, aspect="auto", cmap="Blues", vmin=0, vmax=1.6)  # light enough for the text
     for i, j in np.argwhere(outcomes.where):
         panel.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize="x-small")
     names = [_as_is(", ".join(filter(None, model))) for model in outcomes.models]
@@ -164,7 +165,7 @@ def _styles(points: Sequence[Point]) -> Mapping[str, dict[str, Any]]:
 
 
 def _mean(points: Sequence[Point], method: str, value: int) -> tuple[float, float]:
-    """Return Mean PC and milliseconds averaged over probe sets; NaN without any point."""
+    """Return Mean PC and milliseconds averaged over probe sets; NaN if there is no point."""
     chosen = [p for p in points if (p.method, p.value) == (method, value)]
     if not chosen:
         return math.nan, math.nan
@@ -173,5 +174,5 @@ def _mean(points: Sequence[Point], method: str, value: int) -> tuple[float, floa
 
 
 def _as_is(name: str) -> str:
-    """Return a name as matplotlib prints it literally: no control characters, no mathematics."""
+    """Return a name escaped for matplotlib, without control characters or mathtext."""
     return printing.visible(name).replace("$", r"\$")

@@ -1,7 +1,7 @@
-"""The numbers that the paper prints and that tables of accuracies and scores can reproduce.
+"""Numbers printed in the paper that tables of accuracies and scores can reproduce.
 
-From the paper's tables 1 and 2, and from the README of the authors' repository, whose two numbers
-are those of table 4. The other cells of the paper's tables are not included.
+They are from the paper's tables 1 and 2, and from the README of the authors' repository, whose two
+numbers are those of table 4. Other cells of the paper's tables are not included.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ PRINTED: Mapping[tuple[int, str, str], float] = MappingProxyType(
 
 _SWAPPED = "The paper's tables 1 and 3 swap the values of RSA and DDS (56.1 and 57.3)."
 
-# Table -> where the paper contradicts itself or differs from its own definitions.
+# Table -> places where the paper contradicts itself or its own definitions.
 FOOTNOTES: Mapping[int, tuple[str, ...]] = MappingProxyType(
     {
         1: (

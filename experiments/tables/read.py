@@ -33,19 +33,19 @@ Scores = dict[str, list[dict[Transfer, float]]]
 
 
 class TableError(InputError):
-    """A table is malformed; the message names the file and, if it is a row, its line."""
+    """A table is malformed; the message names the file and, for a bad row, its line."""
 
 
 def read(accuracies: Path, scores: Path | None = None) -> Outcomes:
     """Read a table of accuracies, of either head, and join a table of scores to it.
 
     Args:
-        accuracies: the table; with the head model,target,accuracy, it may have scores of one probe
-            set in further columns, and sources are "".
-        scores: further scores, which replace those of the same methods in `accuracies`.
+        accuracies: the table of accuracies. With the head model,target,accuracy, further columns
+            may hold scores of one probe set, and sources are "".
+        scores: table of further scores, which replace those of the same methods in `accuracies`.
 
     Returns:
-        All transfers of the table of accuracies, and every method in the order of its column.
+        All transfers of the table of accuracies, and all methods in the order of their columns.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -68,11 +68,11 @@ def read(accuracies: Path, scores: Path | None = None) -> Outcomes:
 
 
 def read_accuracies(path: Path) -> Accuracies:
-    """Read a table with the columns of the published benchmarks, as oracle.csv is.
+    """Read a table with the columns of the published benchmarks, such as oracle.csv.
 
     Returns:
-        Accuracies in [0, 100]; NaN where unavailable: an empty cell, as finetune_all writes it if
-        every run diverged, or -1, as the published table of the crowd-sourced benchmark has it.
+        Accuracies in [0, 100]; NaN where unavailable, that is, where a cell is empty (written by
+        finetune_all if every run diverged) or -1 (used in the published crowd-sourced table).
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -95,8 +95,8 @@ def read_scores(
         path: the table.
         accuracies: the transfers that have an accuracy.
         required: columns that the table must have besides the names of the transfer.
-        partial: accept the table of an unfinished benchmark, which may have no row, and skip the
-            scores of transfers without an accuracy; both are errors by default.
+        partial: whether to accept the table of an unfinished benchmark: one without rows, or with
+            scores of transfers without an accuracy, which are skipped. Both are errors by default.
 
     Returns:
         Method -> the scores of each probe set, in order of appearance; an empty cell is NaN.
@@ -133,7 +133,7 @@ def read_times(path: Path) -> tuple[dict[str, float], dict[str, float]]:
 
     Raises:
         FileNotFoundError: the file is missing.
-        TableError: a column is missing, or a cell is not a number or, of Items, not above 0.
+        TableError: a column is missing, a cell is not a number, or Items is not above 0.
     """
     table = _table(path, TIMES)
     stages: dict[str, float] = defaultdict(float)
@@ -149,7 +149,7 @@ def read_times(path: Path) -> tuple[dict[str, float], dict[str, float]]:
 
 
 class _Row(NamedTuple):
-    """The cells of a row by column, and its place as error messages name it."""
+    """The cells of a row by column, and its place for error messages."""
 
     where: str
     line: int

@@ -28,7 +28,7 @@ _LAYERS = {name: float(spec.layers) for name, spec in models.MODELS.items()}
 
 
 def title(label: str) -> str:
-    """Return the title of a method: a baseline's, a selector's, or its name in the table."""
+    """Return the title of a baseline or selector, or the name of any other method."""
     if label in TITLES:
         return TITLES[label]
     try:
@@ -44,18 +44,18 @@ def benchmark_of(found: Outcomes) -> Benchmark | None:
     own = {(a, s) for a in controlled.architectures for s in controlled.source_names}
     if known <= own and set(found.targets) <= set(controlled.target_names):
         return controlled
-    # The published table also has models that its authors left out of their evaluation.
+    # The published table also has models that the authors left out of their evaluation.
     return benchmarks.CROWD_SOURCED if crowd <= known else None
 
 
 def evaluated(
     found: Outcomes, benchmark: Benchmark | None = None
 ) -> tuple[Outcomes, Benchmark | None]:
-    """Return the outcomes that count in a benchmark, beside the baselines, and the benchmark.
+    """Return the outcomes that count in a benchmark, with the baselines, and the benchmark.
 
     Args:
-        found: the tables.
-        benchmark: that they belong to; recognised by its models by default.
+        found: all outcomes in the tables.
+        benchmark: the benchmark of the tables; by default recognised by its models.
     """
     benchmark = benchmark or benchmark_of(found)
     if benchmark is not None and not benchmark.external_from_oracle:
@@ -69,9 +69,9 @@ def evaluated(
 
 
 def with_baselines(found: Outcomes, benchmark: Benchmark | None = None) -> Outcomes:
-    """Return outcomes beside the baselines that they allow and do not have already.
+    """Return outcomes with those baselines added that can be computed and are not there yet.
 
-    The heuristic is computed only for a benchmark that states the numbers of images.
+    The heuristic is computed only for a benchmark that specifies the numbers of images.
     """
     scores = {}
     if len(found.targets) > 1:
@@ -87,7 +87,7 @@ def with_baselines(found: Outcomes, benchmark: Benchmark | None = None) -> Outco
 
 
 def paper_tables(found: Outcomes, benchmark: Benchmark) -> dict[str, Sheet]:
-    """Return the paper's tables that these outcomes fill, by name; printed numbers in brackets."""
+    """Return the paper's tables for these outcomes, by name, with printed numbers in brackets."""
     if benchmark.name == "controlled":
         tables = (_by_target(1, found), _by_varying(found), _with_layers(found))
         return dict(zip(("table_1", "table_2", "table_4"), tables, strict=True))
@@ -95,12 +95,12 @@ def paper_tables(found: Outcomes, benchmark: Benchmark) -> dict[str, Sheet]:
     return {f"table_{number}": _by_target(number, found)}
 
 
-# Return a method's values times 100, one per probe set; None if a column does not apply.
+# Functions from a method to its values times 100, one per probe set; None if not applicable.
 _Compute = Callable[[str], Sequence[float] | None]
 
 
 def _cells(table: int, found: Outcomes, columns: Mapping[str, _Compute], name: str) -> Sheet:
-    """Return a row per method, with the printed number where there is one."""
+    """Return a table with a row per method, and with the numbers that the paper prints."""
     rows = []
     for method in found.scores:
         if method.endswith("+l"):  # table 4 computes + layers
@@ -112,7 +112,7 @@ def _cells(table: int, found: Outcomes, columns: Mapping[str, _Compute], name: s
             printed = published.PRINTED.get((table, method, column))
             cells.append(cell + ("" if printed is None else f" [{printed:g}]"))
         rows.append((title(method), *cells))
-    notes = ("In brackets: what the paper prints.", *published.FOOTNOTES.get(table, ()))
+    notes = ("In brackets: the numbers printed in the paper.", *published.FOOTNOTES.get(table, ()))
     return Sheet(f"Table {table}: {name}", ("method", *columns), tuple(rows), notes)
 
 
@@ -170,7 +170,7 @@ def write_files(result: summary.Summary, out: Path, more: Mapping[str, Sheet]) -
 
     Args:
         result: the summary of all methods.
-        out: the folder.
+        out: the folder to write to.
         more: file name -> further table.
 
     Returns:
@@ -206,12 +206,12 @@ def report_tables(
     """Read and summarise tables; print and write the report to OUT.
 
     Args:
-        oracle: the table of accuracies, see `read`.
-        scores: a table of scores, in addition to the baselines.
+        oracle: the table of accuracies; see `read.read`.
+        scores: a table of scores; None to report only the scores in `oracle` and the baselines.
         out: the folder of index.html, summary.csv, tables/ and figures/.
-        times: times.csv of a results folder.
-        benchmark: that the tables belong to; recognised by its models by default.
-        resamples: of every interval.
+        times: times.csv of a results folder; None for none.
+        benchmark: the benchmark of the tables; by default recognised by its models.
+        resamples: number of resamples for every interval.
 
     Raises:
         TableError: a table is malformed, or has no transfer of the benchmark or no scores.

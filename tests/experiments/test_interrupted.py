@@ -81,7 +81,7 @@ def test_sigterm_within_a_training_run_saves_it_and_the_next_call_goes_on(data_d
     process.terminate()
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "interrupted; what is done is kept" in said
+    assert "interrupted; finished work is kept" in said
     (manifest,) = (results / "partial").rglob("manifest.json")
     history = json.loads(manifest.read_text())["content"]["metadata"]["history"]
     assert 1 <= len(history["loss"][0]) < 6

@@ -360,7 +360,7 @@ def test_other_settings_are_refused_with_the_difference(finished):
     assert "methods" not in str(caught.value)
     # weights that were made with other settings are not built upon either
     elsewhere = dataclasses.replace(finished, out=finished.out.parent / "elsewhere")
-    with pytest.raises(StageError, match="checkpoints was made with other settings"):
+    with pytest.raises(StageError, match="checkpoints was created with other settings"):
         prepare(dataclasses.replace(elsewhere, benchmark=other))
     # but what sources do not depend on may change
     fewer = dataclasses.replace(tiny.TINY, methods=("parc",), probe_images=20)

@@ -33,7 +33,7 @@ def main(tmp_path, monkeypatch, capsys):
     [
         (StageError("oracle.csv is missing"), "oracle.csv is missing"),
         (InputError("seed is -1"), "seed is -1"),
-        (OSError(28, "No space left", "x"), "x: No space left; what is done is kept"),
+        (OSError(28, "No space left", "x"), "x: No space left; finished work is kept"),
         (MemoryError("2 TiB"), "out of memory: 2 TiB"),
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes"),

@@ -429,7 +429,7 @@ def test_options_of_a_table_need_the_table(flag, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         report.main([flag, "3"])
     assert stopped.value.code == 2
-    assert f"{flag} is given; expected --oracle with it\n" in capsys.readouterr().err
+    assert f"{flag} needs --oracle\n" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
