@@ -4,7 +4,8 @@ The sides are this library's extraction (batch norm folded, on a CPU with Winogr
 chunks, on an accelerator in bfloat16), the same Flax network unchanged and, if torch and
 torchvision are installed, the original network in torch, in both of its memory layouts. All take
 the same batches of uint8 images in host memory, have the same weights and return features, which
-are first checked to agree. The sides alternate; each starts after a pause with a batch that is not counted.
+are first checked to agree. The sides alternate; each starts after a pause with a batch that is not
+counted.
 """
 
 import dataclasses
