@@ -1,5 +1,6 @@
 """Every test runs on four CPU devices with JAX's implicit conversions turned off."""
 
+import gc
 import mmap
 import os
 from pathlib import Path
@@ -25,6 +26,13 @@ def pytest_configure(config):
         jax.config.update("jax_compilation_cache_dir", str(folder))
     if config.option.markexpr == "not slow" and is_flag(NO_FUSION_EMITTERS):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_FUSION_EMITTERS}"
+
+
+def pytest_collection_finish(session):
+    # What is there now stays until the end; looking for garbage in it takes a second every few.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def is_flag(text):
