@@ -1,8 +1,8 @@
 """jaxparc: which pretrained model will be best after fine-tuning?
 
-Scoring needs jax, numpy and rich alone; what training, data and checkpoints need is imported where
-it is used. Names and submodules are imported on first use, so that `import jaxparc` is instant and
-a command can be interrupted from its start.
+Scoring needs only jax, numpy and rich; the dependencies of training, data and checkpoints are
+imported where they are used. Names and submodules are imported on first use, so that
+`import jaxparc` is instant and a command can be interrupted from its start.
 """
 
 import importlib
@@ -33,7 +33,7 @@ _HOMES = {
     "extract": "extraction",
     "score_bank": "bank.scoring",
 }
-# what the documentation uses; every other submodule is reachable, too
+# Submodules that the documentation mentions; all others can be accessed as well.
 _MODULES = ("datasets", "evaluation", "labels", "models", "selectors", "weights")
 
 

@@ -1,6 +1,6 @@
-"""Any model's features and class probabilities of images: its apply function in, arrays out.
+"""Extract features and class probabilities of images with any model, given its apply function.
 
-A network of `models` becomes an apply function by `compile_network`.
+`compile_network` turns a network of `models` into an apply function.
 """
 
 import functools
@@ -23,7 +23,7 @@ class Extracted(NamedTuple):
 
     Attributes:
         features: (n, d) float32, the input of the model's last linear layer.
-        probs: (n, z) float32, the softmax of its logits; None for a model that returns none.
+        probs: (n, z) float32, the softmax of its logits; None if the model returns no logits.
         layers: number of layers, as the heuristic takes it; None if unknown.
         source_images: number of images that the model was trained on; None if unknown.
     """
@@ -48,25 +48,25 @@ def extract(
 
     Args:
         apply_fn: function of one batch of images, or of (variables, batch) if variables are given;
-            returns features (b, d), or these and logits (b, z). Features are the input of the last
-            linear layer. It must be in inference mode, and treat every image independently.
-        images: (n, ...), as `apply_fn` takes them, preprocessed: an array, or anything that gives
-            rows when it is sliced. It is sliced in another thread, one batch ahead.
+            returns features (b, d), or features and logits (b, z). Features are the input of the
+            last linear layer. The model must be in inference mode and treat images independently.
+        images: (n, ...), preprocessed as `apply_fn` expects: an array, or anything that returns
+            rows when sliced. It is sliced in another thread, one batch ahead.
         variables: any pytree of arrays, placed on every device once. A function that closes over
-            its weights works as well, and compiles them in.
-        batch_size: of all devices together; rounded up to a multiple of their number. The last
-            batch is padded, and the padding is cut off again.
-        jit: whether to compile `apply_fn` for all devices. Set it to False for a function that is
-            not JAX, or that is compiled already: it gets NumPy batches.
-        layers: number of layers of the model, kept in the result.
-        source_images: number of images that the model was trained on, likewise.
+            its weights works as well, but compiles them in as constants.
+        batch_size: images per batch, over all devices; rounded up to a multiple of their number.
+            The last batch is padded, and the padding is removed again.
+        jit: whether to compile `apply_fn` for all devices. Pass False for a function that is not
+            JAX or is already compiled; it then receives NumPy batches.
+        layers: number of layers of the model, stored in the result.
+        source_images: number of images that the model was trained on, stored in the result.
 
     Returns:
         Features and, if `apply_fn` returns logits, class probabilities.
 
     Raises:
-        InputError: there are no images, batch_size is below 1, `apply_fn` is not a function (a
-            module, say), or it returns something else; the message says what.
+        InputError: there are no images, batch_size is below 1, `apply_fn` is not a function (but a
+            module, say), or it returns anything other than features or features and logits.
     """
     _require_function(apply_fn)
     if batch_size < 1:
@@ -83,7 +83,7 @@ def extract(
     rows: list[tuple[np.ndarray, ...]] = []
     for batch in _read_ahead(images, n, size):
         count = len(batch)
-        # The last image again, rather than zeros: the model can compute it, as it just did.
+        # Padded with the last image rather than zeros, which may be invalid input for the model.
         batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])
         if jit:
             found = step(parallel.shard({"images": batch})["images"], placed)
@@ -113,15 +113,15 @@ def compile_network(
     Args:
         module: a network of `models`.
         variables: its weights.
-        mean: of each channel, of images in [0, 1].
-        std: likewise.
-        dtype: of the computation; by default the network's on a CPU and bfloat16 elsewhere.
+        mean: mean of each channel, for images in [0, 1].
+        std: standard deviation of each channel, for images in [0, 1].
+        dtype: dtype of the computation; by default the network's own on a CPU, else bfloat16.
 
     Returns:
         A function of (b, h, w, 3) uint8, b a multiple of the number of devices. It returns features
         (b, d) and, if the network has a head, logits (b, z), float32.
     """
-    from jaxparc.models import inference  # which needs flax
+    from jaxparc.models import inference  # needs flax
 
     if dtype is None and jax.default_backend() != "cpu":
         dtype = jnp.bfloat16
@@ -152,7 +152,7 @@ def _compiled_network(
 
 
 def _read_ahead(images: Any, n: int, size: int) -> Iterator[np.ndarray]:
-    """Slice images into batches; the next one is read, or decoded, while the model runs."""
+    """Slice images into batches, reading or decoding the next one while the model runs."""
     with futures.ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(_slice, images, 0, size)
         for start in range(size, n + size, size):
@@ -168,7 +168,7 @@ def _slice(images: Any, start: int, size: int) -> np.ndarray:
 
 def _require_function(apply_fn: Any) -> None:
     """Refuse a network where a function of images is expected."""
-    owner = getattr(apply_fn, "__self__", apply_fn)  # of a method
+    owner = getattr(apply_fn, "__self__", apply_fn)  # the object of a bound method
     named = type(owner).__name__
     if isinstance(apply_fn, type):
         what, form = f"the class {apply_fn.__name__}", "a function, such as its network's .apply"
@@ -178,7 +178,7 @@ def _require_function(apply_fn: Any) -> None:
     elif (
         callable(getattr(apply_fn, "init", None))
         and callable(getattr(apply_fn, "apply", None))
-        and getattr(apply_fn, "scope", None) is None  # a bound one knows its variables
+        and getattr(apply_fn, "scope", None) is None  # a bound module has its variables
     ):
         what, form = f"the module {named}", "its function, module.apply, and variables"
     elif not callable(apply_fn):
@@ -193,13 +193,13 @@ def _call(apply_fn: Callable[..., Any], takes_variables: bool, images: Any, vari
 
 
 def _gathered(call: Callable[..., Any], images: Array, variables: Any) -> tuple[Array, ...]:
-    """The outputs of all devices."""
+    """Return the outputs of all devices, on each device."""
     outputs = _outputs(call(images, variables), len(images))
     return tuple(jax.lax.all_gather(jnp.asarray(o), parallel.AXIS) for o in outputs)
 
 
 def _outputs(found: Any, b: int) -> tuple[Any, ...]:
-    """Features, or features and logits; refuse anything else."""
+    """Return features, or features and logits, as a tuple; refuse anything else."""
     outputs = found if isinstance(found, tuple | list) else (found,)
     shapes = [tuple(getattr(output, "shape", ())) for output in outputs]
     if not 1 <= len(shapes) <= 2 or any(len(s) != 2 or s[0] != b for s in shapes):

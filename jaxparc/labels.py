@@ -1,8 +1,8 @@
 """Annotations g(y) and the distances between them (the paper, sections 4.1 and 6.2).
 
-Equal annotations must give equal distances bit for bit: Spearman ranks whatever differs, so
-distances of one-hot vectors from a floating-point correlation, which take up to seven values where
-there are two, rank rounding noise.
+Pairs of equal annotations must have bitwise equal distances, because Spearman ranks any difference.
+Computing the distances of one-hot vectors by a floating-point correlation gives up to seven values
+where there should be two, and so ranks rounding noise.
 """
 
 import math
@@ -21,16 +21,15 @@ from jaxparc.errors import InputError
 # (n,) one class per image; (n, c) zeros and ones; (n, c) numbers such as shares of area.
 KINDS = ("classes", "multi_label", "vectors")
 
-
-# Integers from here on are names of classes, as strings are, not their positions.
+# Integers from here on are treated as names of classes, like strings, not as class indices.
 NAMES_FROM = 1_000_000
 
-# Correlations of annotation vectors are told apart to the inverse of this.
+# Correlations of annotation vectors are rounded to multiples of the inverse of this.
 VECTOR_GRID = np.float32(1 << 14)
 
 
 class Labels(NamedTuple):
-    """Labels as `Probe` holds them.
+    """Encoded labels, in the form that `Probe` holds them.
 
     Attributes:
         values: (n,) int32, or (n, c) float32.
@@ -44,10 +43,10 @@ class Labels(NamedTuple):
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a label is any library's way to say that there is none.
+    """Return whether a label is a missing value of any library.
 
-    None, NaN of any type, NaT, pandas.NA, what NumPy masks, blank text, `files.MISSING`, and
-    several of which one is.
+    Missing values are None, NaN of any type, NaT, pandas.NA, masked NumPy values, blank text, the
+    words in `files.MISSING`, and collections that contain a missing value.
     """
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
@@ -66,20 +65,20 @@ def encode(
     num_classes: int | None = None,
     kind: str | None = None,
 ) -> Labels:
-    """Labels as users have them to labels as `Probe` holds them.
+    """Convert labels in any of the accepted forms to those that `Probe` holds.
 
     Args:
-        labels: (n,) classes, non-negative integers (2.0 is one) or other hashable values, or (n, c)
-            numbers; a list, or an array, column or categories of any library.
-        num_classes: c; by default max(labels) + 1 for non-negative integers under a million, the
-            number of distinct values otherwise, and the number of columns for (n, c).
-        kind: one of `KINDS`; by default (n,) are classes, (n, c) of zeros and ones alone
-            multi-label, and other (n, c) annotation vectors.
+        labels: (n,) classes, non-negative integers (2.0 counts as one) or other hashable values, or
+            (n, c) numbers; a list, or an array, column or categorical of any library.
+        num_classes: c, if the target has classes without images here; integers under a million are
+            then positions in [0, c). By default the number of distinct values, or of columns.
+        kind: one of `KINDS`; by default (n,) are classes, (n, c) with only zeros and ones are
+            multi-label, and any other (n, c) are annotation vectors.
 
     Raises:
-        InputError: none of the forms, a label is missing, two are alike and not equal, classes have
-            fractions, fewer than two are present, one is outside [0, c), or an image's annotation
-            is constant (it correlates with nothing).
+        InputError: the labels have another form, a label is missing, two distinct labels read
+            alike, a class is fractional or outside [0, c), fewer than two classes are present, or
+            an image's annotation is constant (and so has no correlation with others).
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"unknown label kind {kind!r}; known: {', '.join(KINDS)}")
@@ -97,10 +96,13 @@ def encode(
 
 
 def present(labels: Labels) -> tuple[np.ndarray, int, int]:
-    """Labels with no more classes than images: values, c, and how many classes were left out.
+    """Limit the number of classes to the number of images.
 
-    Beyond n, classes that no image has are left out and the others renumbered, so that what is
-    n x c in size does not depend on how large a label is.
+    If c > n, classes without images are dropped and the others renumbered, so that arrays of size
+    n x c do not grow with the largest label.
+
+    Returns:
+        The values, the new c, and the number of classes dropped.
     """
     n = len(labels.values)
     if labels.kind != "classes" or labels.num_classes <= n:
@@ -110,17 +112,17 @@ def present(labels: Labels) -> tuple[np.ndarray, int, int]:
 
 
 def two_of_each_class(labels: Labels) -> str | None:
-    """Why a method that splits the images of a class cannot take these labels, None if it can."""
+    """Return why a method that splits the images of each class refuses these labels, or None."""
     if labels.kind != "classes":
         return None
-    classes, images = np.unique(labels.values, return_counts=True)
+    _, first, images = np.unique(labels.values, return_index=True, return_counts=True)
     if not (images == 1).any():
         return None
-    return f"needs two images of every class; class {classes[images == 1][0]} has one"
+    return f"needs two images of every class; image {first[images == 1][0]} is alone in its class"
 
 
 def caveat(labels: Any) -> str | None:
-    """What is doubtful about labels that can be encoded: a lone negative, as -1 for "none"."""
+    """Return a warning if a single negative label may mean "no class", as -1 often does."""
     y = np.array(_read(labels))
     if y.dtype.kind != "i" or y.ndim != 1:
         return None
@@ -128,13 +130,13 @@ def caveat(labels: Any) -> str | None:
     if len(found) < 4 or not found[0] < 0 <= found[1]:
         return None
     return (
-        f"labels: {found[0]}, of {images[0]} images, is taken for a class; leave these images out "
-        "if it means that they have none"
+        f"labels: {found[0]}, the label of {images[0]} images, is treated as a class; leave these "
+        "images out if it means that they have none"
     )
 
 
 def _read(labels: Any) -> np.ndarray | list[Any]:
-    """Numbers of one type as an array, all else as Python's objects: NumPy would merge some."""
+    """Return numbers of one dtype as an array, all else as Python objects, which stay distinct."""
     if isinstance(labels, (str, bytes, Mapping, Set)):
         raise InputError(f"labels are a {type(labels).__name__}; expected one label per image")
     dtype = getattr(labels, "dtype", None)
@@ -143,25 +145,25 @@ def _read(labels: Any) -> np.ndarray | list[Any]:
             return np.asarray(labels)
         if dtype.kind == "V" and dtype.names is None:  # bfloat16
             return np.asarray(labels).astype(np.float32)
-        if dtype.kind in "mM":  # Python's have no unit, and for some no NaT
+        if dtype.kind in "mM":  # Python's dates have no unit, and some no NaT
             return list(np.asarray(labels))
-    for name in ("to_pylist", "to_list", "tolist"):  # arrow; polars; NumPy, pandas, torch
+    for name in ("to_pylist", "to_list", "tolist"):  # Arrow; Polars; NumPy, pandas, torch
         if hasattr(labels, name):
             labels = getattr(labels, name)()
             break
     else:
-        if hasattr(labels, "__array__"):  # frames, tensors of TensorFlow
+        if hasattr(labels, "__array__"):  # data frames, TensorFlow tensors
             return _read(np.asarray(labels))
     if not isinstance(labels, Iterable):
-        return np.asarray(labels)  # its shape is refused
+        return np.asarray(labels)  # refused later for its shape
     return [_plain(value) for value in labels]
 
 
 def _plain(value: Any) -> Any:
-    """A scalar of a library as Python's, an array as a list."""
+    """Convert a library's scalar to Python's, and an array to a list."""
     if value is np.ma.masked or isinstance(value, (type, np.datetime64, np.timedelta64)):
         return value
-    for name in ("as_py", "tolist"):  # arrow; NumPy, JAX, torch, pandas
+    for name in ("as_py", "tolist"):  # Arrow; NumPy, JAX, torch, pandas
         if hasattr(value, name):
             return _plain(getattr(value, name)())
     return [_plain(v) for v in value] if isinstance(value, list) else value
@@ -181,7 +183,7 @@ def _refuse_missing(values: np.ndarray | list[Any]) -> None:
         raise InputError(
             f"labels of {where.size} of {len(values)} images are missing ({shown}"
             f"{', ...' if where.size > 3 else ''}); expected one for each: leave these images out"
-            f"{', or give a class of that name another' if named else ''}"
+            f"{', or rename a class of that name' if named else ''}"
         )
 
 
@@ -191,7 +193,7 @@ def _shown(value: Any) -> str:
 
 
 def _array(values: list[Any]) -> np.ndarray:
-    """Numbers, (n,) or (n, c), else codes of classes, (n,)."""
+    """Return numbers as (n,) or (n, c), and any other labels as class codes, (n,)."""
     several = [i for i, value in enumerate(values) if isinstance(value, (list, tuple))]
     if several:
         try:
@@ -209,7 +211,7 @@ def _array(values: list[Any]) -> np.ndarray:
     codes = _codes(values)
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         array = np.array(values)
-        # of integers among floats, those that a float does not hold
+        # Integers among floats that a float cannot represent.
         lost = (value for value in values if isinstance(value, int) and abs(value) >= 2**53)
         if array.dtype.kind in "iu" or (array.dtype.kind == "f" and not any(lost)):
             return array
@@ -217,9 +219,9 @@ def _array(values: list[Any]) -> np.ndarray:
 
 
 def _codes(values: list[Any]) -> np.ndarray:
-    """Positions of values among the distinct ones, (n,) int64."""
+    """Return a code per value, numbered in order of first appearance, (n,) int64."""
     codes: dict[Any, int] = {}
-    seen: dict[str, int] = {}  # how a value reads -> the image that has it first
+    first: dict[str, int] = {}  # textual form of a value -> the first image that has it
     for i, value in enumerate(values):
         try:
             new = _typed(value) not in codes
@@ -230,7 +232,7 @@ def _codes(values: list[Any]) -> np.ndarray:
         if new:
             codes[_typed(value)] = len(codes)
             for text in _readings(value):
-                if (other := seen.setdefault(text, i)) != i:
+                if (other := first.setdefault(text, i)) != i:
                     raise InputError(
                         f"labels hold {_shown(values[other])} (image {other}) and {_shown(value)} "
                         f"(image {i}), which read alike; expected one form of each class"
@@ -239,14 +241,14 @@ def _codes(values: list[Any]) -> np.ndarray:
 
 
 def _typed(value: Any) -> Any:
-    """The value with its type: to a dict, 1, 1.0 and True are one key."""
+    """Return a value with its type: as dictionary keys, 1, 1.0 and True would be the same."""
     if isinstance(value, (tuple, frozenset)):
         return type(value), type(value)(map(_typed, value))
     return type(value), value
 
 
 def _readings(value: Any) -> set[str]:
-    """What a label would read as in another type."""
+    """Return the textual forms of a label, by which labels of different types read alike."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
@@ -265,34 +267,34 @@ def _encode_classes(y: np.ndarray, num_classes: int | None) -> Labels:
         broken = np.flatnonzero(~np.isfinite(y) | (y != np.floor(y)))
         if broken.size:
             raise InputError(
-                f"labels are numbers that are no integers (image {broken[0]}: {y[broken[0]]:g}); "
-                "expected classes as integers or names: round them, or turn them into text"
+                f"labels are not integers (image {broken[0]}: {y[broken[0]]:g}); expected classes "
+                "as integers or names: round them, or convert them to text"
             )
         if (abs(y) < 2**53).all():
             y = y.astype(np.int64)
-    counted = np.issubdtype(y.dtype, np.integer) and y.size and y.min() >= 0
-    if not (counted and y.max() < NAMES_FROM):
-        y = _codes(y.tolist())
-    present = np.unique(y)
+    present, codes = np.unique(y, return_inverse=True)
     if present.size < 2:
         raise InputError(f"labels hold {present.size} class; expected at least 2")
-    c = int(present[-1]) + 1 if num_classes is None else num_classes
-    if present[-1] >= c:
-        raise InputError(f"labels hold class {present[-1]}; num_classes={c} allows 0 to {c - 1}")
+    counted = np.issubdtype(y.dtype, np.integer) and present[0] >= 0 and present[-1] < NAMES_FROM
+    if num_classes is None or not counted:
+        y = codes
+    c = present.size if num_classes is None else num_classes
+    if (largest := int(y.max())) >= c:
+        raise InputError(f"labels hold class {largest}; num_classes={c} allows 0 to {c - 1}")
     return Labels(y.astype(np.int32), c, "classes")
 
 
 def _encode_rows(y: np.ndarray, num_classes: int | None, kind: str | None) -> Labels:
     c = y.shape[1]
     if num_classes not in (None, c):
-        raise InputError(f"labels have {c} columns; num_classes={num_classes}")
+        raise InputError(f"labels have {c} columns; expected num_classes={num_classes}")
     if not np.isfinite(y).all():
         raise InputError("labels hold values that are not finite")
     binary = bool(np.isin(y, (0, 1)).all())
     if kind is None:
         kind = "multi_label" if binary else "vectors"
     if kind == "multi_label" and not binary:
-        raise InputError("multi-label rows must be zeros and ones")
+        raise InputError("labels hold other values than 0 and 1; expected multi-label rows")
     y = y.astype(np.float32)
     constant = np.flatnonzero((y == y[:, :1]).all(axis=1))
     if constant.size:
@@ -305,35 +307,39 @@ def _encode_rows(y: np.ndarray, num_classes: int | None, kind: str | None) -> La
 
 
 def from_boxes(boxes: Sequence[Any], classes: Sequence[Any], num_classes: int) -> np.ndarray:
-    """Annotation vectors of detection: the area of each class's boxes over that of all boxes.
+    """Compute annotation vectors of detection: the share of box area that each class has.
 
     Args:
-        boxes: of each of n images, (k, 4) as (x0, y0, x1, y1), in pixels or any other unit of the
-            image's own; also (y0, x0, y1, x1), as TFDS has them.
-        classes: of each image, (k,) integers in [0, c).
+        boxes: for each of n images, (k, 4) as (x0, y0, x1, y1), in pixels or any other unit, which
+            may differ between images; or as (y0, x0, y1, x1), the order of TFDS.
+        classes: for each image, (k,) integers in [0, c).
         num_classes: c.
 
     Returns:
         (n, c) float32, rows summing to 1, or 0 for an image without a box (which `encode` then
-        refuses by its index). Pixels under two boxes count twice.
+        refuses, naming its index). Pixels covered by two boxes count twice.
 
     Raises:
-        InputError: an image's boxes or classes are none; the message has its index.
+        InputError: an image's boxes or classes are invalid; the message has its index.
     """
     if len(boxes) != len(classes):
-        raise InputError(f"boxes of {len(boxes)} images, classes of {len(classes)}")
+        raise InputError(
+            f"boxes are of {len(boxes)} images and classes of {len(classes)}; expected one number"
+        )
     vectors = np.zeros((len(boxes), num_classes))
     for i, (given, of) in enumerate(zip(boxes, classes, strict=True)):
         corners = np.asarray(given, np.float64).reshape(-1, 4) if len(given) else np.zeros((0, 4))
         kinds = _classes_of(of, i)
         if len(corners) != len(kinds):
-            raise InputError(f"image {i}: {len(corners)} boxes and {len(kinds)} classes")
+            raise InputError(
+                f"image {i}: {len(corners)} boxes and {len(kinds)} classes; expected one number"
+            )
         if not ((kinds >= 0) & (kinds < num_classes)).all():
             raise InputError(
                 f"image {i}: classes {kinds.tolist()}; expected 0 to {num_classes - 1}"
             )
         sides = corners[:, 2:] - corners[:, :2]
-        if not (sides >= 0).all():  # NaN is not either
+        if not (sides >= 0).all():  # also true for NaN
             raise InputError(f"image {i}: a box ends before it starts, or is not finite")
         np.add.at(vectors[i], kinds, sides.prod(axis=1))
     return _shares(vectors)
@@ -342,12 +348,12 @@ def from_boxes(boxes: Sequence[Any], classes: Sequence[Any], num_classes: int) -
 def from_masks(
     masks: Sequence[Any] | np.ndarray, num_classes: int, *, ignore: int | None = 255
 ) -> np.ndarray:
-    """Annotation vectors of segmentation: the share of an image's pixels that each class has.
+    """Compute annotation vectors of segmentation: the share of pixels that each class has.
 
     Args:
-        masks: of each of n images, (h, w) integers in [0, c), or `ignore`; sizes may differ.
+        masks: for each of n images, (h, w) integers in [0, c), or `ignore`; sizes may differ.
         num_classes: c.
-        ignore: the value of pixels that do not count; None if there is none.
+        ignore: value of pixels that do not count; None to count all pixels.
 
     Returns:
         (n, c) float32, rows summing to 1, or 0 for an image without a pixel that counts.
@@ -370,50 +376,51 @@ def from_masks(
 
 
 def _classes_of(image: Any, i: int) -> np.ndarray:
-    """Classes of boxes or pixels, (k,) int64; what NumPy masks is left out."""
+    """Return the classes of boxes or pixels, (k,) int64, without masked ones."""
     if isinstance(image, np.ma.MaskedArray):
         image = image.compressed()
     found = np.asarray(image).ravel()
     try:
-        with np.errstate(invalid="ignore"):  # NaN becomes an integer, and differs from it
+        with np.errstate(invalid="ignore"):  # NaN becomes an integer that it differs from
             whole = found.astype(np.int64)
         same = bool((whole == found).all())
     except (TypeError, ValueError):
         same = False
     if not same:
-        raise InputError(f"image {i}: classes are {found.dtype}, and not all integers")
+        raise InputError(f"image {i}: classes are {found.dtype}; expected integers")
     return whole
 
 
 def _shares(amounts: np.ndarray) -> np.ndarray:
-    """Rows (n, c) over their sums; a row of zeros stays one."""
+    """Divide the rows of (n, c) by their sums; rows of zeros are unchanged."""
     totals = amounts.sum(axis=1, keepdims=True)
     return (amounts / np.where(totals > 0, totals, 1)).astype(np.float32)
 
 
 def distances(labels: Array, num_classes: int, *, vectors: bool = False) -> Array:
-    """D_y: one minus the correlation of the annotation vectors of two images (eq. 7).
+    """Return D_y: one minus the correlation of the annotation vectors of two images (eq. 7).
 
     Args:
         labels: (n,) int32 classes, or (n, c) float32.
         num_classes: c.
-        vectors: whether (n, c) are annotation vectors, not zeros and ones.
+        vectors: whether (n, c) labels are annotation vectors, not zeros and ones.
 
     Returns:
-        (n, n) float32 in [0, 2], symmetric. Classes: 0 for the same class, else c / (c - 1), which
-        is what one-hot vectors give. Multi-label: from the three integers that fix it. Annotation
-        vectors: multiples of 1 / VECTOR_GRID.
+        (n, n) float32 in [0, 2], symmetric. Classes: 0 for the same class, else c / (c - 1), the
+        distance of two one-hot vectors. Multi-label: computed from the three integers that
+        determine it. Annotation vectors: multiples of 1 / VECTOR_GRID.
     """
     if labels.ndim == 1:
         other = np.float32(num_classes / (num_classes - 1))
         return jnp.where(labels[:, None] == labels[None, :], 0.0, other)
     if vectors:
-        # Correlations that are equal, as those of equal vectors and of vectors that differ in the
-        # order of their classes, come out equal but for rounding; on this grid they tie.
+        # Correlations that are mathematically equal, such as those of equal vectors or of vectors
+        # that are permutations of each other, differ by rounding; on this grid they tie.
         return 1.0 - jnp.round(stats.corrcoef(labels) * VECTOR_GRID) / VECTOR_GRID
-    # With a and b ones in two vectors and k shared ones, the correlation is
+    # For vectors with a and b ones, of which k are shared, the correlation is
     # (c k - a b) / sqrt(a (c - a) b (c - b)). Numerator and product are integers that float32
-    # holds exactly up to c = 90, and division and root round correctly: equal ratios, equal floats.
+    # represents exactly up to c = 90, and division and root are correctly rounded, so equal ratios
+    # give equal floats.
     c = np.float32(num_classes)
     ones = jnp.sum(labels, axis=1)
     shared = jnp.matmul(labels, labels.T)

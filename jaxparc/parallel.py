@@ -1,4 +1,4 @@
-"""Data parallelism over the local devices: the only file that says pmap.
+"""Data parallelism over the local devices: the only module that uses pmap.
 
 A step is an ordinary function of one device's share of a batch that reduces all its results over
 `AXIS`. State is replicated, never stacked, and placed once.
@@ -29,41 +29,45 @@ def data_parallel(
     """Compile a step for all devices, including those of other processes.
 
     Args:
-        step: a pure function whose results are all reduced over `AXIS`: one device's result is
-            taken for all, so a forgotten reduction would go unnoticed. With `out_axes`, a function
+        step: a pure function whose results are all reduced over `AXIS`. The result of one device is
+            taken for all, so a missing reduction would go unnoticed. With `out_axes`, a function
             of a device's own rows.
-        in_axes: per argument the axis along which `shard` split it; None for a replicated one.
-        out_axes: the axis of the results along which the devices' rows are stacked, as by `shard`.
-        donate: positions of the arguments whose memory is reused for the results; they cannot be
-            used afterwards.
+        in_axes: per argument the axis along which `shard` split it; None if it is replicated.
+        out_axes: the axis of the results along which the devices' rows are stacked, as by `shard`;
+            None for reduced results.
+        donate: positions of the arguments whose memory is reused for the results and which must not
+            be used afterwards.
+
+    Returns:
+        The compiled function, of the arguments of all devices.
     """
     return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate)
 
 
 def replicate(tree: T, *, copy: bool = False) -> T:
-    """Place a copy of every leaf on each local device, as the step's own results will be.
+    """Place a copy of every leaf on each local device, as the results of a step are placed.
 
-    Without it the first call compiles for an unplaced state and the second one again.
+    Otherwise a step would be compiled twice: for the unplaced state and for its own result.
 
     Args:
-        tree: of arrays.
-        copy: always copy, as donated arrays may not share memory with `tree`.
+        tree: a pytree of arrays.
+        copy: always copy, so that donating the result does not invalidate `tree`.
     """
     sharding = NamedSharding(_mesh(), PartitionSpec())
-    if copy:  # even with may_alias=False, device_put reuses what is on the first device
+    if copy:  # even with may_alias=False, device_put reuses arrays on the first device
         tree = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, tree)
     return jax.device_put(tree, sharding, may_alias=False if copy else None)
 
 
 def shard(batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
-    """Split this process's part of a batch over its devices and place it there.
+    """Split this process's share of a batch over its devices and place it there.
 
     Args:
-        batch: arrays of b rows along `axis`, b a multiple of the number of local devices.
-        axis: of the rows.
+        batch: arrays with b rows along `axis`, b a multiple of the number of local devices.
+        axis: axis of the rows.
 
     Returns:
-        Arrays with (devices, b / devices) in the place of the rows.
+        Arrays in which (devices, b / devices) replaces the axis of the rows.
 
     Raises:
         InputError: the number of rows is not a multiple of the number of devices.
@@ -83,28 +87,27 @@ def shard(batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
 def initialize(
     address: str | None = None, processes: int | None = None, process: int | None = None
 ) -> None:
-    """Join the other processes of a training run; call it before any other use of JAX.
+    """Join the other processes of a training run; call this before any other use of JAX.
 
-    Batches are of all processes together; each process takes its `share`, and all get the same
-    losses and weights.
+    Batch sizes count the rows of all processes; each process takes its `share`, and all processes
+    get the same losses and weights.
 
     Args:
-        address: HOST:PORT of the first process. None, here and below, where JAX can ask the
-            cluster, such as Slurm.
-        processes: their number.
-        process: number of this one, from 0.
+        address: HOST:PORT of the first process; None if JAX can detect it, as on Slurm.
+        processes: number of processes; None if JAX can detect it.
+        process: index of this process, from 0; None if JAX can detect it.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # used on CPUs only
     jax.distributed.initialize(address, processes, process)
 
 
 def share() -> tuple[int, int]:
-    """Return (i, k): this process takes the i-th of k parts of every batch, as in `batches`."""
+    """Return (i, k): this process takes part i, from 0, of the k parts of every batch."""
     return jax.process_index(), jax.process_count()
 
 
 def peak_bytes(compiled: Any) -> int:
-    """Return the bytes that a compiled step needs on a device, by the compiler's account."""
+    """Return the compiler's estimate of the bytes that a compiled step needs on a device."""
     need = compiled.memory_analysis()
     parts = (need.argument_size_in_bytes, need.output_size_in_bytes, need.temp_size_in_bytes)
     return sum(parts) - need.alias_size_in_bytes

@@ -9,18 +9,18 @@ def probe_indices(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
     """Draw a probe set: round-robin over the classes, or at random for multi-label targets.
 
     The images of each class are shuffled; then one image per class is taken in turn until the
-    budget is reached. With more than budget / 2 classes, budget // 2 of them are kept at random
-    first, so that every class can have two images; classes of at least two images are preferred.
-    Where the kept ones have too few images for the budget, more classes follow.
+    budget is reached. With more than budget / 2 classes, budget // 2 of them are first chosen at
+    random, so that every class can have two images; classes with at least two images are preferred.
+    If the chosen classes have too few images for the budget, more classes are added.
 
     Args:
         labels: (N,) classes of all images of the target's training split, or (N, c) multi-label.
-        budget: n, number of images; all are drawn where fewer exist.
-        seed: of this probe set.
+        budget: n, number of images; all are drawn if fewer exist.
+        seed: seed of this probe set.
 
     Returns:
-        (min(n, N),) int64 indices into `labels`. The order is the round-robin's, so that each
-        half is about as balanced as the whole.
+        (min(n, N),) int64 indices into `labels`, in round-robin order, so that each half is about
+        as balanced as the whole.
 
     Raises:
         InputError: the budget is below 1.
@@ -34,7 +34,7 @@ def probe_indices(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
     classes, counts = np.unique(labels, return_counts=True)
     shuffled = rng.permutation(len(classes))
     if 2 * len(classes) > budget:
-        # Stable, so that the first classes are kept where none has a single image.
+        # Stable, so that the order is unchanged if no class has only one image.
         shuffled = shuffled[np.argsort(counts[shuffled] < 2, kind="stable")]
         enough = int(np.searchsorted(np.cumsum(counts[shuffled]), budget)) + 1
         shuffled = shuffled[: max(budget // 2, 1, enough)]
@@ -42,12 +42,12 @@ def probe_indices(labels: np.ndarray, budget: int, seed: int) -> np.ndarray:
 
 
 def per_class_indices(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Draw k images of every class, or all of a class that has fewer.
+    """Draw k images of every class, or all images of a class that has fewer.
 
     Args:
         labels: (N,) classes.
         k: images per class.
-        seed: of this draw.
+        seed: seed of this draw.
 
     Returns:
         (n,) int64 indices into `labels`, round-robin over the classes.
@@ -82,14 +82,14 @@ def _in_turns(labels: np.ndarray, classes: np.ndarray, order: np.ndarray) -> np.
 def held_out(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
     """Choose a stratified test set of an exact size.
 
-    Each class is shuffled, its images are spread evenly over [0, 1), and the `count` lowest of
-    all classes together are held out: every class gives its share, rounded up or down. The last
-    image of a class is held out only when one image of every class is left.
+    Each class is shuffled and its images are spread evenly over [0, 1); the `count` images with the
+    lowest positions over all classes are held out, so every class contributes its share, rounded up
+    or down. The last image of a class is held out only once no class has more than one image left.
 
     Args:
         labels: (n,) classes.
-        count: images to hold out, at most n.
-        seed: of the shuffle.
+        count: number of images to hold out, at most n.
+        seed: seed of the shuffle.
 
     Returns:
         (n,) bool, True for held-out images.

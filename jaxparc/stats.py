@@ -1,8 +1,8 @@
 """Statistics of one sample, as pure functions.
 
-Every function takes one model's arrays, is neither jitted nor mapped (the caller does both), works
-in their precision, float32 or float64, with the highest matrix precision, and returns NaN where the
-quantity is undefined. n images are rows, d features are columns.
+Every function takes the arrays of one model; the caller jits and vmaps. Functions compute in the
+precision of their arguments, float32 or float64, with the highest matrix precision, and return NaN
+where the quantity is undefined. n images are rows, d features are columns.
 """
 
 import jax
@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# The squared distance of an image from its nearest, over their squared lengths, under which their
-# product has too few digits to tell; by the bytes of a number.
+# Squared distance between two images, over the sum of their squared lengths, below which inner
+# products have too few digits to resolve it; by the item size of the dtype.
 CROWDED = {4: 1e-3, 8: 1e-9}
 
 
 def matmul(a: Array, b: Array) -> Array:
-    """The product in full float32, also where a device would rather not."""
+    """Return the matrix product at the highest precision, also on accelerators."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def standardize(x: Array) -> Array:
-    """Columns with mean 0 and population standard deviation 1; a constant column becomes zeros.
+    """Scale columns to mean 0 and population standard deviation 1; constant ones become zeros.
 
     Args:
         x: (n, d) float32.
@@ -29,8 +29,8 @@ def standardize(x: Array) -> Array:
     Returns:
         (n, d) float32.
     """
-    # Minus one image first: that is exact where a large offset, or a constant, is all there is.
-    # Over the largest distance from it: squares stay in range, whatever the column's size.
+    # Subtracting one image first is exact for constant columns and for columns with a large offset.
+    # Dividing by the largest distance from it keeps squares in range, whatever the column's scale.
     y = x - x[:1]
     spread = jnp.max(jnp.abs(y), axis=0, keepdims=True)
     constant = spread == 0
@@ -41,13 +41,13 @@ def standardize(x: Array) -> Array:
 
 
 def corrcoef(x: Array, where: Array | None = None) -> Array:
-    """Pearson correlation of the rows with each other.
+    """Return the Pearson correlations of the rows with each other.
 
-    A correlation within 1e-6 of 1 or -1 is 1 or -1: with two columns every one is, and must tie.
+    Correlations within 1e-6 of 1 or -1 are rounded to it: with two columns all are, and must tie.
 
     Args:
         x: (n, d) float32.
-        where: (d,) bool, the columns that count; None counts all.
+        where: (d,) bool, the columns that count; None for all.
 
     Returns:
         (n, n) float32 in [-1, 1]; NaN in the row and column of a constant row.
@@ -56,17 +56,22 @@ def corrcoef(x: Array, where: Array | None = None) -> Array:
 
 
 def varies(x: Array, where: Array | None = None) -> Array:
-    """Which rows of x (n, d) are not constant over the columns that count, (n,) bool."""
+    """Return which rows of x (n, d) are not constant over the columns that count, (n,) bool."""
     if where is not None:
         where = where[None, :]
-    # Decided on the values here too: a subtracted mean is off by rounding.
+    # Decided on the values themselves: rows minus their mean have rounding errors.
     highest = jnp.max(x, axis=1, where=where, initial=-jnp.inf)
     lowest = jnp.min(x, axis=1, where=where, initial=jnp.inf)
     return highest > lowest
 
 
 def correlations(products: Array, defined: Array) -> Array:
-    """Correlations from the products of centred rows (n, n); NaN where not `defined` (n,)."""
+    """Return correlations from inner products of centred rows, (n, n).
+
+    Args:
+        products: (n, n) float32.
+        defined: (n,) bool; the rows and columns of the others are NaN.
+    """
     norm = jnp.where(defined, jnp.sqrt(jnp.diagonal(products)), jnp.nan)
     # Normalising after the product reads x once and costs n * n divisions instead of n * d.
     r = products / (norm[:, None] * norm[None, :])
@@ -74,15 +79,17 @@ def correlations(products: Array, defined: Array) -> Array:
 
 
 def row_products(x: Array, where: Array | None = None) -> tuple[Array, Array]:
-    """Inner products of the rows, each minus its mean, and these means.
+    """Return the inner products of the rows, each minus its mean, and the means.
+
+    To get the inner products of the uncentred rows, add the number of columns times the product of
+    the means.
 
     Args:
         x: (n, d) float32.
-        where: (d,) bool, the columns that count; None counts all.
+        where: (d,) bool, the columns that count; None for all.
 
     Returns:
-        (n, n) float32 and (n,) float32. Those of the rows as they are: add the number of columns
-        times the product of the means.
+        (n, n) float32 and (n,) float32.
     """
     if where is not None:
         where = where[None, :]
@@ -95,30 +102,33 @@ def row_products(x: Array, where: Array | None = None) -> tuple[Array, Array]:
 
 
 def gram(x: Array) -> Array:
-    """Inner products of the rows of x (n, d), (n, n) float32.
+    """Return the inner products of the rows of x (n, d), (n, n) float32.
 
-    All of them: half are enough, and making them in strips was 5 % faster at n = 500.
+    By symmetry half of them would do; computing these in strips was only 5 % faster at n = 500.
     """
     return matmul(x, x.T)
 
 
 def centred_gram(x: Array) -> tuple[Array, Array]:
-    """Gram matrix of the features, minus their column means, over their scale.
+    """Return the Gram matrix of the centred and scaled features, and their scale.
 
     Args:
         x: (n, d) float32.
 
     Returns:
-        (n, n) float32, and the () float32 that features were divided by first, so that no square
-        leaves float32: their largest distance from the first image's.
+        (n, n) float32, and () float32, the largest difference from the first image. Features are
+        divided by it, so that no square overflows or underflows.
     """
     y, scale = centred(x)
     return gram(y), scale
 
 
 def centred(x: Array) -> tuple[Array, Array]:
-    """The features minus their column means, over their scale, and that, see `centred_gram`."""
-    # Minus one image first: that is exact where a large offset, or a constant, is all there is.
+    """Return the features minus their column means, over their scale, and the scale.
+
+    See `centred_gram`.
+    """
+    # Subtracting one image first is exact for constant columns and for columns with a large offset.
     y = x - x[:1]
     scale = jnp.max(jnp.abs(y))
     scale = jnp.where(scale == 0, 1.0, scale)
@@ -126,21 +136,26 @@ def centred(x: Array) -> tuple[Array, Array]:
 
 
 def squared_distances(x: Array) -> Array:
-    """Between the rows of x (n, d), (n, n): not by products, and so however close they are."""
+    """Return squared distances between the rows of x (n, d), over the square of their scale.
+
+    They are sums of squared differences, so they are accurate for rows of any closeness, unlike
+    those from inner products. For the scale, see `centred_gram`.
+    """
     y, _ = centred(x)
     return jax.lax.map(lambda row: jnp.sum(jnp.square(y - row[None, :]), axis=1), y)
 
 
 def crowded(distances: Array, squares: Array, share: float) -> Array:
-    """Whether most images have another one near, for their lengths; () bool.
+    """Return whether most images have a neighbour that is close relative to their lengths, () bool.
 
-    So it is where a column, or a direction, dominates: images that agree in it differ by less than
-    its square has digits for. Images that are the same do not count as near.
+    This happens if one column or direction dominates: images that agree in it differ by less than
+    the rounding error of its square. Identical images do not count as close.
 
     Args:
-        distances: (n, n), squared.
+        distances: (n, n), squared distances.
         squares: (n,), squared lengths.
-        share: of the squared lengths of two images, which a distance is near under.
+        share: two images are close if their squared distance is at most this share of the sum of
+            their squared lengths.
     """
     lengths = squares[:, None] + squares[None, :]
     apart = (distances > share * lengths) | (distances == 0)
@@ -148,7 +163,7 @@ def crowded(distances: Array, squares: Array, share: float) -> Array:
 
 
 def cka(a: Array, b: Array) -> Array:
-    """Centred kernel alignment of two symmetric matrices, by the unbiased statistic.
+    """Return the centred kernel alignment of two symmetric matrices, by the unbiased statistic.
 
     Args:
         a: (n, n) float32, n > 3.
@@ -161,9 +176,9 @@ def cka(a: Array, b: Array) -> Array:
 
 
 def u_centred(x: Array) -> Array:
-    """A symmetric matrix U-centred (Szekely and Rizzo 2014, definition 2), over its norm.
+    """U-centre a symmetric matrix (Szekely and Rizzo 2014, definition 2) and divide it by its norm.
 
-    The diagonal does not count and is 0, and rows sum to 0. The inner product of two such matrices
+    The diagonal is ignored and set to 0, and rows sum to 0. The inner product of two such matrices
     is their `cka`.
 
     Args:
@@ -174,7 +189,7 @@ def u_centred(x: Array) -> Array:
     """
     n = x.shape[0]
     diagonal = jnp.eye(n, dtype=bool)
-    # Decided on the values: centring a constant leaves rounding noise, which has a cosine.
+    # Decided on the values: centring a constant leaves rounding noise, whose cosine is defined.
     highest = jnp.max(x, where=~diagonal, initial=-jnp.inf)
     lowest = jnp.min(x, where=~diagonal, initial=jnp.inf)
     off = jnp.where(diagonal, 0.0, x)
@@ -185,7 +200,7 @@ def u_centred(x: Array) -> Array:
 
 
 def upper_triangle(square: Array) -> Array:
-    """The entries above the diagonal, row by row.
+    """Return the entries above the diagonal, row by row.
 
     Args:
         square: (n, n).
@@ -198,23 +213,23 @@ def upper_triangle(square: Array) -> Array:
 
 
 def ranks(x: Array) -> Array:
-    """Ranks from 1, equal values sharing the average of theirs.
+    """Return ranks from 1; equal values share their average rank.
 
-    float64 is sorted. float32 is counted instead, for dissimilarities, which lie in [0, 2] and are
-    rounded to about 2^-24 of it: a histogram of 4,096 bins of one width is the coarse rank. A bin
-    that holds c values is cut into at least c slots of one width, and counting again gives the rank
-    of a slot. Linear in k: XLA ranks 124,750 floats on two CPU cores in 32 ms by sorting, and in 2
-    by counting.
+    float64 is ranked by sorting. float32 is ranked by counting, which suits dissimilarities: these
+    lie in [0, 2] with a resolution of about 2^-24 of the range. A histogram with 4,096 bins of
+    equal width gives the coarse rank; a bin that holds c values is divided into at least c slots of
+    equal width, and a second histogram gives the rank of a slot. This is linear in k: on two CPU
+    cores XLA ranks 124,750 floats in 32 ms by sorting and in 2 ms by counting.
 
     Args:
         x: (k,) float32 or float64.
 
     Returns:
-        (k,) of the same type. Equal values have equal ranks. In float32, larger values have ranks
-        at least as large, and values closer than 2^-24 of the range tie, as do the few that share a
-        slot: under 1e-5 of a Spearman correlation where values spread over their range, as
-        dissimilarities, normal and uniform numbers do, but 0.1 of heavy tails, such as lognormal
-        numbers with sigma 6. NaN throughout if any value is not finite.
+        (k,) of the same dtype. Equal values have equal ranks. In float32, ranks never decrease with
+        the values, but values closer than 2^-24 of the range tie, as do the few that share a slot.
+        That changes a Spearman correlation by less than 1e-5 for values spread over their range,
+        such as dissimilarities, normal and uniform numbers, but by 0.1 for heavy tails, such as
+        lognormal numbers with sigma 6. NaN throughout if any value is not finite.
     """
     lowest, highest = jnp.min(x), jnp.max(x)
     return jnp.where(jnp.isfinite(highest - lowest), _finite_ranks(x, lowest, highest), jnp.nan)
@@ -224,7 +239,7 @@ def _finite_ranks(x: Array, lowest: Array, highest: Array) -> Array:
     if x.dtype == jnp.float64:
         return jax.scipy.stats.rankdata(x).astype(x.dtype)
     k = x.size
-    finer = max(1, (1 << 17) // k)  # slots for every value
+    finer = max(1, (1 << 17) // k)  # slots per value
     unit = (highest - lowest) / (1 << 24)
     key = ((x - lowest) / jnp.where(unit == 0, 1.0, unit)).astype(jnp.int32)
     coarse, fine = key >> 12, key & 0xFFF
@@ -235,12 +250,12 @@ def _finite_ranks(x: Array, lowest: Array, highest: Array) -> Array:
     slot = finer * below[coarse] + within.astype(jnp.int32)
     in_slot = jnp.zeros(finer * k, jnp.int32).at[slot].add(1)
     upto = jnp.cumsum(in_slot, dtype=jnp.int32)
-    # twice the average rank of a slot is an integer
+    # Twice the average rank of a slot is an integer.
     return ((2 * upto - in_slot + 1).astype(x.dtype) / 2)[slot]
 
 
 def standard_ranks(x: Array) -> Array:
-    """Ranks with mean 0 and length 1: the inner product of two such is their Spearman correlation.
+    """Return ranks with mean 0 and length 1, whose inner product is Spearman's correlation.
 
     Args:
         x: (k,) float32.
@@ -248,14 +263,14 @@ def standard_ranks(x: Array) -> Array:
     Returns:
         (k,) float32; NaN throughout if all values are equal or any is not finite.
     """
-    # Ranks over their count: squares of raw ranks of 124,750 pairs lose digits in float32.
+    # Ranks are divided by k: the squares of raw ranks of 124,750 pairs lose digits in float32.
     centred = (ranks(x) - (x.size + 1) / 2) / x.size
     norm = jnp.sqrt(jnp.sum(jnp.square(centred)))
     return jnp.where(jnp.max(x) > jnp.min(x), centred / norm, jnp.nan)
 
 
 def spearman(a: Array, b: Array) -> Array:
-    """Spearman rank correlation, with average ranks for ties.
+    """Return Spearman's rank correlation, with average ranks for ties.
 
     Args:
         a: (k,) float32.
@@ -268,6 +283,9 @@ def spearman(a: Array, b: Array) -> Array:
 
 
 def cosine(a: Array, b: Array) -> Array:
-    """Inner product, in [-1, 1], of two arrays of one shape and length 1, in the first's type."""
+    """Return the inner product, in [-1, 1], of two arrays of the same shape and length 1.
+
+    It is computed in the dtype of the first.
+    """
     b = b.astype(a.dtype)
     return jnp.clip(jnp.sum(a * b), -1.0, 1.0)

@@ -25,11 +25,15 @@ def multi_label(n, c, seed=0):
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint8, np.uint64])
-def test_integers_keep_their_numbers(dtype):
-    y, c, _ = labels.encode(np.array([0, 4, 2, 4], dtype))
+def test_integers_are_positions_if_the_number_of_classes_is_given_else_names(dtype):
+    y, c, _ = labels.encode(np.array([0, 4, 2, 4], dtype), 5)
     assert y.tolist() == [0, 4, 2, 4]
     assert y.dtype == np.int32
     assert c == 5  # absent classes count
+    y, c, _ = labels.encode(np.array([0, 4, 2, 4], dtype))
+    assert y.tolist() == [0, 2, 1, 2]
+    assert y.dtype == np.int32
+    assert c == 3
 
 
 def test_number_of_classes_can_be_given():
@@ -97,9 +101,9 @@ def test_multi_label_rows(dtype):
         ([], None, "0 class"),
         ([1, 1, 1], None, "1 class"),
         (["a", "a"], 5, "1 class"),
-        ([0.0, np.inf, 1.0], None, r"no integers \(image 1: inf\)"),
-        ([2.5, 1.0], None, r"no integers \(image 0: 2.5\); expected classes as integers or names"),
-        (np.float32([0, 1, 0.5]), None, r"no integers \(image 2: 0.5\)"),
+        ([0.0, np.inf, 1.0], None, r"not integers \(image 1: inf\)"),
+        ([2.5, 1.0], None, r"not integers \(image 0: 2.5\); expected classes as integers or names"),
+        (np.float32([0, 1, 0.5]), None, r"not integers \(image 2: 0.5\)"),
         ([[0], [1], [0]], None, r"shape \(3, 1\); expected \(n,\) classes: pass numpy.ravel"),
         (np.array([["cat"], ["dog"]]), None, r"shape \(2, 1\)"),
         ([[0, 1, 0]], None, r"shape \(1, 3\); expected \(n,\) classes: pass numpy.ravel"),
@@ -110,7 +114,7 @@ def test_multi_label_rows(dtype):
         (None, None, r"labels have shape \(\)"),
         ([0, 1, 5], 5, "class 5; num_classes=5 allows 0 to 4"),
         (["a", "b", "c"], 2, "class 2; num_classes=2"),
-        ([[0, 1], [1, 0]], 3, "2 columns; num_classes=3"),
+        ([[0, 1], [1, 0]], 3, "2 columns; expected num_classes=3"),
         ([[np.inf, 1], [1, 0]], None, "not finite"),
         ([[0.2, 0.8], [0.3, 0.3]], None, "image 1 has one value: its annotation is constant"),
         ([[0, 1, 0], [0, 0, 0]], None, "image 1 has 0 of 3 labels"),
@@ -190,7 +194,7 @@ def test_missing_labels_of_libraries_that_may_be_there(library):
 def test_the_first_of_many_missing_labels_are_shown():
     with pytest.raises(ValueError, match=r"4 of 6 images .* 1: None, image 2: None, image 3: '', "):
         labels.encode(["a", None, None, "", NAN, "b"])
-    with pytest.raises(ValueError, match="or give a class of that name another"):
+    with pytest.raises(ValueError, match="or rename a class of that name"):
         labels.encode(["a", "null", "b"])
 
 
@@ -223,7 +227,7 @@ def test_labels_that_read_alike_are_not_one_class_nor_two(given):
     ids=["list", "float32", "bfloat16"],
 )
 def test_whole_floats_are_integers(given):
-    y, c, _ = labels.encode(given)
+    y, c, _ = labels.encode(given, 5)
     assert (y.tolist(), c) == ([0, 4, 2, 4], 5)
 
 
@@ -231,9 +235,9 @@ def test_masks_and_boxes_have_whole_classes():
     masked = np.ma.array([[0, 1]], mask=[[False, True]])
     assert labels.from_masks([masked, np.float32([[1, 255]])], 2).tolist() == [[1, 0], [0, 1]]
     for of in ([0.5], [NAN], [None], ["a"]):
-        with pytest.raises(ValueError, match="image 0: classes are .* not all integers"):
+        with pytest.raises(ValueError, match="image 0: classes are .* expected integers"):
             labels.from_masks([np.array([of])], 2)
-        with pytest.raises(ValueError, match="image 0: classes are .* not all integers"):
+        with pytest.raises(ValueError, match="image 0: classes are .* expected integers"):
             labels.from_boxes([[[0, 0, 1, 1]]], [of], 2)
 
 

@@ -1,1 +1,1 @@
-"""Models and labels in, a ranking out."""
+"""Rank a bank of pretrained models: check the arguments, score, and hold the result."""

@@ -1,4 +1,4 @@
-"""The arguments of `score_bank`, checked: one record per model."""
+"""Check the arguments of `score_bank` and turn them into one record per model."""
 
 import dataclasses
 import numbers
@@ -18,11 +18,11 @@ PerModel: TypeAlias = Mapping[str, float] | Sequence[float] | np.ndarray
 
 FORMS = "a mapping {'name': (n, d) array}, (name, array) pairs, or one array (m, n, d)"
 
-# Features whose largest magnitude is between these powers of two are scored as they are, and others
-# divided by a power of two, so that squares, and sums of squares, stay within float32.
+# Features whose largest magnitude lies between these powers of two are scored unchanged. Others are
+# first divided by a power of two, so that squares and sums of squares stay within float32.
 LARGEST = -20, 40
-# float32 is too coarse for a column whose range is below this share of the largest feature, and for
-# a column that was rounded to float32 and is larger than its range by this factor.
+# float32 is too coarse for a column whose range is below SMALLEST times the largest feature, and
+# for a column that was rounded to float32 and whose magnitude exceeds OFFSET times its range.
 SMALLEST = 2.0**-80
 OFFSET = 1024.0
 
@@ -31,12 +31,12 @@ class Prepared(NamedTuple):
     """Features ready to be scored.
 
     Attributes:
-        features: (n, d) float32, as given or divided by a power of two.
-        original: (n, d) float32 or float64, as given.
-        exponent: of that power of two; 0 if they were not divided.
+        features: (n, d) float32, `original` divided by 2**exponent.
+        original: (n, d) float32 or float64, as passed by the caller.
+        exponent: the power of two that the features were divided by; 0 if they were not scaled.
         rounded: whether `features` have fewer digits than `original`.
         coarse: whether float32 cannot represent the differences between images.
-        flaw: why no score is defined on them; None if nothing is wrong.
+        flaw: why no score is defined on these features; None if nothing is wrong.
     """
 
     features: np.ndarray
@@ -47,19 +47,19 @@ class Prepared(NamedTuple):
     flaw: str | None = None
 
     def float64(self) -> np.ndarray:
-        """(n, d) float64, divided by the same power of two."""
+        """Return the features in float64, (n, d), divided by the same power of two."""
         return np.ldexp(self.original.astype(np.float64), -self.exponent)
 
 
 class ModelInput(NamedTuple):
-    """One model, checked and read.
+    """One model whose arguments have been checked and whose arrays have been read.
 
     Attributes:
-        place: in the bank, from 0.
-        name: its name.
-        width: d; 0 if no method reads features.
+        place: index of the model in the bank, from 0.
+        name: name of the model.
+        width: d, the number of features per image.
         layers: number of layers; NaN if not given.
-        fields: of its `Probe`, other than those that all models share.
+        fields: the fields of its `Probe`, except those that all models share.
         prepared: its features; None if no method reads them.
     """
 
@@ -76,12 +76,12 @@ class Bank:
     """The arguments of `score_bank` that differ between models.
 
     Attributes:
-        features: as of `score_bank`.
+        features: see `score_bank`.
         n: number of probe images.
-        needs: fields of `Probe` that methods need -> the first method that does.
-        probs: as of `score_bank`.
-        layers: likewise.
-        source_images: likewise.
+        needs: field of `Probe` -> the first method that needs it.
+        probs: see `score_bank`.
+        layers: see `score_bank`.
+        source_images: see `score_bank`.
     """
 
     features: Features
@@ -92,11 +92,12 @@ class Bank:
     source_images: Any = None
 
     def models(self) -> Iterator[ModelInput]:
-        """Yield every model, whose arrays are read when it is asked for.
+        """Yield every model, reading its arrays lazily.
 
         Raises:
-            InputError: an argument is missing or malformed. Names, shapes and numbers of a bank
-                that is all there are checked before the first model is read.
+            InputError: an argument is missing or malformed. If `features` is a mapping, a sequence
+                or an array rather than an iterator, all names, shapes and numbers are checked
+                before the first model is read.
         """
         declared = self._declared()
         if isinstance(self.features, (Mapping, Sequence)) or hasattr(self.features, "__array__"):
@@ -168,7 +169,7 @@ class Bank:
 
 
 class _Declared(NamedTuple):
-    """One model as it was given: its shapes and numbers are checked, its arrays are not read."""
+    """One model whose shapes and numbers have been checked, but whose arrays have not been read."""
 
     place: int
     name: str
@@ -179,7 +180,15 @@ class _Declared(NamedTuple):
 
 
 def reference(reference: Any, n: int) -> np.ndarray:
-    """The features of the reference model, (n, d) float32, or float64 if float32 is too coarse."""
+    """Return the reference features, (n, d) float32, or float64 where float32 is too coarse.
+
+    Args:
+        reference: (n, d) real numbers.
+        n: number of probe images.
+
+    Raises:
+        InputError: the shape is wrong, or the features are not finite, constant or not numbers.
+    """
     shape = tuple(np.shape(reference))
     if len(shape) != 2 or shape[0] != n:
         raise InputError(f"reference has shape {shape}; expected ({n}, d)")
@@ -190,14 +199,14 @@ def reference(reference: Any, n: int) -> np.ndarray:
 
 
 def prepare(owner: str, array: Any) -> Prepared:
-    """Features of a model, or a reference, in the form in which they are scored.
+    """Convert the features of a model, or of the reference, to the form that is scored.
 
     Args:
-        owner: of the features, for messages.
+        owner: what the features belong to, for error messages.
         array: (n, d) real numbers.
 
     Raises:
-        InputError: they are not real numbers.
+        InputError: `array` does not hold real numbers.
     """
     x = _real(owner, array)
     narrow = x.dtype == np.float32
@@ -229,11 +238,15 @@ def prepare(owner: str, array: Any) -> Prepared:
 
 
 def check_form(features: Any) -> None:
-    """Refuse what is not a bank, as far as that shows before its models are read."""
+    """Refuse `features` that are not a bank, as far as can be told without reading any model.
+
+    Raises:
+        InputError: `features` are of one model only, lack names, or have an unsupported type.
+    """
     if isinstance(features, Mapping):
         return
     if isinstance(features, Extracted):
-        raise InputError("features are of one model without a name; pass {'name': features}")
+        raise InputError("features belong to one model without a name; pass {'name': features}")
     if hasattr(features, "__array__"):
         if features.ndim != 3:
             raise InputError(
@@ -247,7 +260,7 @@ def check_form(features: Any) -> None:
 
 
 def _pairs(features: Any) -> Iterable[Any]:
-    """(name, features) pairs of a bank, or whatever an iterable has in their place."""
+    """Return the (name, features) pairs of a bank; the items of an iterable are not checked."""
     if isinstance(features, Mapping):
         return features.items()
     if hasattr(features, "__array__"):
@@ -256,7 +269,7 @@ def _pairs(features: Any) -> Iterable[Any]:
 
 
 def _refuse_list(features: Sequence[Any]) -> None:
-    """Refuse a list of anything but pairs by what its first item seems to be."""
+    """Refuse a list of anything but pairs, with advice that depends on its first item."""
     first, m = features[0], len(features)
     pairs = isinstance(first, (list, tuple)) and len(first) > 0 and _is_pair(first[0])
     if isinstance(first, Mapping) or pairs or _dimensions(first) == 3:
@@ -269,7 +282,7 @@ def _refuse_list(features: Sequence[Any]) -> None:
 
 
 def _is_pair(item: Any) -> bool:
-    """Whether it is (name, features)."""
+    """Return whether an item is a (name, features) pair."""
     return (
         isinstance(item, (tuple, list))
         and len(item) == 2
@@ -278,7 +291,7 @@ def _is_pair(item: Any) -> bool:
 
 
 def _dimensions(array: Any) -> int | None:
-    """Number of dimensions of an array, or of nested lists of numbers; None of anything else."""
+    """Return the number of dimensions of an array or of nested lists; None for anything else."""
     if hasattr(array, "shape"):
         return len(array.shape)
     if isinstance(array, Extracted) or not isinstance(array, (list, tuple)) or not array:
@@ -291,7 +304,7 @@ def _dimensions(array: Any) -> int | None:
 
 
 def _check_shape(name: str, argument: str, array: Any, n: int) -> None:
-    """Refuse anything but an array of two dimensions, one row per label."""
+    """Refuse anything but a two-dimensional array with one row per label."""
     try:
         shape = tuple(np.shape(array))
     except (TypeError, ValueError, RuntimeError) as error:
@@ -316,13 +329,13 @@ def _check_shape(name: str, argument: str, array: Any, n: int) -> None:
 
 
 def _real(owner: str, array: Any) -> np.ndarray:
-    """Numbers in float32 if that holds them, else in float64."""
+    """Return numbers as float32 if their type fits into it, else as float64."""
     if isinstance(array, np.ma.MaskedArray):
         array = np.ma.filled(array.astype(np.float64), np.nan)
     try:
         x = np.asarray(array)
         if x.dtype.kind not in "biufOV" or x.dtype.names is not None:
-            raise TypeError(f"they are {x.dtype}")
+            raise TypeError(f"their dtype is {x.dtype}")
         narrow = x.dtype.kind != "O" and x.dtype.itemsize <= (2 if x.dtype.kind in "biu" else 4)
         with np.errstate(over="ignore"):  # of a type wider than float64
             return x.astype(np.float32 if narrow else np.float64, copy=False)
@@ -336,7 +349,7 @@ def _line(error: Exception) -> str:
 
 
 def _probabilities(name: str, probs: Any, n: int) -> np.ndarray:
-    """(n, z) float32 class probabilities, as they were given."""
+    """Return class probabilities, (n, z) float32, not yet normalised."""
     if isinstance(probs, np.ma.MaskedArray):
         probs = np.ma.filled(probs.astype(np.float64), np.nan)
     try:
@@ -344,7 +357,7 @@ def _probabilities(name: str, probs: Any, n: int) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:
         message = f"model {name!r}: probs cannot be read as numbers: {_line(error)}"
         raise InputError(message) from error
-    if not found.min() >= 0:  # NaN is not either
+    if not found.min() >= 0:  # also true for NaN
         raise InputError(f"model {name!r}: probs are negative or NaN for some image")
     away = abs(found.sum(axis=1) - 1)
     if not (away <= 1e-2).all():
@@ -354,14 +367,14 @@ def _probabilities(name: str, probs: Any, n: int) -> np.ndarray:
 
 
 def _column(argument: str, value: Any) -> Any:
-    """An argument with one entry per model: a mapping by name, a sequence, or None."""
+    """Return an argument with one entry per model as a mapping by name, a sequence or None."""
     if hasattr(value, "to_dict") and hasattr(value, "index"):  # a pandas Series
         entries = value.to_dict()
         return list(entries.values()) if list(entries) == list(range(len(entries))) else entries
     try:
         if value is None or (len(value) >= 0 and not isinstance(value, (str, bytes))):
             return value
-    except TypeError:  # one number, an iterator
+    except TypeError:  # a single number or an iterator
         pass
     raise InputError(
         f"{argument} is a {type(value).__name__}; expected a mapping by name, or a sequence with "
@@ -370,7 +383,7 @@ def _column(argument: str, value: Any) -> Any:
 
 
 def _entry(argument: str, column: Any, key: Any, index: int) -> Any:
-    """One model's entry, by its name as it was given or as text, or by its place."""
+    """Return one model's entry: by its name, as given or as a string, or by its index."""
     try:
         if isinstance(column, Mapping):
             return column[key if key in column else str(key)]
@@ -380,7 +393,7 @@ def _entry(argument: str, column: Any, key: Any, index: int) -> Any:
 
 
 def _number(name: str, argument: str, value: Any) -> float:
-    """A number of one model; NaN if it is not given."""
+    """Return a number of one model; NaN if it is not given."""
     if value is None:
         return np.nan
     try:

@@ -1,8 +1,9 @@
-"""The features of a bank for a probe set, extracted once: a folder with one file for each model.
+"""Extract the features of a bank for a probe set once, into a folder with one file per model.
 
-A file says which images it was made of (`seen`), and has a fingerprint of all that decides its
-content (`made_of`): images, weights, settings, and this package. It is reused only if that matches
-and it is undamaged, and never overwritten if it is of other images.
+A file records which images it was extracted from (`seen`) and a fingerprint of everything that
+determines its content (`made_of`): images, weights, settings and this package. It is reused only if
+the fingerprint matches and the file is undamaged, and never overwritten if it was extracted from
+other images.
 """
 
 import contextlib
@@ -34,15 +35,15 @@ class ProbeImages:
         images: n records.
         labels: (n,) int32 classes, or (n, c) float32 of zeros and ones.
         num_classes: c, of the target.
-        split_labels: of the whole training split, in the form of `labels`.
-        seed: of the choice.
-        digest: of the name and version of the target (for user images, of their content) and of
-            the indices of the images.
+        split_labels: labels of the whole training split, in the same form as `labels`.
+        seed: seed that the images were drawn with.
+        digest: hash of the name and version of the target (for user images, of their content) and
+            of the indices of the images.
     """
 
     target: str
     where: Path
-    images: Any  # decoding.Subset, which is not imported before it is needed
+    images: Any  # decoding.Subset, whose module is imported only when needed
     labels: np.ndarray
     num_classes: int
     split_labels: np.ndarray
@@ -61,12 +62,12 @@ def probe_images(
     Args:
         target: a data set, as `datasets.load` takes it.
         images: number of images, n.
-        seed: of the choice.
+        seed: seed of the draw.
         data_dir: as `datasets.load` takes it.
 
     Raises:
-        InputError: the target is unknown, or has fewer images.
-        DatasetError: it cannot be read.
+        InputError: the target is unknown, or `images` is below 1.
+        DatasetError: the target cannot be read.
     """
     from jaxparc import datasets, sampling
     from jaxparc.training import decoding
@@ -88,7 +89,7 @@ def probe_images(
 
 
 def folder_for(bank: str | Path, probe: ProbeImages) -> Path:
-    """Return the folder of features of a bank and a probe set, which no others have."""
+    """Return the default folder of features, unique to a bank and a probe set."""
     bank = Path(bank).absolute()
     digest = _hash([str(bank), str(probe.where), probe.digest])
     return Path("features") / f"{bank.stem}-{probe.target}-{digest[:6]}"
@@ -102,34 +103,34 @@ def alone_in(
     *,
     shard: tuple[int, int] = (1, 1),
 ) -> Iterator[None]:
-    """Hold a folder of features, which is of one probe set, for one command.
+    """Lock a folder of features, which belongs to one probe set, for one command.
 
     Args:
-        folder: created if necessary.
-        probe: its probe set.
+        folder: the folder; created if necessary.
+        probe: the probe set.
         entries: the models whose features will be written.
         shard: as `locks.alone` takes it.
 
     Raises:
-        OperationError: another process is at work in it, or it cannot be written.
+        OperationError: another process is using the folder, or it cannot be written.
         InputError: it holds features of other images, or a file that would be overwritten and
-            does not say what it was made of.
+            does not record which images it was extracted from.
     """
-    busy = f"another process is at work in {folder}; wait for it, or give another --out"
+    busy = f"another process is using {folder}; wait for it, or give another --out"
     with locks.alone(folder, busy, shard=shard):
         files.clear(folder)
         ours = {entry.name for entry in entries}
         for path in sorted(folder.glob("*.npz")):
-            seen = _seen(path)
+            seen = _recorded_images(path)
             if seen == ("", "") and path.stem in ours:
                 raise InputError(
-                    f"{path} does not say what it was made of, and would be overwritten; move it "
-                    "away, or give another --out"
+                    f"{path} does not record which images it was extracted from, and would be "
+                    "overwritten; move it away, or give another --out"
                 )
             if seen is not None and seen[0] not in ("", probe.digest):
                 raise InputError(
-                    f"{path} was made of other images ({seen[1]}, not {probe}); move {folder} "
-                    "away, or give another --out"
+                    f"{path} was extracted from other images ({seen[1]}, not {probe}); move "
+                    f"{folder} away, or give another --out"
                 )
         yield
 
@@ -137,17 +138,17 @@ def alone_in(
 def units(
     entries: Sequence[Entry], probe: ProbeImages, folder: Path, *, batch_size: int = 32
 ) -> list[Unit]:
-    """List the files of features of a bank, as units of work.
+    """List the feature files of a bank as units of work.
 
-    A file is done if it is undamaged and was made of the same weights, images, settings and code.
-    A model that fails leaves none.
+    A file is done if it is undamaged and was extracted with the same weights, images, settings and
+    code. A model that fails leaves no file.
 
     Args:
         entries: the models.
         probe: the images.
-        folder: gets one .npz for each model (features, labels and, if the network has a head,
-            probs), as `folder.read_bank` reads it. It should be held by `alone_in`.
-        batch_size: of all devices together; rounded up to a multiple of their number.
+        folder: receives one .npz per model (features, labels and, if the network has a head,
+            probs), which `folder.read_bank` can read. The caller should hold it with `alone_in`.
+        batch_size: images per batch, over all devices; rounded up to a multiple of their number.
     """
     return [
         _Extraction(entry, probe, files.path_of(folder, f"{entry.name}.npz"), batch_size).unit()
@@ -164,20 +165,28 @@ def list_units(
     folder: Path,
     batch_size: int,
 ) -> list[Unit]:
-    """List the same units in another process: as `units`, of what `toml_file.read` and
-    `probe_images` return for these arguments.
+    """List the same units as `units`, in another process, from arguments that can be pickled.
+
+    Args:
+        bank: as `toml_file.read` takes it.
+        target: as `probe_images` takes it.
+        images: as `probe_images` takes it.
+        seed: as `probe_images` takes it.
+        data_dir: as `probe_images` takes it.
+        folder: as `units` takes it.
+        batch_size: as `units` takes it.
     """
     probe = probe_images(target, images, seed, data_dir)
     return units(toml_file.read(bank), probe, folder, batch_size=batch_size)
 
 
 def unit_name(entry: Entry) -> str:
-    """Return the name of a model's unit: its own, quoted if it can contain anything."""
+    """Return the name of a model's unit: the model's, quoted if it is not a valid file name."""
     return entry.name if entry.refused is None else repr(entry.name)
 
 
 def write_facts(entries: Sequence[Entry], folder: Path) -> None:
-    """Write models.csv: what methods need to know of the models, if it is known of all.
+    """Write models.csv: the number of layers of each model and, if all have it, source images.
 
     Raises:
         OSError: the folder cannot be written.
@@ -193,8 +202,8 @@ def read(
     Args:
         entries: the models.
         probe: the images.
-        folder: in which all units of `units` are done, apart from those that failed.
-        failed: names of these.
+        folder: the folder in which all units of `units` are done, apart from those that failed.
+        failed: names of the units that failed.
 
     Raises:
         InputError: a file cannot be read.
@@ -225,11 +234,11 @@ class _Extraction:
 
     @functools.cached_property
     def made_of(self) -> str:
-        """The fingerprint that the file must have; weights can be large, and are hashed once."""
-        return _made_of(self.entry, self.probe)
+        """The fingerprint that the file must have; cached, as weights can be large."""
+        return _fingerprint(self.entry, self.probe)
 
     def check(self, path: Path, name: str) -> None:
-        """Whatever is wrong with a file, it is made again: it is a cache."""
+        """Raise FileNotFoundError unless the file is valid: as a cache, it is then recomputed."""
         del name
         if self.entry.refused is not None or not path.exists():
             raise FileNotFoundError(path)
@@ -245,14 +254,14 @@ class _Extraction:
             raise InputError(self.entry.refused)
         try:
             made_of = self.made_of
-        except (OSError, ValueError) as error:  # the features of these weights are kept
+        except (OSError, ValueError) as error:  # an existing file of features is kept
             raise InputError(printing.line(error)) from error
         try:
             arrays, notes = _extract(self.entry, self.probe, self.batch_size)
         except Exception as error:
             if not interrupts.came():
-                self.path.unlink(missing_ok=True)  # it is damaged, or of other weights
-            if isinstance(error, OSError):  # of the weights or images; others are of the output
+                self.path.unlink(missing_ok=True)  # it is damaged, or belongs to other weights
+            if isinstance(error, OSError):  # while reading, unlike those of `replacing` below
                 raise OperationError(printing.line(error)) from error
             raise
         on_images(len(self.probe.labels))
@@ -270,7 +279,7 @@ class _Extraction:
 def _extract(
     entry: Entry, probe: ProbeImages, batch_size: int
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Features, class probabilities if the weights have a head, and notes on the weights."""
+    """Return features, class probabilities if the weights have a head, and notes on the weights."""
     from jaxparc import extraction
     from jaxparc.training import decoding
 
@@ -288,17 +297,17 @@ def _extract(
     return {name: array for name, array in arrays.items() if array is not None}, loaded.notes
 
 
-def _made_of(entry: Entry, probe: ProbeImages) -> str:
-    """Fingerprint all that decides the features of a model."""
+def _fingerprint(entry: Entry, probe: ProbeImages) -> str:
+    """Return a fingerprint of everything that determines the features of a model."""
     return _hash([seen_by(entry), probe.digest, package()])
 
 
 def seen_by(entry: Entry) -> dict[str, Any]:
-    """Return all of a model that decides its features: a hash of its weights, and its settings.
+    """Return the settings of a model that determine its features, and a hash of its weights.
 
     Raises:
-        OSError: its weights cannot be read.
-        InputError: they are not a regular file.
+        OSError: the weights cannot be read.
+        InputError: the weights are not a regular file.
     """
     from jaxparc import weights
 
@@ -308,7 +317,7 @@ def seen_by(entry: Entry) -> dict[str, Any]:
 
 @functools.cache
 def package() -> str:
-    """Hash this package: features may change with any of its files."""
+    """Return a hash of this package's source: features may change with any of its files."""
     found = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         found.update(path.read_bytes())
@@ -320,19 +329,19 @@ def _hash(content: Any) -> str:
 
 
 def _checked(path: Path, made_of: str, probe: ProbeImages) -> dict[str, np.ndarray] | None:
-    """Read a file of features; None if it is missing, damaged, or made of something else."""
+    """Read a file of features; None if it is missing, damaged or has another fingerprint."""
     try:
         arrays = array_files.read(path)
         fits = str(arrays["made_of"]) == made_of and arrays["features"].ndim == 2
         return arrays if fits and np.array_equal(arrays["labels"], probe.labels) else None
-    except Exception:  # missing or damaged; it is made again
+    except Exception:  # missing or damaged; it is recomputed
         return None
 
 
-def _seen(path: Path) -> tuple[str, str] | None:
-    """Return the digest and the description of the images that a file was made of.
+def _recorded_images(path: Path) -> tuple[str, str] | None:
+    """Return the digest and the description of the images that a file was extracted from.
 
-    Both are empty if it does not say; None if it cannot be read.
+    Both are empty if the file does not record them; the result is None if it cannot be read.
     """
     try:
         with array_files.Archive(path) as archive:
@@ -340,12 +349,12 @@ def _seen(path: Path) -> tuple[str, str] | None:
                 return "", ""
             digest, images = archive["seen"].tolist()
             return str(digest), str(images)
-    except Exception:  # damaged; it is made again
+    except Exception:  # damaged; it is recomputed
         return None
 
 
 def _facts(entries: Sequence[Entry]) -> str:
-    """Format models.csv: a column is there if it is known of all models."""
+    """Return the text of models.csv; source_images is left out unless all models have it."""
     entries = [entry for entry in entries if entry.refused is None]
     known = all(entry.source_images for entry in entries)
     rows = [[e.name, layers(e), *([e.source_images] if known else [])] for e in entries]

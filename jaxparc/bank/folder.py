@@ -1,9 +1,9 @@
-"""A bank as people keep it: a folder with one file of features per model, from any framework.
+"""Read a bank from a folder with one file of features per model, written by any framework.
 
-A file is a `.npy` with the features (n, d), or an `.npz` with `features` and, if it has them,
-`probs` (n, z) and `labels` (`y` in the probe files of the benchmarks). Shapes are read at once,
-contents when they are scored, so a bank larger than memory goes through. Nothing is unpickled. A
-damaged `.npz` is noticed; a `.npy` has no checksum.
+A file is a `.npy` with the features (n, d), or an `.npz` with `features` and optionally `probs`
+(n, z) and `labels` (`y` in the probe files of the benchmarks). Shapes are read at once and contents
+only when they are scored, so a bank may be larger than memory. Nothing is unpickled. Damage to an
+`.npz` is detected; a `.npy` has no checksum.
 """
 
 import csv
@@ -20,18 +20,18 @@ from jaxparc.errors import InputError
 from jaxparc.labels import is_missing
 
 LABELS_FILE = "labels.npy"
-LABELS = ("labels", "y")  # members of an .npz, the first that is there
+LABELS = ("labels", "y")  # members of an .npz; the first one present is used
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArrayFile:
-    """An array on disk: its shape is known, `np.asarray` reads it.
+    """An array on disk, whose shape is known; `np.asarray` reads its content.
 
     Attributes:
-        path: of a .npy or .npz file.
-        member: of the .npz; "" for a .npy.
-        shape: of the array.
-        dtype: likewise.
+        path: path of a .npy or .npz file.
+        member: name of the array in an .npz; "" for a .npy.
+        shape: shape of the array.
+        dtype: dtype of the array.
     """
 
     path: Path
@@ -40,24 +40,24 @@ class ArrayFile:
     dtype: np.dtype
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Reads the file; the CRC of an .npz is checked on the way."""
-        del copy  # it is always a new array
+        """Read the file; the CRC of an .npz is checked."""
+        del copy  # the array is always new
         try:
             with array_files.Archive(self.path) as archive:
                 array = archive[self.member]
-        except (OSError, KeyError) as error:  # it was there when the bank was opened
+        except (OSError, KeyError) as error:  # it existed when the bank was opened
             raise InputError(f"{self.path} cannot be read: {printing.reason(error)}") from error
         return array if dtype is None else array.astype(dtype)
 
 
 class Bank(NamedTuple):
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
-        features: per model, (n, d).
-        probs: per model that has them, (n, z).
+        features: model -> features (n, d).
+        probs: model -> class probabilities (n, z); models without them are absent.
         labels: as `jaxparc.score_bank` takes them.
-        reference: the model that is the reference, if one is.
+        reference: name of the model that serves as the reference; None if it is not in the folder.
     """
 
     features: dict[str, ArrayFile]
@@ -69,23 +69,23 @@ class Bank(NamedTuple):
 def read_bank(
     folder: str | Path, labels: str | Path | None = None, *, reference: str | Path | None = None
 ) -> Bank:
-    """Opens a folder of feature files.
+    """Open a folder of feature files.
 
     Args:
-        folder: one `.npz` or `.npy` per model, which is named as the file without its ending; other
-            files are passed over.
+        folder: folder with one `.npz` or `.npy` per model, named after the model; other files are
+            skipped.
         labels: a file for `read_labels`; by default `labels.npy` in the folder, else the labels in
             the model files, which must then be identical in all of them.
-        reference: a file that may be one of the folder's; it may come without labels.
+        reference: file of the reference model; if it is in the folder, it may lack labels.
 
     Raises:
-        ValueError: there is no such folder or file, no model in it, a file cannot be read or has no
-            features, two have one name, or labels are missing, differ, or begin with the head of
-            their column; the message names it.
+        InputError: the folder or a file does not exist, the folder holds no model, a file cannot be
+            read or has no features, two files have one name, or labels are missing, differ between
+            models or begin with a column header.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; expected one of .npz or .npy files")
+        raise InputError(f"{folder} is not a folder; expected one with .npz or .npy files")
     left_out = {(folder / LABELS_FILE).resolve()}
     left_out |= set() if labels is None else {Path(labels).resolve()}
     paths = sorted(
@@ -128,13 +128,14 @@ def read_bank(
 
 
 def read_labels(path: str | Path) -> np.ndarray:
-    """Labels of a file: arrays of any form that `score_bank` takes, or text with one per line.
+    """Read labels: an array in any form that `score_bank` takes, or text with one label per line.
 
-    Lines are integers if all of them are written as integers are, and words otherwise: `1`, `01`
-    and `1_0` are three labels.
+    Lines are read as integers if all of them are canonical integers, and as strings otherwise: `1`,
+    `01` and `1_0` are three labels.
 
     Raises:
-        ValueError: it cannot be read, or holds nothing, an empty line or several columns.
+        InputError: the file cannot be read, is empty, or holds an empty line, a missing label or
+            several columns.
     """
     path = Path(path)
     if path.suffix == ".npy":
@@ -159,22 +160,22 @@ def read_labels(path: str | Path) -> np.ndarray:
             )
     if missing := [number for number, label in enumerate(found, start=1) if is_missing(label)]:
         raise InputError(
-            f"{path}: {len(missing)} of {len(found)} labels are missing, the first in line "
-            f"{missing[0]} ({found[missing[0] - 1]!r}); expected one label per line, and none of "
-            "these words as a class"
+            f"{path}: {len(missing)} of {len(found)} labels are missing, the first on line "
+            f"{missing[0]} ({found[missing[0] - 1]!r}); expected one label per line, and no class "
+            "named like a missing value"
         )
     whole = all(_INTEGER.fullmatch(label) for label in found)
     return np.array([int(label) for label in found]) if whole else np.array(found)
 
 
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # what int64 holds, as `str` writes it
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # fits into int64, as `str` writes it
 
 
 def read_array(path: str | Path, member: str) -> ArrayFile:
-    """An array of a .npy file, or of an .npz by its name.
+    """Open the array of a .npy file, or the array of a given name in an .npz.
 
     Raises:
-        ValueError: it is not there, or cannot be read.
+        InputError: the array does not exist, or the file cannot be read.
     """
     arrays = arrays_of(Path(path))
     if "features" in arrays and arrays["features"].member == array_files.ONLY:
@@ -188,19 +189,19 @@ def read_array(path: str | Path, member: str) -> ArrayFile:
 def read_facts(
     path: str | Path, names: Sequence[str], others: Sequence[str] = ()
 ) -> dict[str, dict[str, float]]:
-    """What methods want to know of models besides their features, from a CSV file.
+    """Read the numbers of layers or source images of models from a CSV file.
 
     Args:
-        path: columns model, and layers or source_images or both.
-        names: of the models, each of which needs a row.
-        others: that may have one; rows of none of these are passed over.
+        path: CSV file with the columns model, and layers or source_images or both.
+        names: models that must each have a row.
+        others: models that may have a row; the rows of any further models are skipped.
 
     Returns:
-        Per column that is there, the number of every model with a row.
+        Column -> model -> number, for the columns present.
 
     Raises:
-        ValueError: it cannot be read, a column or a model is missing, a model is there twice, or a
-            cell is no positive number.
+        InputError: the file cannot be read, a column or a model is missing, a model has two rows,
+            or a cell is not a positive number.
     """
     try:
         head, table = files.read_table(Path(path), ours=True)
@@ -214,7 +215,7 @@ def read_facts(
         first = rows.setdefault(row.cells["model"], row)
         if first is not row:
             raise InputError(
-                f"{path} line {row.line}: model {row.cells['model']!r} is in line {first.line} too"
+                f"{path} line {row.line}: model {row.cells['model']!r} is also on line {first.line}"
             )
     if not columns:
         raise InputError(f"{path} has neither a column 'layers' nor 'source_images'")
@@ -237,10 +238,10 @@ def read_facts(
 
 
 def arrays_of(path: Path) -> dict[str, ArrayFile]:
-    """Open the arrays of a file, reading their headers alone; that of a .npy is called features.
+    """Open the arrays of a file, reading only their headers; the array of a .npy is "features".
 
     Raises:
-        ValueError: the file cannot be read.
+        InputError: the file cannot be read.
     """
     try:
         with array_files.Archive(path) as archive:
@@ -259,12 +260,12 @@ def _labels(
         given = folder / LABELS_FILE
     if given is not None:
         labels = read_labels(given)
-        seen = {arrays["features"].shape[:1] for arrays in members.values()}
-        if labels.dtype.kind == "U" and seen == {(len(labels) - 1,)}:
+        images = {arrays["features"].shape[:1] for arrays in members.values()}
+        if labels.dtype.kind == "U" and images == {(len(labels) - 1,)}:
             raise InputError(
                 f"{given} has {printing.count(len(labels), 'label')} for "
                 f"{printing.count(len(labels) - 1, 'image')}; the first one, {str(labels[0])!r}, "
-                "seems to be the head of their column"
+                "seems to be a column header"
             )
         return labels
     first: tuple[str, np.ndarray] | None = None
@@ -272,16 +273,16 @@ def _labels(
         key = next((key for key in LABELS if key in arrays), None)
         if key is None:
             raise InputError(
-                f"model {name!r} comes without labels; expected them in every model's file, in "
-                f"{folder / LABELS_FILE}, or in a file of their own (--labels)"
+                f"model {name!r} has no labels; expected them in every model's file, in "
+                f"{folder / LABELS_FILE}, or in a separate file (--labels)"
             )
         labels = np.asarray(arrays[key])
         if first is None:
             first = name, labels
         elif not np.array_equal(first[1], labels):
             raise InputError(
-                f"labels of model {name!r} differ from those of {first[0]!r}; all models must have "
-                "seen the same images in the same order"
+                f"labels of model {name!r} differ from those of {first[0]!r}; expected features of "
+                "the same images in the same order"
             )
     assert first is not None
     return first[1]

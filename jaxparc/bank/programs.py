@@ -1,7 +1,7 @@
-"""The compiled programs of `score_bank`: the one place that jits and maps selectors.
+"""The compiled programs of `score_bank`: the only place that jits and vmaps selectors.
 
-All methods asked for are one program per shape of features, in float32; where a method says that
-float32 was too coarse for a model, the same functions run in float64.
+All requested methods are compiled into one program per shape of features, in float32; where a
+method reports that float32 was too coarse for a model, the same functions run in float64.
 """
 
 import contextlib
@@ -22,20 +22,20 @@ Fields: TypeAlias = dict[str, Any]  # of a Probe
 
 
 def models_per_call() -> int:
-    """Models that one call scores: a CPU runs them faster one after the other."""
+    """Return how many models one call scores: one on a CPU, where batching them is slower."""
     return 1 if jax.default_backend() == "cpu" else 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """What is compiled for a probe set.
+    """The programs that score models on one probe set.
 
     Attributes:
-        methods: that are asked for, k of them.
-        num_classes: c, of `Probe`.
-        vectors: likewise.
-        absent: likewise.
-        models_per_call: that are scored side by side.
+        methods: the k requested methods.
+        num_classes: c; see `Probe`.
+        vectors: see `Probe`.
+        absent: see `Probe`.
+        models_per_call: number of models that one call scores.
     """
 
     methods: tuple[Method, ...]
@@ -46,13 +46,16 @@ class Programs:
 
     @functools.cached_property
     def distinct(self) -> tuple[Method, ...]:
-        """Methods that differ in more than "+ layers", which is added to finished scores."""
+        """The methods, those that differ only in "+ layers" once: that is added to the scores."""
         return tuple({m.function: m for m in self.methods}.values())
 
     def targets(self, shared: Fields) -> tuple[Any, ...]:
-        """Per distinct method, the part of the score that all models share, or None.
+        """Return, per distinct method, the part of the score that all models share, or None.
 
-        In float64 if the reference is, whose size and offset do not matter either.
+        Computed in float64 if the reference is float64, and returned in float32.
+
+        Args:
+            shared: fields of `Probe` that all models share.
         """
         prepare = _compiled_targets(tuple(m.target for m in self.distinct), *self._options())
         if shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
@@ -66,18 +69,18 @@ class Programs:
         """Score models of one shape.
 
         Args:
-            models: at most `models_per_call`.
+            models: at most `models_per_call` models.
             shared: fields of `Probe` that all models share.
-            targets: of `targets`.
+            targets: the result of `targets`.
 
         Returns:
-            Per model, (k,) float64; computed in float32, and again in float64 where float32 is too
-            coarse.
+            Per model, (k,) float64; computed in float32, and recomputed in float64 where float32 is
+            too coarse.
         """
         functions = tuple(m.function for m in self.distinct)
         checks = tuple((m.needs_float64, m.needs_float64_if_rounded) for m in self.distinct)
         run = _compiled(functions, checks, *self._options())
-        # Filled up with the last model: a chunk of another size would be compiled again.
+        # Padded with the last model: a chunk of another size would need another compilation.
         fields = [m.fields for m in models]
         fields += fields[-1:] * (self.models_per_call - len(fields))
         found = np.asarray(run(tuple(fields), shared, targets))
@@ -98,7 +101,7 @@ class Programs:
     def _in_float64(
         self, model: ModelInput, shared: Fields, targets: tuple[Any, ...]
     ) -> np.ndarray:
-        """(k,) float64 scores by the same functions."""
+        """Return the scores of one model in float64, (k,), by the same functions."""
         assert model.prepared is not None
         functions = tuple(m.function for m in self.distinct)
         wide = {
@@ -117,7 +120,7 @@ class Programs:
 
 @contextlib.contextmanager
 def _float64() -> Iterator[None]:
-    """In float64, on the CPU if JAX may use it: some accelerators have no float64."""
+    """Enable float64, on the CPU if JAX may use it: some accelerators lack float64."""
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -134,10 +137,14 @@ def _compiled(
     vectors: bool,
     absent: int,
 ) -> Callable[..., Array]:
-    """The program of models of one shape: (models, 3, k) scores and results of both `checks`.
+    """Return the program for models of one shape.
 
-    One program for all methods, so that XLA computes what they share once. Fields `shared` by the
-    models, and the `targets` made from them, are not mapped.
+    All methods are in one program, so that XLA computes shared intermediates once. The fields
+    `shared` by the models, and the `targets` computed from them, are not mapped.
+
+    Returns:
+        A function of (models, shared, targets) that returns (m, 3, k): the scores, and the results
+        of both columns of `checks`.
     """
 
     @jax.jit
@@ -157,7 +164,7 @@ def _compiled(
                 [jnp.bool_(False) if check is None else check(probe) for check in column]
                 for column in zip(*checks, strict=True)
             ]
-            dtype = jnp.result_type(float)  # of this precision
+            dtype = jnp.result_type(float)  # float64 if enabled, else float32
             rows = [[jnp.asarray(one, dtype) for one in row] for row in (scores, *coarse)]
             return jnp.stack([jnp.stack(row) for row in rows])
 
@@ -175,7 +182,7 @@ def _compiled_targets(
     vectors: bool,
     absent: int,
 ) -> Callable[[Fields], tuple[Any, ...]]:
-    """The program of what all models share, per method, or None."""
+    """Return the program that computes, per method, the part all models share, or None."""
 
     @jax.jit
     def run(shared: Fields) -> tuple[Any, ...]:

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     import rich.console
     import rich.table
 
-COLUMNS = 80  # of the terminal that a table is laid out for
-NAME = 12  # columns that a model's name keeps in any table; it is folded, not cut
-LISTED = 8  # models that the caption of a table names
+COLUMNS = 80  # width of the terminal that tables are laid out for
+NAME = 12  # minimum width of the column of names; longer names are folded, not truncated
+LISTED = 8  # maximum number of models that a caption names
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class BankScores:
     """Scores of m models by k methods on r probe sets; larger is better, undefined is NaN.
 
-    Two objects are equal if they are the same one, so that they can be keys and members of sets.
+    Objects are compared by identity, so they are hashable.
 
     Attributes:
         names: the m models, in the order in which they were given.
@@ -36,7 +36,7 @@ class BankScores:
         undefined: (model, method) -> why that score is NaN, for every NaN.
 
     Raises:
-        InputError: `values_per_run` has another shape.
+        InputError: `values_per_run` has the wrong shape.
     """
 
     names: tuple[str, ...]
@@ -56,11 +56,11 @@ class BankScores:
         """Join the scores of the same models by the same methods on several probe sets.
 
         Raises:
-            InputError: there are none, or models or methods differ or are in another order.
+            InputError: `scores` is empty, or models or methods differ or are in another order.
         """
         scores = list(scores)
         if not scores:
-            raise InputError("there are no scores to join; expected at least one BankScores")
+            raise InputError("scores are empty; expected at least one BankScores")
         undefined: dict[tuple[str, str], str] = {}
         for number, one in enumerate(scores):
             for argument in ("names", "methods"):
@@ -76,11 +76,11 @@ class BankScores:
 
     @property
     def values(self) -> np.ndarray:
-        """(m, k) float64, the mean over the probe sets; NaN if it is undefined on any."""
+        """Mean scores over probe sets, (m, k) float64; NaN where any of them is undefined."""
         return self.values_per_run.mean(axis=0)
 
     def __getitem__(self, method: str) -> dict[str, float]:
-        """Mean scores by one method: name -> score, in the order of `names`.
+        """Return the mean scores of one method: name -> score, in the order of `names`.
 
         Raises:
             InputError: the method was not scored.
@@ -95,7 +95,7 @@ class BankScores:
         """The model that the first method ranks first.
 
         Raises:
-            InputError: it is undefined for all models.
+            InputError: the first method is undefined for all models.
         """
         name, score = self.ranking()[0]
         if np.isnan(score):
@@ -103,7 +103,7 @@ class BankScores:
         return name
 
     def ranking(self, method: str | None = None) -> list[tuple[str, float]]:
-        """Models and their scores by one method, best first, undefined ones last.
+        """Return models and their scores by one method, best first, undefined ones last.
 
         Args:
             method: one of `methods`; the first if None.
@@ -115,26 +115,28 @@ class BankScores:
         return [(self.names[i], float(column[i])) for i in self._order(method)]
 
     def tied(self, method: str | None = None) -> list[str]:
-        """Models that cannot be told from the best one within the noise over probe sets.
+        """Return the models that are indistinguishable from the best one, given the noise.
 
-        A model is tied if the two-sided 95 % t interval of its paired differences to the best one,
-        one difference per probe set, holds 0. The intervals take probe sets as independent, and
-        are corrected neither for the number of models nor for the best having been picked by the
-        same scores. They are about the noise of a method, not about whether it is right.
+        A model is tied if the two-sided 95 % t interval of its paired differences from the best
+        one, one difference per probe set, contains 0. The intervals assume that probe sets are
+        independent, and are corrected neither for the number of models nor for picking the best one
+        by the same scores. They describe the noise of a method, not whether it is right.
 
         Args:
             method: one of `methods`; the first if None.
 
         Returns:
-            Names, best first, so the best one itself leads; no undefined model, hence none at all
-            if the method is undefined for all.
+            Names, best first, starting with the best one itself. Undefined models are left out, so
+            the list is empty if the method is undefined for all.
 
         Raises:
             InputError: the method was not scored, or there is only one probe set.
         """
         k, r = self._index(method), len(self.values_per_run)
         if r < 2:
-            raise InputError("scores are of 1 probe set; expected several, to see their noise")
+            raise InputError(
+                "scores are of 1 probe set; expected at least 2, to estimate their noise"
+            )
         from scipy.stats import t
 
         order = self._order(method)
@@ -147,11 +149,11 @@ class BankScores:
         return [self.names[i] for i, is_tied in zip(order, tied, strict=True) if is_tied]
 
     def table(self) -> "rich.table.Table":
-        """All scores as a `rich` table, ranked by the first method; its caption names the ties.
+        """Return all scores as a `rich` table, ranked by the first method, ties in the caption.
 
-        If it would be wider than 80 columns, labels of methods are broken, deviations go below
-        their means and names are folded; then the space around cells goes. Numbers are whole.
-        What the encoding of stdout lacks is spelled out.
+        A table wider than 80 columns has its method labels wrapped, its deviations placed below
+        their means and its names folded, and then loses the padding of its cells. Numbers are never
+        truncated. Characters that the encoding of stdout lacks are spelled out.
         """
         return self._table(printing.stdout_encoding())
 
@@ -182,26 +184,26 @@ class BankScores:
         if wide + longest > COLUMNS:
             glue = "\n"
             widths = [max(len(s) for row in cells for s in row[k]) for k in range(len(heads))]
-            heads = [_broken(head, width) for head, width in zip(heads, widths, strict=True)]
+            heads = [_wrapped(head, width) for head, width in zip(heads, widths, strict=True)]
         table.add_column("", no_wrap=True, min_width=len(str(len(names))))
         table.add_column("model", overflow="fold", min_width=min(NAME, longest))
         for head, width in zip(heads, widths, strict=True):
             least = max(width, *map(len, head.split("\n")))
             table.add_column(Text(head), justify="right", no_wrap=True, min_width=least)
-        if _needed(table) > COLUMNS:
+        if _minimum_width(table) > COLUMNS:
             table.padding = 0
         for place, index in enumerate(self._order(), start=1):
             table.add_row(str(place), Text(names[index]), *map(glue.join, cells[index]))
         return table
 
     def plot(self) -> "matplotlib.figure.Figure":
-        """Dot plot, one panel per method, models ranked by the first one (needs matplotlib).
+        """Draw a dot plot: a panel per method, models ranked by the first (needs matplotlib).
 
-        Bars are standard deviations over probe sets, and filled dots the best model and those that
-        cannot be told from it (see `tied`). Undefined scores are marked as such.
+        Bars are standard deviations over probe sets. Filled dots are the best model and those that
+        are indistinguishable from it (see `tied`). Undefined scores are marked as such.
 
         Returns:
-            A figure that a notebook shows, and that `savefig` writes.
+            A figure that notebooks display and `savefig` writes.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -211,12 +213,10 @@ class BankScores:
             from matplotlib.figure import Figure
             from matplotlib.layout_engine import ConstrainedLayoutEngine
         except ImportError as error:
-            raise ImportError(
-                "BankScores.plot needs matplotlib; it comes with: pip install matplotlib"
-            ) from error
+            raise ImportError("BankScores.plot needs matplotlib: pip install matplotlib") from error
 
         class Shown(Figure):
-            """Of no use to pyplot, which would keep it open, and yet shown by notebooks."""
+            """A figure that notebooks display without pyplot, which would keep it open."""
 
             def _repr_png_(self) -> bytes:
                 data = io.BytesIO()
@@ -225,7 +225,7 @@ class BankScores:
 
         runs, m = len(self.values_per_run), len(self.names)
         order = self._order()
-        labels = [_short(printing.visible(str(self.names[i]))) for i in order]
+        labels = [_elided(printing.visible(str(self.names[i]))) for i in order]
         longest = max(map(len, labels), default=0)
         size = (0.075 * longest + 0.5 + max(2.6 * len(self.methods), 3.5), 1.1 + 0.21 * m)
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08, wspace=0.03)
@@ -266,23 +266,23 @@ class BankScores:
         panels[0].set_yticks(range(m), labels, parse_math=False)
         panels[0].set_ylim(m - 0.4, -0.6)
         if runs > 1:
-            note = f"mean and std over {runs} probe sets; filled: not told apart from the best"
+            note = f"mean and std over {runs} probe sets; filled: indistinguishable from the best"
         else:
             note = "one probe set"
         figure.supxlabel(f"score, larger is better\n{note}", size=8, color="0.35")
         return figure
 
     def to_csv(self, path: str | Path | None = None, *, per_run: bool = False) -> str:
-        """Scores as CSV, one row per model; an undefined score is "nan".
+        """Return scores as CSV, one row per model; an undefined score is "nan".
 
         Names that a spreadsheet would take for formulas are preceded by an apostrophe.
 
         Args:
-            path: of a file to write, in UTF-8; None writes none.
-            per_run: one row per probe set and model instead, with the column "run", from 0.
+            path: file to write as well, in UTF-8; None for none.
+            per_run: write one row per probe set and model, with a column "run", from 0.
 
         Returns:
-            The text of the file.
+            The CSV text.
         """
         head: list[str] = ["model", *self.methods]
         runs = self.values_per_run if per_run else self.values[None]
@@ -300,11 +300,11 @@ class BankScores:
         return text
 
     def to_pandas(self, per_run: bool = False) -> "pandas.DataFrame":
-        """Scores as a data frame with methods as columns (needs pandas).
+        """Return scores as a data frame with methods as columns (needs pandas).
 
         Args:
-            per_run: scores of every probe set, indexed by (run, model); means indexed by model
-                otherwise.
+            per_run: return the scores of every probe set, indexed by (run, model), instead of their
+                means, indexed by model.
         """
         import pandas
 
@@ -326,19 +326,19 @@ class BankScores:
         return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
     def _console(self, encoding: str) -> "rich.console.Console":
-        """The table, recorded as wide as its numbers need, in the characters of an encoding."""
+        """Record the table, as wide as its numbers need, in the characters of an encoding."""
         from rich.console import Console
 
         table = self._table(encoding)
-        width = max(COLUMNS, _needed(table))
-        file = io.TextIOWrapper(io.BytesIO(), encoding)  # of which rich draws ASCII boxes or others
-        # in a notebook, rich would show the table by itself, and the notebook once more
+        width = max(COLUMNS, _minimum_width(table))
+        file = io.TextIOWrapper(io.BytesIO(), encoding)  # rich chooses its box characters by it
+        # In a notebook rich would display the table itself, and the notebook would repeat it.
         console = Console(file=file, width=width, record=True, force_jupyter=False)
         console.print(table)
         return console
 
     def _index(self, method: str | None) -> int:
-        """Column of a method, the first one's if None."""
+        """Return the column of a method; 0, the first method's, for None."""
         if method is None:
             return 0
         if method not in self.methods:
@@ -346,32 +346,32 @@ class BankScores:
         return self.methods.index(method)
 
     def _order(self, method: str | None = None) -> list[int]:
-        """Places of the models, best first, undefined ones last."""
+        """Return the indices of the models, best first, undefined ones last."""
         # argsort puts NaN last; stable, so that equal scores keep the bank's order
         return np.argsort(-self.values[:, self._index(method)], kind="stable").tolist()
 
     def _spread(self) -> np.ndarray:
-        """(m, k) sample standard deviation over the probe sets; 0 of a single one."""
+        """Return sample standard deviations over probe sets, (m, k); 0 for a single one."""
         with np.errstate(invalid="ignore"):
             return self.values_per_run.std(axis=0, ddof=min(1, len(self.values_per_run) - 1))
 
     def _caption(self) -> str:
-        """Models that the first method cannot tell from its best one; "" if that is unknown."""
+        """Return a caption that names the models tied with the best; "" for one probe set."""
         runs = len(self.values_per_run)
         if runs < 2 or len(self.names) < 2 or not (tied := self.tied()):
             return ""
         others = printing.some(list(map(str, tied[1:])), LISTED) or "none"
         how = f"95 %, paired over {runs} probe sets"
-        return f"not told apart from the best by {self.methods[0]}: {others} ({how})"
+        return f"indistinguishable from the best by {self.methods[0]}: {others} ({how})"
 
 
-def _needed(table: "rich.table.Table") -> int:
-    """Width below which a table would be cut."""
+def _minimum_width(table: "rich.table.Table") -> int:
+    """Return the width below which a table would be truncated."""
     return 1 + sum(1 + 2 * table.padding[1] + (c.min_width or 0) for c in table.columns)
 
 
-def _broken(label: str, width: int) -> str:
-    """A method's label in lines no wider than its longest word or `width`."""
+def _wrapped(label: str, width: int) -> str:
+    """Wrap a method's label to lines no wider than its longest word or `width`."""
     lines = [""]
     for word in re.findall(r"[^_+(,]+|[_+(,][^_+(,]*", label):
         if lines[-1] and len(lines[-1] + word) > width:
@@ -380,8 +380,8 @@ def _broken(label: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def _short(name: str, most: int = 40) -> str:
-    """A name with its middle left out if it is long."""
+def _elided(name: str, most: int = 40) -> str:
+    """Return a name, with its middle elided if it is long."""
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 

@@ -1,8 +1,8 @@
-"""Scoring a whole bank of pretrained models at once.
+"""Score a whole bank of pretrained models at once.
 
-Models whose arrays have the same shapes share one compiled program that computes every method asked
-for. Padding narrower features to one width would be simpler and wrong: rows are centred over their
-d columns, so zeros change the score.
+Models whose arrays have the same shapes share one compiled program that computes all requested
+methods. Padding narrower features to one width would be simpler but wrong: rows are centred over
+their d columns, so zeros change the score.
 """
 
 import warnings
@@ -23,10 +23,10 @@ from jaxparc.labels import Labels
 from jaxparc.selectors import Method, Probe
 from jaxparc.selectors.heuristic import plus_layers
 
-# Bytes per pair of images that any method on features takes: products, distances.
+# Bytes per pair of images that every method on features needs: products and distances.
 GRAM = 12
 
-LISTED = 8  # models that a warning names
+LISTED = 8  # maximum number of models that a warning names
 
 
 def score_bank(
@@ -48,46 +48,51 @@ def score_bank(
     """Predict which of m pretrained models will be best after fine-tuning.
 
     Implements *Scalable Diverse Model Selection for Accessible Transfer Learning* (NeurIPS 2021).
-    Scores of several probe sets are joined by `BankScores.concat`.
+    `BankScores.concat` joins the scores of several probe sets.
 
     Args:
-        features: per model the (n, d_m) penultimate features (the input of its last linear layer)
-            of the n probe images, real numbers of any type, anything with `__array__`; or what
-            `jaxparc.extract` returns, which has probs and numbers of layers, too. A mapping from
-            model name, one (m, n, d) array (models are then named "0", "1", ...), or an iterable of
-            (name, array) pairs, which is read as it is scored, so that a bank may be larger than
-            memory. Names that are integers become strings.
+        features: for each model the (n, d_m) penultimate features (the input of its last linear
+            layer) of the n probe images, as real numbers in anything with `__array__`, or the
+            result of `jaxparc.extract`, which also carries probs and the number of layers. Pass a
+            mapping from model name; one (m, n, d) array, whose models are named "0", "1", ...; or
+            an iterable of (name, array) pairs, which is read lazily, so that a bank may be larger
+            than memory. Integer names become strings.
         labels: (n,) classes, non-negative integers or other hashable values, or (n, c): multi-label
-            if they are all 0 or 1, else annotation vectors (see `jaxparc.labels` for those of boxes
-            and masks). None may be missing.
-        methods: names in `jaxparc.selectors.SELECTORS` such as "parc"; those that read features
-            also with a reduction by PCA, such as "parc_f32" for 32 dimensions; each with "+l"
-            appended for eq. 6 over this call's models; or functions of `jaxparc.selectors`, with
-            options bound by `functools.partial`.
-        probs: per model the (n, z_m) class probabilities of the same images, as a mapping by name
-            or one (m, n, z) array; rows sum to 1 within 1e-2 and are normalised (needed by "nce",
-            "leep").
+            if all values are 0 or 1, else annotation vectors (see `jaxparc.labels` for those of
+            boxes and masks). No label may be missing.
+        methods: names in `jaxparc.selectors.SELECTORS`, such as "parc". Methods that read features
+            take a PCA suffix, such as "parc_f32" for 32 dimensions; all take the suffix "+l" for
+            eq. 6 over the models of this call. Functions of `jaxparc.selectors`, with options bound
+            by `functools.partial`, are accepted too.
+        probs: for each model the (n, z_m) class probabilities of the same images, as a mapping by
+            name or one (m, n, z) array; rows must sum to 1 within 1e-2 and are normalised (needed
+            by "nce", "leep").
         reference: (n, d) features of a model trained on the target (needed by "rsa", "dds").
-        num_classes: c; by default max(labels) + 1 for integers, else the number of distinct ones.
-        layers: per model, the number of layers, by name or in order (needed by "heuristic", "+l").
-        source_images: per model, the number of images it was trained on (needed by "heuristic").
-        target_images: images of the target data set (needed by "heuristic").
-        ell_max: number of layers that counts 1 in eq. 6.
+        num_classes: c, if the target has classes that no probe image has ("nce" counts them);
+            integer labels are then positions in [0, c). By default the number of distinct labels.
+        layers: for each model, its number of layers, by name or in order (needed by "heuristic",
+            "+l").
+        source_images: for each model, the number of images it was trained on (needed by
+            "heuristic").
+        target_images: number of images in the target data set (needed by "heuristic").
+        ell_max: number of layers with relative depth 1 in eq. 6.
         label_kind: "classes", "multi_label" or "vectors"; by default inferred from the labels.
 
     Returns:
-        Scores of every model by every method. They are computed in float32, and in float64 where
-        float32 would lose differences between images: any size and offset of finite features will
-        do. Undefined scores are NaN, as of features that are not finite or all equal.
+        The scores of every model by every method. They are computed in float32, and in float64
+        where float32 would lose differences between images, so finite features may have any scale
+        and offset. Undefined scores are NaN, such as those of features that are not finite or are
+        the same for every image.
 
     Raises:
-        InputError: a ValueError of one line that names the model or argument, before anything is
-            compiled if labels, shapes or numbers are wrong (of an iterable of pairs: when it is
-            read), or if there are more images than fit into memory.
+        InputError: an argument is wrong, or there are more images than fit into memory. InputError
+            is a ValueError; its message is one line that names the model or argument. Labels,
+            shapes and numbers are checked before anything is compiled (those of an iterable of
+            pairs when they are read).
 
     Warns:
-        UndefinedScoreWarning: which scores are undefined, and why; `BankScores.undefined` has all.
-        UserWarning: a score says less than it seems to, such as an H-Score at its limit.
+        UndefinedScoreWarning: some scores are undefined; `BankScores.undefined` has all reasons.
+        UserWarning: a score is less informative than it seems, such as an H-Score at its limit.
     """
     chosen = _methods(methods)
     arguments.check_form(features)
@@ -127,22 +132,23 @@ def check_labels(
     num_classes: int | None = None,
     kind: str | None = None,
 ) -> Labels:
-    """Encode the labels of a probe set that every method can be computed on.
+    """Encode the labels of a probe set, and check that every method accepts them.
 
     Args:
-        labels: as of `score_bank`.
-        methods: that are to be computed.
-        num_classes: as of `score_bank`.
+        labels: as `score_bank` takes them.
+        methods: the methods to compute.
+        num_classes: as `score_bank` takes it.
         kind: `label_kind` of `score_bank`.
 
     Raises:
-        InputError: they are not labels, a method cannot take them, or there are too many.
+        InputError: the labels are malformed, a method does not accept them, or there are too many
+            for the memory.
     """
     encoded = labels_.encode(labels, num_classes, kind)
     n = len(encoded.values)
     if n < 3:
         raise InputError(f"labels of {n} images; expected at least 3")
-    # methods that differ in "+ layers" alone share what they compute
+    # Methods that differ only in "+ layers" share their computation.
     reading = {method.function: method.selector for method in methods if method.reads_images}
     if reading:
         memory.check(n, [GRAM, *(selector.bytes_per_pair for selector in reading.values())])
@@ -161,7 +167,7 @@ def check_labels(
 
 
 class _Row(NamedTuple):
-    """One model's scores, (k,) float64, and what is needed of the model to explain them."""
+    """One model's scores, (k,) float64, and the facts that explain undefined ones."""
 
     place: int
     name: str
@@ -183,10 +189,10 @@ def _methods(methods: Any) -> tuple[Method, ...]:
 def _rows(
     models: Iterator[ModelInput], programs: Programs, shared: dict[str, Any]
 ) -> Iterator[_Row]:
-    """Score models in chunks of one shape; rows come in the order of the chunks."""
+    """Score models in chunks of one shape; rows are yielded in the order of the chunks."""
     targets = None
     for chunk in _by_shape(models, programs.models_per_call):
-        if targets is None:  # after the first model was read: bad input is refused first
+        if targets is None:  # once the first model has been read, so bad input is refused first
             targets = programs.targets(shared)
             shared = {key: value for key, value in shared.items() if key != "reference"}
         for model, scores in zip(chunk, programs.scores(chunk, shared, targets), strict=True):
@@ -197,7 +203,7 @@ def _rows(
 
 
 def _by_shape(models: Iterable[ModelInput], size: int) -> Iterator[list[ModelInput]]:
-    """Chunks of at most `size` models of one shape; at most one chunk per shape waits."""
+    """Yield chunks of at most `size` models of one shape; hold at most one chunk per shape."""
     waiting: dict[tuple[tuple[int, ...], ...], list[ModelInput]] = {}
     for model in models:
         shape = tuple(field.shape for field in model.fields.values())
@@ -210,7 +216,7 @@ def _by_shape(models: Iterable[ModelInput], size: int) -> Iterator[list[ModelInp
 def _table(
     rows: Sequence[_Row], methods: Sequence[Method], ell_max: float
 ) -> tuple[np.ndarray, dict[tuple[str, str], str]]:
-    """(m, k) scores after "+ layers", and the reason of every one that is NaN."""
+    """Return the scores after "+ layers", (m, k), and the reason for every NaN."""
     scores = np.stack([row.scores for row in rows])
     undefined: dict[tuple[str, str], str] = {}
     layers = np.array([row.layers for row in rows])
@@ -232,7 +238,7 @@ def _table(
 
 
 def _undefined_notes(undefined: Mapping[tuple[str, str], str]) -> Iterator[str]:
-    """One line per reason and set of methods that it concerns."""
+    """Yield one line per reason and set of methods that it applies to."""
     methods_of: dict[tuple[str, str], list[str]] = {}
     for (name, method), reason in undefined.items():
         methods_of.setdefault((name, reason), []).append(method)
@@ -250,7 +256,7 @@ def _models(names: Sequence[str]) -> str:
 
 
 def _caveats(rows: Sequence[_Row], methods: Sequence[Method], labels: Labels) -> Iterator[str]:
-    """What weakens scores that are defined, one line per method and reason."""
+    """Yield caveats about defined scores, one line per method and reason."""
     for column, method in enumerate(methods):
         if method.selector.caveat is None:
             continue

@@ -1,20 +1,20 @@
 """bank.toml: the pretrained models of a bank, and how to preprocess images for them.
 
 [[model]]
-name = "resnet50-imagenet"            # in the ranking, and of its feature file
+name = "resnet50-imagenet"            # shown in the ranking; also names its feature file
 architecture = "resnet50"             # a key of jaxparc.models.MODELS
 weights = "weights/resnet50.pth"      # relative to this file; read by jaxparc.weights.load
-scheme = "pytorch"                    # naming scheme of the weights; found by default
+scheme = "pytorch"                    # naming scheme of the weights; detected by default
 variant = "torchvision"               # which of several networks with these names (docs/models.md)
-weights_key = "state_dict_ema"        # which of several weights in the file
-ignore = ["criterion.*"]              # names in the file that are not of the network
-channels = "rgb"                      # or "bgr"; by default as the weights need
-stride_in_1x1 = false                 # of ResNets; by default as the weights need
+weights_key = "state_dict_ema"        # which of several sets of weights in the file
+ignore = ["criterion.*"]              # names in the file that do not belong to the network
+channels = "rgb"                      # or "bgr"; by default as the weights require
+stride_in_1x1 = false                 # for ResNets; by default as the weights require
 source = "imagenet2012"               # the training set; optional, like all but the first three
 source_images = 1281167               # for the heuristic
 layers = 50                           # for "+ layers"; the architecture's by default
-size = 224                            # height and width of its images, in pixels
-mean = [0.485, 0.456, 0.406]          # of images in [0, 1], RGB; by default as the weights need
+size = 224                            # height and width of the input images, in pixels
+mean = [0.485, 0.456, 0.406]          # of images in [0, 1], RGB; by default as the weights require
 std = [0.229, 0.224, 0.225]
 licence = "BSD-3-Clause"
 """
@@ -39,8 +39,10 @@ Colour = tuple[float, float, float]
 class Entry:
     """One model of a bank; fields that are None follow from the weights or the architecture.
 
+    The fields are the keys of a bank file, and:
+
     Attributes:
-        refused: why its name cannot be that of a file; None if it can.
+        refused: why the model's name cannot be used as a file name; None if it can.
     """
 
     name: str
@@ -67,8 +69,8 @@ def read(path: str | Path) -> list[Entry]:
 
     Raises:
         InputError: the file cannot be read; a key of a model is missing, unknown or invalid; a name
-            is duplicate; or no name can be that of a file. The message names the file, the model
-            and the key.
+            is duplicated; or no name can be used as a file name. The message names the file, the
+            model and the key.
     """
     path = Path(path)
     try:
@@ -87,7 +89,7 @@ def read(path: str | Path) -> list[Entry]:
         found = ", ".join(key if key.isprintable() else shown(key) for key in content) or "nothing"
         raise InputError(f"{path} holds {found}; expected [[model]] tables")
     entries: dict[str, Entry] = {}
-    names: dict[str, str] = {}  # case-folded, as on some file systems
+    names: dict[str, str] = {}  # by case-folded name, as some file systems ignore case
     for number, table in enumerate(tables, start=1):
         entry = _entry(path, number, table)
         if entry.name in entries:
@@ -122,7 +124,7 @@ def _entry(path: Path, number: int, table: Any) -> Entry:
         models.get(table["architecture"])
         schemes.check(table["architecture"], table.get("scheme"))
         weights = path.parent / Path(table["weights"]).expanduser()
-    except (ValueError, RuntimeError) as error:  # RuntimeError: the home of an unknown user
+    except (ValueError, RuntimeError) as error:  # RuntimeError: no home directory for ~
         raise InputError(f"{where}: {error}") from None
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Entry(**{**given, "weights": weights, "refused": _flaw(table["name"])})
@@ -132,9 +134,9 @@ class Key(NamedTuple):
     """The values that a key of a model may have.
 
     Attributes:
-        fits: whether a value has the right type and range.
-        expected: the same in words.
-        seen: whether features depend on it.
+        fits: function that returns whether a value has the right type and range.
+        expected: the same in words, for error messages.
+        seen: whether the features depend on the value.
     """
 
     fits: Callable[[Any], bool]
@@ -158,7 +160,7 @@ def _colour(above: bool) -> Callable[[Any], bool]:
     def fits(value: Any) -> bool:
         if not isinstance(value, list) or len(value) != 3 or not all(map(_is_number, value)):
             return False
-        # false for NaN; a std below 1e-6 would divide by 0 in float32
+        # False for NaN. A std below 1e-6 would divide by 0 in float32.
         return all((1e-6 if above else 0) <= x <= 1 for x in value)
 
     return fits
@@ -187,7 +189,7 @@ KEYS: Mapping[str, Key] = {
 
 
 def _flaw(name: str) -> str | None:
-    """Return why a name cannot be that of a file; None if it can."""
+    """Return why a name cannot be used as a file name; None if it can."""
     try:
         files.check_name(name)
     except ValueError as error:
@@ -200,28 +202,28 @@ def _folded(name: str) -> str:
 
 
 def said_name(entry: Entry) -> str:
-    """Return a model's name for a terminal, quoted if it cannot be that of a file."""
+    """Return a model's name for a terminal, quoted if it cannot be used as a file name."""
     return entry.name if entry.refused is None else shown(entry.name)
 
 
 def shown(value: Any) -> str:
-    """Return a value of a bank file for a message: on one line, of at most 60 characters."""
+    """Return a value of a bank file for a message, on one line of at most 60 characters."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a number of more digits than Python prints
+    except (ValueError, RecursionError):  # a number with more digits than Python prints
         return "too long to be shown"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def load(entry: Entry) -> Any:
-    """Load a model's network and weights, with the entry's mean and std where it has them.
+    """Load a model's network and weights; the entry's mean and std, if given, take precedence.
 
     Returns:
         A `weights.Loaded`.
 
     Raises:
-        InputError: the weights do not fit.
-        OSError: they cannot be read.
+        InputError: the weights do not fit the network.
+        OSError: the weights cannot be read.
     """
     from jaxparc import weights
     from jaxparc.weights import loading
@@ -236,9 +238,9 @@ class Tuned(NamedTuple):
 
     Attributes:
         loaded: the network and its new weights.
-        accuracy: on the target's test split, in percent.
-        images: number of images in that split.
-        largest: share of its largest class, in percent; None for multi-label targets.
+        accuracy: accuracy on the target's test split, in percent.
+        images: number of images in the test split.
+        largest: share of the test split's largest class, in percent; None for multi-label targets.
     """
 
     loaded: Any  # weights.Loaded, whose import takes a second
@@ -248,9 +250,10 @@ class Tuned(NamedTuple):
 
     @property
     def at_chance(self) -> bool:
-        """Whether predicting the largest class for every image may be as accurate.
+        """Whether predicting the largest class for every image may be just as accurate.
 
-        That is, the lower end of the accuracy's 95 % interval (Wilson's) does not exceed its share.
+        That is, whether the lower end of the accuracy's 95 % Wilson interval does not exceed
+        `largest`.
         """
         from scipy.stats import binomtest
 
@@ -280,20 +283,21 @@ def finetune(
         entry: the model.
         target: a data set, as in `datasets.load`.
         steps: number of batches.
-        batch_size: in total over all devices.
-        learning_rate: of SGD with momentum 0.9: the maximum, reached by a linear warm-up over a
-            tenth of the steps and followed by a cosine decay to 0.
-        seed: of the head, the order of the images, crops and mirroring.
+        batch_size: images per batch, over all devices.
+        learning_rate: peak learning rate of SGD with momentum 0.9, reached by a linear warm-up over
+            a tenth of the steps and followed by a cosine decay to 0.
+        seed: seed of the new head, the order of the images, crops and mirroring.
         data_dir: as in `datasets.load`.
-        watch: called after each chunk of steps, as in `training.loop.fit`.
-        partial: where KeyboardInterrupt saves the state of the training, which resumes from there;
-            its name must depend on all that decides the weights, and the caller removes it.
+        watch: called with steps as their metrics become known; see `training.loop.fit_together`.
+        partial: folder in which KeyboardInterrupt saves the state of the training, and from which
+            it resumes. Its name must identify everything that determines the weights, and the
+            caller removes it.
         keep: called with the network and its new weights before the accuracy is measured.
 
     Raises:
-        InputError: the target is unknown, or the weights do not fit.
+        InputError: the target is unknown, or the weights do not fit the network.
         DatasetError: the target cannot be read.
-        DivergedError: the loss is no longer finite.
+        DivergedError: the loss became infinite or NaN.
         OSError: the weights cannot be read.
     """
     from jaxparc import datasets, parallel
@@ -320,7 +324,7 @@ def finetune(
         seed=seed,
         watch=watch,
         partial=partial,
-        every=math.inf,  # a full disk during training would end it
+        every=math.inf,  # saving to a full disk would end the training
     )
     tuned = loaded._replace(module=module.clone(axis_name=None), variables=variables)
     keep(tuned)

@@ -1,1 +1,1 @@
-"""The commands of `python -m jaxparc`: one module each, with one function of plain arguments."""
+"""The commands of `python -m jaxparc`: one module each, whose function takes plain arguments."""

@@ -1,4 +1,4 @@
-"""The command convert: weights of any supported format to safetensors."""
+"""The command convert: convert weights of any supported format to safetensors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,21 +24,21 @@ def convert(
 
     Args:
         source: a file or folder, as `weights.load` takes it.
-        destination: a .safetensors file.
-        architecture: a key of `models.MODELS`; None to tell it from the names of the weights.
+        destination: the .safetensors file to write.
+        architecture: a key of `models.MODELS`; None to detect it from the names of the weights.
         scheme: as `weights.load` takes it.
-        variant: likewise.
-        weights_key: likewise.
-        ignore: likewise.
-        channels: likewise.
-        stride_in_1x1: likewise.
+        variant: as `weights.load` takes it.
+        weights_key: as `weights.load` takes it.
+        ignore: as `weights.load` takes it.
+        channels: as `weights.load` takes it.
+        stride_in_1x1: as `weights.load` takes it.
 
     Raises:
         InputError: an argument is wrong, or the weights do not fit.
         OperationError: the source cannot be read, or the destination cannot be written.
     """
     if destination.suffix != ".safetensors":
-        raise InputError(f"{destination} does not end in .safetensors")
+        raise InputError(f"DST is {destination}; expected a name that ends in .safetensors")
     saving.require_writable(destination)
     try:
         loaded = weights.load(
@@ -55,11 +55,11 @@ def convert(
     except OSError as error:
         raise OperationError(f"{error.filename or source}: {error.strerror}") from error
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{destination} is not written") from None
+        raise KeyboardInterrupt(f"{destination} was not written") from None
     classes, name = loaded.module.num_classes, loaded.spec.name
     lines = [f"{source}: {name}, {loaded.scheme}'s names, {classes} classes"]
     if not architecture and loaded.scheme != "jaxparc":
-        lines.append(f"  note: taken for {name} by its names; --architecture says otherwise")
+        lines.append(f"  note: detected as {name} by its names; --architecture overrides this")
     lines += [f"  note: {note}" for note in loaded.notes]
     counters = [name for name in loaded.left_out if name.endswith("num_batches_tracked")]
     lines += [f"  left out: {name}" for name in loaded.left_out if name not in counters]

@@ -29,7 +29,7 @@ def print_list(data_dir: str | None = None) -> None:
         if spec.needs_tensorflow:
             notes.append("to prepare it (not to read it): jaxparc[prepare]")
         if spec.manual:
-            notes.append(f"by hand: {spec.manual}")
+            notes.append(f"manual step: {spec.manual}")
         table.add_row(
             printing.lines("\n".join((name, *(f"= {alias}" for alias in spec.aliases)))),
             f"{spec.num_classes:,}",
@@ -45,14 +45,14 @@ def prepare(names: Sequence[str], data_dir: str | None = None) -> None:
     """Prepare data sets, and print where they are and what they contain.
 
     Args:
-        names: as `datasets.load` takes them.
-        data_dir: likewise.
+        names: data sets, as `datasets.load` takes them.
+        data_dir: as `datasets.load` takes it.
 
     Raises:
         InputError: a name is unknown.
         DatasetError: a data set cannot be prepared.
     """
-    for name in names:  # a misspelt name ends the command before any work
+    for name in names:  # misspelt names are refused before any work
         datasets.short_name(name)
     for number, name in enumerate(names):
         try:

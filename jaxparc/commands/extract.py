@@ -1,4 +1,4 @@
-"""The command extract: the features of every model of a bank for a target."""
+"""The command extract: extract the features of every model of a bank for a target."""
 
 import dataclasses
 import functools
@@ -16,12 +16,12 @@ from jaxparc.units.run import run_units
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is extracted, and where to.
+    """The models, the images and the folder of an extraction.
 
     Attributes:
         entries: the models.
         probe: the probe set.
-        folder: of the features.
+        folder: folder of the features.
         batch_size: as `features.units` takes it.
         list_units: as `run_units` takes `listing`.
     """
@@ -49,13 +49,13 @@ def open_job(
         bank: path of a bank.toml.
         target: a data set, as `datasets.load` takes it.
         images: size of the probe set.
-        seed: of the choice of the probe set.
+        seed: seed that the probe set is drawn with.
         batch_size: images per batch, over all devices.
         data_dir: as `datasets.load` takes it.
-        out: folder of the features; None for one that no other bank or probe set has.
+        out: folder of the features; None for a default that is unique to bank and probe set.
 
     Raises:
-        InputError: an argument or the bank is wrong, or the target has too few images.
+        InputError: an argument or the bank is wrong.
         DatasetError: the target cannot be read.
     """
     at_least = {"images": (images, 1), "batch_size": (batch_size, 1), "seed": (seed, 0)}
@@ -78,14 +78,14 @@ def print_classes(job: Job, target: str, data_dir: str | None) -> None:
 
 
 def run(job: Job, execution: Execution) -> dict[str, str]:
-    """Extract what is not done yet; the folder is to be held by `features.alone_in`.
+    """Extract the missing features; the caller must hold the folder with `features.alone_in`.
 
     Returns:
         Name of the unit of each model that failed -> the error, in one line.
 
     Raises:
         OperationError: the folder cannot be written.
-        KeyboardInterrupt: interrupted; the message says how many models are done.
+        KeyboardInterrupt: the run was interrupted; the message has the number of finished models.
     """
     try:
         features.write_facts(job.entries, job.folder)
@@ -106,7 +106,7 @@ def run(job: Job, execution: Execution) -> dict[str, str]:
 
 
 def failure(entries: Sequence[Entry], failed: Collection[str]) -> str:
-    """Return which models failed, in one line; empty if none did."""
+    """Return one line that names the models that failed; "" if none did."""
     names = [toml_file.said_name(e) for e in entries if features.unit_name(e) in failed]
     return f"{printing.count(len(names), 'model')} failed: {', '.join(names)}" if names else ""
 
@@ -128,18 +128,18 @@ def extract(
 
     Args:
         bank: as `open_job` takes it.
-        target: likewise.
-        images: likewise.
-        seed: likewise.
-        batch_size: likewise.
-        data_dir: likewise.
-        out: likewise.
-        executor: as of `Execution`.
-        num_gpus: likewise.
-        shard: likewise.
+        target: as `open_job` takes it.
+        images: as `open_job` takes it.
+        seed: as `open_job` takes it.
+        batch_size: as `open_job` takes it.
+        data_dir: as `open_job` takes it.
+        out: as `open_job` takes it.
+        executor: see `Execution`.
+        num_gpus: see `Execution`.
+        shard: see `Execution`.
 
     Raises:
-        InputError: an argument or the bank is wrong, or the folder is of other images.
+        InputError: an argument or the bank is wrong, or the folder holds features of other images.
         OperationError: a model failed, or the folder is in use or cannot be written.
         DatasetError: the target cannot be read.
     """

@@ -33,24 +33,24 @@ def finetune(
 ) -> None:
     """Fine-tune all weights of one model of a bank; write them and print their accuracy.
 
-    An interrupted training continues when it is called again with the same arguments.
+    An interrupted training resumes when the function is called again with the same arguments.
 
     Args:
         bank: path of a bank.toml.
-        name: of a model in it.
+        name: name of a model in it.
         target: a data set, as `datasets.load` takes it.
-        steps: as `toml_file.finetune` takes them.
-        batch_size: likewise.
-        learning_rate: likewise.
-        seed: likewise.
+        steps: as `toml_file.finetune` takes it.
+        batch_size: as `toml_file.finetune` takes it.
+        learning_rate: as `toml_file.finetune` takes it.
+        seed: as `toml_file.finetune` takes it.
         data_dir: as `datasets.load` takes it.
-        out: a .safetensors file; None for one whose name no other training has.
+        out: the .safetensors file to write; None for a name that is unique to this training.
 
     Raises:
-        InputError: an argument or the bank is wrong, or the weights do not fit.
-        OperationError: the weights cannot be read or written, or another process trains them.
+        InputError: an argument or the bank is wrong, or the weights do not fit the network.
+        OperationError: the weights cannot be read or written, or another process is writing them.
         DatasetError: the target cannot be read.
-        DivergedError: the loss is not finite.
+        DivergedError: the loss became infinite or NaN.
     """
     options = {
         "steps": steps,
@@ -62,14 +62,14 @@ def finetune(
     short_name = datasets.short_name(target)
     _check(options)
     try:
-        made_of = [options, features.seen_by(entry), _version(target, data_dir)]
+        inputs = [options, features.seen_by(entry), _version(target, data_dir)]
     except OSError as error:
         raise OperationError(f"{error.filename or entry.weights}: {error.strerror}") from error
-    out = out or Path("finetuned") / f"{name}-{short_name}-{_hash(made_of)}.safetensors"
+    out = out or Path("finetuned") / f"{name}-{short_name}-{_hash(inputs)}.safetensors"
     saving.require_writable(out)
-    # An interrupted training continues from here, if it is the same one.
+    # An interrupted training with the same inputs resumes from this state.
     states = out.with_name(f".{out.name}.partial")
-    partial, done = states / _hash([made_of, features.package()], 16), 0
+    partial, done = states / _hash([inputs, features.package()], 16), 0
 
     failure: OperationError | None = None
     kept = ""
@@ -78,7 +78,7 @@ def finetune(
         nonlocal failure, kept
         try:
             saving.save(loaded, out)
-            kept = f"the weights are written to {out}"
+            kept = f"the weights were written to {out}"
         except OperationError as error:
             failure, kept = error, str(error)
 
@@ -107,17 +107,17 @@ def finetune(
         except OSError as error:
             if interrupts.came():
                 raise KeyboardInterrupt(
-                    f"{done} of {steps} steps were done and cannot be kept: {error.strerror}"
+                    f"{done} of {steps} steps were done and cannot be saved: {error.strerror}"
                 ) from error
             raise OperationError(f"{error.filename or out}: {error.strerror}") from error
         except KeyboardInterrupt:
-            how = "are kept, and the same command goes on" if partial.exists() else "were done"
+            how = "are saved, and the same command resumes" if partial.exists() else "were done"
             raise KeyboardInterrupt(kept or f"{done} of {steps} steps {how}") from None
         line = f"{name} on {short_name}: {tuned.accuracy:.2f} % of the test images"
         print(printing.shown(line))
         if tuned.at_chance:
             print(
-                f"that is at chance level: {tuned.largest:.1f} % of them are of the largest class; "
+                f"this is at chance level: {tuned.largest:.1f} % of them are in the largest class; "
                 "another --learning_rate or more --steps may help"
             )
         if failure is not None:
@@ -129,7 +129,7 @@ def _entry(bank: str, name: str) -> Entry:
     """Return a model of a bank.
 
     Raises:
-        InputError: there is no such model, or it cannot be used.
+        InputError: the bank has no such model, or the model cannot be used.
     """
     entries = {entry.name: entry for entry in toml_file.read(bank)}
     if name not in entries:
@@ -142,10 +142,10 @@ def _entry(bank: str, name: str) -> Entry:
 
 
 def _check(options: dict[str, Any]) -> None:
-    """Check the numbers of a command line.
+    """Check the numerical options of the command line.
 
     Raises:
-        InputError: one is out of range.
+        InputError: an option is out of range.
     """
     for flag in ("steps", "batch_size", "learning_rate"):
         if not options[flag] > 0:
@@ -155,7 +155,7 @@ def _check(options: dict[str, Any]) -> None:
     devices = jax.local_device_count()
     if options["batch_size"] % devices:
         raise InputError(
-            f"--batch_size {options['batch_size']} does not divide over {devices} devices"
+            f"--batch_size is {options['batch_size']}; expected a multiple of {devices} devices"
         )
 
 
@@ -164,26 +164,26 @@ def _hash(content: Any, digits: int = 6) -> str:
 
 
 def _version(target: str, data_dir: str | None) -> list[str]:
-    """Return what distinguishes a target from others, and from itself with other images."""
+    """Return an identifier of a target and of its images."""
     spec = datasets.spec_of(target, data_dir=data_dir)
     return [spec.name, spec.version, str(datasets.folder_of(target, data_dir=data_dir))]
 
 
 @contextlib.contextmanager
 def _alone_at(out: Path, states: Path, partial: Path) -> Iterator[None]:
-    """Keep a second training that writes the same file out.
+    """Exclude other processes that would write the same file.
 
     Args:
         out: the file.
-        states: folder of unfinished trainings of it, removed when the block succeeds or leaves no
-            state.
-        partial: the state of this one.
+        states: folder of the states of unfinished trainings for it, removed if the block succeeds
+            or leaves no state.
+        partial: the state of this training.
 
     Raises:
-        OperationError: another process trains it.
+        OperationError: another process is writing the file.
     """
-    made, done = not out.parent.exists(), False
-    busy = f"another process trains what goes to {out}; wait for it, or give another --out"
+    created, done = not out.parent.exists(), False
+    busy = f"another process is training weights for {out}; wait for it, or give another --out"
     with locks.alone(states, busy):
         try:
             yield
@@ -191,6 +191,6 @@ def _alone_at(out: Path, states: Path, partial: Path) -> Iterator[None]:
         finally:
             if done or not partial.exists():
                 shutil.rmtree(states, ignore_errors=True)
-                if made and not done:
-                    with contextlib.suppress(OSError):  # there is more in it by now
+                if created and not done:
+                    with contextlib.suppress(OSError):  # not empty any more
                         out.parent.rmdir()

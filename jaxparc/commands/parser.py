@@ -1,8 +1,8 @@
 """The command line: `python -m jaxparc COMMAND ...`.
 
-Exit codes: 0 done; 1 a command failed, or some of the models or methods did while the others are
-done, with the reason on one line of stderr; 2 wrong usage, likewise; 130 interrupted. A defect of
-this package ends with a traceback and exit code 1.
+Exit codes: 0 success; 1 the command failed, entirely or for some models or methods; 2 wrong usage;
+130 interrupted. The reason for 1 and 2 is one line on stderr. A bug in this package ends with a
+traceback and exit code 1.
 """
 
 import argparse
@@ -20,7 +20,7 @@ PROGRAM = "python -m jaxparc"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage in one line, where argparse prints the whole usage before it."""
+    """A parser that reports wrong usage in one line, without argparse's usage message before it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printing.shown(message)} (--help shows the usage)\n")
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after `python -m jaxparc`; by default those of this process.
+        argv: the arguments after `python -m jaxparc`; by default those of this process.
 
     Returns:
         The exit code.
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(module: str, function: str, **arguments: Any) -> None:
-    """Call the function of a command; its module is imported now, so that --help is quick."""
+    """Call the function of a command, importing its module only now, so that --help is fast."""
     getattr(importlib.import_module(f"jaxparc.commands.{module}"), function)(**arguments)
 
 
@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
         description="Predict which pretrained model will be best after fine-tuning.",
-        epilog="Exit codes: 0 done; 1 some models or methods failed, or nothing could be done; "
-        "2 wrong usage; 130 interrupted.",
+        epilog="Exit codes: 0 success; 1 the command failed, entirely or for some models or "
+        "methods; 2 wrong usage; 130 interrupted.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_score(commands)
@@ -91,15 +91,15 @@ def _add_score(commands: _Commands) -> None:
     score = commands.add_parser(
         "score",
         parents=[_methods()],
-        help="rank models by files of their features",
+        help="rank models by files with their features",
         description="Rank the models of a folder by their expected accuracy after fine-tuning.",
     )
-    score.add_argument("folder", metavar="FOLDER", help="one .npz or .npy of features per model")
+    score.add_argument("folder", metavar="FOLDER", help="folder of one .npz or .npy per model")
     score.add_argument(
         "--labels",
         metavar="FILE",
-        help=".npy, or text with one label per line [FOLDER/labels.npy, or those in the models' "
-        "files]",
+        help=".npy, or text with one label per line [FOLDER/labels.npy, or the labels in the "
+        "models' files]",
     )
     score.add_argument(
         "--models",
@@ -116,7 +116,7 @@ def _add_score(commands: _Commands) -> None:
         "--num_classes",
         type=int,
         metavar="C",
-        help="number of classes of the target, if the labels lack some",
+        help="number of classes of the target, if some have no label",
     )
     score.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="folder of scores.csv [.]"
@@ -142,7 +142,7 @@ def _add_rank(commands: _Commands) -> None:
         help="rank the models of a bank for a target: extract and score",
         description="Rank pretrained models by their expected accuracy after fine-tuning.",
     )
-    # Accepted to be refused with a reason.
+    # Parsed only to be refused with an explanation.
     rank.add_argument("--shard", type=options.parse_shard, help=argparse.SUPPRESS)
     rank.set_defaults(module="rank", function="rank")
 
@@ -157,15 +157,18 @@ def _add_finetune(commands: _Commands) -> None:
     for flag, kind, default, what in (
         ("steps", int, 1000, "number of batches"),
         ("batch_size", int, 64, "images per batch, over all devices"),
-        ("learning_rate", float, 0.01, "after the warm-up"),
-        ("seed", int, 0, "of the new head, the order of the images and the crops"),
+        ("learning_rate", float, 0.01, "peak learning rate, after the warm-up"),
+        ("seed", int, 0, "seed of the new head, the order of the images and the crops"),
     ):
         metavar = "N" if kind is int else "X"
         tune.add_argument(
             f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{what} [{default}]"
         )
     tune.add_argument(
-        "--out", type=Path, metavar="FILE", help="weights [finetuned/NAME-TARGET-HASH.safetensors]"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file of the weights [finetuned/NAME-TARGET-HASH.safetensors]",
     )
     tune.set_defaults(module="finetune", function="finetune")
 
@@ -179,12 +182,14 @@ def _add_convert(commands: _Commands) -> None:
     convert.add_argument(
         "source", metavar="SRC", help="weights of PyTorch, safetensors, NumPy, Keras, ..."
     )
-    convert.add_argument("destination", type=Path, metavar="DST", help="a .safetensors file")
     convert.add_argument(
-        "--architecture", metavar="NAME", help="key of jaxparc.models.MODELS [by the names]"
+        "destination", type=Path, metavar="DST", help="the .safetensors file to write"
     )
     convert.add_argument(
-        "--scheme", metavar="NAME", help="library whose names the weights have [by the names]"
+        "--architecture", metavar="NAME", help="key of jaxparc.models.MODELS [detected from names]"
+    )
+    convert.add_argument(
+        "--scheme", metavar="NAME", help="library that named the weights [detected from names]"
     )
     convert.add_argument(
         "--variant", metavar="NAME", help="which of several networks with the same names"
@@ -196,12 +201,14 @@ def _add_convert(commands: _Commands) -> None:
         "--ignore", nargs="+", default=(), metavar="PATTERN", help="names in SRC to leave out"
     )
     convert.add_argument(
-        "--channels", choices=("rgb", "bgr"), help="order that the weights expect [by the scheme]"
+        "--channels",
+        choices=("rgb", "bgr"),
+        help="channel order that the weights expect [that of the scheme]",
     )
     convert.add_argument(
         "--stride-in-1x1",
         action=argparse.BooleanOptionalAction,
-        help="whether bottlenecks of ResNets stride in the first convolution [by the scheme]",
+        help="whether ResNet bottlenecks stride in the first convolution [that of the scheme]",
     )
     convert.set_defaults(module="convert", function="convert")
 
@@ -220,7 +227,7 @@ def _add_data(commands: _Commands) -> None:
 
 # Options that several commands have.
 
-_DATASET = "a data set of `data list`, or folder:PATH, csv:FILE or npz:FILE"
+_DATASET = "a data set from `data list`, or folder:PATH, csv:FILE or npz:FILE"
 
 
 def _bank() -> _Parser:
@@ -231,7 +238,7 @@ def _bank() -> _Parser:
 
 def _model() -> _Parser:
     parser = _Parser(add_help=False)
-    parser.add_argument("name", metavar="NAME", help="name of a model in it")
+    parser.add_argument("name", metavar="NAME", help="name of a model in BANK")
     return parser
 
 
@@ -252,13 +259,13 @@ def _data_dir() -> _Parser:
 
 
 def _probe() -> _Parser:
-    """What decides the features, where they go, and how they are extracted."""
+    """Return a parser of the options of feature extraction."""
     parser = _Parser(add_help=False)
     parser.add_argument(
         "--images", type=int, default=500, metavar="N", help="size of the probe set [500]"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the choice of the probe set [0]"
+        "--seed", type=int, default=0, metavar="N", help="seed of the probe set [0]"
     )
     parser.add_argument(
         "--batch_size",
@@ -280,16 +287,16 @@ def _methods() -> _Parser:
         "--methods",
         nargs="+",
         metavar="NAME",
-        help="names in jaxparc.selectors; the first one ranks [parc_f32]",
+        help="names in jaxparc.selectors; the first one determines the ranking [parc_f32]",
     )
     parser.add_argument(
         "--probs",
         action="store_true",
-        help="score with nce and leep too, which need class probabilities",
+        help="also score with nce and leep, which need class probabilities",
     )
     parser.add_argument(
         "--reference",
         metavar="FILE",
-        help="features of a model trained on the target, for the same images, for rsa and dds",
+        help="features, of the same images, of a model trained on the target; for rsa and dds",
     )
     return parser

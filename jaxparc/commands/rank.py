@@ -1,4 +1,4 @@
-"""The command rank: extract the features of a bank for a target, and score them."""
+"""The command rank: extract the features of a bank for a target and score them."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxparc.commands import extract, ranking
 from jaxparc.errors import InputError, OperationError
 from jaxparc.units.options import Execution
 
-# Where this command gets what a method needs.
+# Where this command gets the inputs of methods from.
 _SOURCES = {
     "probs": "models whose weights have a head",
     "reference": "--reference FILE",
@@ -41,29 +41,29 @@ def rank(
 
     Args:
         bank: as `extract.open_job` takes it.
-        target: likewise.
-        images: likewise.
-        seed: likewise.
-        batch_size: likewise.
-        data_dir: likewise.
-        out: likewise; scores.csv goes there too.
-        executor: as of `Execution`, for the features.
-        num_gpus: likewise.
+        target: as `extract.open_job` takes it.
+        images: as `extract.open_job` takes it.
+        seed: as `extract.open_job` takes it.
+        batch_size: as `extract.open_job` takes it.
+        data_dir: as `extract.open_job` takes it.
+        out: as `extract.open_job` takes it; scores.csv is written there too.
+        executor: see `Execution`; used for the extraction.
+        num_gpus: see `Execution`.
         shard: refused, as a ranking needs all models.
-        methods: as `ranking.Choice`.
-        probs: likewise.
-        reference: likewise.
+        methods: see `ranking.Choice`.
+        probs: see `ranking.Choice`.
+        reference: see `ranking.Choice`.
 
     Raises:
-        InputError: an argument or the bank is wrong, or the folder is of other images.
-        OperationError: a model failed or a method cannot be applied, while the others are ranked;
+        InputError: an argument or the bank is wrong, or the folder holds features of other images.
+        OperationError: a model failed or a method cannot be applied (the others are still ranked),
             or the folder is in use or cannot be written.
         DatasetError: the target cannot be read.
     """
     if shard is not None:
         raise InputError(
-            "--shard: a ranking needs the features of all models; run extract with it, and rank "
-            "without it once all shards are done"
+            "--shard: a ranking needs the features of all models; run extract with --shard, and "
+            "rank without it once all shards are done"
         )
     job = extract.open_job(
         bank,
@@ -81,7 +81,7 @@ def rank(
         "source_images": {e.name: e.source_images for e in job.entries if e.source_images},
         "target_images": len(probe.split_labels),
     }
-    # What no model can provide is refused before any is run; whether one has a head is seen later.
+    # Inputs that no model can provide are refused now; whether one has a head is known only later.
     given = {**facts, "reference": _reference(reference, probe), "probs": True}
     ranking.plan(choice, probe.labels, probe.num_classes, given)
     extract.print_classes(job, target, data_dir)
@@ -89,14 +89,14 @@ def rank(
         failed = extract.run(job, Execution(executor, num_gpus))
         others = {path.stem for path in job.folder.glob("*.npz")} - {e.name for e in job.entries}
         if others:
-            line = f"note: not of this bank: {printing.some(sorted(others))} in {job.folder}"
+            line = f"note: not in this bank: {printing.some(sorted(others))} in {job.folder}"
             print(printing.shown(line), file=sys.stderr)
         problems = [extract.failure(job.entries, failed)]
-        there = features.read(job.entries, probe, job.folder, failed)
-        if there.features:
+        extracted = features.read(job.entries, probe, job.folder, failed)
+        if extracted.features:
             try:
                 left_out = ranking.print_ranking(
-                    choice, there, facts, num_classes=probe.num_classes, out=job.folder
+                    choice, extracted, facts, num_classes=probe.num_classes, out=job.folder
                 )
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"features are kept in {job.folder}") from None
@@ -109,7 +109,7 @@ def _reference(path: str | None, probe: features.ProbeImages) -> ArrayFile | Non
     """Open the features of --reference.
 
     Raises:
-        InputError: they cannot be read, or are of other images.
+        InputError: the features cannot be read, or belong to other images.
     """
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Scoring a bank for a command: what cannot be scored does not stop the rest."""
+"""Score a bank for a command, leaving out models and methods that cannot be scored."""
 
 import sys
 import warnings
@@ -15,19 +15,19 @@ from jaxparc.bank.folder import Bank
 from jaxparc.bank.scores import BankScores
 from jaxparc.errors import InputError, OperationError
 
-# What methods need besides features; the first three are of each model.
+# Inputs of methods besides features; the first three are per model.
 PER_MODEL = ("probs", "layers", "source_images")
 NEEDS = (*PER_MODEL, "reference", "target_images")
 
 
 class Choice(NamedTuple):
-    """What to score with.
+    """The methods that the user requests, and their inputs.
 
     Attributes:
-        methods: labels of methods, the first of which ranks; None for parc_f32.
+        methods: labels of methods, the first of which determines the ranking; None for parc_f32.
         probs: whether to add the methods that need class probabilities.
-        reference: file with the features of a model trained on the target.
-        sources: what a method may need -> where the command gets it, for messages.
+        reference: file with the features of a model trained on the target; None for none.
+        sources: input of methods -> where the command gets it from, for messages.
     """
 
     methods: Sequence[str] | None
@@ -37,11 +37,11 @@ class Choice(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Which methods can be applied.
+    """The methods that can be applied.
 
     Attributes:
-        methods: in the order requested.
-        left_out: method that cannot be applied -> why.
+        methods: the methods that can be applied, in the order requested.
+        left_out: method that cannot be applied -> the reason.
     """
 
     methods: tuple[str, ...]
@@ -54,13 +54,13 @@ def plan(
     """Decide which methods can be applied.
 
     Args:
-        choice: what is requested.
+        choice: the requested methods.
         labels: as `jaxparc.score_bank` takes them.
-        num_classes: likewise.
-        given: what methods need besides features -> its value; None or empty if there is none.
+        num_classes: as `jaxparc.score_bank` takes it.
+        given: input of methods besides features -> its value; None or empty if it is missing.
 
     Raises:
-        InputError: a method is unknown, or none can be applied.
+        InputError: a method is unknown, or no method can be applied.
     """
     asked = list(dict.fromkeys(choice.methods or ["parc_f32"]))
     if choice.probs:
@@ -90,8 +90,8 @@ class Scored(NamedTuple):
     """Scores of a bank.
 
     Attributes:
-        scores: of all models, by all methods.
-        notes: on undefined ones, one line each.
+        scores: scores of all models by all methods.
+        notes: notes on undefined scores, one line each.
     """
 
     scores: BankScores
@@ -105,20 +105,21 @@ def score(
     *,
     num_classes: int | None = None,
 ) -> Scored:
-    """Score all models; NaN by methods that need what a model lacks.
+    """Score all models; a method whose inputs a model lacks gives NaN.
 
     Args:
-        bank: as it was read.
-        methods: of a plan.
-        given: what they need besides features -> its value; of `PER_MODEL`, by model.
+        bank: the features, class probabilities and labels.
+        methods: the methods of a plan.
+        given: input of methods besides features -> its value; those in `PER_MODEL` are mappings by
+            model.
         num_classes: as `jaxparc.score_bank` takes it.
 
     Raises:
-        ValueError: as of `jaxparc.score_bank`.
+        InputError: as for `jaxparc.score_bank`.
     """
     names = tuple(bank.features)
     needs = {name: selectors.method(name).needs for name in methods}
-    groups: dict[tuple[str, ...], list[str]] = {}  # models that can be scored -> by which methods
+    groups: dict[tuple[str, ...], list[str]] = {}  # models -> methods that can score just these
     notes = []
     undefined: dict[tuple[str, str], str] = {}
     for method in methods:
@@ -137,7 +138,7 @@ def score(
     compares = [method for method in methods if "reference" in needs[method]]
     if compares and bank.reference is not None:
         which = ", ".join(compares)
-        notes.append(f"model {bank.reference!r} is the reference, and left out by {which}")
+        notes.append(f"model {bank.reference!r} is the reference, and not scored by {which}")
         undefined |= {(bank.reference, method): "it is the reference" for method in compares}
     values = np.full((1, len(names), len(methods)), np.nan)
     for able, of_these in groups.items():
@@ -159,13 +160,13 @@ def score(
 
 
 def _images(labels: np.ndarray) -> str:
-    """Count the images that were scored, and their classes: 1 and 01 are two."""
+    """Return the number of images and of their classes, in words."""
     classes = labels.shape[1] if labels.ndim == 2 else len(np.unique(labels))
     return f"{printing.count(len(labels), 'image')}, {printing.count(classes, 'class', 'classes')}"
 
 
 def _same(bank: Bank, reference: Any) -> str | None:
-    """Return the model of a bank whose features are the reference's, None if there is none."""
+    """Return the model of a bank whose features equal the reference's, or None."""
     x = np.asarray(reference)
     for name, features in bank.features.items():
         if features.shape == x.shape and np.array_equal(features, x):
@@ -184,18 +185,17 @@ def print_ranking(
     """Score a bank, print the ranking and write scores.csv.
 
     Args:
-        choice: what to score with.
-        bank: as it was read.
-        facts: what methods need besides its content -> its value, where known.
+        choice: the requested methods.
+        bank: the features, class probabilities and labels.
+        facts: input of methods besides the content of `bank` -> its value, if known.
         num_classes: as `jaxparc.score_bank` takes it.
         out: folder of scores.csv.
 
     Returns:
-        Which methods were left out and why, in one line; empty if none was.
+        One line with the methods that were left out, and why; "" if none was.
 
     Raises:
-        InputError: as of `plan`.
-        ValueError: as of `score`.
+        InputError: as for `plan` and `score`.
         OperationError: the table cannot be written.
     """
     given: dict[str, Any] = {**dict.fromkeys(NEEDS), **facts, "probs": bank.probs}

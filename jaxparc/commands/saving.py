@@ -1,4 +1,4 @@
-"""Weights that a command writes: checked before it computes them, and kept if the disk is full."""
+"""Write the weights that a command computes, without losing them if the destination fails."""
 
 import os
 import re
@@ -13,10 +13,10 @@ from jaxparc.weights import native
 
 
 def require_writable(path: Path) -> None:
-    """Check, before anything is computed, that a file can be written.
+    """Check that a file can be written, before its content is computed.
 
     Raises:
-        OperationError: it cannot.
+        OperationError: the file cannot be written.
     """
     try:
         if path.exists() and not path.is_file():
@@ -33,32 +33,33 @@ def require_writable(path: Path) -> None:
 
 
 def save(loaded: Any, path: Path) -> None:
-    """Write weights; elsewhere if that fails, rather than lose them.
+    """Write weights; if that fails, write them elsewhere rather than lose them.
 
     Args:
-        loaded: as `native.save` takes them.
-        path: of the file.
+        loaded: the network and its weights, as `native.save` takes them.
+        path: path of the file.
 
     Raises:
-        OperationError: they are not at `path`; the message says where they are, if anywhere.
+        OperationError: the weights could not be written to `path`; the message says where they
+            were written instead, if anywhere.
     """
-    failure = _tried(loaded, path)
+    failure = _write(loaded, path)
     if failure is None:
         return
     tried = []
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
         other = folder / f"{path.stem[:100]}-{os.getpid()}{path.suffix}"
-        if _tried(loaded, other) is None:
+        if _write(loaded, other) is None:
             raise OperationError(f"cannot write {path}: {failure}; the weights are in {other}")
         tried.append(str(folder))
     raise OperationError(f"cannot write {path}: {failure}; nor in {' or '.join(tried)}")
 
 
-def _tried(loaded: Any, path: Path) -> str | None:
-    """Write weights; return why that failed, None if it did not."""
+def _write(loaded: Any, path: Path) -> str | None:
+    """Write weights; return why that failed, or None if it succeeded."""
     try:
         native.save(loaded, path)
-    except SafetensorError as error:  # with the system's error in its text
+    except SafetensorError as error:  # its text contains the system's error code
         code = re.search(r"os error (\d+)", str(error))
         return os.strerror(int(code[1])) if code else str(error)
     except OSError as error:

@@ -8,7 +8,7 @@ from jaxparc.bank import folder as feature_folder
 from jaxparc.commands import ranking
 from jaxparc.errors import OperationError
 
-# Where this command gets what a method needs.
+# Where this command gets the inputs of methods from.
 _SOURCES = {
     "probs": "the .npz files",
     "reference": "--reference FILE",
@@ -34,18 +34,18 @@ def score(
 
     Args:
         folder: as `bank.folder.read_bank` takes it.
-        labels: likewise.
+        labels: as `bank.folder.read_bank` takes it.
         models: a CSV file, as `bank.folder.read_facts` takes it.
         target_images: size of the target's training split.
-        num_classes: number of classes of the target; None for those of the labels.
+        num_classes: number of classes of the target; None to infer it from the labels.
         out: folder of scores.csv.
-        methods: as `ranking.Choice`.
-        probs: likewise.
-        reference: likewise.
+        methods: see `ranking.Choice`.
+        probs: see `ranking.Choice`.
+        reference: see `ranking.Choice`.
 
     Raises:
         InputError: an argument or a file is wrong.
-        OperationError: a method cannot be applied, while the others are; or scores.csv cannot be
+        OperationError: a method cannot be applied (the others still are), or scores.csv cannot be
             written.
     """
     bank = feature_folder.read_bank(folder, labels, reference=reference)

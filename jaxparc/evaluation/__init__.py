@@ -1,9 +1,9 @@
-"""How well scores predict the accuracy after fine-tuning.
+"""Measure how well scores predict the accuracy after fine-tuning.
 
 This module has Mean PC as the paper defines it. `outcomes` holds scores and accuracies as arrays,
-`measures` the measures of agreement between them, `resampling` intervals and tests, `baselines`
-the scores that a selector has to beat, `controls` what is left of a score without depth and general
-model quality, and `summary` all of these for every method.
+`measures` has measures of agreement between them, `resampling` intervals and tests, `baselines` the
+scores that a selector has to beat, `controls` scores after removing the effects of depth and of
+general model quality, and `summary` all of these for every method.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Transfer(NamedTuple):
 
 SCRATCH = "scratch"  # the source of a random initialisation
 
-# What varies within a correlation -> what is fixed.
+# The parts of a transfer that vary within a correlation -> the parts that are fixed.
 VARYING: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "source and architecture": ("target",),

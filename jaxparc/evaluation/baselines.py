@@ -14,8 +14,8 @@ OF_OTHERS = ("others_mean", "best_source")
 def others_mean(outcomes: Outcomes) -> np.ndarray:
     """Return the mean z-score of a model's accuracies on the other targets, (1, m, t).
 
-    This is available wherever the bank was fine-tuned before. Many selectors do not beat it. NaN
-    for a model that no other target has.
+    This baseline is available if the bank has been fine-tuned to other targets before; many
+    selectors do not beat it. It is NaN for a model without an accuracy on any other target.
     """
     return _of_others(standardised(outcomes.accuracies, outcomes.where))
 
@@ -46,7 +46,7 @@ def capacity(
     """Return the heuristic of eq. 4, (1, m, t): layers + log(source images + target images).
 
     Raises:
-        KeyError: an architecture is not in `layers`, or a source or target not in `images`.
+        KeyError: an architecture is not in `layers`, or a source or target is not in `images`.
     """
     source = np.array([float(images[source]) for _, source in outcomes.models])
     target = np.array([float(images[target]) for target in outcomes.targets])

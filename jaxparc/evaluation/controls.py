@@ -1,4 +1,4 @@
-"""What is left of a score without depth and without general model quality."""
+"""Scores after removing, or adding, the effects of depth and of general model quality."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,15 +21,16 @@ def plus_layers(
 
     Args:
         outcomes: the scores, and the transfers to evaluate.
-        method: a key of its scores.
+        method: a key of `outcomes.scores`.
         layers: architecture -> number of layers.
         pooled: standardise over all targets and probe sets at once, as the authors did for their
             published numbers. Otherwise each target and probe set is standardised separately, as
-            the equation says.
+            in the equation.
         ell_max: number of layers with relative depth 1.
 
     Returns:
-        NaN where a score is undefined or all the scores that it is standardised with are equal.
+        (r, m, t) float64; NaN where a score is undefined or all scores standardised with it are
+        equal.
 
     Raises:
         KeyError: an architecture is not in `layers`.
@@ -50,8 +51,8 @@ def within_architectures(outcomes: Outcomes, method: str, measure: Measure) -> n
     """Return a measure within each architecture, averaged over architectures, (r, t).
 
     For Pearson's correlation, the mean over targets is the paper's Mean PC with varying sources
-    (eq. 5). An architecture with fewer than two models for a target is left out. NaN if undefined
-    for any other architecture.
+    (eq. 5). Architectures with fewer than two models for a target are left out. The result is NaN
+    if the measure is undefined for any of the others.
     """
     found = []
     for architecture in dict.fromkeys(a for a, _ in outcomes.models):
@@ -69,8 +70,8 @@ def without_model_effects(outcomes: Outcomes, method: str, measure: Measure) -> 
     """Return a measure after removing each model's mean over targets, (r, t).
 
     Scores and accuracies are standardised within each target, then each model's mean over targets
-    is subtracted from both. Nothing is left of a selector that ranks models the same way for all
-    targets; what is left measures whether it knows which model suits which target.
+    is subtracted from both. A selector that ranks models the same way for all targets retains no
+    correlation; the rest measures whether a selector knows which model suits which target.
     """
 
     def left(values: np.ndarray) -> np.ndarray:

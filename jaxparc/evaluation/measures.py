@@ -43,8 +43,8 @@ def kendall(scores: Array, accuracies: Array, count: Array) -> Array:
 def weighted_tau(scores: Array, accuracies: Array, count: Array) -> Array:
     """Return the weighted Kendall's tau of Vigna (2015), in [-1, 1].
 
-    As `scipy.stats.weightedtau` by default: additive weights 1 / (1 + rank), so that exchanges at
-    the top weigh most; the average of the tau ranked by scores and the tau ranked by accuracies.
+    This is the default of `scipy.stats.weightedtau`: additive weights 1 / (1 + rank), so that
+    exchanges at the top count most, averaged over ranking by scores and by accuracies.
     """
     x, y, count, undefined = _checked(scores, accuracies, count)
     harmonic = np.concatenate(
@@ -53,7 +53,7 @@ def weighted_tau(scores: Array, accuracies: Array, count: Array) -> Array:
     taus = []
     for first, second in ((x, y), (y, x)):
         place = _places(first, second, count)
-        # a model that is counted several times takes as many successive places
+        # A model that is counted several times occupies as many successive places.
         weights = harmonic[(place + count).astype(int)] - harmonic[place.astype(int)]
         taus.append(_tau(x, y, weights, count))
     return np.where(undefined, np.nan, (taus[0] + taus[1]) / 2)
@@ -109,9 +109,9 @@ class Measure(NamedTuple):
     """A measure and how tables print it.
 
     Attributes:
-        function: (scores, accuracies, count) -> values, as the module describes.
+        function: (scores, accuracies, count) -> values, as described in the module's docstring.
         title: column header.
-        scale: factor that tables multiply values by.
+        scale: factor by which tables multiply the values.
         larger_is_better: False for regrets.
     """
 

@@ -1,4 +1,4 @@
-"""Scores and accuracies as arrays: models by targets, scores with the probe sets as first axis."""
+"""Scores and accuracies as arrays of models by targets; scores have probe sets as first axis."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ class Outcomes:
     """The scores of every method and the accuracies after fine-tuning.
 
     Attributes:
-        models: m (architecture, source) pairs; source is "" where models have a name only.
+        models: m (architecture, source) pairs; source is "" for models that only have a name.
         targets: t names.
         accuracies: (m, t) float64 in any unit; NaN if unavailable, for example for a model's own
             source.
         scores: method -> (r, m, t) float64, r probe sets; larger is better, NaN if undefined.
-        where: (m, t) bool, the transfers to evaluate. Each of them has an accuracy. An undefined
-            score of one of them makes every number that it enters undefined (NaN).
+        where: (m, t) bool, the transfers to evaluate, all of which have an accuracy. If one of them
+            has an undefined score, every number that depends on it is undefined (NaN).
     """
 
     models: tuple[Model, ...]
@@ -78,15 +78,15 @@ def _indices(kind: str, chosen: Sequence[object], known: Sequence[object]) -> li
 def collect(
     accuracies: Mapping[Transfer, float], scores: Mapping[str, Sequence[Mapping[Transfer, float]]]
 ) -> Outcomes:
-    """Return mappings as `Outcomes`, models and targets in order of first appearance.
+    """Convert mappings to `Outcomes`, with models and targets in order of first appearance.
 
     Args:
-        accuracies: of every transfer; a value that is not finite counts as unavailable.
+        accuracies: transfer -> accuracy; a value that is not finite counts as unavailable.
         scores: method -> the scores of each probe set.
 
     Returns:
-        Outcomes whose transfers to evaluate have an accuracy and, if there are methods, a score by
-        at least one of them, be it undefined. Absent scores are NaN.
+        Outcomes. The transfers to evaluate are those with an accuracy and, if there are methods, a
+        score by at least one of them, possibly undefined. Absent scores are NaN.
 
     Raises:
         InputError: a score has no accuracy.
@@ -126,8 +126,8 @@ def standardised(values: np.ndarray, where: np.ndarray) -> np.ndarray:
         where: (m, t) bool, the entries that count.
 
     Returns:
-        NaN outside `where`, and for a whole target if its values are all equal or one is not
-        finite.
+        (m, t) float64; NaN outside `where`, and for a whole target if its values are all equal or
+        any of them is not finite.
     """
     kept = np.where(where, values, 0.0)
     count = where.sum(0)

@@ -1,9 +1,9 @@
 """Bootstrap intervals, paired tests and chance levels of a measure.
 
-The models of a bank, the targets and the probe sets are all samples; others would have given other
-values. The percentile bootstrap (Efron and Tibshirani 1993, chapter 13) draws each with
-replacement. All methods are measured on the same draws, so that their differences are paired. With
-few targets the intervals are too narrow, yet show how much these targets disagree.
+The models of a bank, the targets and the probe sets are all samples, and other samples would give
+other values. The percentile bootstrap (Efron and Tibshirani 1993, chapter 13) draws each of them
+with replacement. All methods are measured on the same draws, so their differences are paired. With
+few targets the intervals are too narrow, but they still show how much these targets disagree.
 """
 
 from collections.abc import Collection, Mapping
@@ -37,9 +37,9 @@ class Interval(NamedTuple):
     """A value and its 95 % interval.
 
     Attributes:
-        value: over all models, targets and probe sets; NaN if any part of it is undefined.
+        value: value over all models, targets and probe sets; NaN if any part of it is undefined.
         low: 2.5th percentile of the resamples; NaN if `value` is.
-        high: 97.5th percentile, likewise.
+        high: 97.5th percentile of the resamples; NaN if `value` is.
         undefined: number of resamples whose value is undefined; the interval ignores them.
     """
 
@@ -55,13 +55,13 @@ def draw(
     """Draw resamples with replacement.
 
     Args:
-        outcomes: what is resampled.
-        resamples: s.
-        seed: of the draws.
-        over: which of `OVER` are drawn; the others are kept as they are.
+        outcomes: the outcomes to resample.
+        resamples: s, the number of resamples.
+        seed: seed of the draws.
+        over: which of `OVER` are drawn; the others are not resampled.
 
     Raises:
-        InputError: `over` has something else.
+        InputError: `over` has an unknown element.
     """
     if unknown := set(over) - set(OVER):
         raise InputError(f"cannot resample {min(unknown)!r}; known: {', '.join(OVER)}")
@@ -137,10 +137,10 @@ def chance(
         outcomes: the accuracies, and the transfers to evaluate.
         measure: one of `MEASURES`.
         draws: number of permutations.
-        seed: of the permutations.
-        same: use one random order of the models for all targets. Good models tend to be good on
-            most targets, so an order that is lucky once is lucky often: this interval is the wider
-            one. False permutes anew for each target.
+        seed: seed of the permutations.
+        same: whether to use one random order of the models for all targets. Good models tend to be
+            good on most targets, so an order that is lucky on one is lucky on others, and this
+            interval is the wider one. If false, each target has its own order.
 
     Returns:
         The mean over permutations, and the interval that holds 95 % of them.

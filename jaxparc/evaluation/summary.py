@@ -20,8 +20,8 @@ class Cell(NamedTuple):
         targets: (t,) mean over probe sets per target.
         std: sample standard deviation, over probe sets, of the mean over targets; NaN for one
             probe set.
-        worse: the next method below by this measure, and the p-value of the paired difference;
-            None if there is none below or it is undefined.
+        worse: the method ranked next below by this measure, and the p-value of the paired
+            difference; None if this method is the last or the next one is undefined.
     """
 
     interval: Interval
@@ -31,7 +31,7 @@ class Cell(NamedTuple):
 
     @property
     def significant(self) -> bool:
-        """Whether the next method below differs significantly, at 5 %; true if there is none."""
+        """Whether the next method below differs significantly at 5 %; true if `worse` is None."""
         return self.worse is None or self.worse[1] < 0.05
 
 
@@ -39,7 +39,7 @@ class Summary(NamedTuple):
     """The result of `summarise`.
 
     Attributes:
-        outcomes: what is summarised.
+        outcomes: the outcomes that are summarised.
         cells: measure -> method -> its cell, best method first, undefined ones last.
         chance: measure -> its value for a random order of the models, one for all targets.
         undefined: method -> number of undefined scores; methods without any are left out.
@@ -63,10 +63,10 @@ def summarise(
     """Measure all methods on the same resamples of models, targets and probe sets.
 
     Args:
-        outcomes: with the scores of every method, baselines included.
+        outcomes: the scores of every method, baselines included, and the accuracies.
         measures: keys of `MEASURES`.
         resamples: number of bootstrap resamples, and of random orders.
-        seed: of both.
+        seed: seed of both.
 
     Raises:
         InputError: a measure is unknown.

@@ -1,4 +1,4 @@
-"""A self-contained HTML page: no network, no script."""
+"""Write the results as a self-contained HTML page, without scripts or network access."""
 
 import datetime
 import math
@@ -27,7 +27,7 @@ from jaxparc.report.results import (
 
 
 def write_page(results: Results, path: Path) -> None:
-    """Write the page to `path`; an earlier one is replaced once the new one is complete.
+    """Write the page to `path`, replacing an earlier one once the new one is complete.
 
     Raises:
         InputError: a score has no accuracy.
@@ -36,7 +36,7 @@ def write_page(results: Results, path: Path) -> None:
     files.write_text(path, _page(results))
 
 
-# From here on functions return HTML, and escape names.
+# The functions below return HTML and escape names.
 _STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1c1c1c;--dim:#595959;--line:#ddd}
 @media (prefers-color-scheme:dark){:root{--bg:#161616;--fg:#e8e8e8;--dim:#a8a8a8;--line:#3a3a3a}}
@@ -99,7 +99,7 @@ network to its standardised score. {time and "Times exclude feature extraction."
 
 
 def _worth(results: Results) -> str:
-    """Return intervals, further measures, and what is left without depth and general quality."""
+    """Return intervals, further measures, and scores without depth and general quality."""
     if (summary := results.summary) is None:
         return ""
     found = [sheets.intervals(summary, "pearson", results.title)]
@@ -157,7 +157,7 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], css
 
 
 def _framed(caption: str, columns: Iterable[str], rows: Iterable[str]) -> str:
-    # A table that scrolls on a narrow screen must be reachable from the keyboard.
+    # A table that scrolls on a narrow screen must be focusable by keyboard.
     body = "".join(f"<tr>{row}</tr>\n" for row in rows)
     return f"""<div class="scroll" tabindex="0"><table><caption>{html(caption)}</caption>
 <thead><tr>{"".join(columns)}</tr></thead>
@@ -222,7 +222,7 @@ def _plots(results: Results, label: str) -> str:
         transfers = [t for t in results.accuracies if t.target == target]
         runs = results.scores[label]
         scores = {t: spread_of([run.get(t, math.nan) for run in runs]) for t in transfers}
-        # From the highest score down, as one would try the models; undefined ones last.
+        # By descending score, the order in which one would try the models; undefined ones last.
         scores = dict(sorted(scores.items(), key=lambda i: (math.isnan(i[1].mean), -i[1].mean)))
         rows = [
             [model_name(t), s.text(".4g", ".2g"), number(results.accuracies[t])]

@@ -1,4 +1,4 @@
-"""Plots of the page as SVG; names are escaped."""
+"""Plots of the page as SVG, with escaped names."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from jaxparc.evaluation.summary import Summary
 from jaxparc.printing import count, html
 from jaxparc.report.results import Results, Spread, every, model_name
 
-# The palette of Okabe and Ito, which is safe for colour-blind readers, and the colour of text.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish, and the colour of text.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "currentColor")
 # Marks of about the same area, centred on the origin.
 SHAPES = (
@@ -28,7 +28,7 @@ SHAPES = (
 
 
 def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_name: str) -> str:
-    """Return scores against accuracies: a mark per model, with its name as tooltip."""
+    """Return a plot of scores against accuracies: a mark per model, with its name as tooltip."""
     bars = {t: 0.0 if math.isnan(score.std) else score.std for t, score in scores.items()}
     ends = [score.mean + sign * bars[t] for t, score in scores.items() for sign in (-1, 1)]
     place_x, x_ticks = axis(ends, _LEFT, _RIGHT)
@@ -50,9 +50,9 @@ def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_
 
 
 def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
-    """Return training losses against steps: a line per model, with its name as tooltip.
+    """Return a plot of training losses against steps: a line per model, its name as tooltip.
 
-    A point is the mean of so many steps that a line has at most 50 points.
+    A line has at most 50 points, each the mean of successive steps.
     """
     lines = {}
     for t, of_steps in losses.items():
@@ -81,7 +81,7 @@ Axis: TypeAlias = tuple[str, list[tuple[float, str]]]
 
 
 def _framed(about: str, parts: Sequence[str], across: Axis, up: Axis) -> str:
-    """Return drawn parts on a grid with axes, each a name and the pixels and texts of its ticks."""
+    """Return parts drawn on a grid with axes; an axis is a name, and pixels and texts of ticks."""
     grid = [
         f'<path class="grid" d="M{x:.1f} {_TOP}V{_BOTTOM}"/>'
         f'<text x="{x:.1f}" y="{_BOTTOM + 16}">{text}</text>'
@@ -118,7 +118,7 @@ def axis(
 
 
 def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> str:
-    """Return every method's value with its 95 % interval, above the band of random orders."""
+    """Return a plot of methods with 95 % intervals, drawn over the band of random orders."""
     known = MEASURES[measure]
     cells = {m: c for m, c in summary.cells[measure].items() if not math.isnan(c.interval.value)}
     band = summary.chance[measure]

@@ -1,8 +1,8 @@
-"""The results of a benchmark, and the cells of tables made from them.
+"""The results of a benchmark, and the cells of the tables that show them.
 
 PC is the Pearson correlation, times 100, of the scores and accuracies of one target's models; Mean
-PC is its mean over targets. Spreads are sample standard deviations over probe sets, and are left
-out for a single probe set. An undefined number is printed as `UNDEFINED`, never as 0.
+PC is its mean over targets. Spreads are sample standard deviations over probe sets, and are omitted
+for a single probe set. An undefined number is printed as `UNDEFINED`, never as 0.
 """
 
 import dataclasses
@@ -25,21 +25,21 @@ class Results:
     """The results of a benchmark.
 
     Attributes:
-        name: of the benchmark.
-        accuracies: after full fine-tuning, in percent.
+        name: name of the benchmark.
+        accuracies: accuracies after full fine-tuning, in percent.
         scratch: (architecture, target) -> accuracy from random initialisation, in percent; may be
             empty.
-        scores: method label, such as "parc_f32+l" -> the scores of each probe set.
+        scores: method label, such as "parc_f32+l" -> the scores on each probe set.
         milliseconds: method label -> milliseconds per transfer, without feature extraction.
         stage_seconds: stage -> seconds.
-        settings: name -> value, printed as they are; "probe_images", if present, is the size of a
+        settings: name -> value, printed unchanged; "probe_images", if present, is the size of a
             probe set.
         versions: package, Python or device -> version.
         extra: targets that are shown but not part of Mean PC.
         order: names of architectures, sources and targets in display order.
-        titles: method label -> title, for methods that are not this library's.
-        summary: intervals, baselines and further measures; None without scores.
-        losses: transfer -> training loss of every step; the source of random initialisations is
+        titles: method label -> title, for methods that are not in this library.
+        summary: intervals, baselines and further measures; None if there are no scores.
+        losses: transfer -> training loss of every step; random initialisations have the source
             `SCRATCH`; may be empty.
     """
 
@@ -75,7 +75,7 @@ class Spread(NamedTuple):
 
 
 def correlations(results: Results, label: str) -> tuple[Spread, dict[str, Spread]]:
-    """Return the Mean PC of a method and its PC per target, as all tables and plots show them.
+    """Return the Mean PC of a method and its PC per target, for all tables and plots.
 
     Raises:
         InputError: a score has no accuracy.
@@ -96,7 +96,8 @@ def correlations(results: Results, label: str) -> tuple[Spread, dict[str, Spread
 def accuracy_rows(results: Results) -> dict[str, dict[str, list[tuple[str, float | None]]]]:
     """Return architecture -> source or scratch -> the text and shade of each target's cell.
 
-    A shade is in [0, 1], from the target's worst accuracy to its best; None without a number.
+    A shade is in [0, 1], from the target's worst accuracy to its best; None if the cell has no
+    number.
     """
     targets = every("target", results)
     scratch = {Transfer(a, SCRATCH, target): x for (a, target), x in results.scratch.items()}
@@ -154,7 +155,7 @@ def plain(results: Results) -> list[str]:
 
 
 def every(part: str, results: Results) -> list[str]:
-    """Return the architectures, sources or targets, in display order, then as they appear."""
+    """Return the architectures, sources or targets, in display order, then by appearance."""
     names = dict.fromkeys(getattr(transfer, part) for transfer in results.accuracies)
     place = {name: i for i, name in enumerate(dict.fromkeys(results.order))}
     return sorted(names, key=lambda name: place.get(name, len(place)))
@@ -168,7 +169,7 @@ def probe_sets(results: Results) -> str:
 
 
 def over(results: Results) -> str:
-    """Return what a table's numbers are means over, in words."""
+    """Return a description of the probe sets and targets that a table averages over."""
     sets = probe_sets(results)
     text = f"of {sets}" if sets == "1 probe set" else f"mean ± standard deviation over {sets}"
     return text + (f"; Mean PC without {', '.join(results.extra)}" if results.extra else "")

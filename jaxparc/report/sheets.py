@@ -15,17 +15,17 @@ from jaxparc.evaluation.resampling import Interval
 from jaxparc.evaluation.summary import Summary
 from jaxparc.report.results import number
 
-SIMILAR = "≈"  # marks a number that does not differ significantly from the one below
+SIMILAR = "≈"  # marks a number that is not significantly different from the next one below
 
 
 class Sheet(NamedTuple):
     """A table of text cells.
 
     Attributes:
-        title: in one line.
+        title: title, one line.
         head: column names.
-        rows: of cells; the first one names the row.
-        notes: printed below the table, a paragraph each.
+        rows: rows of cells, the first of which names the row.
+        notes: paragraphs printed below the table.
     """
 
     title: str
@@ -61,10 +61,10 @@ class Sheet(NamedTuple):
 
 
 def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> Sheet:
-    """Return one measure: each method's mean over targets, its interval, and its values per target.
+    """Return a table of one measure: mean over targets, interval and values per target by method.
 
     Args:
-        summary: of all methods.
+        summary: the summary of all methods.
         measure: a key of `summary.cells`.
         title: method -> title.
     """
@@ -96,7 +96,7 @@ def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> Sh
 
 
 def measures(summary: Summary, title: Callable[[str], str]) -> Sheet:
-    """Return all measures side by side, methods in the order of the first measure."""
+    """Return a table of all measures, with methods in the order of the first measure."""
     first = next(iter(summary.cells))
     rows = []
     for method in summary.cells[first]:
@@ -120,13 +120,13 @@ def measures(summary: Summary, title: Callable[[str], str]) -> Sheet:
 
 
 def beyond(summary: Summary, title: Callable[[str], str], circular: Collection[str] = ()) -> Sheet:
-    """Return what is left of Mean PC without depth and without general model quality.
+    """Return a table of Mean PC after removing depth and general model quality.
 
     Args:
-        summary: of all methods, with "pearson".
+        summary: the summary of all methods, including the measure "pearson".
         title: method -> title.
         circular: methods computed from the accuracies on the other targets. Without each model's
-            mean nothing meaningful is left of them, so these cells are dashes.
+            mean they are meaningless, so these cells are dashes.
     """
     outcomes = summary.outcomes
     columns: dict[str, Callable[..., np.ndarray]] = {

@@ -1,6 +1,6 @@
-"""The selectors: each a pure function of one `Probe` to one number, larger is better.
+"""The selectors: pure functions from a `Probe` to one number, larger is better.
 
-Nothing here jits or maps; `jaxparc.score_bank` does. Undefined scores are NaN, never 0.
+Nothing here jits or vmaps; `jaxparc.score_bank` does. Undefined scores are NaN, never 0.
 """
 
 import dataclasses
@@ -35,25 +35,25 @@ from jaxparc.selectors.rsa import rsa as rsa
 
 @dataclasses.dataclass(frozen=True)
 class Selector:
-    """A selector and what `score_bank` must know of it.
+    """A selector with the properties that `score_bank` depends on.
 
     Attributes:
-        function: of one `Probe`; takes `n_dims=f` if `reducible`, and `target=` if `target` is
-            given.
-        title: as tables print it.
+        function: maps a `Probe` to the score, () float32; takes `n_dims=f` if `reducible`, and
+            `target=` if `target` is given.
+        title: name in tables.
         needs: the fields of `Probe` that it reads.
         reducible: whether the features can be reduced by PCA first ("parc_f32").
-        kinds: of labels that it takes, of `jaxparc.labels.KINDS`.
-        check: of encoded labels, why the score is not defined on them, None if it is: the end of a
-            sentence about the method.
-        target: of the same `Probe` (without features) and options, the part of the score that all
-            models of a bank share.
-        needs_float64: of the same `Probe` and options, whether float32 is too coarse for the score,
-            which is then computed in float64.
-        undefined: when the score of features that are finite and not all equal is NaN.
-        caveat: of a score, the feature width and the encoded labels, what the score fails to say,
-            None if nothing.
-        bytes_per_pair: of memory that it takes per n^2, beyond inner products of all images.
+        kinds: the kinds of labels that it accepts, from `jaxparc.labels.KINDS`.
+        check: maps encoded labels to the reason why the score is not defined on them, phrased as
+            the end of a sentence about the method, or None if it is defined.
+        target: maps a `Probe` without features, and the same options, to the part of the score that
+            all models of a bank share.
+        needs_float64: maps a `Probe`, and the same options, to whether float32 is too coarse for
+            the score, which is then computed in float64.
+        undefined: the reason why the score of finite, non-constant features can be NaN.
+        caveat: maps a score, the feature width and the encoded labels to a warning about what the
+            score does not show, or None.
+        bytes_per_pair: bytes of memory per n^2, beyond the inner products of all images.
     """
 
     function: Callable[..., Array]
@@ -70,7 +70,7 @@ class Selector:
 
 
 _CLASSES = ("classes",)
-_RANKS = 40  # bytes
+_RANKS = 40  # bytes per pair of images
 _CONSTANT = "all standardised features of an image are equal"
 _NO_LOGARITHM = "the logarithm of probs is not finite"
 
@@ -156,13 +156,13 @@ class Method:
 
     Attributes:
         label: the column's name, such as "parc_f32+l".
-        title: as tables print it, such as "PARC f=32 + layers".
-        selector: that computes it.
-        function: of one `Probe`, and of `target` if there is one.
-        target: of one `Probe` without features, what all models of a bank share; or None.
-        needs_float64: of one `Probe`, whether float32 is too coarse; or None.
-        needs_float64_if_rounded: likewise, for features that were rounded to float32; or None.
-        needs: the fields of `Probe` that it reads.
+        title: name in tables, such as "PARC f=32 + layers".
+        selector: the selector that computes it.
+        function: maps a `Probe`, and `target=` if there is one, to the score.
+        target: maps a `Probe` without features to the part that all models share; or None.
+        needs_float64: maps a `Probe` to whether float32 is too coarse; or None.
+        needs_float64_if_rounded: the same, for features that were rounded to float32; or None.
+        needs: the fields of `Probe` that it reads, and "layers" if `plus_layers`.
         plus_layers: whether eq. 6 is applied to the scores of a target's models.
     """
 
@@ -178,25 +178,25 @@ class Method:
 
     @property
     def reads_images(self) -> bool:
-        """Whether it reads features."""
+        """Whether the method reads features."""
         return "features" in self.needs
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of labels that it takes."""
+        """The kinds of labels that the method accepts."""
         return self.selector.kinds
 
 
 @functools.lru_cache(maxsize=256)
 def method(name: str | Callable[[Probe], Array]) -> Method:
-    """The method of a name such as "parc", "parc_f32" or "knn+l", or of a selector function.
+    """Return the method of a name such as "parc", "parc_f32" or "knn+l", or of a function.
 
     Args:
-        name: a key of `SELECTORS`, then "_f" and a number of dimensions, then "+l", both
-            optional; or a function of this module, its options bound by `functools.partial`.
+        name: a key of `SELECTORS`, optionally followed by "_f" and a number of dimensions, and by
+            "+l"; or a function of this module, its options bound by `functools.partial`.
 
     Raises:
-        InputError: unknown, or a reduction that the selector does not have.
+        InputError: the method is unknown, or its features cannot be reduced.
     """
     if not isinstance(name, str):
         return _of_function(name)
@@ -243,7 +243,7 @@ def _method(
 def _bound(
     function: Callable[..., Array], options: tuple[tuple[str, Any], ...]
 ) -> Callable[..., Array]:
-    # One object for "parc_f32" and "parc_f32+l": what is compiled is kept per function.
+    # Cached, so that "parc_f32" and "parc_f32+l" share one function and so one compiled program.
     return functools.partial(function, **dict(options)) if options else function
 
 

@@ -1,7 +1,7 @@
 """Principal components, as pure functions of one sample.
 
-Right behind columns and components that dominate by any factor, and with the rank of each told by
-the columns that make it up.
+The results are accurate even if some columns or components dominate the others by any factor.
+Whether a component is rounding noise is decided relative to the columns that contribute to it.
 """
 
 import jax
@@ -11,45 +11,48 @@ from jax import Array
 
 from jaxparc import stats
 
-# Directions whose singular value is below this share of the columns that make them up carry
-# rounding noise only: float32 leaves a few 1e-7 of a column in every direction, and real spectra
-# end well above. The second is for features that have more digits than float32.
+# A direction whose singular value is below this share of the columns that contribute to it is only
+# rounding noise: float32 leaves a few 1e-7 of a column in every direction, and real spectra end
+# well above that. The second value is for features with more digits than float32.
 RANK_CUT = 1e-5
 RANK_CUT_FLOAT64 = 1e-10
 
-# Of the subspace iteration: vectors beyond those asked for, the share of its eigenvalue that may
-# remain of a component, and the eigenvalue, over the first, under which a Gram matrix holds noise.
+# Subspace iteration: the number of vectors beyond those requested, the residual of a component over
+# its eigenvalue at which it has converged, and the eigenvalue, over the largest, below which a Gram
+# matrix holds only noise.
 OVERSAMPLES = 32
 RESIDUAL = 1e-2
-GRAM_CUT = {4: 1e-4, 8: 1e-10}  # by the bytes of a number
+GRAM_CUT = {4: 1e-4, 8: 1e-10}  # by the item size of the dtype
 
-# Singular values, over the first, that one decomposition is relied on for, and the most of them.
+# Singular values, over the largest, that one decomposition resolves reliably (by the item size of
+# the dtype), and the maximum number of decompositions.
 RESOLVED = {4: 1e-3, 8: 1e-6}
 STAGES = 64
 
 
 def pca(x: Array, n_dims: int) -> tuple[Array, Array]:
-    """Scores on the leading principal components.
+    """Return the scores on the leading principal components.
 
-    Subspace iteration on the Gram matrix of the images, until what is left of every component is
-    under RESIDUAL of its eigenvalue: a hundredth of a point of PARC or less. The Gram matrix holds
-    squares, so behind one dominating component those under about 1e-3 of it drown in float32;
-    where that is so, or the iteration does not end, singular value decompositions of the features
-    take its place, several times slower. So they do for few images or narrow features.
+    They are computed by subspace iteration on the Gram matrix of the images, until the residual of
+    every component is below RESIDUAL times its eigenvalue, which changes PARC by a hundredth of a
+    point or less. The Gram matrix holds squares, so components below about 1e-3 of a dominant one
+    are lost in float32. In that case, if the iteration does not converge, and for few images or
+    narrow features, singular value decompositions of the features are used instead, which are
+    several times slower.
 
-    The sign of a component is free and changes row correlations. Convention (scikit-learn's
-    before 1.5): the image with the largest absolute score on a component is positive.
+    The sign of a component is arbitrary, but changes row correlations. By convention (that of
+    scikit-learn before 1.5) the image with the largest absolute score on a component is positive.
 
     Args:
-        x: (n, d) float32; centred here.
-        n_dims: f, the number of components; more than min(n, d) becomes min(n, d).
+        x: (n, d) float32, not necessarily centred.
+        n_dims: f, the number of components; at most min(n, d) are returned.
 
     Returns:
         Scores (n, f) float32, largest component first, and (f,) bool that is False for a
-        component that is rounding noise, see `RANK_CUT`; its scores are 0.
+        component that is rounding noise (see `RANK_CUT`), whose scores are 0.
 
-    Differs from the authors' code, which takes a randomised SVD with one power iteration: that is
-    up to 0.4 points of PARC away from the components it approximates.
+    Differs from the authors' code, which uses a randomised SVD with one power iteration; its
+    approximation changes PARC by up to 0.4 points.
     """
     left, values, kept = principal(x, n_dims)
     return left * values[None, :], kept
@@ -58,16 +61,16 @@ def pca(x: Array, n_dims: int) -> tuple[Array, Array]:
 def principal(
     x: Array, n_dims: int, gram_and_scale: tuple[Array, Array] | None = None
 ) -> tuple[Array, Array, Array]:
-    """The leading left singular vectors and singular values of the centred features.
+    """Return the leading left singular vectors and singular values of the centred features.
 
     Args:
         x: (n, d) float32.
         n_dims: f.
-        gram_and_scale: what `centred_gram` gives, where it is there already.
+        gram_and_scale: the result of `stats.centred_gram`, if it has already been computed.
 
     Returns:
-        (n, f) float32 orthonormal columns, signs as `pca` says, (f,) float32, and (f,) bool, False
-        for what is rounding noise, see `RANK_CUT`; vectors and values are 0 there.
+        (n, f) float32 orthonormal columns with the signs of `pca`, (f,) float32, and (f,) bool,
+        False for rounding noise (see `RANK_CUT`), where vectors and values are 0.
     """
     n, d = x.shape
     f = min(n_dims, n, d)
@@ -77,7 +80,7 @@ def principal(
         squares, scale = gram_and_scale or stats.centred_gram(x)
         left, eigenvalues, found = _leading(squares, f)
         values = scale * jnp.sqrt(eigenvalues)
-        # A loop of no or one turn, where `cond` would do both under vmap.
+        # A loop of at most one iteration: under vmap, `cond` would compute both branches.
         left, values, _ = jax.lax.while_loop(
             lambda state: ~state[2],
             lambda state: (*_by_stages(x, f), jnp.bool_(True)),
@@ -87,10 +90,13 @@ def principal(
 
 
 def basis(x: Array) -> tuple[Array, Array]:
-    """An orthonormal basis of what the columns of x (n, d), of one size, span when centred.
+    """Return an orthonormal basis of the span of the centred columns of x (n, d).
+
+    The columns are expected to have the same scale.
 
     Returns:
-        (n, min(n, d)) float32, and which columns count: not those under RANK_CUT of the first.
+        (n, min(n, d)) float32, and (min(n, d),) bool, the columns that count: those whose singular
+        values are above RANK_CUT times the largest. The others are 0.
     """
     left, values = _decomposed(x, min(x.shape))
     left, _, kept = _signed(left, values, values > RANK_CUT * values[0])
@@ -100,21 +106,22 @@ def basis(x: Array) -> tuple[Array, Array]:
 def _signed(left: Array, values: Array, kept: Array) -> tuple[Array, Array, Array]:
     top = jnp.argmax(jnp.abs(left), axis=0)
     left = left * jnp.sign(left[top, jnp.arange(len(values))])[None, :]
-    # what is not finite stays so: it must not look like a component without rank
+    # NaN is kept: it must not pass for a component without rank.
     kept = kept | jnp.isnan(values[0])
     return jnp.where(kept[None, :], left, 0.0), jnp.where(kept, values, 0.0), kept
 
 
 def _by_stages(x: Array, f: int) -> tuple[Array, Array]:
-    """As `_decomposed`, and right behind components, or columns, that dominate by any factor.
+    """Decompose as `_decomposed`, accurately even if components or columns dominate by any factor.
 
-    What a decomposition finds is off by rounding of the first singular value, however small the
-    others are. So only those that are RESOLVED are taken from it, and the next looks at what they
-    leave. There, columns under RANK_CUT of what they were are zeros, and directions under RANK_CUT
-    of the columns that make them up do not count: a column may be small, and say much.
+    The error of a decomposition is the rounding error of its largest singular value, however small
+    the others are. So only the singular values that are RESOLVED are taken from it, and the next
+    decomposition is of the remainder. In the remainder, columns below RANK_CUT times their original
+    size are set to zero, and directions below RANK_CUT times the columns that contribute to them do
+    not count: the comparison is with their own columns, as small columns may be informative.
 
     Returns:
-        (n, f) and (f,), zeros for what has no rank; NaN if the features are not finite.
+        (n, f) and (f,), zeros beyond the rank; NaN values if the features are not finite.
     """
     size = jnp.dtype(x.dtype).itemsize
     whole, scale = stats.centred(x)
@@ -125,27 +132,27 @@ def _by_stages(x: Array, f: int) -> tuple[Array, Array]:
         )
 
     def stage(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        rest, columns, top, left, values, count, turns = state
+        rest, columns, top, left, values, count, stages = state
         found, sizes = _decomposed(rest, f)
         resolved = sizes > RESOLVED[size] * sizes[0]
         vectors = jnp.where(resolved[None, :], found, 0.0)
         parts = stats.matmul(vectors.T, rest)
-        made_of = jnp.sqrt(len(x) * jnp.sum(jnp.square(parts * columns[None, :]), axis=1))
-        taken = resolved & (jnp.square(sizes) > cut * made_of)
+        contributing = jnp.sqrt(len(x) * jnp.sum(jnp.square(parts * columns[None, :]), axis=1))
+        taken = resolved & (jnp.square(sizes) > cut * contributing)
         place = jnp.where(taken, count + jnp.cumsum(taken, dtype=jnp.int32) - 1, f)
         left = left.at[:, place].set(vectors, mode="drop")
         values = values.at[place].set(sizes * top, mode="drop")
         rest = rest - stats.matmul(vectors, parts)
         rest = rest - stats.matmul(vectors, stats.matmul(vectors.T, rest))
         largest = jnp.max(jnp.abs(rest), axis=0)
-        said = largest > cut * columns
-        # over the largest that is left: it may be smaller than the first by any power
-        unit = jnp.max(jnp.where(said, largest, 0.0))
-        shrink = 1.0 / jnp.where(unit > 0, unit, 1.0)
-        rest = jnp.where(said[None, :], rest * shrink, 0.0)
-        columns = jnp.where(said, columns * shrink, 0.0)
+        remaining = largest > cut * columns
+        # Rescaled, as the remainder may be smaller than the features by any power.
+        unit = jnp.max(jnp.where(remaining, largest, 0.0))
+        rescale = 1.0 / jnp.where(unit > 0, unit, 1.0)
+        rest = jnp.where(remaining[None, :], rest * rescale, 0.0)
+        columns = jnp.where(remaining, columns * rescale, 0.0)
         count = count + jnp.sum(taken, dtype=jnp.int32)
-        return rest, columns, top * unit, left, values, count, turns + 1
+        return rest, columns, top * unit, left, values, count, stages + 1
 
     start: tuple[Array, ...] = (
         whole,
@@ -165,11 +172,11 @@ def _by_stages(x: Array, f: int) -> tuple[Array, Array]:
 
 
 def _decomposed(x: Array, f: int) -> tuple[Array, Array]:
-    """(n, f) left singular vectors and (f,) singular values of the centred features.
+    """Return left singular vectors (n, f) and singular values (f,) of the centred features.
 
-    After a QR decomposition where d > n:
+    If d > n, a QR decomposition comes first, so that only an n x n matrix is decomposed:
 
-        x^T = Q R       x = R^T Q^T,  R^T = U S W^T       the n x n part alone
+        x^T = Q R,  x = R^T Q^T,  R^T = U S W^T
     """
     n, d = x.shape
     y, scale = stats.centred(x)
@@ -179,24 +186,26 @@ def _decomposed(x: Array, f: int) -> tuple[Array, Array]:
 
 
 def _leading(square: Array, f: int) -> tuple[Array, Array, Array]:
-    """The f leading eigenvectors of a Gram matrix by subspace iteration (QR iteration).
+    """Return the f leading eigenvectors of a Gram matrix by subspace iteration (QR iteration).
 
-    Written in matrix products, a Cholesky and a small symmetric eigenproblem: other LAPACK calls
-    wake OpenBLAS's threads, which then spin beside XLA's and double the time of what follows.
+    It uses only matrix products, a Cholesky decomposition and a small symmetric eigenproblem: other
+    LAPACK calls wake OpenBLAS's threads, which then compete with XLA's and double the time of the
+    operations that follow.
 
     Args:
         square: (n, n) float32, symmetric, positive semidefinite.
-        f: f + OVERSAMPLES <= n.
+        f: number of eigenvectors, f + OVERSAMPLES <= n.
 
     Returns:
-        (n, f) float32, (f,) float32, and () bool: whether they can be trusted.
+        (n, f) float32, (f,) float32 eigenvalues, and () bool: whether they have converged and are
+        above the noise of the Gram matrix.
     """
     n = square.shape[0]
     drawn = np.random.default_rng(0).standard_normal((f + OVERSAMPLES, n))
     start = jnp.asarray(drawn, square.dtype)
 
     def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        # A loop, not its body four times: this is most of what is compiled.
+        # A loop rather than four copies of its body, which would dominate the compilation time.
         q = jax.lax.fori_loop(
             0, 4, lambda _, q: _orthonormal(stats.matmul(stats.matmul(q, square), square)), state[0]
         )
@@ -218,16 +227,16 @@ def _leading(square: Array, f: int) -> tuple[Array, Array, Array]:
     _, _, vectors, values, remainder = jax.lax.while_loop(
         lambda state: (state[4] > RESIDUAL) & (state[1] < 4), improve, state
     )
-    # NaN compares false: what failed is not trusted.
+    # NaN compares false, so the result of a failed iteration is not trusted.
     trusted = (remainder <= RESIDUAL) & (values[-1] > GRAM_CUT[square.dtype.itemsize] * values[0])
     return vectors.T, values, trusted
 
 
 def _orthonormal(rows: Array) -> Array:
-    """Rows (b, n) made orthonormal, each against those before it (Cholesky QR)."""
+    """Orthonormalise rows (b, n), each against those before it (Cholesky QR)."""
     rows = rows * jax.lax.rsqrt(jnp.sum(jnp.square(rows), axis=1, keepdims=True))
     eye = jnp.eye(rows.shape[0], dtype=rows.dtype)
-    # The summand keeps nearly dependent rows from failing; later turns make up for it.
+    # The shift keeps nearly dependent rows from failing; later iterations correct its error.
     lower = jnp.linalg.cholesky(stats.matmul(rows, rows.T) + 1e-6 * eye)
     diagonal = jnp.diagonal(lower)
     # L = D (I - N) with N^b = 0, so L^-1 = (I + N)(I + N^2)(I + N^4)... D^-1

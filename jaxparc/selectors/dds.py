@@ -8,16 +8,16 @@ from jaxparc.selectors.probe import Probe
 
 
 def dds(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:
-    """Do the model and one trained on the target arrange the images alike?
+    """Score how similarly the model and a model trained on the target arrange the images.
 
-    Dwivedi et al., ECCV 2020, with the choices of the paper (section 3.2): features of both are
-    standardised per column, the distance of two images is one minus the cosine of their features,
-    and the two distance matrices are compared by the unbiased centred kernel alignment.
+    Dwivedi et al., ECCV 2020, with the choices of the paper (section 3.2): features of both models
+    are standardised per column, the distance of two images is one minus the cosine of their
+    features, and the two distance matrices are compared by unbiased centred kernel alignment.
 
     Args:
         probe: needs `features` (n, d) and `reference` (n, d').
-        n_dims: f, reduce the features of both by PCA first, each by its own.
-        target: what `reference_arrangement` gives, where several models share it.
+        n_dims: f, reduce the features of both by PCA first, separately; None for no reduction.
+        target: the result of `reference_arrangement`, if several models share it.
 
     Returns:
         () float32 in [-100, 100]; NaN if an image's standardised features are all 0 in either.
@@ -28,7 +28,7 @@ def dds(probe: Probe, *, n_dims: int | None = None, target: Array | None = None)
 
 
 def reference_arrangement(probe: Probe, *, n_dims: int | None = None) -> Array:
-    """The centred distances of the reference, which are the same for every model.
+    """Return the centred distances of the reference, which are the same for every model.
 
     Args:
         probe: needs `reference` (n, d').
@@ -41,9 +41,9 @@ def reference_arrangement(probe: Probe, *, n_dims: int | None = None) -> Array:
 
 
 def _arrangement(probe: Probe, n_dims: int | None) -> Array:
-    # Components without rank are columns of zeros, which no cosine sees.
+    # Components without rank are columns of zeros, which do not change a cosine.
     x, kept = probe.represented(n_dims)
-    # The products of centred rows are what PARC and RSA need too.
+    # PARC and RSA also need the inner products of the centred rows, so these are shared.
     products, mean = probe.row_products(n_dims)
     columns = x.shape[1] if kept is None else jnp.sum(kept).astype(x.dtype)
     products = products + columns * mean[:, None] * mean[None, :]

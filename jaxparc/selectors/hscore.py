@@ -1,4 +1,4 @@
-"""H-Score: how far the classes are apart, in units of the features' own spread."""
+"""H-Score: the separation of the classes relative to the spread of the features."""
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +12,27 @@ from jaxparc.selectors.probe import Probe
 
 
 def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:
-    """How much of the features' variance lies between the classes?
+    """Score how much of the features' variance lies between the classes.
 
     Bao et al., ICIP 2019: tr(cov(F)^+ cov(E[F | y])), F the standardised features. With
     F = U S V^T and P the projection that replaces every image by the mean of its class, this is
 
         tr(V S^-2 V^T  V S U^T P U S V^T) = tr(U^T P U) = ||P U||^2,
 
-    over the left singular vectors U that are no rounding noise: no covariance, no inverse, and no
-    d x d matrix.
+    over the left singular vectors U that are not rounding noise. So no covariance, inverse or d x d
+    matrix is computed.
 
     Args:
         probe: needs `features` (n, d) and `labels` (n,) classes.
-        n_dims: f, over the f leading principal components alone.
+        n_dims: f, use only the f leading principal components; None for all features.
 
     Returns:
-        () float32 in [0, min(rank, c - 1)], c the classes present. It is c - 1 whatever the images
-        show where the features have rank n - 1, as they may from d = n - 1 on: reduce them then,
-        to "hscore_f32".
+        () float32 in [0, min(rank, c - 1)], with c the number of classes present; NaN if the rank
+        is 0. If the features have rank n - 1, which is possible from d = n - 1 on, the score is
+        c - 1 for any images; use "hscore_f32" then.
 
-    Differs from the authors' code in the cut of the inverse: theirs is 1e-15 of the first singular
-    value of a covariance matrix, so where the rank is n - 1 it inverts rounding noise.
+    Differs from the authors' code in the cutoff of the pseudo-inverse: theirs is 1e-15 of the
+    largest singular value of the covariance matrix, so for rank n - 1 it inverts rounding noise.
     """
     if n_dims is None:
         left, kept = components.basis(probe.represented(None)[0])
@@ -46,11 +46,14 @@ def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:
 
 
 def caveat(score: float, d: int, labels: Labels) -> str | None:
-    """Whether an H-Score over d features is at its limit whatever the images show, see `hscore`."""
+    """Return a warning if an H-Score over d features is at its limit for any images, or None.
+
+    See `hscore`.
+    """
     n, limit = len(labels.values), len(np.unique(labels.values)) - 1
     if d < n - 1 or not score > limit * (1 - 1e-4):
         return None
     return (
-        f"features of rank n - 1 = {n - 1} score {limit}, one less than the classes, whatever they "
-        "show; hscore_f32 reduces them first"
+        f"features of rank n - 1 = {n - 1} always score {limit}, the number of classes minus one; "
+        "hscore_f32 reduces them first"
     )

@@ -13,35 +13,35 @@ METRICS = ("euclidean", "cosine", "l1")
 
 
 def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "euclidean") -> Array:
-    """Are the nearest other images of the same class? Leave one out.
+    """Score how well the nearest other images predict the label of each image (leave one out).
 
-    The baseline "1-NN CV" of the paper (section 5.1), on unscaled features; with annotation
-    vectors that of section 6.2.
+    This is the baseline "1-NN CV" of the paper (section 5.1), on unscaled features; with annotation
+    vectors it is that of section 6.2.
 
     Args:
         probe: needs `features` (n, d) and `labels` of any kind.
-        n_dims: f, reduce the features by PCA first.
-        k: neighbours that vote, less than n.
-        metric: of the features, one of `METRICS`; l1 reads n times as much memory.
+        n_dims: f, reduce the features by PCA first; None for no reduction.
+        k: number of neighbours that vote, in [1, n).
+        metric: distance between features, one of `METRICS`; "l1" reads n times as much memory.
 
     Returns:
-        () float32. Classes: percent of images whose class has most votes, an image counting 1 / t
-        where t classes have equally many (so where no class repeats, it is the share of neighbours
-        that are right). Multi-label: percent of label entries that the majority has right, half
-        where votes are equal. Annotation vectors: minus the L1 distance from the neighbours' mean
-        vector, averaged over images, in [-2, 0] for shares that sum to 1. NaN if an image has no
-        direction (cosine) or distances leave float32.
+        () float32. Classes: percentage of images whose class gets the most votes; an image counts
+        1 / t if t classes tie (so if all neighbours differ in class, it counts the share of them
+        that are right). Multi-label: percentage of label entries that the majority predicts
+        correctly, half if votes are tied. Annotation vectors: minus the L1 distance from the mean
+        vector of the neighbours, averaged over images, in [-2, 0] for shares that sum to 1. NaN if
+        an image's features are all 0 (cosine) or distances overflow.
 
     Raises:
-        InputError: k or the metric is none of these.
+        InputError: k is out of range, or the metric is unknown.
     """
     n = probe.features.shape[0]
     if not 1 <= k < n:
         raise InputError(f"knn: k is {k}; expected 1 to {n - 1} for {n} images")
     distances = _distances(probe, n_dims, metric)
-    # The image itself is left out by position: by distance, a duplicate could take its place.
+    # The image itself is excluded by index: by distance, a duplicate could be excluded instead.
     away = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
-    # top_k takes the first of equally near images
+    # Like argmin, top_k prefers the first of equally near images.
     nearest = jnp.argmin(away, axis=1)[:, None] if k == 1 else jax.lax.top_k(-away, k)[1]
     score = _agreement(probe, nearest)
     return jnp.where(jnp.all(jnp.isfinite(distances)), score, jnp.nan)
@@ -50,18 +50,18 @@ def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "e
 def needs_float64(
     probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "euclidean"
 ) -> Array:
-    """Whether float32 is too coarse for the distances; options as of `knn`."""
+    """Return whether float32 is too coarse for the distances, () bool; options as in `knn`."""
     del k
     if metric == "euclidean":
         return probe.crowded(n_dims)
-    if metric == "cosine":  # of vectors of length 1, half the squared distance
+    if metric == "cosine":  # half the squared distance of vectors of length 1
         distances = _distances(probe, n_dims, metric)
         return stats.crowded(distances, jnp.ones(len(distances)), stats.CROWDED[4])
     return jnp.bool_(False)
 
 
 def _distances(probe: Probe, n_dims: int | None, metric: str) -> Array:
-    """Distances, or what orders images likewise, (n, n)."""
+    """Return distances, (n, n), or for "euclidean" their squares, which have the same order."""
     if metric == "euclidean":
         return probe.distances(n_dims)
     x, _ = probe.reduced(n_dims)
@@ -76,7 +76,7 @@ def _distances(probe: Probe, n_dims: int | None, metric: str) -> Array:
 
 
 def _agreement(probe: Probe, nearest: Array) -> Array:
-    """How well the labels of the (n, k) nearest images foretell each image's own."""
+    """Return how well the labels of the (n, k) nearest images predict each image's own."""
     k = nearest.shape[1]
     if probe.labels.ndim == 1:
         votes = jnp.sum(
@@ -90,7 +90,7 @@ def _agreement(probe: Probe, nearest: Array) -> Array:
         share = jnp.sum(probe.labels[nearest], axis=1) / np.float32(k)
         if probe.vectors:
             return -jnp.mean(jnp.sum(jnp.abs(share - probe.labels), axis=1))
-        # 1 for the majority, 1/2 for a draw: 0 and 1 agree with themselves, 1/2 with half of each
+        # A tied vote is 1/2, which agrees by half with either label.
         voted = (jnp.sign(share - 0.5) + 1.0) / 2.0
         right = jnp.mean(1.0 - jnp.abs(voted - probe.labels))
     return jnp.minimum(100.0 * right, 100.0)

@@ -9,18 +9,18 @@ from jaxparc.selectors.probe import Probe
 
 
 def leep(probe: Probe) -> Array:
-    """How probable are the labels under a classifier read off the source classes?
+    """Score how probable the labels are under a classifier built from the source classes.
 
     Nguyen et al., ICML 2020 (eq. 2): P(y | z) is the empirical share of class y in the probability
-    mass that the model gives to source class z; an image's prediction is the mean of P(y | z) under
-    its own probabilities.
+    mass that the model assigns to source class z; the prediction for an image is the mean of
+    P(y | z) under its own probabilities.
 
     Args:
         probe: needs `probs` (n, z) and `labels` (n,) classes.
 
     Returns:
-        () float32 <= 0: the mean log probability of the labels. A source class without any mass
-        predicts nothing and adds nothing.
+        () float32 <= 0: the mean log probability of the labels. Source classes without any mass are
+        ignored.
     """
     y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=probe.probs.dtype)
     joint = stats.matmul(y.T, probe.probs)

@@ -8,24 +8,25 @@ from jaxparc.selectors.probe import Probe
 
 
 def parc(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:
-    """Do images that are labelled alike look alike to the model (the paper, eq. 7 and 8)?
+    """Score whether images with similar labels have similar features (the paper, eq. 7 and 8).
 
-    Features are standardised per column; D_theta is one minus the Pearson correlation of every two
-    images' features, D_y the same of their annotations; the score is their rank correlation.
+    Features are standardised per column. D_theta is one minus the Pearson correlation between the
+    features of two images, D_y one minus that between their annotations; the score is the rank
+    correlation of D_theta and D_y.
 
     Args:
         probe: needs `features` (n, d) and `labels` of any kind.
-        n_dims: f, reduce the features by PCA first ("parc_f32" is f = 32). The standardisation
-            comes after, so the components end up whitened.
-        target: what `annotation_ranks` gives, where several models share it.
+        n_dims: f, reduce the features by PCA first ("parc_f32" is f = 32); None for no reduction.
+            Standardisation follows the reduction, so the components are whitened.
+        target: the result of `annotation_ranks`, if several models share it.
 
     Returns:
         () float32 in [-100, 100], 100 times the Spearman correlation over pairs i < j with
-        average ranks for ties; NaN if the features of an image are constant.
+        average ranks for ties; NaN if the standardised features of an image are constant.
 
-    Differs from the authors' code in three ways: equal annotations have equal distances (theirs
-    differ by rounding, which costs 18 points at 37 classes), the PCA is exact, and components
-    without rank are left out (theirs blow rounding noise up to unit variance).
+    Differs from the authors' code in three ways: pairs of equal annotations have equal distances
+    (theirs differ by rounding, which costs 18 points at 37 classes), the PCA is exact, and
+    components without rank are left out (theirs scale rounding noise to unit variance).
     """
     if target is None:
         target = annotation_ranks(probe)
@@ -33,7 +34,7 @@ def parc(probe: Probe, *, n_dims: int | None = None, target: Array | None = None
 
 
 def check(encoded: labels.Labels) -> str | None:
-    """Why no PARC is defined on these labels, None if it is."""
+    """Return why PARC is not defined on these labels, or None if it is."""
     n = len(encoded.values)
     if encoded.kind != "classes" or len(np.unique(encoded.values)) < n:
         return None
@@ -41,11 +42,11 @@ def check(encoded: labels.Labels) -> str | None:
 
 
 def annotation_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:
-    """The ranks of D_y, which are the same for every model.
+    """Return the ranks of D_y, which are the same for every model.
 
     Args:
         probe: needs `labels`.
-        n_dims: does not matter.
+        n_dims: ignored; labels are not reduced.
 
     Returns:
         (n * (n - 1) / 2,) float32, see `stats.standard_ranks`.

@@ -7,20 +7,20 @@ from jaxparc.selectors.probe import Probe
 
 
 def rsa(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:
-    """Are images alike to the model that are alike to a model trained on the target?
+    """Score whether the model finds the same images similar as a model trained on the target.
 
-    Dwivedi and Roig, CVPR 2019, as the paper takes it (section 3.2): features of both models are
-    standardised per column; dissimilarity is one minus the Pearson correlation of two images'
-    features; the score is the rank correlation of the dissimilarities.
+    Dwivedi and Roig, CVPR 2019, as in the paper (section 3.2): features of both models are
+    standardised per column; dissimilarity is one minus the Pearson correlation between the features
+    of two images; the score is the rank correlation of the dissimilarities.
 
     Args:
         probe: needs `features` (n, d) and `reference` (n, d').
-        n_dims: f, reduce the features of both by PCA first, each by its own.
-        target: what `reference_ranks` gives, where several models share it.
+        n_dims: f, reduce the features of both by PCA first, separately; None for no reduction.
+        target: the result of `reference_ranks`, if several models share it.
 
     Returns:
         () float32 in [-100, 100], 100 times the Spearman correlation over pairs i < j; NaN if an
-        image's features are constant in either.
+        image's standardised features are constant in either.
     """
     if target is None:
         target = reference_ranks(probe, n_dims=n_dims)
@@ -28,7 +28,7 @@ def rsa(probe: Probe, *, n_dims: int | None = None, target: Array | None = None)
 
 
 def reference_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:
-    """The ranks of the reference's dissimilarities, which are the same for every model.
+    """Return the ranks of the reference's dissimilarities, which are the same for every model.
 
     Args:
         probe: needs `reference` (n, d').

@@ -1,1 +1,1 @@
-"""Training across devices: data, the step, the loop, grids of learning rates, checkpoints."""
+"""Training on all devices: input data, steps, the loop, grids of learning rates, checkpoints."""

@@ -1,8 +1,7 @@
-"""Records in, padded batches out: a pure function of (seed, epoch), whatever the threads do.
+"""Assemble padded batches from records, as a pure function of (seed, epoch), not of threads.
 
-The grain pipeline maps over whole batches: one step of it then crops as many images as a batch has.
-Images stay uint8 until they are on the device, which normalises them: a quarter of the bytes
-cross the bus.
+The grain pipeline maps over whole batches, so each of its steps crops all images of a batch. Images
+stay uint8 until the device normalises them, which quarters the bytes to transfer.
 """
 
 import collections
@@ -40,29 +39,30 @@ def batches(
     threads: int = THREADS,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Return epochs of a source in batches of one shape.
+    """Return the batches of some epochs of a source, all of the same shape.
 
     Each example appears exactly once in an epoch. The order, and each example's crop and flip,
     follow from (seed, epoch, position in source) alone: neither `batch_size` nor `threads` nor
     `workers` changes them.
 
     Args:
-      source: the records; `decoding.decode` it first where several epochs are read.
-      batch_size: rows of every batch, the last one of an epoch included.
-      size: side of the images given.
+      source: the records; pass it through `decoding.decode` first to read several epochs.
+      batch_size: rows of every batch, including the last one of an epoch.
+      size: side of the returned images, in pixels.
       train: shuffle, crop at random and, with `mirror`, flip; otherwise keep the order of
         `source` and take the central crop.
       mirror: whether training may mirror images left to right, with probability one half.
-      seed: not negative.
-      epoch: the first one, not negative.
-      epochs: how many follow one another.
-      start: how many of their batches to skip at the beginning.
-      share: (i, k) for the i-th of k equal parts of every batch, as process i of k takes them.
-      num_classes: None where a record has one class; else the number of classes, of which a
-        record may have several.
-      threads: in each process, that assemble batches ahead of the caller.
-      workers: processes that do so instead of this one: for images that are decoded again in every
-        epoch, on many cores. A script that uses them starts under `if __name__ == "__main__"`.
+      seed: seed of order, crops and flips, >= 0.
+      epoch: number of the first epoch, >= 0.
+      epochs: number of epochs.
+      start: number of batches to skip at the beginning.
+      share: (i, k) for part i, from 0, of k equal parts of every batch, as process i of k takes it.
+      num_classes: None if a record has one class; else the number of classes, and a record may have
+        several.
+      threads: number of threads, in each process, that assemble batches ahead of the caller.
+      workers: number of processes that assemble batches instead of this one, for images that are
+        decoded again in every epoch, on many cores. A script that uses workers must be guarded by
+        `if __name__ == "__main__"`.
 
     Returns:
       An iterator of dictionaries:
@@ -72,8 +72,8 @@ def batches(
         index: (b,) int32, position in `source`; -1 where padded.
 
     Raises:
-      InputError: batch_size or size below 1, seed or epoch negative, `source` was decoded for
-        another size, or a batch cannot be shared equally.
+      InputError: batch_size or size is below 1, seed or epoch is negative, `source` was decoded for
+        another size, or batch_size is not a multiple of k.
     """
     order = Order(len(source), batch_size, size, train, mirror, seed, epoch, share)
     side = resized(size)
@@ -87,10 +87,12 @@ def batches(
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """The images of each batch, and their crops; the fields are those of `batches`.
+    """The choice of images, crops and flips for each batch.
+
+    The fields are the arguments of `batches`, and `n`, the number of records.
 
     Raises:
-      InputError: as of `batches`.
+      InputError: as for `batches`.
     """
 
     n: int
@@ -105,9 +107,7 @@ class Order:
     def __post_init__(self) -> None:
         """Check the fields."""
         if self.seed < 0 or self.epoch < 0:
-            raise InputError(
-                f"seed is {self.seed} and epoch {self.epoch}; expected no negative number"
-            )
+            raise InputError(f"seed is {self.seed} and epoch {self.epoch}; expected at least 0")
         if self.batch_size < 1 or self.size < 1:
             raise InputError(
                 f"batch_size is {self.batch_size} and size {self.size}; expected at least 1"
@@ -123,13 +123,13 @@ class Order:
         return -(-self.n // self.batch_size)
 
     def __call__(self, number: int) -> Batch:
-        """Return a batch by its number, counted from the first epoch.
+        """Return the choices for a batch, given its number from the start of the first epoch.
 
         Returns:
-          For each row of the share, 0 where it is padding but for `index`:
+          A dictionary of arrays with one entry per row of the share:
             index: int32, position in the source; -1 where padded.
-            top, left: int32, corner of the crop in the resized square.
-            flip: bool, whether the crop is mirrored.
+            top, left: int32, corner of the crop in the resized square; 0 where padded.
+            flip: bool, whether the crop is mirrored; False where padded.
         """
         epoch, part = divmod(number, self.batches)
         margin = resized(self.size) - self.size
@@ -147,7 +147,7 @@ class Order:
 
 
 def label_array(labels: list[Any], num_classes: int | None) -> np.ndarray:
-    """Return labels of records as batches have them: (n,) int32 or (n, num_classes) float32."""
+    """Return labels in the form of batches: (n,) int32 or (n, num_classes) float32."""
     if num_classes is None:
         return np.array(labels, np.int32)
     array = np.zeros((len(labels), num_classes), np.float32)
@@ -158,7 +158,7 @@ def label_array(labels: list[Any], num_classes: int | None) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Assemble:
-    """Assemble a batch by its number; an object rather than a closure, which cannot be pickled."""
+    """Assemble a batch by its number. This is a class because a closure cannot be pickled."""
 
     source: Source
     order: Order
@@ -170,7 +170,7 @@ class _Assemble:
         index = rows["index"]
         image = np.zeros((len(index), size, size, 3), np.uint8)
         labels: list[Any] = []
-        # Lists, because indexing them one by one is several times faster than indexing arrays.
+        # Lists, as looping over them is several times faster than over arrays.
         chosen = (rows[k].tolist() for k in ("index", "top", "left", "flip"))
         for j, (i, y, x, mirrored) in enumerate(zip(*chosen, strict=True)):
             if i < 0:
@@ -194,16 +194,16 @@ class _Assemble:
 def prefetch(iterator: Iterable[B], place: Callable[[B], P], size: int = 2) -> Iterator[P]:
     """Place batches on the device ahead of their use.
 
-    `place` is expected to return at once, as `jax.device_put` does, so no thread is needed:
-    the copies run while the caller computes.
+    `place` must return immediately, as `jax.device_put` does. No thread is needed: the copies run
+    while the caller computes.
 
     Args:
       iterator: the batches.
       place: puts one batch on the device.
-      size: batches placed beyond the one the caller holds.
+      size: number of batches to place beyond the one that the caller holds.
 
     Yields:
-      What `place` returned, in order.
+      The results of `place`, in order.
     """
     ahead: collections.deque[P] = collections.deque()
     for batch in iterator:
@@ -217,7 +217,7 @@ def prefetch(iterator: Iterable[B], place: Callable[[B], P], size: int = 2) -> I
 def _plan(
     n: int, margin: int, train: bool, mirror: bool, seed: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw a whole epoch: the order of examples and, by example, crop corner and flip."""
+    """Draw an epoch: the order of examples and, for each example, its crop corner and flip."""
     if not train:
         corner = np.full(n, margin // 2, np.int32)
         return np.arange(n, dtype=np.int32), corner, corner, np.zeros(n, bool)
@@ -228,12 +228,12 @@ def _plan(
 
 
 def _ahead(dataset: Any, threads: int, workers: int = 0) -> Iterator[Any]:
-    """Iterate over a grain dataset in order, with several items made in parallel, ahead of use."""
+    """Iterate over a grain dataset in order, computing several items in parallel ahead of use."""
     ahead = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
     if workers:
-        if not flags.FLAGS.is_parsed():  # grain reads some, and nobody parses them here
+        if not flags.FLAGS.is_parsed():  # grain reads absl flags, which are never parsed here
             flags.FLAGS.mark_as_parsed()
         ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=4))
     return iter(ahead)

@@ -1,13 +1,13 @@
 """Weights on disk, in Orbax's format, with checksums.
 
-Orbax restores some flipped bytes as wrong weights silently, and on others leaves threads behind
-that fail later. So beside its folder lies a manifest with the SHA-256 of every file, checked before
-Orbax reads any, and of every leaf, checked before one is returned:
+Orbax silently restores some damaged files as wrong weights, and for others leaves threads behind
+that fail later. A manifest therefore holds the SHA-256 of every file, which is verified before
+Orbax reads them, and of every leaf, which is verified before any is returned:
 
     <checkpoint>/weights/        Orbax
     <checkpoint>/manifest.json   files; shape, dtype and SHA-256 of leaves; the caller's metadata
 
-A checkpoint is written under a temporary name and renamed when it is complete.
+A checkpoint is written under a temporary name and renamed once it is complete.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 
 
 class CheckpointError(files.DamagedFileError):
-    """A checkpoint is missing, damaged or not written by `save`; the message has its path."""
+    """A checkpoint is missing, damaged or was not written by `save`; the message has its path."""
 
 
 def save(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -48,14 +48,14 @@ def save(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) 
     temporary = path.with_name(f".{path.name}.incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    # Orbax cannot save arrays that live on several devices of one process without a mesh of ours.
+    # Without a mesh, Orbax cannot save arrays that are replicated over several local devices.
     host = jax.tree.map(np.asarray, dict(variables))
     try:
         with _quiet(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(temporary / "weights", host)
             checkpointer.wait_until_finished()
     except Exception as error:
-        # A full disk is a ValueError in Orbax, with the system's code in its text.
+        # Orbax reports a full disk as a ValueError with the system's error code in its text.
         if code := re.search(r"os_error_code='(\d+)'", str(error)):
             number = int(code[1])
             raise OSError(number, os.strerror(number), str(path)) from error
@@ -72,7 +72,7 @@ def save(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the tracebacks that Orbax logs of its threads: their errors are raised as well."""
+    """Suppress the tracebacks that Orbax logs from its threads, as it also raises the errors."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -83,13 +83,13 @@ def _quiet() -> Iterator[None]:
 
 
 def restore(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a checkpoint and check every byte of it.
+    """Read a checkpoint and verify every byte of it.
 
     Returns:
         The variables, as NumPy arrays on the host, and the metadata.
 
     Raises:
-        CheckpointError: it is missing, was not written by `save`, or is damaged.
+        CheckpointError: the checkpoint is missing, was not written by `save`, or is damaged.
     """
     path = path.absolute()
     manifest = _manifest(path)
@@ -108,7 +108,7 @@ def restore(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(path / "weights", shapes)
-    except Exception as error:  # Orbax raises many kinds, bare Exception among them
+    except Exception as error:  # Orbax raises many types, including Exception itself
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
     restored = jax.tree.map(np.asarray, restored)
@@ -127,7 +127,7 @@ def metadata(path: Path) -> dict[str, Any]:
     """Return the metadata of a checkpoint, without reading its weights.
 
     Raises:
-        CheckpointError: it is missing or was not written by `save`.
+        CheckpointError: the checkpoint is missing or was not written by `save`.
     """
     return _manifest(path.absolute())["metadata"]
 
@@ -136,12 +136,12 @@ def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = files.read_sealed(path / MANIFEST)
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path} is missing: no {MANIFEST} in it") from error
+        raise CheckpointError(f"checkpoint {path} is missing: it has no {MANIFEST}") from error
     except files.DamagedFileError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.keys() != {"files", "leaves", "metadata"}:
         raise CheckpointError(
-            f"checkpoint {path} has a {MANIFEST} of another format; expected one of jaxparc"
+            f"checkpoint {path} has a {MANIFEST} of another format; expected jaxparc's"
         )
     return manifest
 

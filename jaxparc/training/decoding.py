@@ -1,8 +1,8 @@
-"""Records in, decoded images out: a whole data set once for all epochs, or crops as they are read.
+"""Decode images: a whole data set once for all epochs, or central crops as they are read.
 
 Every image is resized to a square a little larger than the network's input (eight sevenths: 256 for
-224, 36 for 32), as BiT does; its aspect is not kept. Training takes a random crop of it, evaluation
-the central one.
+224, 36 for 32), as in BiT, ignoring its aspect ratio. Training uses a random crop, evaluation the
+central one.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from jaxparc.datasets.images import open_square
 from jaxparc.errors import InputError
 
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Number of processors that this process may use."""
+"""Number of CPUs that this process may use."""
 
 CACHE_LIMIT = 1 << 30
 """Bytes of decoded images kept in memory: 276,000 images for 32 px, 5,400 for 224 px."""
@@ -31,9 +31,9 @@ _CHUNK = 64  # images that a thread decodes at a time
 
 
 class Source(Protocol):
-    """Records read at random: `image`, uint8 (h, w, 3) or an encoded file, and `label`.
+    """Random-access records with `image`, uint8 (h, w, 3) or encoded bytes, and `label`.
 
-    A label is an int or, where an image may have several classes, a collection of ints.
+    A label is an int or, if an image may have several classes, a collection of ints.
     """
 
     def __len__(self) -> int: ...
@@ -45,7 +45,7 @@ class Decoded:
     """A source whose images have been decoded and resized, once for all epochs.
 
     Attributes:
-      images: (n, r, r, 3) uint8, where r is `resized(size)`.
+      images: (n, r, r, 3) uint8, with r = `resized(size)`.
       labels: n labels.
     """
 
@@ -75,12 +75,12 @@ class Subset:
 
 @dataclasses.dataclass(frozen=True)
 class CentralCrops:
-    """The images of a source as evaluation takes them, decoded when they are sliced.
+    """The central crops of a source, as used in evaluation, decoded when sliced.
 
     Attributes:
       source: n records.
       size: side of the crops, in pixels.
-      threads: that decode.
+      threads: number of decoding threads.
     """
 
     source: Source
@@ -104,7 +104,7 @@ class CentralCrops:
 def resized(size: int) -> int:
     """Return the side that images are resized to before a size x size crop is taken.
 
-    Eight sevenths of `size`, rounded so that the central crop is exactly central.
+    This is eight sevenths of `size`, rounded so that the margins of the central crop are equal.
     """
     return size + 2 * round(size / 14)
 
@@ -119,16 +119,16 @@ def decode(
 ) -> Source:
     """Decode and resize a whole source, once for all epochs, into memory or onto disk.
 
-    Do this before the first epoch; `batches` gives the same bytes either way.
+    Do this before the first epoch; `batches` returns the same bytes either way.
 
     Args:
       source: the records.
-      size: side of the crops that will be taken.
+      size: side of the crops that will be taken, in pixels.
       limit: bytes that may be kept in memory.
-      file: cache on disk of what needs more, if twice the space is free. Later calls with the same
-        `file` reuse it, so the name must identify the content, the size apart. Its directory is
-        made.
-      threads: that decode.
+      file: cache on disk for a source that exceeds the limit, used if twice its size is free. Later
+        calls with the same `file` reuse it, so its name must identify the content (except for the
+        size). Its folder is created.
+      threads: number of decoding threads.
 
     Returns:
       A Decoded or, beyond the limit and without a file or space for it, `source` itself.
@@ -146,7 +146,7 @@ def decode(
     if file is None:
         return source
     kept = file.with_name(f"{file.name}-{side}.npy")
-    facts = kept.with_suffix(".json")  # written last: with it the cache is complete
+    facts = kept.with_suffix(".json")  # written last, so it marks a complete cache
     with locks.folder(file.parent, wait=True):
         files.clear(file.parent)
         try:
@@ -155,14 +155,14 @@ def decode(
             if known["sha256"] == _digest(kept):
                 return Decoded(_mapped(kept, shape), labels)
         except (FileNotFoundError, files.DamagedFileError, KeyError, ValueError):
-            pass  # missing, damaged, or of an earlier version: made again
+            pass  # missing, damaged, or of an earlier version: recreated below
         for old in (facts, kept):
             old.unlink(missing_ok=True)
         if 2 * math.prod(shape) > shutil.disk_usage(file.parent).free:
             return source
         with files.replacing(kept) as temporary:
             mapped = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up would end the process later
+            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would cause SIGBUS
                 with temporary.open("r+b") as opened:
                     os.posix_fallocate(opened.fileno(), 0, temporary.stat().st_size)
             labels = _fill(mapped, source, threads)
@@ -172,7 +172,7 @@ def decode(
 
 
 def _digest(file: Path) -> str:
-    """Hash a file of pixels: nothing else notices damage, at one pass over it in each process."""
+    """Return the hash of a file of pixels, the only check for damage; it reads the whole file."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -185,7 +185,7 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _fill(images: np.ndarray, source: Source, threads: int) -> list[Any]:
-    """Decode all of a source into `images`, and return the labels."""
+    """Decode a whole source into `images`, and return its labels."""
     labels: list[Any] = [None] * len(source)
 
     def fill(start: int) -> None:
@@ -199,7 +199,7 @@ def _fill(images: np.ndarray, source: Source, threads: int) -> list[Any]:
 
 
 def read(source: Source, index: int, side: int) -> tuple[np.ndarray, Any]:
-    """Return the image of a record, decoded and resized to (side, side, 3) uint8, and its label.
+    """Return the image of a record, decoded and resized to (side, side, 3) uint8, and the label.
 
     Raises:
       InputError: the image cannot be decoded; the message has its index.
@@ -212,7 +212,7 @@ def read(source: Source, index: int, side: int) -> tuple[np.ndarray, Any]:
 
 
 def _square(image: np.ndarray | bytes, side: int) -> np.ndarray:
-    """Decode an image where needed, and resize it to (side, side, 3); shrinking averages."""
+    """Decode an image if necessary, and resize it to (side, side, 3), averaging when it shrinks."""
     if isinstance(image, bytes):
         return open_square(image, side)
     if image.shape[:2] == (side, side):

@@ -1,4 +1,4 @@
-"""Images on their way to the training steps: kept on the devices, or placed ahead of their use."""
+"""Feed images to training steps: keep them on the devices, or place batches ahead of their use."""
 
 import functools
 import itertools
@@ -15,29 +15,32 @@ from jaxparc.training import batches as pipeline
 from jaxparc.training.batches import Decoded, Order, Source
 
 RESIDENT = 1 << 28
-"""Bytes of decoded images that are kept on a device that does not say how much it holds."""
+"""Bytes of decoded images to keep on a device that does not report its memory."""
 
 AHEAD = 2
-"""Calls whose batches are placed on the devices ahead of the current one."""
+"""Number of calls whose batches are placed on the devices ahead of the current one."""
 
-# Splits on the devices, the least recently used one first.
+# Splits on the devices, least recently used first.
 _resident: dict[tuple[Decoded, int | None], dict[str, Array]] = {}
 
 
 def budget() -> int:
-    """Return the bytes on each device that resident splits may take, all of them together."""
+    """Return the bytes that all resident splits together may take on each device."""
     limit = parallel.memory()
     return RESIDENT if limit is None else limit // 8
 
 
 def resident(source: Source, num_classes: int | None) -> dict[str, Array] | None:
-    """Return a split as `crops` takes it, on the devices; None unless decoded and within `budget`.
+    """Place a split on the devices, for `crops`; return None unless it is decoded and fits.
 
-    It stays there for later calls, until others need its place.
+    It stays there for later calls until other splits need the memory (see `budget`).
 
     Args:
         source: images with labels.
         num_classes: as `batches.batches` takes it.
+
+    Returns:
+        `images` (n, r, r, 3) uint8 and `labels` (n, ...), replicated.
     """
     if not isinstance(source, Decoded):
         return None
@@ -61,16 +64,16 @@ def resident_bytes() -> int:
 
 
 def crops(size: int, data: Mapping[str, Array], rows: Mapping[str, Array]) -> dict[str, Array]:
-    """Cut batches out of images that are on the device.
+    """Crop batches from images that are on the device.
 
     Args:
-        size: side of the crops.
+        size: side of the crops, in pixels.
         data: `images` (n, r, r, 3) uint8 and `labels` (n, ...).
-        rows: of `batches.Order`, (..., b) each.
+        rows: the choices of `batches.Order`, (..., b) each.
 
     Returns:
-        `image` (..., b, size, size, 3) uint8, `label` (..., b, ...) and `mask` (..., b). Where a
-        batch is padded, its rows are image 0.
+        `image` (..., b, size, size, 3) uint8, `label` (..., b, ...) and `mask` (..., b) bool.
+        Padded rows hold crops of image 0.
     """
     index = jnp.maximum(rows["index"], 0)
 
@@ -86,22 +89,22 @@ def crops(size: int, data: Mapping[str, Array], rows: Mapping[str, Array]) -> di
 
 @functools.lru_cache(maxsize=32)
 def _compiled_crops(size: int, axis: int) -> Callable[..., dict[str, Array]]:
-    """Apart from the steps, which then are compiled once for data sets of all sizes."""
+    """Compile `crops` separately from the steps, which then need not recompile per data set."""
     cut = functools.partial(crops, size)
     return parallel.data_parallel(cut, (None, axis), out_axes=axis)
 
 
 def placed(data: Any, size: int, axis: int, batch: dict[str, np.ndarray]) -> dict[str, Array]:
-    """Place a batch of `host_batches` on the devices, as training steps take it.
+    """Place a batch of `host_batches` on the devices, in the form that steps take.
 
     Args:
         data: the split, from `resident`.
         size: side of the images, in pixels.
-        axis: of the rows.
-        batch: on the host.
+        axis: axis of the rows.
+        batch: a batch on the host.
 
     Returns:
-        `image`, `label` and `mask`, with (devices, rows) in the place of the rows.
+        `image`, `label` and `mask`, in which (devices, rows) replaces the axis of the rows.
     """
     on_devices = parallel.shard(batch, axis)
     return on_devices if data is None else _compiled_crops(size, axis)(data, on_devices)
@@ -110,14 +113,14 @@ def placed(data: Any, size: int, axis: int, batch: dict[str, np.ndarray]) -> dic
 def host_batches(
     source: Source, data: Any, *, workers: int = 0, num_classes: int | None, **options: Any
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Return this process's part of batches, on the host: images, or rows of `data`.
+    """Return this process's share of batches on the host: images, or choices for `crops`.
 
     Args:
         source: images with labels.
-        data: the split, from `resident`.
+        data: the split, from `resident`; if it is None, batches contain the images.
         workers: as `batches.batches` takes it.
-        num_classes: likewise.
-        options: likewise.
+        num_classes: as `batches.batches` takes it.
+        options: further arguments of `batches.batches`.
     """
     options |= {"share": parallel.share()}
     if data is None:
@@ -137,15 +140,15 @@ def stacks(
     size: int,
     **options: Any,
 ) -> Iterator[list[dict[str, Array]]]:
-    """Return batches as `steps.train_runs` takes them, on the devices ahead of their use.
+    """Return the batches of each call of `steps.train_runs`, placed ahead of their use.
 
     Args:
         source: images with labels.
         data: the split, from `resident`.
-        counts: for each call, the number of its steps.
-        seeds: of order and augmentation; each gives its own batches.
+        counts: number of steps in each call.
+        seeds: seeds of order and augmentation; each has its own batches.
         size: side of the images, in pixels.
-        options: of `host_batches`.
+        options: further arguments of `host_batches`.
     """
 
     def stacked(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:

@@ -1,8 +1,8 @@
-"""A grid of training runs: in one program or one after the other, whichever is faster.
+"""Train a grid of runs, in one program or one after another, whichever is faster.
 
-On a CPU one after the other: there XLA's convolutions are slower with several sets of weights
-(`python -m experiments.speed train`). Elsewhere both are measured for some steps. Rounding differs
-between the two, so what was chosen is recorded, and an interrupted grid keeps to it.
+On a CPU runs are trained one after another, as XLA's convolutions with several sets of weights are
+slower there (`python -m experiments.speed train`). On other devices both ways are timed for some
+steps. Their rounding differs, so the choice is recorded and an interrupted grid keeps to it.
 """
 
 import functools
@@ -27,8 +27,8 @@ from jaxparc.training.steps import Task, Variables
 PLANS = ("auto", "apart", "together")
 PLAN_FILE = "plan.json"
 
-_MEMORY = 0.9  # share of a device that training may fill
-_TRIAL = 4 * loop.STEPS_PER_CALL  # steps of each kind that are measured; the first call compiles
+_MEMORY = 0.9  # share of a device's memory that training may use
+_TRIAL = 4 * loop.STEPS_PER_CALL  # steps to time each way; the first call compiles
 
 
 def fit_grid(
@@ -50,23 +50,23 @@ def fit_grid(
 
     Args:
         task: the network.
-        variables: that all runs start from.
+        variables: the weights that all runs start from.
         source: the training images.
-        points: of the same steps and batch size.
+        points: the grid; all points have the same number of steps and batch size.
         size: side of the images, in pixels.
-        plan: "together" for one program, of as many runs as the devices' memory is estimated to
-            hold; "apart" for one run after the other; "auto" for the faster one.
-        runs_at_once: the number of runs in one program, as recorded of the same grid before; by
-            default as `partial` has recorded it, else as `plan` says.
-        done: numbers of points that are not needed. They are trained only where they share a
-            program with others, whose results would not be the same without them.
-        watch: called with the number of a point and its steps.
+        plan: "together" to train as many runs in one program as the devices' memory is estimated to
+            hold; "apart" for one run after another; "auto" for the faster of the two.
+        runs_at_once: number of runs in one program, if an earlier part of the same grid recorded
+            it; by default the number recorded in `partial`, else the one that `plan` implies.
+        done: indices of points whose results are not needed. They are trained only if they share a
+            program with others, whose results would change without them.
+        watch: called with the index of a point and its steps.
         partial: folder of the plan and of the states of unfinished runs; see `loop.fit_together`.
         mirror: whether training may mirror images left to right.
-        options: of `loop.fit_together`.
+        options: further arguments of `loop.fit_together`.
 
     Yields:
-        The number of each point that is not done, and how its run ended, as soon as it has.
+        The index of each point that is not done, and its result, as soon as its run has ended.
 
     Raises:
         InputError: an unknown plan, runs_at_once below 1, or points of different lengths.
@@ -98,14 +98,14 @@ def fit_grid(
             partial=None if partial is None else partial / _name(group),
         )
         for number in range(start, start + len(group)):
-            fitted = ended.pop(0)  # the devices need not keep it through the next runs
+            fitted = ended.pop(0)  # frees its memory on the devices before the next runs
             if number not in done:
                 yield number, fitted._replace(runs_at_once=runs_at_once)
             del fitted
 
 
 def _recorded(partial: Path | None, identity: dict[str, Any]) -> int | None:
-    """The runs at once that an interrupted grid had chosen; None if it was another or none."""
+    """Return the runs at once recorded by an interrupted run of the same grid, or None."""
     if partial is None:
         return None
     try:
@@ -130,7 +130,7 @@ def _choose(
     points: Sequence[Point],
     size: int,
 ) -> int:
-    """The number of runs in one program."""
+    """Return the number of runs to train in one program."""
     if plan == "apart" or (plan == "auto" and jax.default_backend() == "cpu"):
         return 1
     batch_size = points[0].recipe.batch_size
@@ -143,21 +143,21 @@ def _choose(
     return most if _VMAPPED_IS_FASTER[kind] else 1
 
 
-# What was measured in this process, by all that decides it.
+# Results of the timings in this process, by everything that determines them.
 _VMAPPED_IS_FASTER: dict[Any, bool] = {}
 
 
 def runs_that_fit(task: Task, variables: Variables, *, batch_size: int, size: int) -> int:
-    """Return how many runs a device is estimated to hold at once; at least 1.
+    """Return an estimate of how many runs a device can hold at once; at least 1.
 
-    By the compiler's account of one run: parameters, momentum, gradients and activations. Beside
-    the runs a device holds batches ahead of their use and, whatever it holds now, all the splits
-    that `feed.resident` may place there: validation and test images come between runs.
+    The estimate uses the compiler's figure for one run: parameters, momentum, gradients and
+    activations. It reserves memory for the batches placed ahead of their use, and for all splits
+    that `feed.resident` may place, as validation and test images are added between runs.
 
     Args:
         task: the network.
         variables: its weights.
-        batch_size: of all devices together.
+        batch_size: images per batch, over all devices.
         size: side of the images, in pixels.
     """
     limit = parallel.memory()
@@ -173,14 +173,14 @@ def runs_that_fit(task: Task, variables: Variables, *, batch_size: int, size: in
 def peak_bytes(
     task: Task, variables: Variables, *, batch_size: int, size: int, runs: int = 1
 ) -> int:
-    """Return the memory of runs in one program on a device, by the compiler's account.
+    """Return the compiler's estimate of the bytes that runs in one program need on a device.
 
     Args:
         task: the network.
         variables: its weights.
-        batch_size: of all devices together.
+        batch_size: images per batch, over all devices.
         size: side of the images, in pixels.
-        runs: g.
+        runs: g, the number of runs.
     """
     shape = jax.ShapeDtypeStruct
     state = jax.tree.map(
@@ -206,12 +206,12 @@ def vmapped_is_faster(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> bool:
-    """Return whether all points at once take less time than one of them, times their number.
+    """Return whether training all points in one program is faster than one after another.
 
     Args:
-        fit: `loop.fit_together` without the points; it is called for a few steps of each kind.
-        points: of the grid.
-        clock: in seconds.
+        fit: `loop.fit_together` without the points; it is called for a few steps each way.
+        points: the points of the grid.
+        clock: returns the time in seconds.
     """
     seconds = []
     for group in (points, points[:1]):
@@ -229,7 +229,7 @@ def vmapped_is_faster(
 
 
 def _watch_each(watch: Callable[[int, Steps], None], start: int, done: Steps) -> None:
-    """Report each run of a group, of which `Steps` reports all."""
+    """Report the steps of a group of runs to `watch`, run by run."""
     runs = len(done.metrics["loss"])
     for run in range(runs):
         metrics = {name: values[run : run + 1] for name, values in done.metrics.items()}
@@ -237,5 +237,5 @@ def _watch_each(watch: Callable[[int, Steps], None], start: int, done: Steps) ->
 
 
 def _name(points: Sequence[Point]) -> str:
-    """A folder's name, another one for other points."""
+    """Return a folder name that identifies the points."""
     return f"{zlib.crc32(repr(points).encode()):08x}"

@@ -1,4 +1,4 @@
-"""Metrics of training steps: those that are known, and those still computed on the devices."""
+"""Metrics of training steps, including those that the devices are still computing."""
 
 import collections
 import time
@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-METRICS = ("loss", "accuracy")  # of a step; those of `steps.train_step`
+METRICS = ("loss", "accuracy")  # of each step, as `steps.train_step` returns them
 
 
 class Steps(NamedTuple):
-    """Steps of g runs that are done.
+    """Completed steps of g runs.
 
     Attributes:
-        first: number of the first one.
+        first: number of the first step.
         metrics: `loss`, `accuracy` (in [0, 1]) and `learning_rate`, (g, k) float32 each.
-        images: that the runs were trained on in these steps; 0 for steps before an interruption.
-        seconds: since the previous steps were reported, or since the start.
+        images: number of images in these steps, over all runs; 0 for steps before an interruption.
+        seconds: seconds since the previous report, or since the start.
     """
 
     first: int
@@ -30,8 +30,8 @@ class History:
     """The metrics of all steps of g runs.
 
     Attributes:
-        watch: called with steps as soon as their metrics are known; None for nobody.
-        dispatched: number of steps that were handed to the devices.
+        watch: called with steps as soon as their metrics are known; None to report nothing.
+        dispatched: number of steps that were dispatched to the devices.
         done: number of steps whose metrics are known.
     """
 
@@ -41,12 +41,12 @@ class History:
         images_per_step: int,
         watch: Callable[[Steps], None] | None = None,
     ) -> None:
-        """Start before the first step.
+        """Start with no steps.
 
         Args:
             learning_rates: (g, steps) float32.
-            images_per_step: of all runs together.
-            watch: the attribute.
+            images_per_step: number of images in a step, over all runs.
+            watch: see the attribute.
         """
         self.watch = watch
         self.dispatched = self.done = 0
@@ -57,12 +57,12 @@ class History:
         self._reported = time.monotonic()
 
     def resume(self, metrics: Mapping[str, np.ndarray]) -> None:
-        """Take over the metrics, (g, k) float32 each, of steps before an interruption."""
+        """Restore the metrics, (g, k) float32 each, of the steps before an interruption."""
         self._report(dict(metrics), images=0)
         self.dispatched = self.done
 
     def dispatch(self, count: int, metrics: Mapping[str, Any]) -> None:
-        """Note that `count` steps were handed to the devices, which compute these metrics."""
+        """Record that `count` steps were dispatched to the devices, which compute `metrics`."""
         self._pending.append((count, metrics))
         self.dispatched += count
 
@@ -79,7 +79,7 @@ class History:
         return self.done > 0 and not np.isfinite(last[:, -1]).any()
 
     def metrics(self) -> dict[str, np.ndarray]:
-        """Return what is known, (g, done) float32 each."""
+        """Return the metrics of all completed steps, (g, done) float32 each."""
         return {name: np.concatenate(parts, axis=1) for name, parts in self._known.items()}
 
     def _report(self, metrics: dict[str, np.ndarray], images: int) -> None:

@@ -1,7 +1,7 @@
-"""The loop that trains: feeds compiled steps, watches them, saves on the way and resumes.
+"""The training loop: feed compiled steps, report their metrics, save the state and resume.
 
-The host stays ahead of the devices: it waits for the losses of a step only when the next one has
-been dispatched. Images that fit live on the devices, which crop and mirror them themselves.
+The host stays ahead of the devices: it waits for the losses of a step only after dispatching the
+next one. Images that fit are kept on the devices, which crop and mirror them.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jaxparc.training.program import Point, Program
 from jaxparc.training.steps import Recipe, Task, TrainState, Variables, compiled_eval_step
 
 STEPS_PER_CALL = 10
-"""Training steps in one program, where images live on an accelerator."""
+"""Training steps in one program, if the images are kept on an accelerator."""
 
 
 class DivergedError(OperationError):
@@ -30,13 +30,13 @@ class DivergedError(OperationError):
 
 
 class Fitted(NamedTuple):
-    """A run that has ended.
+    """The result of a run.
 
     Attributes:
-        variables: on the devices.
-        losses: (steps,) float32, of the steps that were done.
-        diverged: the first step whose loss is infinite or NaN, if there is one.
-        seconds: that the run took; runs in one program take an equal share each.
+        variables: the trained variables, on the devices.
+        losses: (steps,) float32, the losses of the completed steps.
+        diverged: the first step whose loss is infinite or NaN; None if there is none.
+        seconds: duration of the run; the time of a program is divided equally among its runs.
         runs_at_once: the largest number of runs in one program of its grid.
     """
 
@@ -58,22 +58,22 @@ def fit(
 ) -> tuple[Variables, np.ndarray]:
     """Train all weights of a network.
 
-    Deterministic: the same arguments give the same weights on one machine, also if the training was
-    interrupted and resumes from `partial`.
+    Training is deterministic: on one machine the same arguments give the same weights, even if the
+    training was interrupted and resumed from `partial`.
 
     Args:
         task: the network.
-        variables: initial ones.
+        variables: initial variables.
         source: the training images.
         recipe: steps, batch size, learning rate.
-        seed: of order, augmentation and dropout.
-        options: of `fit_together`.
+        seed: seed of order, augmentation and dropout.
+        options: further arguments of `fit_together`.
 
     Returns:
         The trained variables, on the devices, and (steps,) float32 losses.
 
     Raises:
-        DivergedError: the loss is infinite or NaN; the remaining steps are not done.
+        DivergedError: the loss became infinite or NaN; the remaining steps are skipped.
         OSError: the state cannot be saved.
     """
     (fitted,) = fit_together(task, variables, source, [Point(recipe, seed)], **options)
@@ -101,27 +101,27 @@ def fit_together(
 
     Args:
         task: the network.
-        variables: that all runs start from.
+        variables: the weights that all runs start from.
         source: the training images.
-        points: of the same steps and batch size.
+        points: the points; all have the same number of steps and batch size.
         size: side of the images, in pixels.
         mirror: whether training may mirror images left to right.
-        workers: processes that decode the images, as `batches.batches` takes it.
-        until: the step before which to stop; by default the recipe's last.
-        watch: called with steps as soon as they are known to be done.
-        partial: folder of the state, which is saved on the way, resumed from, and left there at
-            the end. A damaged state, or one of another network, grid or number of images, is
-            ignored.
-        every: seconds from one save to the next. KeyboardInterrupt, as of SIGTERM, saves at once;
-            so does `until`.
-        per_call: steps in one program; by default `STEPS_PER_CALL` or, where images come from the
-            host and on a CPU, one.
+        workers: number of processes that decode the images, as `batches.batches` takes it.
+        until: number of steps after which to stop; by default all steps of the recipe.
+        watch: called with steps as soon as their metrics are known.
+        partial: folder of the training state, which is saved there during training and resumed
+            from; it is not removed at the end. A damaged state, or one of another network, grid or
+            number of images, is ignored.
+        every: seconds between saves. The state is also saved on KeyboardInterrupt (which SIGTERM
+            raises too), and when `until` is reached.
+        per_call: steps in one program; by default `STEPS_PER_CALL`, but one on a CPU or if images
+            come from the host.
 
     Returns:
-        One for each point. They stop early only when the last of them has diverged.
+        One result per point. The runs stop early only once all of them have diverged.
 
     Raises:
-        ValueError: the points differ in steps or batch size.
+        InputError: the points differ in steps or batch size.
         OSError: the state cannot be saved.
     """
     started = time.monotonic()
@@ -162,8 +162,8 @@ def fit_together(
     with interrupts.Deferral() as interrupt:
         try:
             for count, batches in zip(counts, stacks, strict=True):
-                # The call donates the old state: until it returned the new one, an interrupt
-                # waits. The first call compiles, which can take long, and has nothing to lose.
+                # The call donates the old state, so interrupts are deferred until it has returned
+                # the new one; except in the first call, which compiles and has no progress to lose.
                 with interrupt.deferred(history.dispatched > start):
                     state, metrics = program(state, batches, history.dispatched, count)
                     history.dispatch(count, metrics)
@@ -176,7 +176,7 @@ def fit_together(
             history.wait()
         except KeyboardInterrupt:
             interrupts.busy()
-            if history.dispatched > start and not _is_donated(state):
+            if history.dispatched > start and not _is_consumed(state):
                 history.watch = None
                 save(state)
             raise
@@ -191,14 +191,15 @@ def fit_together(
 
 
 def _calls(count: int, per_call: int) -> list[int]:
-    """Divide steps over calls. What does not fill one is called step by step: that compiles two
-    programs, whatever the number of steps.
+    """Return the number of steps in each call.
+
+    The remainder is called step by step, so that at most two programs are compiled.
     """
     return [per_call] * (count // per_call) + [1] * (count % per_call)
 
 
-def _is_donated(state: TrainState) -> bool:
-    """Whether a call that raised has taken the state away."""
+def _is_consumed(state: TrainState) -> bool:
+    """Return whether a call that raised an error has consumed the state."""
     return any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
@@ -215,16 +216,16 @@ def accuracy(
     size: int,
     batch_size: int,
 ) -> float:
-    """Return the percentage of the images that are classified correctly.
+    """Return the percentage of all images that are classified correctly.
 
-    Of all of them: the last batch counts by its images.
+    The padding of the last batch does not count.
 
     Args:
         task: the network.
         variables: its weights.
         source: images with labels.
         size: side of the images, in pixels.
-        batch_size: of all devices together.
+        batch_size: images per batch, over all devices.
     """
     step = compiled_eval_step(task)
     data = feed.resident(source, task.classes)

@@ -1,6 +1,6 @@
-"""Runs of one network side by side in one compiled program: all that knows of their axis.
+"""Train several runs of one network in one compiled program.
 
-The state, the metrics and the rates of g runs have a leading axis of g, also where g is 1.
+The state, the metrics and the rates of g runs have a leading axis of size g, even if g is 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from jaxparc.training.steps import Recipe, Task, TrainState, Variables
 
 
 class Point(NamedTuple):
-    """A point of a grid: what tells one run of a network from the others.
+    """A point of a grid: the settings that distinguish one run of a network from the others.
 
     Attributes:
-        recipe: how the network is trained.
-        seed: of order, augmentation and dropout.
+        recipe: hyperparameters of the run.
+        seed: seed of order, augmentation and dropout.
     """
 
     recipe: Recipe
@@ -30,14 +30,14 @@ class Point(NamedTuple):
 
 
 class Program:
-    """A network's training at g points of a grid.
+    """The training of a network at g points of a grid.
 
     Attributes:
-        runs: g.
-        steps: of every run.
-        batch_size: of every run, on all devices together.
+        runs: g, the number of runs.
+        steps: number of steps of every run.
+        batch_size: images per batch of every run, over all devices.
         learning_rates: (g, steps) float32.
-        seeds: of the batches: one if the runs share them, else g.
+        seeds: seeds of the batches: one if the runs share their batches, else g.
 
     Raises:
         InputError: the points differ in steps or batch size.
@@ -47,7 +47,7 @@ class Program:
         shapes = {(point.recipe.steps, point.recipe.batch_size) for point in points}
         if len(shapes) != 1:
             raise InputError(
-                f"points of a grid have (steps, batch size) {sorted(shapes)}; expected one of them"
+                f"points of a grid have (steps, batch size) {sorted(shapes)}; expected one pair"
             )
         ((self.steps, self.batch_size),) = shapes
         self.runs = len(points)
@@ -63,7 +63,7 @@ class Program:
         """Return the state before the first step, (g, ...), on the host.
 
         Args:
-            variables: that all runs start from.
+            variables: the weights that all runs start from.
         """
         state = steps.new_state(self._task, variables)
         return jax.tree.map(
@@ -73,13 +73,13 @@ class Program:
     def __call__(
         self, state: TrainState, batches: Sequence[Mapping[str, Array]], first: int, count: int
     ) -> tuple[TrainState, dict[str, Array]]:
-        """Dispatch some steps of all runs; returns before they are done.
+        """Dispatch some steps of all runs, and return before they are done.
 
         Args:
             state: (g, ...), on the devices; donated.
-            batches: of `count` steps, one for each of `seeds`.
+            batches: one stack of `count` batches for each of `seeds`.
             first: number of the first step.
-            count: k.
+            count: k, the number of steps.
 
         Returns:
             The next state, (g, ...), and the metrics of `steps.train_step`, (g, k) float32 each.

@@ -1,4 +1,4 @@
-"""The state of an unfinished training on disk, from which it resumes as if never interrupted."""
+"""Save the state of an unfinished training, and resume it as if it had not been interrupted."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from jaxparc.training.steps import Task, TrainState
 def fingerprint(
     task: Task, points: Sequence[Point], *, size: int, mirror: bool, images: int
 ) -> dict[str, Any]:
-    """Return what tells a training from others, as JSON returns it.
+    """Return the settings that identify a training, as values that survive a JSON round trip.
 
     Args:
         task: the network.
-        points: of the grid.
+        points: points of the grid.
         size: side of the images, in pixels.
-        mirror: whether images are mirrored.
-        images: their number.
+        mirror: whether training may mirror images.
+        images: number of training images.
     """
     return {
         "task": repr(task),
@@ -40,13 +40,13 @@ def save(
     state: TrainState,
     metrics: Mapping[str, np.ndarray],
 ) -> None:
-    """Save a state; of several processes, the first one does.
+    """Save a state; of several processes, only the first one does.
 
     Args:
-        folder: replaced, if it is there.
+        folder: folder to write; replaced if it exists.
         identity: the training's `fingerprint`.
-        state: of g runs, (g, ...).
-        metrics: of all steps up to this state, (g, steps) float32 each.
+        state: the state of g runs, (g, ...).
+        metrics: metrics of all steps up to this state, (g, steps) float32 each.
 
     Raises:
         OSError: the folder cannot be written.
@@ -63,12 +63,16 @@ def save(
 def restore(
     folder: Path, identity: Mapping[str, Any], initial: TrainState
 ) -> tuple[TrainState, dict[str, np.ndarray]] | None:
-    """Return a saved state and its metrics; None without one of this training that is intact.
+    """Return the saved state of a training and its metrics.
 
     Args:
-        folder: that `save` wrote.
+        folder: folder that `save` wrote.
         identity: the training's `fingerprint`.
         initial: a state of the same structure.
+
+    Returns:
+        The state and the metrics, (g, steps) float32 each; None if the state is missing, damaged or
+        belongs to another training.
     """
     try:
         arrays, metadata = checkpoints.restore(folder)

@@ -1,8 +1,8 @@
 """Training and full fine-tuning as pure steps; `loop` feeds them.
 
-SGD with momentum, linear warm-up and cosine decay; all weights are trained. The step functions are
-undecorated and see one device's share of a batch; `parallel` runs them on all devices. Parameters,
-momentum and statistics are float32, whatever the network computes in (its module's `dtype`).
+All weights are trained by SGD with momentum, linear warm-up and cosine decay. The step functions
+are undecorated and receive one device's share of a batch; `parallel` runs them on all devices.
+Parameters, momentum and statistics are float32, whatever dtype the network computes in.
 """
 
 import dataclasses
@@ -27,11 +27,13 @@ class Recipe:
     """Hyperparameters of one training run.
 
     Attributes:
-        steps: number of batches, over as many epochs as that takes.
-        batch_size: of all devices together, so that results do not depend on their number.
-        learning_rate: at the end of the warm-up.
-        warmup: share of all steps over which the learning rate grows linearly from 0.
-        weight_decay: of convolution and linear weights; none of batch norm and biases.
+        steps: number of batches, over as many epochs as needed.
+        batch_size: images per batch, over all devices, so that results do not depend on their
+            number.
+        learning_rate: peak learning rate, at the end of the warm-up.
+        warmup: share of the steps during which the learning rate grows linearly from 0, in [0, 1].
+        weight_decay: weight decay of convolution and linear kernels; batch norm and biases have
+            none.
     """
 
     steps: int
@@ -58,7 +60,7 @@ class Recipe:
 )
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a training step updates: one pytree, replicated on every device."""
+    """The state that a training step updates: one pytree, replicated on every device."""
 
     step: Array | np.ndarray
     variables: Variables
@@ -66,14 +68,14 @@ class TrainState:
 
 
 class Task(NamedTuple):
-    """A network and the meaning of its outputs: all that a step is compiled for. Hashable.
+    """A network and the meaning of its outputs: the static arguments of a step. Hashable.
 
     Attributes:
         module: the Linen module.
-        mean: per channel, of images in [0, 1].
-        std: per channel.
-        multi_label: sigmoid instead of softmax.
-        momentum: of SGD.
+        mean: mean of each channel, for images in [0, 1].
+        std: standard deviation of each channel, for images in [0, 1].
+        multi_label: whether an image may have several classes (sigmoid instead of softmax).
+        momentum: momentum of SGD.
     """
 
     module: Any
@@ -84,7 +86,7 @@ class Task(NamedTuple):
 
     @property
     def classes(self) -> int | None:
-        """The number of classes where an image may have several; None where it has one."""
+        """The number of classes if an image may have several; None if it has one."""
         return self.module.num_classes if self.multi_label else None
 
 
@@ -105,8 +107,8 @@ class Rates(NamedTuple):
     """Hyperparameters as arguments of a step, so that every grid point runs the same program.
 
     Attributes:
-        learning: () float32, or (k,) of k steps.
-        decay: likewise, the weight decay.
+        learning: learning rate, () float32, or (k,) for k steps.
+        decay: weight decay, () float32, or (k,) for k steps.
     """
 
     learning: Array | np.ndarray
@@ -122,14 +124,14 @@ def optimizer(task: Task, weight_decay: Any = 0.0) -> optax.GradientTransformati
 
 
 def _decays(params: Any) -> Any:
-    """Mask of the leaves that weight decay applies to: the kernels."""
+    """Return a mask of the leaves that weight decay applies to: the kernels."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def new_state(task: Task, variables: Variables) -> TrainState:
     """Return the state before the first step."""
     shapes = jax.eval_shape(optimizer(task).init, variables["params"])
-    # On the host, where zeros of yet another shape compile nothing.
+    # Created on the host, where zeros of a new shape need no compilation.
     momentum = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     return TrainState(np.zeros((), np.int32), variables, momentum)
 
@@ -140,15 +142,15 @@ def train_step(
     """Take one step of SGD on one device's share of a batch.
 
     Args:
-        task: what is trained.
+        task: the network.
         state: the same on every device.
         batch: `image` (b, h, w, 3) uint8, `label` (b,) or (b, c), `mask` (b,) bool.
-        rates: of this step.
-        key: of the whole run; step and device are folded in.
+        rates: hyperparameters of this step, () each.
+        key: key of the whole run; step and device are folded in.
 
     Returns:
-        The next state and, over the real rows of all devices, () float32 each, the mean `loss` and
-        the `accuracy`, in [0, 1].
+        The next state, and the mean `loss` and the `accuracy`, in [0, 1], () float32 each, over the
+        rows of all devices that are not padding.
     """
     key = jax.random.fold_in(key, state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
@@ -171,7 +173,7 @@ def train_step(
     (loss, (logits, updated)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
     accuracy = _correct(task, logits, batch).sum() / count
     loss, accuracy, gradients = jax.lax.psum((loss, accuracy, gradients), parallel.AXIS)
-    # With batch norm per device their statistics differ, and count by the rows they are of.
+    # With batch norm per device, statistics differ between devices and are weighted by their rows.
     updated = jax.lax.psum(jax.tree.map(lambda x: rows / count * x, updated), parallel.AXIS)
     updates, momentum = optimizer(task, rates.decay).update(gradients, state.momentum, params)
     params = jax.tree.map(lambda p, u: p - rates.learning * u, params, updates)
@@ -185,14 +187,14 @@ def train_steps(
     """Take several steps in one program.
 
     Args:
-        task: what is trained.
+        task: the network.
         state: the same on every device.
-        batches: (k, b, ...), of k steps.
-        rates: (k,).
-        key: of the whole run.
+        batches: the batches of k steps, (k, b, ...).
+        rates: (k,) each.
+        key: key of the whole run.
 
     Returns:
-        The state after them and the metrics of `train_step`, (k,) each.
+        The state after the last step and the metrics of `train_step`, (k,) each.
     """
 
     def one(state: TrainState, given: tuple[Any, Rates]) -> tuple[TrainState, dict[str, Array]]:
@@ -202,7 +204,7 @@ def train_steps(
     given = batches, rates
     if len(rates.learning) > 1:
         return jax.lax.scan(one, state, given)
-    # One step needs no loop, in which XLA's convolutions are up to twenty times slower on a CPU.
+    # No loop for one step: on a CPU, XLA's convolutions are up to twenty times slower in loops.
     state, metrics = one(state, jax.tree.map(lambda x: x[0], given))
     return state, jax.tree.map(lambda x: x[None], metrics)
 
@@ -214,19 +216,19 @@ def train_runs(
     rates: Rates,
     keys: Array,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Take the steps of g runs side by side.
+    """Take the steps of g runs in parallel.
 
     Args:
-        task: what is trained.
+        task: the network.
         states: (g, ...).
-        batches: one for each run, or a single one that all share.
-        rates: (g, k).
-        keys: (g,).
+        batches: the batches of k steps, (k, b, ...), for each run, or for all runs if only one.
+        rates: (g, k) each.
+        keys: (g,), the keys of the runs.
 
     Returns:
         The states and metrics of `train_steps`, (g, ...).
     """
-    if len(keys) == 1:  # not mapped: even over one run, XLA's convolutions would be slower
+    if len(keys) == 1:  # no vmap: even with a single run it makes XLA's convolutions slower
         state, rate, key = jax.tree.map(lambda x: x[0], (states, rates, keys))
         ended = train_steps(task, state, batches[0], rate, key)
         return jax.tree.map(lambda x: x[None], ended)
@@ -237,9 +239,9 @@ def train_runs(
 
 
 def _correct(task: Task, logits: Array, batch: Mapping[str, Array]) -> Array:
-    """Return per row, (b,) float32, whether it is classified correctly; 0 where padded.
+    """Return whether each row is classified correctly, (b,) float32; 0 where padded.
 
-    Multi-label: an image counts by its share of correct labels (logit > 0 where it is 1).
+    Multi-label: the share of an image's labels that are predicted correctly (logit > 0 for 1).
     """
     if task.multi_label:
         right = jnp.mean(((logits > 0) == (batch["label"] > 0)).astype(jnp.float32), axis=-1)
@@ -249,26 +251,26 @@ def _correct(task: Task, logits: Array, batch: Mapping[str, Array]) -> Array:
 
 
 def eval_step(task: Task, variables: Variables, batch: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Return sums over the real rows of all devices: correct rows and rows, () float32 each."""
+    """Return the number of correct rows and of rows, without padding, () float32 each."""
     images = layers.normalise(batch["image"], task.mean, task.std)
     logits, _ = task.module.apply(variables, images)
     sums = _correct(task, logits, batch).sum(), batch["mask"].sum(dtype=jnp.float32)
     return jax.lax.psum(sums, parallel.AXIS)
 
 
-# Compiled once per task and shape of the batches. The state is donated.
+# The steps below are compiled once per task and shape of the batches. The state is donated.
 
 
 @functools.lru_cache(maxsize=32)
 def compiled_train_runs(task: Task) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """Return `train_runs` over all devices; batches are sharded along axis 1."""
+    """Return `train_runs` compiled for all devices, with batches sharded along axis 1."""
     run = functools.partial(train_runs, task)
     return parallel.data_parallel(run, (None, 1, None, None), donate=(0,))
 
 
 @functools.lru_cache(maxsize=32)
 def compiled_eval_step(task: Task) -> Callable[..., tuple[Array, Array]]:
-    """Return `eval_step` over all devices; batches are sharded along axis 0."""
+    """Return `eval_step` compiled for all devices, with batches sharded along axis 0."""
     return parallel.data_parallel(functools.partial(eval_step, task), (None, 0))
 
 
@@ -279,17 +281,23 @@ def _compiled_init(module: Any, size: int) -> Callable[[Array], Variables]:
 
 
 def initial(module: Any, size: int, seed: int) -> Variables:
-    """Return randomly initialised variables of a network for images of a size, on the host."""
+    """Return randomly initialised variables of a network, on the host.
+
+    Args:
+        module: the network.
+        size: side of the images, in pixels.
+        seed: seed of the initialisation.
+    """
     return jax.device_get(dict(_compiled_init(module, size)(jax.random.key(seed))))
 
 
 def with_new_head(variables: Variables, num_classes: int, seed: int) -> Variables:
-    """Return the same weights with a freshly initialised last linear layer.
+    """Return variables with a newly initialised last linear layer.
 
     Args:
-        variables: of any network of `models`.
-        num_classes: c of the new head.
-        seed: of its initialisation.
+        variables: the variables of a network of `models`.
+        num_classes: c, the number of classes of the new head.
+        seed: seed of the head's initialisation.
     """
     kernel = variables["params"]["head"]["kernel"]
     head = models.new_head(jax.random.key(seed), kernel.shape[0], num_classes)

@@ -1,1 +1,1 @@
-"""Units of work: checked, made, resumed and recorded, in this process or on a Ray cluster."""
+"""Run units of work, resumable and recorded, in this process or on a Ray cluster."""

@@ -1,18 +1,18 @@
-"""Compiled programs that outlive a process."""
+"""Persistent cache of compiled programs."""
 
 import os
 import warnings
 
 
 def cache_compilations() -> None:
-    """Keep compiled programs on disk, so that a resumed run or another worker compiles nothing.
+    """Cache compiled programs on disk, so that resumed runs and other workers need not recompile.
 
-    They go to JAX_COMPILATION_CACHE_DIR, by default ~/.cache/jaxparc/compiled.
+    The cache is in JAX_COMPILATION_CACHE_DIR, by default ~/.cache/jaxparc/compiled.
     """
     import jax
 
     folder = os.path.expanduser("~/.cache/jaxparc/compiled")
-    # There may be no home, neither in the environment nor of the user.
+    # A user may have no home directory, in which case ~ is not expanded.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and folder[0] != "~":
         jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -1,4 +1,4 @@
-"""What makes units: this process, or a Ray cluster whose machines see the same files."""
+"""Execute units in this process, or on a Ray cluster whose machines share the same files."""
 
 import functools
 import os
@@ -12,8 +12,8 @@ from jaxparc.units.compilation import cache_compilations
 from jaxparc.units.progress import Progress
 from jaxparc.units.unit import FatalError, Made, Unit, is_done, make
 
-RETRIES = 3  # of a unit whose machine is lost
-_PASSED_ON = ("JAX_", "TFDS_", "XLA_")  # prefixes of environment variables that workers inherit
+RETRIES = 3  # attempts after the first for a unit whose machine is lost
+_INHERITED = ("JAX_", "TFDS_", "XLA_")  # prefixes of environment variables that workers inherit
 
 Listing: TypeAlias = Callable[[], Sequence[Unit]]
 Executor: TypeAlias = Callable[
@@ -28,9 +28,9 @@ def locally(
 
     Args:
         todo: the units.
-        listing: not needed.
-        progress: shows the current unit.
-        num_gpus: not needed.
+        listing: ignored.
+        progress: display of the current unit.
+        num_gpus: ignored.
 
     Yields:
         The outcome of each unit.
@@ -47,19 +47,19 @@ def locally(
 def on_ray(
     todo: Sequence[Unit], listing: Listing | None, progress: Progress, num_gpus: float | None
 ) -> Iterator[Made]:
-    """Make units on a Ray cluster, where there is room for them.
+    """Make units on a Ray cluster, as resources become free.
 
-    A unit whose machine is lost is made on another one; a unit that another worker has made in the
-    meantime is left as it is. Workers run in the folder that this process runs in.
+    A unit whose machine is lost is retried on another one; a unit that another worker has made in
+    the meantime is kept. Workers run in the working directory of this process.
 
     Args:
         todo: the units.
-        listing: lists them in a worker; picklable.
-        progress: shows how many are left.
-        num_gpus: GPUs reserved for each; None for one if the cluster has any.
+        listing: lists the same units in a worker; it must be picklable.
+        progress: display of how many units are left.
+        num_gpus: GPUs reserved for each unit; None for one if the cluster has any.
 
     Yields:
-        The outcome of each unit, as it ends.
+        The outcome of each unit, in order of completion.
 
     Raises:
         OperationError: Ray is not installed.
@@ -72,14 +72,14 @@ def on_ray(
     if not todo:
         return
     if not ray.is_initialized():
-        passed = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
+        passed = {k: v for k, v in os.environ.items() if k.startswith(_INHERITED)}
         ray.init(log_to_driver=False, runtime_env={"env_vars": passed})
     if num_gpus is None:
         num_gpus = 1 if ray.cluster_resources().get("GPU") else 0
     task: Any = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=RETRIES)(_make)
     folder, pickled = os.getcwd(), pickle.dumps(listing)
     tasks: dict[str, Any] = {}
-    for unit in todo:  # Ray starts a task when those among its arguments have ended
+    for unit in todo:  # Ray starts a task once the tasks among its arguments have ended
         before = [tasks[unit.after]] if unit.after in tasks else []
         tasks[unit.name] = task.remote(folder, pickled, unit.name, *before)
     waiting = {tasks[unit.name]: unit for unit in todo}
@@ -97,7 +97,7 @@ def on_ray(
 
 
 def _make(folder: str, listing: bytes, name: str, *before: Made) -> Made:
-    """Make a unit in a worker, unless it is done."""
+    """Make a unit in a worker, unless it is already done."""
     del before
     os.chdir(folder)
     cache_compilations()
@@ -107,7 +107,7 @@ def _make(folder: str, listing: bytes, name: str, *before: Made) -> Made:
 
 @functools.lru_cache(maxsize=1)
 def _listed(listing: bytes) -> dict[str, Unit]:
-    """Return units by name; a worker makes many of the same listing."""
+    """Return units by name, cached because a worker makes many units of one listing."""
     return {unit.name: unit for unit in pickle.loads(listing)()}
 
 

@@ -1,6 +1,6 @@
-"""How units of work are run, and the command-line options that say so.
+"""Settings of how units of work are run, and their command-line options.
 
-Imports nothing heavy: command lines are parsed before anything else is loaded.
+This module imports nothing heavy, as command lines are parsed before anything else is loaded.
 """
 
 import argparse
@@ -12,11 +12,11 @@ EXECUTORS = ("local", "ray")  # the keys of `executors.EXECUTORS`
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How units are run.
+    """Settings of how units are run.
 
     Attributes:
-        executor: what makes units, one of `EXECUTORS`.
-        num_gpus: GPUs that Ray reserves for a unit; None for one if the cluster has any.
+        executor: where units are run, one of `EXECUTORS`.
+        num_gpus: GPUs that Ray reserves for each unit; None for one if the cluster has any.
         shard: (i, n) for the i-th of n parts of the units, i from 1.
         allow_missing: whether to skip units that lack data or weights.
     """
@@ -53,7 +53,7 @@ def add_shard(parser: argparse.ArgumentParser) -> None:
         type=parse_shard,
         default=(1, 1),
         metavar="I/N",
-        help="run part I of N, I from 1; for the jobs of an array",
+        help="run only part I of N, I from 1, as in a job array",
     )
 
 
@@ -61,7 +61,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """Parse I/N.
 
     Raises:
-        argparse.ArgumentTypeError: not two integers, or not 1 <= I <= N.
+        argparse.ArgumentTypeError: `text` is not two integers with 1 <= I <= N.
     """
     if not re.fullmatch(r"\d+/\d+", text):
         raise argparse.ArgumentTypeError(f"expected I/N, such as 1/8, got {text!r}")

@@ -1,4 +1,4 @@
-"""Progress of units, live on a terminal or as lines of a log."""
+"""Show the progress of units, live on a terminal or as lines of a log."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jaxparc import printing
 
 
 def say(line: str) -> None:
-    """Print one line, without breaking a live display."""
+    """Print one line without disturbing a live display."""
     _CONSOLE.print(printing.lines(line), highlight=False, soft_wrap=True, markup=False)
 
 
@@ -20,13 +20,13 @@ _CONSOLE = Console()
 
 
 class Progress:
-    """Units done of all, the current one, images per second and time left.
+    """A display of the units done, the current one, images per second and the time left.
 
-    Live on a terminal; elsewhere one line for each unit, so that a log stays readable.
+    It is live on a terminal; elsewhere it prints one line per unit, so that logs stay readable.
 
     Args:
-        title: of the set of units.
-        total: their number.
+        title: title of the set of units.
+        total: number of units.
     """
 
     def __init__(self, title: str, total: int) -> None:
@@ -38,7 +38,7 @@ class Progress:
             rich.progress.BarColumn(bar_width=10),
             rich.progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
             rich.progress.TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
-            # This column is truncated where the terminal is narrow.
+            # This column is truncated on a narrow terminal.
             rich.progress.TextColumn(
                 "{task.fields[unit]}",
                 table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
@@ -60,28 +60,28 @@ class Progress:
     def keep(self) -> None:
         """Count a unit that is already done."""
         self._done += 1
-        self._started = time.monotonic()  # the time left is that of units to make
+        self._started = time.monotonic()  # units that are already done take no time
         self._show()
 
     def leave_out(self, count: int) -> None:
-        """Do not expect so many of the units."""
+        """Reduce the expected number of units by `count`."""
         self._total -= count
         self._show()
 
     def start(self, name: str) -> None:
-        """Show what begins."""
+        """Show that a unit, or a check of one, has started."""
         self._unit, self._images, self._unit_started = name, 0, time.monotonic()
         self._show()
 
     def images(self, count: int) -> None:
-        """Count so many more images of the current unit."""
+        """Count `count` more images of the current unit."""
         self._images += count
         self._show()
 
     def finish(
         self, name: str, seconds: float, error: str | None, notes: Sequence[str] = ()
     ) -> None:
-        """Count a unit that is made, or has failed with an error; print notes on it."""
+        """Count a unit that was made, or that failed with an error, and print its notes."""
         self._done += 1
         self._made += 1
         self._show()

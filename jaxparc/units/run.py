@@ -1,7 +1,7 @@
-"""Units of work, run: resumed, shown, recorded; one failure does not stop the rest.
+"""Run units of work: skip those that are done, show progress, and record failures.
 
-What is done is kept. A unit that fails is recorded in failures/ and the others go on; an error that
-would fail them all (disk full, no permission) ends the run.
+Finished units are kept. A unit that fails is recorded in failures/ and the others continue; an
+error that would make every unit fail (disk full, no permission) ends the run.
 """
 
 import json
@@ -16,14 +16,14 @@ from jaxparc.units.options import LOCAL, Execution
 from jaxparc.units.progress import Progress, say
 from jaxparc.units.unit import FatalError, Unit, is_done
 
-NAMES = "NAMES"  # in the value of `Unit.lacks`, stands for its keys
+NAMES = "NAMES"  # placeholder, in a value of `Unit.lacks`, for the keys with that value
 
 
 def of_shard(units: Sequence[Unit], shard: tuple[int, int]) -> list[Unit]:
-    """Return the i-th of n parts of the units, groups kept whole.
+    """Return the i-th of n parts of the units, without splitting groups.
 
     Args:
-        units: all of them; their order decides which part they are in.
+        units: all units; their order determines which part they belong to.
         shard: (i, n), i from 1.
     """
     i, n = shard
@@ -44,20 +44,22 @@ def run_units(
     """Make the units that are not done yet, with live progress.
 
     Args:
-        title: of this set of units: shown, and the name of the record of failures.
-        units: in this order.
-        folder: failures are recorded in its failures/, which is removed when there are none.
-        execution: how; with a shard, of its part of the units alone.
-        listing: lists the same units in another process, which finds one by its name; it must be
-            picklable. Without it, units are made in this process whatever the executor.
-        noun: what a unit is called in messages.
+        title: title of this set of units, shown and used to name the record of failures.
+        units: the units, in order of execution.
+        folder: failures are recorded in failures/TITLE.json in this folder; an earlier record is
+            removed first.
+        execution: how to run the units; with a shard, only its part of the units is run.
+        listing: lists the same units in another process, where they are found by name; it must be
+            picklable. Without it, units are made in this process, whatever the executor.
+        noun: word for a unit in messages.
 
     Returns:
         Name of each unit that failed -> the error, in one line.
 
     Raises:
-        OperationError: nothing can be written, or units lack something and that is not allowed.
-        KeyboardInterrupt: interrupted; the message says how many units are done.
+        OperationError: nothing can be written, or units lack prerequisites and `allow_missing` is
+            false.
+        KeyboardInterrupt: the run was interrupted; the message has the number of finished units.
     """
     units = of_shard(units, execution.shard)
     i, n = execution.shard
@@ -108,7 +110,7 @@ def _kept(kept: int, total: int, noun: str) -> str:
 
 
 def missing(units: Sequence[Unit], noun: str = "unit") -> str:
-    """Say what units lack, grouped by the command that provides it."""
+    """Return a message that lists what units lack, grouped by the command that provides it."""
     ways: dict[str, dict[str, None]] = {}
     for unit in units:
         for what, way in unit.lacks.items():
@@ -116,4 +118,4 @@ def missing(units: Sequence[Unit], noun: str = "unit") -> str:
     lines = [f"  {way.replace(NAMES, ' '.join(whats))}" for way, whats in ways.items()]
     need = "needs" if len(units) == 1 else "need"
     count = printing.count(len(units), noun)
-    return f"{count} {need} what is not on this machine:\n" + "\n".join(lines)
+    return f"{count} {need} files that are not on this machine:\n" + "\n".join(lines)

@@ -1,8 +1,7 @@
-"""A unit of work: what it makes, whether that is done, and making it.
+"""A unit of work, which makes one file or folder.
 
-A unit makes one file or folder that says in itself which unit it is of. It is done when that is
-there, undamaged, and of this unit; it is then not made again. Anything else found in its place is
-moved aside.
+The file or folder records the name of its unit. A unit is done if its file exists, is undamaged and
+records the unit's name; it is then not made again. Anything else in its place is moved aside.
 """
 
 import dataclasses
@@ -17,24 +16,24 @@ from jaxparc import files, interrupts, printing
 from jaxparc.errors import InputError, OperationError
 from jaxparc.units.progress import say
 
-# Errors of the file system that is written to, which would fail every other unit as well.
+# Errors of the file system written to, which would make every other unit fail as well.
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """One thing to make.
+    """One unit of work.
 
     Attributes:
-        name: unique among the units of a run; recorded in what the unit makes.
-        path: of the file or folder that it makes.
-        check: reads what is at `path`, given `path` and `name`; raises FileNotFoundError if it is
-            still to be made, and DamagedFileError if it is damaged or of another unit.
-        make: makes it. Calls its argument with numbers of images as it processes them; returns
-            notes for the user, one line each, or None.
-        lacks: prerequisite that is missing -> the command that provides it.
-        after: name of the unit that must be done first, if there is one.
-        group: units of one group go to the same shard; by default each is a group of its own.
+        name: unique among the units of a run; recorded in the file that the unit makes.
+        path: path of the file or folder that it makes.
+        check: called with `path` and `name`; raises FileNotFoundError if the file is yet to be
+            made, and DamagedFileError if it is damaged or belongs to another unit.
+        make: makes the file. It is called with a function that it must call with the number of
+            images as it processes them; it returns notes for the user, one line each, or None.
+        lacks: missing prerequisite -> the command that provides it.
+        after: name of the unit that must be done first; "" for none.
+        group: units of one group belong to the same shard; by default each is its own group.
     """
 
     name: str
@@ -50,11 +49,11 @@ class Made(NamedTuple):
     """The outcome of one unit.
 
     Attributes:
-        name: of the unit.
-        seconds: that it took.
+        name: name of the unit.
+        seconds: time that it took.
         error: why it failed, in one line; None if it succeeded.
-        traceback: of the error.
-        notes: what `Unit.make` returned.
+        traceback: traceback of the error; "" if it succeeded.
+        notes: the notes that `Unit.make` returned.
     """
 
     name: str
@@ -65,11 +64,11 @@ class Made(NamedTuple):
 
 
 class FatalError(OperationError):
-    """An error that would fail every unit; the message says what cannot be written."""
+    """An error that would make every unit fail; the message names what cannot be written."""
 
 
 def is_done(unit: Unit) -> bool:
-    """Return whether a unit is done; move a damaged or foreign file in its place aside."""
+    """Return whether a unit is done, moving aside any damaged or foreign file in its place."""
     try:
         unit.check(unit.path, unit.name)
     except FileNotFoundError:
@@ -77,7 +76,7 @@ def is_done(unit: Unit) -> bool:
     except files.DamagedFileError as error:
         aside = _unused(unit.path.with_name(f"{unit.path.name}.damaged"))
         unit.path.rename(aside)
-        say(f"{error}; moved to {aside.name}, made again")
+        say(f"{error}; moved to {aside.name} and recreated")
         return False
     return True
 
@@ -95,13 +94,13 @@ def make(unit: Unit, on_images: Callable[[int], None]) -> Made:
 
     Raises:
         FatalError: nothing can be written.
-        KeyboardInterrupt: the process was interrupted, whatever a library made of that.
+        KeyboardInterrupt: the process was interrupted, even if a library raised another error.
     """
     started = time.monotonic()
     try:
         notes = tuple(unit.make(on_images) or ())
         unit.check(unit.path, unit.name)
-    except Exception as error:  # whatever it is, the other units go on
+    except Exception as error:  # no error may stop the other units
         if isinstance(error, OSError) and error.errno in FATAL:
             raise FatalError(
                 f"cannot write {error.filename or unit.path}: {error.strerror}"
@@ -109,7 +108,7 @@ def make(unit: Unit, on_images: Callable[[int], None]) -> Made:
         if interrupts.came():
             raise KeyboardInterrupt from error
         text = printing.line(error)
-        if not isinstance(error, InputError | OperationError):  # whose message says it all
+        if not isinstance(error, InputError | OperationError):  # their messages need no type
             text = f"{type(error).__name__}: {text}"
         trace = "".join(traceback.format_exception(error))
         return Made(unit.name, time.monotonic() - started, text, trace)
@@ -120,12 +119,12 @@ def read_result(path: Path, name: str) -> dict[str, Any]:
     """Read the sealed file of a unit.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFileError: it is damaged, or of another unit.
+        FileNotFoundError: the file does not exist.
+        DamagedFileError: the file is damaged, or belongs to another unit.
     """
     content = files.read_sealed(path)
     if not isinstance(content, dict) or content.get("unit") != name:
-        raise files.DamagedFileError(f"{path} is not of the unit {name!r}")
+        raise files.DamagedFileError(f"{path} does not belong to the unit {name!r}")
     return content
 
 

@@ -164,7 +164,7 @@ def test_a_reference_in_the_folder_may_lack_what_others_have(tmp_path, capsys):
     words = ("--methods", "nce", "nce+l", "rsa", "--models", str(tmp_path / "models.csv"))
     assert score(bank, *words, "--reference", str(bank / "target.npy")) == 0
     err = capsys.readouterr().err
-    assert "note: model 'target' is the reference, and left out by rsa\n" in err
+    assert "note: model 'target' is the reference, and not scored by rsa\n" in err
     assert "note: nce+l is NaN for target, without probs or layers\n" in err
     found = table(bank)
     assert np.isnan(list(found.pop("target").values())).all()
@@ -204,7 +204,7 @@ def test_the_reference_is_left_out_by_what_compares_with_it_alone(place, tmp_pat
     if place == "outside":
         assert (list(found), err) == (["b", "c"], "")
         return
-    assert err == "note: model 'a' is the reference, and left out by rsa, rsa+l\n"
+    assert err == "note: model 'a' is the reference, and not scored by rsa, rsa+l\n"
     assert np.isnan([found["a"]["rsa"], found["a"]["rsa+l"]]).all()
     assert np.isfinite(found["a"]["nce"])
 
@@ -331,7 +331,7 @@ BROKEN = {
     "head of labels": (
         text("y.txt", "label\n" + "0\n1\n2\n" * 101),
         LABELS,
-        "y.txt has 304 labels for 303 images; the first one, 'label', seems to be the head",
+        "y.txt has 304 labels for 303 images; the first one, 'label', seems to be a column",
     ),
     "table of labels": (
         text("y.csv", "path,label\na.png,1\n"),
@@ -351,7 +351,7 @@ BROKEN = {
     "two rows": (
         text("models.csv", "model,layers\nwhole,3\n\nwhole,4\n"),
         FACTS,
-        "models.csv line 4: model 'whole' is in line 2 too",
+        "models.csv line 4: model 'whole' is also on line 2",
     ),
     "more cells": (
         text("models.csv", "model,layers\nwhole,3,4\n"),
@@ -389,7 +389,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(case, folder, capsys, monkeypat
 
 def test_no_folder_is_refused_and_an_unwritable_place_fails(folder, capsys):
     assert main(["score", str(folder / "none")]) == 2
-    assert "none is no folder" in capsys.readouterr().err
+    assert "none is not a folder" in capsys.readouterr().err
     assert main(["score", str(folder), "--out", str(folder / "whole.npz")]) == 1
     assert "cannot write" in capsys.readouterr().err
 

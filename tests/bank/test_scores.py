@@ -267,7 +267,7 @@ def test_undefined_models_never_tie(value):
 def test_where_nothing_is_defined_nothing_ties():
     scores = jaxparc.BankScores(("a", "b"), ("parc",), np.full((3, 2, 1), np.nan))
     assert scores.tied() == []
-    assert "told apart" not in repr(scores)
+    assert "indistinguishable" not in repr(scores)
 
 
 def test_ties_need_several_probe_sets():
@@ -276,13 +276,13 @@ def test_ties_need_several_probe_sets():
         scores.tied()
     with pytest.raises(ValueError, match="unknown method 'leep'"):
         noisy().tied("leep")
-    assert "told apart" not in repr(scores)
+    assert "indistinguishable" not in repr(scores)
 
 
 def test_the_caption_names_ties_of_the_first_method():
     values = np.array([[3.0, 3.1, 1.0], [5.0, 4.9, 2.0], [4.0, 4.0, 2.0]])[..., None]
     scores = jaxparc.BankScores(("a[b]", "b", "c"), ("parc",), values)
-    expected = "not told apart from the best by parc: b (95 %, paired over 3 probe sets)"
+    expected = "indistinguishable from the best by parc: b (95 %, paired over 3 probe sets)"
     for text in (repr(scores), re.sub("<[^>]*>", "", scores._repr_html_())):
         assert expected in " ".join(text.split())
     alone = jaxparc.BankScores(("a", "c"), ("parc",), values[:, [0, 2]])

@@ -356,7 +356,9 @@ def test_one_hot_rows_say_how_they_are_classes():
 
 def test_a_lone_negative_label_is_told():
     y = np.r_[Y[:-2], -1, -1]
-    with pytest.warns(UserWarning, match="labels: -1, of 2 images, is taken for a class"):
+    with pytest.warns(
+        UserWarning, match="labels: -1, the label of 2 images, is treated as a class"
+    ):
         score_bank({"a": A}, y, methods="parc")
     score_bank({"a": A}, Y - 1, methods="parc")  # -1, 0, 1: as of opinions
 
@@ -368,10 +370,13 @@ def test_how_large_a_label_is_does_not_matter():
     large = np.array([0, 999_999, 5])[Y]
     methods = ("parc", "knn", "logistic", "hscore", "leep", "nce")
     probs = [np.random.default_rng(0).dirichlet(np.ones(4), N)]
-    found = score_bank({"a": A}, large, methods=methods, probs=probs).values[0]
-    expected = score_bank({"a": A}, Y, methods=methods, probs=probs).values[0]
+    given = {"methods": methods, "probs": probs}
+    expected = score_bank({"a": A}, Y, **given).values[0]
+    found = score_bank({"a": A}, large, **given).values[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    found = score_bank({"a": A}, large, num_classes=1_000_000, **given).values[0]
     np.testing.assert_allclose(found[:5], expected[:5], rtol=1e-5)
-    # nce counts the empty cells of all 1,000,000 classes
+    # then nce counts the empty cells of all classes
     seen = probs[0].argmax(1)
     total = 0.0
     for source in range(4):
@@ -528,7 +533,7 @@ def test_probe_sets_must_agree(scored):
 def test_a_class_of_one_image_is_refused_where_two_are_needed(method):
     y = np.r_[Y[:-1], 7]
     refused(
-        f"'{method.replace('+', '.')}' needs two images of every class; class 7 has one",
+        f"'{method.replace('+', '.')}' needs two images of every class; image 11 is alone in its",
         labels=y,
         methods=method,
         layers=[1, 2, 3],

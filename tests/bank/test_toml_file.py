@@ -331,7 +331,7 @@ def test_the_advice_can_be_followed(bank, capsys):
         (["nobody", "folder:hues"], 2, "bank.toml has no model 'nobody'; it has a, b, c"),
         (["a", "nothing"], 2, "unknown data set 'nothing'"),
         (["a", "folder:hues", "--steps", "0"], 2, "--steps is 0; expected a number above 0"),
-        (["a", "folder:hues", "--batch_size", "6"], 2, "does not divide over 4 devices"),
+        (["a", "folder:hues", "--batch_size", "6"], 2, "expected a multiple of 4 devices"),
         pytest.param(
             ["a", "folder:hues", "--learning_rate", "1e9", "--steps", "4"],
             1,

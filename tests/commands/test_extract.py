@@ -50,7 +50,7 @@ def test_shards_work_at_the_same_time_and_keep_others_out(bank, capsys):
         for words in (["--shard", "1/2"], []):
             assert extract(*words) == 1
             assert capsys.readouterr().err == (
-                "python -m jaxparc: another process is at work in f; wait for it, or give another "
+                "python -m jaxparc: another process is using f; wait for it, or give another "
                 "--out\n"
             )
         assert rank("--out", "f") == 1
@@ -60,7 +60,7 @@ def test_shards_work_at_the_same_time_and_keep_others_out(bank, capsys):
 def test_a_ranking_of_a_shard_is_refused(bank, capsys):
     assert rank("--out", "f", "--shard", "1/2") == 2
     err = capsys.readouterr().err
-    assert "--shard: a ranking needs the features of all models; run extract with it" in err
+    assert "--shard: a ranking needs the features of all models; run extract with --shard" in err
     assert err.count("\n") == 1
     assert not (bank.path / "f").exists()
 

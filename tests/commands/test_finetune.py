@@ -148,8 +148,8 @@ def test_accuracy_at_chance_level_is_said(
     training(monkeypatch, result)
     assert finetune() == 0
     out = capsys.readouterr().out
-    assert ("that is at chance level" in out) == said
-    assert (f"{largest} % of them are of the largest class; another --learning_rate" in out) == said
+    assert ("this is at chance level" in out) == said
+    assert (f"{largest} % of them are in the largest class; another --learning_rate" in out) == said
 
 
 def test_no_two_trainings_share_a_file(bank, capsys, monkeypatch):
@@ -168,7 +168,9 @@ def test_two_trainings_at_once_do_not_write_one_file(bank, capsys):
         bank.path / "w.safetensors", bank.path / ".w.safetensors.partial", bank.path / "none"
     ):
         assert finetune("--out", "w.safetensors") == 1
-    said = "another process trains what goes to w.safetensors; wait for it, or give another --out"
+    said = (
+        "another process is training weights for w.safetensors; wait for it, or give another --out"
+    )
     assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
 
 
@@ -180,7 +182,7 @@ def test_an_interrupted_training_that_cannot_be_kept_says_so(bank, capsys, monke
     monkeypatch.setitem(interrupts._state, "came", False)
     monkeypatch.setattr(bank_file, "finetune", full)
     assert finetune() == 130
-    said = "interrupted; 0 of 4 steps were done and cannot be kept: No space left on device"
+    said = "interrupted; 0 of 4 steps were done and cannot be saved: No space left on device"
     assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
 
 
@@ -191,7 +193,7 @@ def test_an_interrupt_while_the_accuracy_is_measured_keeps_the_weights(bank, cap
 
     monkeypatch.setattr(bank_file, "finetune", interrupted)
     assert finetune("--out", "w.safetensors") == 130
-    said = "interrupted; the weights are written to w.safetensors"
+    said = "interrupted; the weights were written to w.safetensors"
     assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
     assert (bank.path / "w.safetensors").stat().st_size > 200_000
     assert not (bank.path / ".w.safetensors.partial").exists()
@@ -213,7 +215,7 @@ def test_an_interrupted_training_goes_on(saved, bank, capsys, monkeypatch):
 
     monkeypatch.setattr(bank_file, "finetune", interrupted)
     assert finetune() == 130
-    said = "kept, and the same command goes on" if saved else "done"
+    said = "saved, and the same command resumes" if saved else "done"
     assert f"interrupted; 3 of 4 steps {'are' if saved else 'were'} {said}\n" in (
         capsys.readouterr().err
     )

@@ -60,7 +60,10 @@ def test_a_folder_of_other_images_is_refused_and_kept(other, bank, capsys):
     }[other]()
     err = capsys.readouterr().err
     assert (done, err.count("\n"), bank.extracted) == (2, 1, [])
-    assert f"f/a.npz was made of other images (30 images of {bank.path}/x/pics, seed 0, not" in err
+    assert (
+        f"f/a.npz was extracted from other images (30 images of {bank.path}/x/pics, seed 0, not"
+        in err
+    )
     assert "move f away, or give another --out" in err
     assert {path.name: path.read_bytes() for path in (bank.path / "f").iterdir()} == before
 
@@ -77,12 +80,15 @@ def test_files_that_nobody_asked_for_are_neither_ranked_nor_written_over(bank, c
     (bank.path / "f").mkdir()
     np.savez(bank.path / "f" / "stranger.npz", features=np.ones((30, 4)))
     assert rank("--out", "f") == 0
-    assert capsys.readouterr().err == "note: not of this bank: stranger in f\n"
+    assert capsys.readouterr().err == "note: not in this bank: stranger in f\n"
     assert list(rows(bank.path / "f")) == ["a", "b", "c"]
     (bank.path / "g").mkdir()
     np.savez(bank.path / "g" / "b.npz", features=np.ones((30, 4)))
     assert rank("--out", "g") == 2
-    assert "g/b.npz does not say what it was made of, and would be" in capsys.readouterr().err
+    assert (
+        "g/b.npz does not record which images it was extracted from, and would be"
+        in capsys.readouterr().err
+    )
     assert feature_files.read_array(bank.path / "g" / "b.npz", "features").shape == (30, 4)
 
 
@@ -91,7 +97,7 @@ def test_a_folder_in_use_is_refused_and_its_reader_is_not(bank, capsys):
     capsys.readouterr()
     with locks.folder(bank.path / "f", wait=False):
         assert rank("--out", "f") == rank("--out", "f", command="extract") == 1
-        said = "another process is at work in f; wait for it, or give another --out\n"
+        said = "another process is using f; wait for it, or give another --out\n"
         assert capsys.readouterr().err == 2 * f"python -m jaxparc: {said}"
         assert main(["score", "f"]) == 0
 
@@ -102,7 +108,7 @@ def test_a_damaged_file_is_made_again(bank):
     path = bank.path / "f" / "b.npz"
     whole, scores = path.read_bytes(), rows(bank.path / "f")
     probe = bank_features.probe_images("folder:x/pics", 30, 0)
-    made_of = bank_features._made_of(bank_file.read("bank.toml")[1], probe)
+    made_of = bank_features._fingerprint(bank_file.read("bank.toml")[1], probe)
     there = bank_features._checked(path, made_of, probe)
     damaged = 0
     for position in range(0, len(whole), 11):
@@ -123,12 +129,12 @@ def test_a_damaged_file_is_made_again(bank):
 def test_what_decides_the_features_is_looked_at_by_its_content(bank, monkeypatch):
     entry = bank_file.read("bank.toml")[0]
     probe = bank_features.probe_images("folder:x/pics", 30, 0)
-    first = bank_features._made_of(entry, probe)
+    first = bank_features._fingerprint(entry, probe)
     status = entry.weights.stat()
 
     def changed(**options):
         changes = {key: value for key, value in options.items() if key != "probe"}
-        return bank_features._made_of(
+        return bank_features._fingerprint(
             dataclasses.replace(entry, **changes), options.get("probe", probe)
         )
 
@@ -223,7 +229,7 @@ def test_rank_takes_a_reference(bank, capsys):
     assert list(found) == ["a", "b", "c"]  # what is ranked is what the bank has
     assert np.isnan(found["b"]).all()
     assert np.isfinite([found["a"], found["c"]]).all()
-    note = "note: model 'b' is the reference, and left out by rsa, dds\n"
+    note = "note: model 'b' is the reference, and not scored by rsa, dds\n"
     assert note in capsys.readouterr().err
     # a copy elsewhere is no other model
     shutil.copy(bank.path / "f" / "b.npz", bank.path / "copy.npz")

@@ -157,7 +157,7 @@ def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, cap
     assert (copy.out / "transfers" / "resnet18_glyph_digits_digits.damaged").is_dir()
     for file in broken[2:]:
         assert file.with_name(f"{file.name}.damaged").exists()
-    assert capsys.readouterr().out.count("made again") == 4
+    assert capsys.readouterr().out.count("and recreated") == 4
 
 
 def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, capsys):
@@ -623,7 +623,9 @@ def test_a_source_that_failed_fails_its_transfers_alone(copy):
     # what was read in another test's folder is not mistaken for it: the cache is by path
     assert finetune_all.stage(copy) == 1
     record = json.loads((copy.out / "failures" / "finetune_all.json").read_text())
-    assert all("glyph_digits is missing: no manifest" in failure["error"] for failure in record)
+    assert all(
+        "glyph_digits is missing: it has no manifest" in failure["error"] for failure in record
+    )
     path.with_name("away").rename(path)
     assert finetune_all.stage(copy) == 0
     assert tiny.outcome(copy.out) == before

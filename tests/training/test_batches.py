@@ -177,7 +177,7 @@ def test_wrong_sizes_are_refused():
         batches(decoded, batch_size=2, size=32, train=True)
     with pytest.raises(ValueError, match="batch_size is 0 and size 14; expected at least 1"):
         batches(decoded, batch_size=0, size=SIZE, train=True)
-    with pytest.raises(ValueError, match="seed is -1 and epoch 0; expected no negative number"):
+    with pytest.raises(ValueError, match="seed is -1 and epoch 0; expected at least 0"):
         batches(decoded, batch_size=2, size=SIZE, train=True, seed=-1)
 
 

@@ -62,7 +62,7 @@ def test_what_is_damaged_or_of_another_unit_is_moved_aside(content, tmp_path, ca
     (tmp_path / "b.json.damaged").touch()
     assert run_units("work", units, tmp_path) == {}
     assert (tmp_path / "b.json.damaged.1").exists()
-    assert "moved to b.json.damaged.1, made again" in capsys.readouterr().out
+    assert "moved to b.json.damaged.1 and recreated" in capsys.readouterr().out
     assert is_done(units[1])
 
 
@@ -127,7 +127,7 @@ def test_an_interrupt_says_what_is_kept(error, tmp_path, monkeypatch):
 def test_units_that_lack_something_are_refused_or_skipped(tmp_path, capsys):
     lacking = [unit(tmp_path, name, lacks={name.upper(): "get NAMES", "z": "buy"}) for name in "bc"]
     units = [unit(tmp_path, "a"), *lacking]
-    said = "2 units need what is not on this machine:\n  get B C\n  buy"
+    said = "2 units need files that are not on this machine:\n  get B C\n  buy"
     assert missing(lacking) == said
     with pytest.raises(OperationError, match=f"work: {said}"):
         run_units("work", units, tmp_path)
@@ -204,7 +204,7 @@ def test_a_worker_finds_a_unit_by_its_name_and_makes_it_once(tmp_path, monkeypat
 def test_a_result_of_another_unit_is_damage(tmp_path):
     write_result(tmp_path / "x", "a", {"n": 1})
     assert read_result(tmp_path / "x", "a") == {"unit": "a", "n": 1}
-    with pytest.raises(files.DamagedFileError, match="is not of the unit 'b'"):
+    with pytest.raises(files.DamagedFileError, match="does not belong to the unit 'b'"):
         read_result(tmp_path / "x", "b")
 
 

@@ -99,7 +99,7 @@ def test_what_is_missing_is_listed_before_anything_starts(name, tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    assert "units need what is not on this machine" in lines[0]
+    assert "units need files that are not on this machine" in lines[0]
     assert lines[1] == f"  python -m jaxparc data prepare {' '.join(CONTROLLED.source_names)}"
     assert "--allow-missing runs the other 0" in lines[-1]
     if name == "crowd_sourced":
@@ -325,7 +325,7 @@ def test_detection_goes_from_images_to_features_to_a_report(voc, tmp_path, monke
     import_probes.import_file(tmp_path / "map.csv", out)
     assert detection(tmp_path, monkeypatch, score_probes) == 2
     message = capsys.readouterr().err
-    assert "12 units need what is not on this machine" in message
+    assert "12 units need files that are not on this machine" in message
     assert "with probe files of: resnet50/detector_0" in message
     # the better a detector, the closer its features follow the annotations
     rng = np.random.default_rng(1)
@@ -338,7 +338,7 @@ def test_detection_goes_from_images_to_features_to_a_report(voc, tmp_path, monke
             if (architecture, probe_set) != ("resnet101", 1):
                 import_probes.import_file(path, out)
     assert detection(tmp_path, monkeypatch, score_probes) == 2
-    assert "1 unit needs what" in capsys.readouterr().err
+    assert "1 unit needs files" in capsys.readouterr().err
     assert detection(tmp_path, monkeypatch, score_probes, "--allow-missing") == 0
     import_probes.import_file(path, out)
     assert detection(tmp_path, monkeypatch, score_probes) == 0
