@@ -205,23 +205,33 @@ def test_heuristic_takes_numbers_by_name_or_in_order():
         np.testing.assert_allclose(got.values[:, 0], expected, rtol=1e-6)
 
 
-def test_models_of_one_shape_share_one_program(monkeypatch):
-    # a selector's Python runs when it is traced, never when its program is: count that
-    traces = []
+@pytest.fixture
+def traces(monkeypatch):
+    """Shapes of the features that the method "traced" was traced with.
 
-    def counting(probe):
-        traces.append(probe.features.shape)
+    A selector's Python runs when it is traced, never when its program is.
+    """
+    shapes = []
+
+    def traced(probe):
+        shapes.append(probe.features.shape)
         return jnp.sum(probe.features)
 
-    known = {**selectors.SELECTORS, "counting": selectors.Selector(counting, "Counting")}
+    known = {**selectors.SELECTORS, "traced": selectors.Selector(traced, "Traced")}
     monkeypatch.setattr(selectors, "SELECTORS", known)
-    score_bank({str(i): features(seed=i) for i in range(5)}, Y, methods="counting")
+    selectors.method.cache_clear()
+    yield shapes
+    selectors.method.cache_clear()
+
+
+def test_models_of_one_shape_share_one_program(traces):
+    score_bank({str(i): features(seed=i) for i in range(5)}, Y, methods="traced")
     assert traces == [(N, 6)]
     # other models, order, numbers of models and labels of the same shapes: nothing new
-    score_bank({str(i): features(seed=i) for i in range(7, 10)}, Y[::-1].copy(), methods="counting")
+    score_bank({str(i): features(seed=i) for i in range(7, 10)}, Y[::-1].copy(), methods="traced")
     assert traces == [(N, 6)]
     mixed = {f"{d} {seed}": features(d, seed) for seed in range(3) for d in (5, 6, 7)}
-    score_bank(mixed, Y, methods="counting")
+    score_bank(mixed, Y, methods="traced")
     assert sorted(traces) == [(N, 5), (N, 6), (N, 7)]
 
 
@@ -598,15 +608,7 @@ def test_models_side_by_side_score_as_one_by_one(monkeypatch):
     np.testing.assert_allclose(together.values, alone.values, rtol=1e-4, atol=1e-4)
 
 
-def test_side_by_side_the_number_of_models_compiles_nothing_new(monkeypatch):
-    traces = []
-
-    def counting(probe):
-        traces.append(probe.features.shape)
-        return jnp.sum(probe.features)
-
-    known = {**selectors.SELECTORS, "traced": selectors.Selector(counting, "Counting")}
-    monkeypatch.setattr(selectors, "SELECTORS", known)
+def test_side_by_side_the_number_of_models_compiles_nothing_new(monkeypatch, traces):
     monkeypatch.setattr(bank, "models_per_call", lambda: 4)
     for m in (1, 3, 4, 9):
         score_bank({str(i): features(seed=i) for i in range(m)}, Y, methods="traced")
