@@ -70,8 +70,8 @@ def encode(
     Args:
         labels: (n,) classes, non-negative integers (2.0 counts as one) or other hashable values, or
             (n, c) numbers; a list, or an array, column or categorical of any library.
-        num_classes: c; by default max(labels) + 1 for non-negative integers under a million, the
-            number of distinct values otherwise, and the number of columns for (n, c).
+        num_classes: c, if the target has classes without images here; integers under a million are
+            then positions in [0, c). By default the number of distinct values, or of columns.
         kind: one of `KINDS`; by default (n,) are classes, (n, c) with only zeros and ones are
             multi-label, and any other (n, c) are annotation vectors.
 
@@ -115,10 +115,10 @@ def two_of_each_class(labels: Labels) -> str | None:
     """Return why a method that splits the images of each class refuses these labels, or None."""
     if labels.kind != "classes":
         return None
-    classes, images = np.unique(labels.values, return_counts=True)
+    _, first, images = np.unique(labels.values, return_index=True, return_counts=True)
     if not (images == 1).any():
         return None
-    return f"needs two images of every class; class {classes[images == 1][0]} has one"
+    return f"needs two images of every class; image {first[images == 1][0]} is alone in its class"
 
 
 def caveat(labels: Any) -> str | None:
@@ -272,15 +272,15 @@ def _encode_classes(y: np.ndarray, num_classes: int | None) -> Labels:
             )
         if (abs(y) < 2**53).all():
             y = y.astype(np.int64)
-    counted = np.issubdtype(y.dtype, np.integer) and y.size and y.min() >= 0
-    if not (counted and y.max() < NAMES_FROM):
-        y = _codes(y.tolist())
-    present = np.unique(y)
+    present, codes = np.unique(y, return_inverse=True)
     if present.size < 2:
         raise InputError(f"labels hold {present.size} class; expected at least 2")
-    c = int(present[-1]) + 1 if num_classes is None else num_classes
-    if present[-1] >= c:
-        raise InputError(f"labels hold class {present[-1]}; num_classes={c} allows 0 to {c - 1}")
+    counted = np.issubdtype(y.dtype, np.integer) and present[0] >= 0 and present[-1] < NAMES_FROM
+    if num_classes is None or not counted:
+        y = codes
+    c = present.size if num_classes is None else num_classes
+    if (largest := int(y.max())) >= c:
+        raise InputError(f"labels hold class {largest}; num_classes={c} allows 0 to {c - 1}")
     return Labels(y.astype(np.int32), c, "classes")
 
 

@@ -1,13 +1,20 @@
 """Every test runs on four CPU devices with JAX's implicit conversions turned off."""
 
+import gc
+import mmap
+import os
+from pathlib import Path
+
 import jax
+import jaxlib
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compilation is most of the time that fast tests take. What one process compiled, the others and
-# later runs read; a third goes with optimisations that a few calls of a program are not worth.
+# later runs read; two thirds go with optimisations that a few calls of a program are not worth.
+NO_FUSION_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -17,6 +24,28 @@ def pytest_configure(config):
     if hasattr(config, "cache"):  # pytest -p no:cacheprovider
         folder = config.cache.mkdir("compiled")
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    if config.option.markexpr == "not slow" and is_flag(NO_FUSION_EMITTERS):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_FUSION_EMITTERS}"
+
+
+def pytest_collection_finish(session):
+    # What is there now stays until the end; looking for garbage in it takes a second every few.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+def is_flag(text):
+    """Whether this XLA knows a flag; it ends the process for one that it does not know."""
+    name = text.removeprefix("--").split("=")[0].encode()
+    for path in Path(jaxlib.__file__).parent.glob("*.so"):
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library,
+        ):
+            if library.find(name) >= 0:
+                return True
+    return False
 
 
 @pytest.fixture(autouse=True)

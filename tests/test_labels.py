@@ -25,11 +25,15 @@ def multi_label(n, c, seed=0):
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint8, np.uint64])
-def test_integers_keep_their_numbers(dtype):
-    y, c, _ = labels.encode(np.array([0, 4, 2, 4], dtype))
+def test_integers_are_positions_if_the_number_of_classes_is_given_else_names(dtype):
+    y, c, _ = labels.encode(np.array([0, 4, 2, 4], dtype), 5)
     assert y.tolist() == [0, 4, 2, 4]
     assert y.dtype == np.int32
     assert c == 5  # absent classes count
+    y, c, _ = labels.encode(np.array([0, 4, 2, 4], dtype))
+    assert y.tolist() == [0, 2, 1, 2]
+    assert y.dtype == np.int32
+    assert c == 3
 
 
 def test_number_of_classes_can_be_given():
@@ -223,7 +227,7 @@ def test_labels_that_read_alike_are_not_one_class_nor_two(given):
     ids=["list", "float32", "bfloat16"],
 )
 def test_whole_floats_are_integers(given):
-    y, c, _ = labels.encode(given)
+    y, c, _ = labels.encode(given, 5)
     assert (y.tolist(), c) == ([0, 4, 2, 4], 5)
 
 

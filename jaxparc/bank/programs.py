@@ -44,15 +44,20 @@ class Programs:
     absent: int
     models_per_call: int
 
+    @functools.cached_property
+    def distinct(self) -> tuple[Method, ...]:
+        """The methods, without those that differ only in "+ layers", which is added afterwards."""
+        return tuple({m.function: m for m in self.methods}.values())
+
     def targets(self, shared: Fields) -> tuple[Any, ...]:
-        """Return, per method, the part of the score that all models share, or None.
+        """Return, per distinct method, the part of the score that all models share, or None.
 
         Computed in float64 if the reference is float64, and returned in float32.
 
         Args:
             shared: fields of `Probe` that all models share.
         """
-        prepare = _compiled_targets(tuple(m.target for m in self.methods), *self._options())
+        prepare = _compiled_targets(tuple(m.target for m in self.distinct), *self._options())
         if shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
             return prepare(shared)
         with _float64():
@@ -72,25 +77,25 @@ class Programs:
             Per model, (k,) float64; computed in float32, and recomputed in float64 where float32 is
             too coarse.
         """
-        functions = tuple(m.function for m in self.methods)
-        checks = tuple((m.needs_float64, m.needs_float64_if_rounded) for m in self.methods)
+        functions = tuple(m.function for m in self.distinct)
+        checks = tuple((m.needs_float64, m.needs_float64_if_rounded) for m in self.distinct)
         run = _compiled(functions, checks, *self._options())
         # Padded with the last model: a chunk of another size would need another compilation.
         fields = [m.fields for m in models]
         fields += fields[-1:] * (self.models_per_call - len(fields))
         found = np.asarray(run(tuple(fields), shared, targets))
+        columns = [functions.index(m.function) for m in self.methods]
         scores = []
         for model, (score, coarse, coarse_if_rounded) in zip(models, found, strict=False):
             row = np.array(score, np.float64)
-            scores.append(row)
             prepared = model.prepared
-            if prepared is None or prepared.flaw:
-                continue
-            again = coarse.astype(bool) | (coarse_if_rounded.astype(bool) & prepared.rounded)
-            if prepared.coarse:
-                again |= [m.reads_images for m in self.methods]
-            if again.any():
-                row[again] = self._in_float64(model, shared, targets)[again]
+            if prepared is not None and not prepared.flaw:
+                again = coarse.astype(bool) | (coarse_if_rounded.astype(bool) & prepared.rounded)
+                if prepared.coarse:
+                    again |= [m.reads_images for m in self.distinct]
+                if again.any():
+                    row[again] = self._in_float64(model, shared, targets)[again]
+            scores.append(row[columns])
         return scores
 
     def _in_float64(
@@ -98,7 +103,7 @@ class Programs:
     ) -> np.ndarray:
         """Return the scores of one model in float64, (k,), by the same functions."""
         assert model.prepared is not None
-        functions = tuple(m.function for m in self.methods)
+        functions = tuple(m.function for m in self.distinct)
         wide = {
             "features": model.prepared.float64(),
             "scale": np.ldexp(np.float64(1), model.prepared.exponent),

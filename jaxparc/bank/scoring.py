@@ -68,7 +68,8 @@ def score_bank(
             name or one (m, n, z) array; rows must sum to 1 within 1e-2 and are normalised (needed
             by "nce", "leep").
         reference: (n, d) features of a model trained on the target (needed by "rsa", "dds").
-        num_classes: c; by default max(labels) + 1 for integers, else the number of distinct labels.
+        num_classes: c, if the target has classes that no probe image has ("nce" counts them);
+            integer labels are then positions in [0, c). By default the number of distinct labels.
         layers: for each model, its number of layers, by name or in order (needed by "heuristic",
             "+l").
         source_images: for each model, the number of images it was trained on (needed by

@@ -185,6 +185,7 @@ def module_key(name: str, module: str) -> str:
     return renamed(module, _RENAMES[name])
 
 
+@functools.lru_cache(maxsize=64)  # tracing a network takes up to a second
 def variable_shapes(name: str, *, num_classes: int, width: float = 1.0) -> dict[str, Any]:
     """Return our variables' shapes as `jax.ShapeDtypeStruct`s, in the tree that `init` returns."""
     spec = models.get(name)
