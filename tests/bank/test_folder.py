@@ -304,7 +304,7 @@ FACTS = ("--methods", "parc+l", "--models", "{folder}/models.csv")
 # how to break the folder, more words on the command line, and what is then said
 BROKEN = {
     "differing labels": (differ, (), "labels of model 'z' differ from those of 'narrow.v2'"),
-    "no labels": (lambda f: (f / "labels.npy").unlink(), (), "model 'reference' comes without lab"),
+    "no labels": (lambda f: (f / "labels.npy").unlink(), (), "model 'reference' has no lab"),
     "empty": (empty, (), "holds no .npz or .npy file"),
     "truncated": (clip, (), "whole.npz cannot be read"),
     "flipped": (flip, (), "whole.npz cannot be read: Bad CRC-32"),

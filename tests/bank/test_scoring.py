@@ -129,7 +129,7 @@ def test_what_extract_returns_brings_probs_and_numbers_of_layers():
     refused("method 'leep' needs the argument probs", mixed, methods="leep")
     bare = {**bank, "b": Extracted(BANK["b"])}
     refused("model 'b': probs is None; method 'leep' needs it", bare, methods="leep")
-    refused("of one model without a name; pass {'name': features}", bank["a"])
+    refused("belong to one model without a name; pass {'name': features}", bank["a"])
     refused("features are a list of 2 arrays without names", list(bank.values()))
 
 
@@ -535,7 +535,7 @@ def test_probe_sets_must_agree(scored):
         BankScores.concat([scored, other])
     with pytest.raises(InputError, match="methods of probe set 1 are 'knn'; expected those of pro"):
         BankScores.concat([scored, score_bank(BANK, Y, methods="knn")])
-    with pytest.raises(InputError, match="no scores to join"):
+    with pytest.raises(InputError, match="scores are empty"):
         BankScores.concat([])
 
 
@@ -580,7 +580,7 @@ def test_label_kind_overrides():
 
 def test_a_void_hscore_is_warned_of_by_name():
     wide = {"wide": features(d=30), "narrow": features(d=4)}
-    message = "hscore of model 'wide': features of rank n - 1 = 11 score 2"
+    message = "hscore of model 'wide': features of rank n - 1 = 11 always score 2"
     with pytest.warns(UserWarning, match=message):
         values = score_bank(wide, Y, methods=("hscore", "hscore_f3")).values
     assert values[0, 0] == pytest.approx(2, abs=1e-4)

@@ -79,7 +79,7 @@ def test_shards_share_a_folder_and_a_whole_run_does_not(tmp_path):
             assert half.exists()  # it may be the other's
         for shard in ((1, 2), (1, 1)):
             with (
-                pytest.raises(OperationError, match="another process is at work"),
+                pytest.raises(OperationError, match="another process is using"),
                 command_line._alone_in(tmp_path, shard),
             ):
                 pass

@@ -92,7 +92,7 @@ class Runs:
         ({"features": np.zeros((N, 5), int)}, "features is int64 (12, 5); expected floats (n, d)"),
         ({"features": np.zeros(N)}, "features is float64 (12,); expected floats (n, d)"),
         ({"features": np.zeros((N, 0))}, "features is float64 (12, 0); expected"),
-        ({"probs": np.zeros((4, 7))}, "features of 12, probs of 4, y of 12; expected one number"),
+        ({"probs": np.zeros((4, 7))}, "features of 12, probs of 4, y of 12; expected the same number"),
         ({"y": ["cat"] * N}, "y is list; expected an array, or a list of numbers"),
         ({"y": np.array(["cat"] * N)}, "y is <U3 (12,); expected numbers (n,) or (n, c)"),
         ({"y": [[1], [1, 2]] * 6}, "y is list; expected an array, or a list of numbers"),
@@ -127,7 +127,9 @@ def test_a_missing_field_and_other_content_are_named(tmp_path):
     (tmp_path / "page_0.pkl").write_text("<html>")
     with pytest.raises(PublishedFileError, match=r"page_0\.pkl cannot be read: not a valid pickle"):
         import_file(tmp_path / "page_0.pkl", tmp_path)
-    with pytest.raises(PublishedFileError, match="the name is 'resnet50'; expected _<number"):
+    with pytest.raises(
+        PublishedFileError, match="the name is 'resnet50'; expected it to end in _<number"
+    ):
         import_file(dumped(tmp_path, content(), "resnet50.pkl"), tmp_path)
 
 
