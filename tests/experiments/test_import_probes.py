@@ -92,7 +92,10 @@ class Runs:
         ({"features": np.zeros((N, 5), int)}, "features is int64 (12, 5); expected floats (n, d)"),
         ({"features": np.zeros(N)}, "features is float64 (12,); expected floats (n, d)"),
         ({"features": np.zeros((N, 0))}, "features is float64 (12, 0); expected"),
-        ({"probs": np.zeros((4, 7))}, "features of 12, probs of 4, y of 12; expected the same number"),
+        (
+            {"probs": np.zeros((4, 7))},
+            "features of 12, probs of 4, y of 12; expected the same number",
+        ),
         ({"y": ["cat"] * N}, "y is list; expected an array, or a list of numbers"),
         ({"y": np.array(["cat"] * N)}, "y is <U3 (12,); expected numbers (n,) or (n, c)"),
         ({"y": [[1], [1, 2]] * 6}, "y is list; expected an array, or a list of numbers"),
