@@ -47,12 +47,12 @@ def units(run: Run) -> list[Unit]:
         )
     return [
         unit_of(run, transfer, probe_set)
-        for transfer in looks(run.benchmark)
+        for transfer in probed_transfers(run.benchmark)
         for probe_set in range(run.benchmark.probe_sets)
     ]
 
 
-def looks(benchmark: Benchmark) -> list[Transfer]:
+def probed_transfers(benchmark: Benchmark) -> list[Transfer]:
     """Return the pairs of model and target whose features are extracted, references included."""
     transfers = (*benchmark.transfers(), *benchmark.external_transfers(), *benchmark.references())
     return list(transfers)

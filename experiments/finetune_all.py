@@ -111,7 +111,7 @@ def rungs(benchmark: Benchmark) -> tuple[int, ...]:
     return (steps // 4, steps // 2) if benchmark.halving else ()
 
 
-def going_on(run: Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
+def remaining_rates(run: Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
     """Return the learning rates of a transfer's grid that continue after a number of rungs.
 
     At every rung the better half, rounded up, continues, by mean validation accuracy over the
@@ -156,7 +156,9 @@ def _check(run: Run, transfer: Transfer, path: Path, name: str) -> None:
 
 def _last(run: Run, transfer: Transfer) -> list[Candidate]:
     """Return the candidates that are trained to the end."""
-    return [Candidate(transfer, r) for r in going_on(run, transfer, len(rungs(run.benchmark)))]
+    return [
+        Candidate(transfer, r) for r in remaining_rates(run, transfer, len(rungs(run.benchmark)))
+    ]
 
 
 def _lacking(run: Run, transfer: Transfer) -> dict[str, str]:
@@ -237,7 +239,7 @@ def _finetune(
 ) -> None:
     """Train the rest of a transfer's grid, to a rung or to the end, keeping existing results."""
     benchmark = run.benchmark
-    tried = [Candidate(transfer, rate) for rate in going_on(run, transfer, rung)]
+    tried = [Candidate(transfer, rate) for rate in remaining_rates(run, transfer, rung)]
     done: dict[int, dict[str, Any]] = {}  # existing results, by index in the grid
     at_rung: dict[str, Any] = {"validation": {}, "seconds": 0.0}
     if until is None:

@@ -97,7 +97,9 @@ class _Bank:
         self.run, self.target, self.probe_set = run, target, probe_set
         self.name = _unit_name(target, probe_set)
         self.path = _path(run, target, probe_set)
-        self.transfers = [t for t in extract_probes.looks(run.benchmark) if t.target == target]
+        self.transfers = [
+            t for t in extract_probes.probed_transfers(run.benchmark) if t.target == target
+        ]
         self._read = False
 
     def present(self) -> list[Transfer]:
@@ -266,7 +268,7 @@ def _write_times(run: Run) -> None:
                 rows.append(("train_sources", unit, "", 1, seconds))
     for unit, seconds in finetune_all.seconds(run):
         rows.append(("finetune_all", unit, "", 1, seconds))
-    for transfer in extract_probes.looks(benchmark):
+    for transfer in extract_probes.probed_transfers(benchmark):
         for probe_set in range(benchmark.probe_sets):
             path = extract_probes.path_of(run, transfer, probe_set)
             if path.exists():

@@ -132,7 +132,9 @@ def _points(run: Run, cases: Sequence[Case]) -> list[Point]:
     spent: dict[tuple[int, int, str], list[float]] = defaultdict(list)
     for probe_set, target in itertools.product(range(benchmark.probe_sets), targets):
         # Models and the references of all cases are read together, so each file is read only once.
-        transfers = dict.fromkeys(t for case in cases for t in extract_probes.looks(case.benchmark))
+        transfers = dict.fromkeys(
+            t for case in cases for t in extract_probes.probed_transfers(case.benchmark)
+        )
         of_target = [t for t in transfers if t.target == target]
         probes = score_probes.read(run, of_target, probe_set)
         for case in cases:

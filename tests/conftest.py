@@ -15,7 +15,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compilation is most of the time that fast tests take. What one process compiled, the others and
 # later runs read; two thirds go with optimisations that a few calls of a program are not worth.
 NO_FUSION_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
-jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -24,8 +23,10 @@ def pytest_configure(config):
     if hasattr(config, "cache"):  # pytest -p no:cacheprovider
         folder = config.cache.mkdir("compiled")
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    if config.option.markexpr == "not slow" and is_flag(NO_FUSION_EMITTERS):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_FUSION_EMITTERS}"
+    if config.option.markexpr == "not slow":
+        jax.config.update("jax_disable_most_optimizations", True)
+        if is_flag(NO_FUSION_EMITTERS):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_FUSION_EMITTERS}"
 
 
 def pytest_collection_finish(session):
@@ -50,11 +51,9 @@ def is_flag(text):
 
 @pytest.fixture(autouse=True)
 def optimisations(request):
-    """Compile as users do for tests that measure, or that run whole benchmarks."""
-    as_users = {"optimised", "slow", "real"}
-    if as_users.isdisjoint(mark.name for mark in request.node.iter_markers()):
-        yield
-        return
-    jax.config.update("jax_disable_most_optimizations", False)
+    """Compile as users do for tests that compare digits or measure."""
+    fast = jax.config.jax_disable_most_optimizations
+    if request.node.get_closest_marker("optimised"):
+        jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", fast)

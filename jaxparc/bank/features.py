@@ -299,10 +299,10 @@ def _extract(
 
 def _fingerprint(entry: Entry, probe: ProbeImages) -> str:
     """Return a fingerprint of everything that determines the features of a model."""
-    return _hash([seen_by(entry), probe.digest, package()])
+    return _hash([extraction_settings(entry), probe.digest, package()])
 
 
-def seen_by(entry: Entry) -> dict[str, Any]:
+def extraction_settings(entry: Entry) -> dict[str, Any]:
     """Return the settings of a model that determine its features, and a hash of its weights.
 
     Raises:
@@ -311,7 +311,9 @@ def seen_by(entry: Entry) -> dict[str, Any]:
     """
     from jaxparc import weights
 
-    settings = {key: getattr(entry, key) for key, kind in toml_file.KEYS.items() if kind.seen}
+    settings = {
+        key: getattr(entry, key) for key, kind in toml_file.KEYS.items() if kind.affects_features
+    }
     return {**settings, "weights": weights.fingerprint(entry.weights)}
 
 

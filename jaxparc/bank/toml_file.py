@@ -136,12 +136,12 @@ class Key(NamedTuple):
     Attributes:
         fits: function that returns whether a value has the right type and range.
         expected: the same in words, for error messages.
-        seen: whether the features depend on the value.
+        affects_features: whether the features depend on the value.
     """
 
     fits: Callable[[Any], bool]
     expected: str
-    seen: bool = True
+    affects_features: bool = True
 
 
 def _is_word(value: Any) -> bool:
@@ -169,7 +169,7 @@ def _colour(above: bool) -> Callable[[Any], bool]:
 _WORD = "a string of printable characters"
 
 KEYS: Mapping[str, Key] = {
-    "name": Key(lambda x: isinstance(x, str), "a string", seen=False),
+    "name": Key(lambda x: isinstance(x, str), "a string", affects_features=False),
     "architecture": Key(_is_word, _WORD),
     "weights": Key(_is_word, _WORD),
     "scheme": Key(_is_word, _WORD),
@@ -178,13 +178,13 @@ KEYS: Mapping[str, Key] = {
     "ignore": Key(lambda x: isinstance(x, list) and all(map(_is_word, x)), "a list of patterns"),
     "channels": Key(lambda x: x in ("rgb", "bgr"), '"rgb" or "bgr"'),
     "stride_in_1x1": Key(lambda x: isinstance(x, bool), "true or false"),
-    "source": Key(_is_word, _WORD, seen=False),
-    "source_images": Key(_whole(10**15), "an integer of at least 1", seen=False),
-    "layers": Key(_whole(10**6), "an integer of at least 1", seen=False),
+    "source": Key(_is_word, _WORD, affects_features=False),
+    "source_images": Key(_whole(10**15), "an integer of at least 1", affects_features=False),
+    "layers": Key(_whole(10**6), "an integer of at least 1", affects_features=False),
     "size": Key(_whole(10**4), "an integer from 1 to 10000"),
     "mean": Key(_colour(False), "three numbers from 0 to 1, for red, green and blue"),
     "std": Key(_colour(True), "three numbers above 0 and at most 1, for red, green and blue"),
-    "licence": Key(_is_word, _WORD, seen=False),
+    "licence": Key(_is_word, _WORD, affects_features=False),
 }
 
 
@@ -201,7 +201,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def said_name(entry: Entry) -> str:
+def printable_name(entry: Entry) -> str:
     """Return a model's name for a terminal, quoted if it cannot be used as a file name."""
     return entry.name if entry.refused is None else shown(entry.name)
 

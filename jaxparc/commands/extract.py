@@ -107,7 +107,7 @@ def run(job: Job, execution: Execution) -> dict[str, str]:
 
 def failure(entries: Sequence[Entry], failed: Collection[str]) -> str:
     """Return one line that names the models that failed; "" if none did."""
-    names = [toml_file.said_name(e) for e in entries if features.unit_name(e) in failed]
+    names = [toml_file.printable_name(e) for e in entries if features.unit_name(e) in failed]
     return f"{printing.count(len(names), 'model')} failed: {', '.join(names)}" if names else ""
 
 

@@ -62,7 +62,7 @@ def finetune(
     short_name = datasets.short_name(target)
     _check(options)
     try:
-        inputs = [options, features.seen_by(entry), _version(target, data_dir)]
+        inputs = [options, features.extraction_settings(entry), _version(target, data_dir)]
     except OSError as error:
         raise OperationError(f"{error.filename or entry.weights}: {error.strerror}") from error
     out = out or Path("finetuned") / f"{name}-{short_name}-{_hash(inputs)}.safetensors"
@@ -133,11 +133,11 @@ def _entry(bank: str, name: str) -> Entry:
     """
     entries = {entry.name: entry for entry in toml_file.read(bank)}
     if name not in entries:
-        known = ", ".join(map(toml_file.said_name, entries.values()))
+        known = ", ".join(map(toml_file.printable_name, entries.values()))
         raise InputError(f"{bank} has no model {name!r}; it has {known}")
     entry = entries[name]
     if entry.refused is not None:
-        raise InputError(f"{bank}: model {toml_file.said_name(entry)}: {entry.refused}")
+        raise InputError(f"{bank}: model {toml_file.printable_name(entry)}: {entry.refused}")
     return entry
 
 

@@ -154,7 +154,7 @@ def test_a_name_that_no_file_can_have_stops_its_model_alone(name, tmp_path):
     *others, last = toml_file.read(tmp_path / "bank.toml")
     assert [entry.refused for entry in others] == [None] * 5
     assert last.refused is not None
-    assert toml_file.said_name(last).isprintable()
+    assert toml_file.printable_name(last).isprintable()
 
 
 @pytest.mark.slow

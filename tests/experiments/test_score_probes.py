@@ -23,7 +23,7 @@ def run(tmp_path):
     benchmark = dataclasses.replace(tiny.TINY, methods=("rsa", "heuristic"))
     made = Run(benchmark, tmp_path / "results", tmp_path / "checkpoints")
     rng = np.random.default_rng(0)
-    for transfer in extract_probes.looks(benchmark):
+    for transfer in extract_probes.probed_transfers(benchmark):
         for probe_set in range(benchmark.probe_sets):
             arrays = {
                 "features": rng.normal(size=(N, 8)).astype(np.float32),
@@ -60,7 +60,7 @@ def rows(path):
 def files_of(benchmark):
     return {
         extract_probes.file_name(transfer, probe_set)
-        for transfer in extract_probes.looks(benchmark)
+        for transfer in extract_probes.probed_transfers(benchmark)
         for probe_set in range(benchmark.probe_sets)
     }
 

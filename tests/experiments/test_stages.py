@@ -292,17 +292,21 @@ def test_nothing_is_given_up_before_all_sources_have_come_to_a_rung(copy, tmp_pa
         write_result(path, name, {"validation": validation})
 
     came_to(one, 1, 10.0, 20.0, None)
-    assert finetune_all.going_on(run, one, 2) == rates
+    assert finetune_all.remaining_rates(run, one, 2) == rates
     came_to(other, 1, 30.0, 5.0, 90.0)
-    assert finetune_all.going_on(run, one, 0) == rates
-    assert finetune_all.going_on(run, one, 1) == finetune_all.going_on(run, other, 1) == rates[:2]
+    assert finetune_all.remaining_rates(run, one, 0) == rates
+    assert (
+        finetune_all.remaining_rates(run, one, 1)
+        == finetune_all.remaining_rates(run, other, 1)
+        == rates[:2]
+    )
     came_to(one, 2, 10.0, 20.0, 0.0)
-    assert finetune_all.going_on(run, other, 2) == rates[:2]
+    assert finetune_all.remaining_rates(run, other, 2) == rates[:2]
     came_to(other, 2, 10.0, 9.0, 0.0)
-    assert finetune_all.going_on(run, other, 2) == (0.1,)
+    assert finetune_all.remaining_rates(run, other, 2) == (0.1,)
     # another transfer's file is none of this one's
     shutil.copy(finetune_all._rung_path(run, one, 1), finetune_all._rung_path(run, other, 1))
-    assert finetune_all.going_on(run, one, 1) == rates
+    assert finetune_all.remaining_rates(run, one, 1) == rates
 
 
 def test_a_grid_in_one_program_gives_the_same_table_and_event_files(copy):
