@@ -23,10 +23,15 @@ def pytest_configure(config):
     if hasattr(config, "cache"):  # pytest -p no:cacheprovider
         folder = config.cache.mkdir("compiled")
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    if config.option.markexpr == "not slow":
+    if is_fast(config):
         jax.config.update("jax_disable_most_optimizations", True)
         if is_flag(NO_FUSION_EMITTERS):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_FUSION_EMITTERS}"
+
+
+def is_fast(config):
+    """Whether fast tests alone run."""
+    return config.option.markexpr == "not slow"
 
 
 def pytest_collection_finish(session):
@@ -51,9 +56,10 @@ def is_flag(text):
 
 @pytest.fixture(autouse=True)
 def optimisations(request):
-    """Compile as users do for tests that compare digits or measure."""
-    fast = jax.config.jax_disable_most_optimizations
-    if request.node.get_closest_marker("optimised"):
-        jax.config.update("jax_disable_most_optimizations", False)
+    """Compile as users do for fast tests that compare digits or measure."""
+    if request.node.get_closest_marker("optimised") is None or not is_fast(request.config):
+        yield
+        return
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", fast)
+    jax.config.update("jax_disable_most_optimizations", True)
