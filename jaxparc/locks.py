@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import portalocker
-
 from jaxparc.errors import OperationError
 
 
@@ -26,6 +24,8 @@ def exclusive(path: Path, *, wait: bool) -> Iterator[None]:
         BlockingIOError: another process holds it, and `wait` is False.
         OSError: the file cannot be created, or its file system has no locks.
     """
+    import portalocker  # scoring arrays, which imports this module, works without it
+
     flags = portalocker.LockFlags.EXCLUSIVE
     with path.open("a") as file:
         try:

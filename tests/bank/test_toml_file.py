@@ -212,7 +212,7 @@ def test_features_are_extracted_again_when_a_shard_is_replaced(bank, capsys):
     def extracted():
         assert main(words) == 0
         with np.load(bank / "f" / "a.npz") as arrays:
-            return "was there" in capsys.readouterr().out, arrays["features"]
+            return "1 already done" in capsys.readouterr().out, arrays["features"]
 
     _, first = extracted()
     was_there, again = extracted()

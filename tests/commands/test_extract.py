@@ -152,7 +152,7 @@ def test_the_same_units_are_listed_in_another_process(bank):
 def test_a_ray_cluster_extracts_what_one_process_extracts(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     shapes = torchvision.variable_shapes("resnet18", num_classes=7, width=0.0625)
-    entries = torchvision.scheme("resnet18", shapes)
+    entries = torchvision.entries("resnet18", shapes)
     weights = drawn.weights({entry.key: entry.torch_shape for entry in entries})
     for name in "ac":
         save_file(weights, tmp_path / f"{name}.bin")
