@@ -223,8 +223,7 @@ def _preflight(run: Run, stages: Sequence[Stage]) -> None:
     units = [unit for stage in stages for unit in of_shard(stage.units(run), run.shard)]
     if lacking := [unit for unit in units if unit.lacks and not unit.path.exists()]:
         if not run.allow_missing:
-            raise StageError(
-                f"{run.benchmark.name}: {missing(lacking)}\n"
-                f"--allow-missing runs the other {len(units) - len(lacking)}"
-            )
+            others = len(units) - len(lacking)
+            hint = f"\n--allow-missing runs the other {others}" if others else ""
+            raise StageError(f"{run.benchmark.name}: {missing(lacking)}{hint}")
         say(f"{run.benchmark.name}: skipped: {missing(lacking)}")

@@ -306,7 +306,10 @@ class BankScores:
             per_run: return the scores of every probe set, indexed by (run, model), instead of their
                 means, indexed by model.
         """
-        import pandas
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("BankScores.to_pandas needs pandas: pip install pandas") from error
 
         names = list(self.names)
         if not per_run:

@@ -52,6 +52,8 @@ def convert(
             stride_in_1x1=stride_in_1x1,
         )
         saving.save(loaded, destination)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename or source}: {error.strerror}") from error
     except OSError as error:
         raise OperationError(f"{error.filename or source}: {error.strerror}") from error
     except KeyboardInterrupt:

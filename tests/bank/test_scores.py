@@ -376,3 +376,10 @@ def test_plot_without_matplotlib_says_how_to_get_it(table, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match="^BankScores.plot needs.*pip install matplotlib$"):
         table.plot()
+
+
+def test_a_data_frame_without_pandas_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    scores = jaxparc.BankScores(("a",), ("parc",), np.ones((1, 1, 1)))
+    with pytest.raises(ImportError, match="to_pandas needs pandas: pip install pandas"):
+        scores.to_pandas()

@@ -145,3 +145,8 @@ def test_help_imports_no_jax():
     assert done.returncode == 0, done.stderr
     assert "--executor {local,ray}" in done.stdout
     assert "--shard" not in done.stdout
+
+
+def test_a_missing_source_is_a_wrong_argument(tmp_path, capsys):
+    assert main(["convert", str(tmp_path / "none"), str(tmp_path / "out.safetensors")]) == 2
+    assert capsys.readouterr().err.endswith("none: No such file or directory\n")
