@@ -6,4 +6,6 @@ from jaxparc import interrupts
 
 # `python -m` imports this package before the stage's module, whose imports take seconds.
 if sys.argv[:1] == ["-m"]:
-    interrupts.watch("python -m experiments")
+    words = sys.orig_argv
+    module = words[words.index("-m") + 1] if "-m" in words else "experiments"
+    interrupts.watch(f"python -m {module}")

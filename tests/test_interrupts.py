@@ -142,5 +142,5 @@ def test_commands_can_be_interrupted_as_soon_as_they_start(words, tmp_path):
                 break
         said = process.stderr.read()
     assert process.returncode == 130
-    assert "interrupted" in said
+    assert f"python -m {words[0]}: interrupted" in said
     assert "Traceback" not in said
