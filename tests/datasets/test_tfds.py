@@ -306,7 +306,8 @@ def test_made_up_archives_go_through_the_generator_and_the_reader(name, tmp_path
         assert matching(seen, None) == matching(expected["any"], None)
     # read where TensorFlow cannot be imported, as it would be by anything that asked for it
     code = (
-        "import sys; from jaxparc import datasets, input; from jaxparc.datasets import prepared; "
+        "import sys; from jaxparc import datasets; from jaxparc.training import batches; "
+        "from jaxparc.datasets import prepared; "
         "from pathlib import Path; import dataclasses; "
         f"spec = dataclasses.replace(datasets.DATASETS[{name!r}], sizes={sizes!r}); "
         f"rows = prepared.PreparedRows(spec, Path({str(folder)!r}), 'test'); "
