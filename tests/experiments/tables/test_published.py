@@ -304,7 +304,7 @@ def test_detection_goes_from_images_to_features_to_a_report(voc, tmp_path, monke
     extract_probes.probe_of.cache_clear()
     # which detectors there are, their table of mAP says
     assert detection(tmp_path, monkeypatch, score_probes) == 2
-    assert "oracle.csv is missing: a table of the columns Architecture" in capsys.readouterr().err
+    assert "oracle.csv is missing: a table with the columns Architecture" in capsys.readouterr().err
     assert detection(tmp_path, monkeypatch, probe_images) == 0
     out = tmp_path / "results" / "detection"
     vectors = {}
