@@ -318,7 +318,7 @@ def test_converting_what_cannot_be_is_one_line(state, tmp_path, capsys):
     path = saved(tmp_path / "w.safetensors", changed)
     for words, code, reason in (
         ([str(tmp_path / "page.pth"), own], 2, "begins with b'<html>'"),
-        ([str(tmp_path / "nothing.pth"), own], 1, "nothing.pth: No such file"),
+        ([str(tmp_path / "nothing.pth"), own], 2, "nothing.pth: No such file"),
         ([str(path), str(tmp_path / "own.pth")], 2, "ends in .safetensors"),
         ([str(path), own], 2, "unexplained: surprise (2,)"),
         ([str(path), own, "--architecture", "vit"], 2, "unknown architecture 'vit'"),
