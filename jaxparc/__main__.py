@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from jaxparc import interrupts
-
-PROGRAM = "python -m jaxparc"
+from jaxparc.commands import PROGRAM
 
 
 def main(argv: Sequence[str] | None = None) -> int:

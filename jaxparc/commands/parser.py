@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from jaxparc import interrupts, printing
+from jaxparc.commands import PROGRAM
 from jaxparc.errors import InputError, OperationError, is_out_of_memory
 from jaxparc.units import options
-
-PROGRAM = "python -m jaxparc"
 
 
 class _Parser(argparse.ArgumentParser):
