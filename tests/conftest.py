@@ -1,4 +1,7 @@
-"""Every test runs on four CPU devices with JAX's implicit conversions turned off."""
+"""Every test runs on four CPU devices with JAX's implicit conversions turned off.
+
+With JAXPARC_TEST_PLATFORM=cuda, say, tests run on the devices of that platform instead.
+"""
 
 import gc
 import mmap
@@ -9,8 +12,12 @@ import jax
 import jaxlib
 import pytest
 
-jax.config.update("jax_platforms", "cpu")
+PLATFORM = os.environ.get("JAXPARC_TEST_PLATFORM", "cpu")
+# The CPU remains: scores that need float64 are computed there.
+jax.config.update("jax_platforms", "cpu" if PLATFORM == "cpu" else f"{PLATFORM},cpu")
 jax.config.update("jax_num_cpu_devices", 4)
+# Several processes share an accelerator, none of which may take most of its memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compilation is most of the time that fast tests take. What one process compiled, the others and
 # later runs read; two thirds go with optimisations that a few calls of a program are not worth.
@@ -30,8 +37,8 @@ def pytest_configure(config):
 
 
 def is_fast(config):
-    """Whether fast tests alone run."""
-    return config.option.markexpr == "not slow"
+    """Whether fast tests alone run, which compile with few optimisations."""
+    return config.option.markexpr == "not slow" and PLATFORM == "cpu"
 
 
 def pytest_collection_finish(session):
