@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jax import Array
 
+from jaxparc.bank import preparation
+from jaxparc.bank.preparation import Prepared
 from jaxparc.errors import InputError
 from jaxparc.extraction import Extracted
 
@@ -18,39 +20,6 @@ PerModel: TypeAlias = Mapping[str, float] | Sequence[float] | np.ndarray
 
 FORMS = "a mapping {'name': (n, d) array}, (name, array) pairs, or one array (m, n, d)"
 
-# Features whose largest magnitude lies between these powers of two are scored unchanged. Others are
-# first divided by a power of two, so that squares and sums of squares stay within float32.
-LARGEST = -20, 40
-# float32 is too coarse for a column whose range is below SMALLEST times the largest feature, and
-# for a column that was rounded to float32 and whose magnitude exceeds OFFSET times its range.
-SMALLEST = 2.0**-80
-OFFSET = 1024.0
-
-
-class Prepared(NamedTuple):
-    """Features ready to be scored.
-
-    Attributes:
-        features: (n, d) float32, `original` divided by 2**exponent.
-        original: (n, d) float32 or float64, as passed by the caller.
-        exponent: the power of two that the features were divided by; 0 if they were not scaled.
-        rounded: whether `features` have fewer digits than `original`.
-        coarse: whether float32 cannot represent the differences between images.
-        flaw: why no score is defined on these features; None if nothing is wrong.
-    """
-
-    features: np.ndarray
-    original: np.ndarray
-    exponent: int = 0
-    rounded: bool = False
-    coarse: bool = False
-    flaw: str | None = None
-
-    def float64(self) -> np.ndarray:
-        """Return the features in float64, (n, d), divided by the same power of two."""
-        return np.ldexp(self.original.astype(np.float64), -self.exponent)
-
-
 class ModelInput(NamedTuple):
     """One model whose arguments have been checked and whose arrays have been read.
 
@@ -59,7 +28,8 @@ class ModelInput(NamedTuple):
         name: name of the model.
         width: d, the number of features per image.
         layers: number of layers; NaN if not given.
-        fields: the fields of its `Probe`, except those that all models share.
+        fields: the arrays of its `Probe`, except those that all models share.
+        numbers: the scalars of its `Probe`.
         prepared: its features; None if no method reads them.
     """
 
@@ -68,6 +38,7 @@ class ModelInput(NamedTuple):
     width: int
     layers: float
     fields: dict[str, Any]
+    numbers: dict[str, Any]
     prepared: Prepared | None
 
 
@@ -152,20 +123,25 @@ class Bank:
 
     def _read(self, declared: "_Declared") -> ModelInput:
         name = declared.name
-        fields: dict[str, Any] = {
+        width = np.shape(declared.features)[1]
+        numbers = {
             "layers": np.float32(declared.layers),
             "source_images": np.float32(declared.source_images),
+            "scale": np.float32(1),
+            "width": np.int32(width),
         }
+        fields: dict[str, Any] = {}
         prepared = None
         if "features" in self.needs:
-            prepared = prepare(f"model {name!r}", declared.features)
+            prepared = preparation.read(f"model {name!r}", declared.features)
             fields["features"] = prepared.features
             with np.errstate(over="ignore"):  # logistic then finds no optimum in float32
-                fields["scale"] = np.ldexp(np.float32(1), prepared.exponent)
+                numbers["scale"] = np.ldexp(np.float32(1), prepared.exponent)
         if "probs" in self.needs:
-            fields["probs"] = _probabilities(name, declared.probs, self.n)
-        width = np.shape(declared.features)[1]
-        return ModelInput(declared.place, name, width, declared.layers, fields, prepared)
+            fields["probs"] = _probabilities(name, declared.probs)
+        return ModelInput(
+            declared.place, name, width, declared.layers, fields, numbers, prepared
+        )
 
 
 class _Declared(NamedTuple):
@@ -192,49 +168,10 @@ def reference(reference: Any, n: int) -> np.ndarray:
     shape = tuple(np.shape(reference))
     if len(shape) != 2 or shape[0] != n:
         raise InputError(f"reference has shape {shape}; expected ({n}, d)")
-    found = prepare("reference", reference)
+    found = preparation.prepare("reference", reference)
     if found.flaw:
         raise InputError(f"reference: {found.flaw}; expected features that differ between images")
     return found.float64() if found.rounded or found.coarse else found.features
-
-
-def prepare(owner: str, array: Any) -> Prepared:
-    """Convert the features of a model, or of the reference, to the form that is scored.
-
-    Args:
-        owner: what the features belong to, for error messages.
-        array: (n, d) real numbers.
-
-    Raises:
-        InputError: `array` does not hold real numbers.
-    """
-    x = _real(owner, array)
-    narrow = x.dtype == np.float32
-    with np.errstate(invalid="ignore"):  # NaN
-        highest, lowest = (edge.astype(np.float64) for edge in (x.max(axis=0), x.min(axis=0)))
-    flaw = None
-    if not (np.isfinite(highest).all() and np.isfinite(lowest).all()):
-        flaw = "features are not finite"
-    elif (highest == lowest).all():
-        flaw = "features are the same for every image"
-    if flaw:
-        return Prepared(np.zeros(x.shape, np.float32), x, flaw=flaw)
-    largest = np.maximum(abs(highest), abs(lowest))
-    exponent = int(np.frexp(largest.max())[1])
-    if LARGEST[0] < exponent <= LARGEST[1]:
-        exponent = 0
-    scaled = np.ldexp(x, -exponent) if exponent else x
-    with np.errstate(under="ignore"):
-        features = scaled.astype(np.float32, copy=False)
-    rounded = not narrow and not np.array_equal(features, scaled)
-    largest, spread = (
-        np.ldexp(largest, -exponent),
-        np.ldexp(highest, -exponent) - np.ldexp(lowest, -exponent),
-    )
-    coarse = (spread > 0) & (spread < SMALLEST * largest.max())
-    if rounded:
-        coarse |= (spread > 0) & (largest > OFFSET * spread)
-    return Prepared(features, x, exponent, rounded, bool(coarse.any()))
 
 
 def check_form(features: Any) -> None:
@@ -328,42 +265,36 @@ def _check_shape(name: str, argument: str, array: Any, n: int) -> None:
         )
 
 
-def _real(owner: str, array: Any) -> np.ndarray:
-    """Return numbers as float32 if their type fits into it, else as float64."""
-    if isinstance(array, np.ma.MaskedArray):
-        array = np.ma.filled(array.astype(np.float64), np.nan)
-    try:
-        x = np.asarray(array)
-        if x.dtype.kind not in "biufOV" or x.dtype.names is not None:
-            raise TypeError(f"their dtype is {x.dtype}")
-        narrow = x.dtype.kind != "O" and x.dtype.itemsize <= (2 if x.dtype.kind in "biu" else 4)
-        with np.errstate(over="ignore"):  # of a type wider than float64
-            return x.astype(np.float32 if narrow else np.float64, copy=False)
-    except (TypeError, ValueError, RuntimeError) as error:  # a torch tensor with a gradient
-        message = f"{owner}: features cannot be read as real numbers: {_line(error)}"
-        raise InputError(message) from error
-
-
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _probabilities(name: str, probs: Any, n: int) -> np.ndarray:
-    """Return class probabilities, (n, z) float32, not yet normalised."""
+def _probabilities(name: str, probs: Any) -> np.ndarray | Array:
+    """Return class probabilities, (n, z) float16 or float32, unexamined; device arrays stay there."""
+    if isinstance(probs, Array) and probs.dtype.name in ("float16", "bfloat16", "float32"):
+        return probs
     if isinstance(probs, np.ma.MaskedArray):
         probs = np.ma.filled(probs.astype(np.float64), np.nan)
     try:
-        found = np.asarray(probs).astype(np.float32)
+        found = np.asarray(probs)
+        return found if found.dtype == np.float16 else found.astype(np.float32, copy=False)
     except (TypeError, ValueError, RuntimeError) as error:
         message = f"model {name!r}: probs cannot be read as numbers: {_line(error)}"
         raise InputError(message) from error
+
+
+def check_probabilities(model: ModelInput) -> None:
+    """Refuse class probabilities that are not: `preparation.normalise` found something wrong.
+
+    Raises:
+        InputError: some are negative or NaN, or those of an image do not sum to 1.
+    """
+    found = np.asarray(model.fields["probs"]).astype(np.float32)
     if not found.min() >= 0:  # also true for NaN
-        raise InputError(f"model {name!r}: probs are negative or NaN for some image")
-    away = abs(found.sum(axis=1) - 1)
-    if not (away <= 1e-2).all():
-        worst = found[np.argmax(away)].sum()
-        raise InputError(f"model {name!r}: probs of an image sum to {worst:.4g}; expected 1")
-    return found
+        raise InputError(f"model {model.name!r}: probs are negative or NaN for some image")
+    sums = found.sum(axis=1)
+    worst = sums[np.argmax(abs(sums - 1))]
+    raise InputError(f"model {model.name!r}: probs of an image sum to {worst:.4g}; expected 1")
 
 
 def _column(argument: str, value: Any) -> Any:

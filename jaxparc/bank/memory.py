@@ -5,11 +5,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jaxparc.errors import InputError
+from jaxparc.selectors import Method
+
+# Bytes per pair of images that every method on features needs: products and distances.
+GRAM = 12
 
 # Above this, the number of pairs overflows int32.
 MOST_IMAGES = 46_340
 
 _GIB = 2**30
+
+
+def bytes_per_pair(methods: Iterable[Method]) -> list[int]:
+    """Return the measured bytes per n^2 that scoring a model holds: in common, and per method."""
+    # Methods that differ only in "+ layers" share their computation.
+    reading = {method.function: method.selector for method in methods if method.reads_images}
+    return [GRAM, *(selector.bytes_per_pair for selector in reading.values())]
 
 
 def check(n: int, bytes_per_pair: Iterable[int]) -> None:

@@ -1,29 +1,88 @@
 """The compiled programs of `score_bank`: the only place that jits and vmaps selectors.
 
-All requested methods are compiled into one program per shape of features, in float32; where a
-method reports that float32 was too coarse for a model, the same functions run in float64.
+Two programs score a chunk of models in float32. The first reads the arrays of the models, whose
+widths differ, and is compiled once per width: it returns the summaries that selectors compare
+images by, and the scores of the methods that need the features or probabilities themselves. The
+second computes all other scores from the summaries, which have the same shapes for every model, so
+it is compiled once per bank.
+
+Nothing is waited for before the results of a chunk are fetched. Along with the scores they say for
+which models float32, or a summary, was too coarse; these are scored again one by one.
 """
 
 import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxparc.bank import arguments, preparation
 from jaxparc.bank.arguments import ModelInput
-from jaxparc.selectors import Method, Probe
+from jaxparc.bank.preparation import Prepared
+from jaxparc.selectors import Method, Probe, components
 
 Fields: TypeAlias = dict[str, Any]  # of a Probe
 
+ARRAYS = ("features", "probs")  # fields of a Probe whose shapes differ between models
 
-def models_per_call() -> int:
-    """Return how many models one call scores: one on a CPU, where batching them is slower."""
-    return 1 if jax.default_backend() == "cpu" else 32
+# Rows of the results of a model.
+SCORE, COARSE, COARSE_IF_ROUNDED, UNRESOLVED = range(4)
+
+
+class Column(NamedTuple):
+    """The functions of a method; see `Method`."""
+
+    function: Callable[..., Array]
+    needs_float64: Callable[[Probe], Array] | None
+    needs_float64_if_rounded: Callable[[Probe], Array] | None
+    unresolved: Callable[[Probe], Array] | None
+
+    @classmethod
+    def of(cls, method: Method) -> "Column":
+        return cls(*(getattr(method, name) for name in cls._fields))
+
+
+class Part(NamedTuple):
+    """What one program computes from the arrays of a model.
+
+    Attributes:
+        fields: the arrays that it reads, from `ARRAYS`.
+        summaries: the summaries that it returns, from `probe.SUMMARIES`.
+        methods: the methods that it computes, as positions in `Programs.distinct`.
+    """
+
+    fields: tuple[str, ...]
+    summaries: tuple[str, ...]
+    methods: tuple[int, ...]
+
+
+class Read(NamedTuple):
+    """A model whose arrays have been read by the first program.
+
+    Attributes:
+        model: the model.
+        summary: fields of its `Probe` for the second program.
+        place: its position in the chunk of `chunk`.
+        chunk: (methods, results (m, 4, k)) of every part, and flags (m, ...) by field.
+    """
+
+    model: ModelInput
+    summary: Fields
+    place: int
+    chunk: "tuple[list[tuple[tuple[int, ...], Array]], dict[str, Array]]"
+
+
+class Scored(NamedTuple):
+    """The scores of a model, (k,) float64, and why no score is defined on its features, or None."""
+
+    model: ModelInput
+    scores: np.ndarray
+    flaw: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,90 +91,208 @@ class Programs:
 
     Attributes:
         methods: the k requested methods.
+        shared: fields of `Probe` that all models share: labels (n,) or (n, c), target_images, and
+            reference if a method needs it.
         num_classes: c; see `Probe`.
         vectors: see `Probe`.
         absent: see `Probe`.
-        models_per_call: number of models that one call scores.
     """
 
     methods: tuple[Method, ...]
+    shared: Fields
     num_classes: int
     vectors: bool
     absent: int
-    models_per_call: int
 
     @functools.cached_property
     def distinct(self) -> tuple[Method, ...]:
         """The methods, without those that differ only in "+ layers", which is added afterwards."""
         return tuple({m.function: m for m in self.methods}.values())
 
-    def targets(self, shared: Fields) -> tuple[Any, ...]:
-        """Return, per distinct method, the part of the score that all models share, or None.
+    @functools.cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the first program."""
+        n = len(self.shared["labels"])
+        methods: dict[tuple[str, ...], list[int]] = {}
+        summaries: dict[str, None] = {}
+        for place, method in enumerate(self.distinct):
+            fields = tuple(field for field in ARRAYS if field in method.needs)
+            iterates = method.n_dims is None or components.iterates_over(n, method.n_dims)
+            if fields and (method.summaries is None or not iterates):
+                methods.setdefault(fields, []).append(place)
+            elif method.summaries:
+                methods.setdefault(fields, [])
+                summaries |= dict.fromkeys(method.summaries)
+        return tuple(
+            Part(fields, tuple(summaries) if fields == ("features",) else (), tuple(places))
+            for fields, places in methods.items()
+        )
+
+    @functools.cached_property
+    def from_summaries(self) -> tuple[int, ...]:
+        """The methods of the second program, as positions in `distinct`."""
+        read = {place for part in self.parts for place in part.methods}
+        return tuple(place for place in range(len(self.distinct)) if place not in read)
+
+    @functools.cached_property
+    def targets(self) -> tuple[Any, ...]:
+        """Per distinct method, the part of the score that all models share, or None.
 
         Computed in float64 if the reference is float64, and returned in float32.
-
-        Args:
-            shared: fields of `Probe` that all models share.
         """
-        prepare = _compiled_targets(tuple(m.target for m in self.distinct), *self._options())
-        if shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
-            return prepare(shared)
+        prepare = _compiled_targets(tuple(m.target for m in self.distinct), *self._options)
+        if self.shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
+            return prepare(self.shared)
         with _float64():
-            return jax.tree.map(lambda found: np.asarray(found, np.float32), prepare(shared))
+            found = prepare(self.shared)
+            return jax.tree.map(lambda one: np.asarray(one).astype(np.float32), found)
 
-    def scores(
-        self, models: Sequence[ModelInput], shared: Fields, targets: tuple[Any, ...]
-    ) -> list[np.ndarray]:
-        """Score models of one shape.
+    @functools.cached_property
+    def _placed(self) -> tuple[Fields, tuple[Any, ...]]:
+        """The fields that all models share, without the reference, and targets, on the device."""
+        shared = {key: value for key, value in self.shared.items() if key != "reference"}
+        return jax.device_put((shared, self.targets))
+
+    def read(self, models: Sequence[ModelInput], size: int) -> list[Read]:
+        """Start the first program on models of the same shapes, without waiting for it.
 
         Args:
-            models: at most `models_per_call` models.
-            shared: fields of `Probe` that all models share.
-            targets: the result of `targets`.
+            models: at most `size` models.
+            size: number of models that the program is compiled for.
+        """
+        shared, targets = self._placed
+        results: list[tuple[tuple[int, ...], Array]] = []
+        flags: dict[str, Array] = {}
+        summaries: Sequence[Fields] = [{}] * len(models)
+        numbers = _stacked(models, size, ("scale",))
+        for part in self.parts:
+            run = _compiled_part(part[:2], self._columns(part.methods), size, *self._options)
+            fields = [{field: model.fields[field] for field in part.fields} for model in models]
+            fields = jax.device_put(fields)  # once, as the last may be repeated
+            fields += fields[-1:] * (size - len(fields))
+            found = run(tuple(fields), numbers, shared, self._of(targets, part.methods))
+            if part.summaries:
+                summaries = found[0]
+            results.append((part.methods, found[1]))
+            flags |= found[2]
+        return [
+            Read(model, summary, place, (results, flags))
+            for place, (model, summary) in enumerate(zip(models, summaries, strict=False))
+        ]
+
+    def score(self, models: Sequence[Read], size: int) -> Callable[[], list[Scored]]:
+        """Start the second program on models of any shapes, without waiting for it.
+
+        Args:
+            models: at most `size` models.
+            size: number of models that the program is compiled for.
 
         Returns:
-            Per model, (k,) float64; computed in float32, and recomputed in float64 where float32 is
-            too coarse.
+            A function that waits for the results, computes again what was too coarse, and returns
+            the scores of every model.
         """
-        functions = tuple(m.function for m in self.distinct)
-        checks = tuple((m.needs_float64, m.needs_float64_if_rounded) for m in self.distinct)
-        run = _compiled(functions, checks, *self._options())
-        # Padded with the last model: a chunk of another size would need another compilation.
-        fields = [m.fields for m in models]
-        fields += fields[-1:] * (self.models_per_call - len(fields))
-        found = np.asarray(run(tuple(fields), shared, targets))
+        found = None
+        if self.from_summaries:
+            shared, targets = self._placed
+            run = _compiled_scores(self._columns(self.from_summaries), size, *self._options)
+            summaries = [model.summary for model in models]
+            summaries += summaries[-1:] * (size - len(summaries))
+            numbers = _stacked(
+                [one.model for one in models], size, ("layers", "source_images", "width")
+            )
+            found = run(tuple(summaries), numbers, shared, self._of(targets, self.from_summaries))
+        # Summaries are large; only the models and the results are kept until they are fetched.
+        kept = [one._replace(summary={}) for one in models]
+
+        def fetch() -> list[Scored]:
+            chunks = {id(one.chunk): one.chunk for one in kept}
+            second, first = jax.device_get((found, chunks))
+            rows = []
+            for place, one in enumerate(kept):
+                results, flags = first[id(one.chunk)]
+                row = np.zeros((4, len(self.distinct)))
+                for methods, values in results:
+                    row[:, methods] = values[one.place]
+                if second is not None:
+                    row[:, self.from_summaries] = second[place]
+                of_model = {field: values[one.place] for field, values in flags.items()}
+                rows.append(self._finished(one.model, row, of_model))
+            return rows
+
+        return fetch
+
+    def _finished(
+        self, model: ModelInput, row: np.ndarray, flags: dict[str, np.ndarray]
+    ) -> Scored:
+        """Return the scores of a model, after computing again what was too coarse in (4, k)."""
+        if flags.get("probs", np.False_):
+            arguments.check_probabilities(model)
+        functions = [m.function for m in self.distinct]
         columns = [functions.index(m.function) for m in self.methods]
-        scores = []
-        for model, (score, coarse, coarse_if_rounded) in zip(models, found, strict=False):
-            row = np.array(score, np.float64)
-            prepared = model.prepared
-            if prepared is not None and not prepared.flaw:
-                again = coarse.astype(bool) | (coarse_if_rounded.astype(bool) & prepared.rounded)
-                if prepared.coarse:
-                    again |= [m.reads_images for m in self.distinct]
-                if again.any():
-                    row[again] = self._in_float64(model, shared, targets)[again]
-            scores.append(row[columns])
-        return scores
+        prepared = model.prepared
+        if prepared is None:
+            return Scored(model, row[SCORE, columns], None)
+        reads_images = np.array([m.reads_images for m in self.distinct])
+        not_finite, constant, coarse = flags["features"]
+        flaw = prepared.flaw or (preparation.NOT_FINITE if not_finite else None)
+        flaw = flaw or (preparation.CONSTANT if constant else None)
+        if not flaw:
+            coarse |= prepared.coarse
+            if row[UNRESOLVED].any() and not coarse:
+                places = tuple(i for i, m in enumerate(self.distinct) if m.n_dims is not None)
+                again = self._from_features(model, places)
+                unresolved = row[UNRESOLVED, places].astype(bool)
+                row[:, places] = np.where(unresolved, again, row[:, places])
+            again = row[COARSE].astype(bool)
+            again |= row[COARSE_IF_ROUNDED].astype(bool) & prepared.rounded
+            again |= reads_images & coarse
+            if again.any():
+                wide = prepared
+                if not prepared.examined:
+                    wide = preparation.prepare(f"model {model.name!r}", prepared.original)
+                flaw = wide.flaw
+                row[SCORE, again] = self._in_float64(model, wide)[again]
+        if flaw:
+            row[SCORE, reads_images] = np.nan
+        return Scored(model, row[SCORE, columns], flaw)
 
-    def _in_float64(
-        self, model: ModelInput, shared: Fields, targets: tuple[Any, ...]
-    ) -> np.ndarray:
+    def _from_features(self, model: ModelInput, places: tuple[int, ...]) -> np.ndarray:
+        """Return the results of some methods, (4, k), from the features instead of summaries."""
+        shared, targets = self._placed
+        run = _compiled_part((("features",), ()), self._columns(places), 1, *self._options)
+        fields = ({"features": model.fields["features"]},)
+        numbers = _stacked([model], 1, ("scale",))
+        return np.asarray(run(fields, numbers, shared, self._of(targets, places))[1])[0]
+
+    def _in_float64(self, model: ModelInput, prepared: Prepared) -> np.ndarray:
         """Return the scores of one model in float64, (k,), by the same functions."""
-        assert model.prepared is not None
-        functions = tuple(m.function for m in self.distinct)
         wide = {
-            "features": model.prepared.float64(),
-            "scale": np.ldexp(np.float64(1), model.prepared.exponent),
+            "features": prepared.float64(),
+            "scale": np.ldexp(np.float64(1), prepared.exponent),
         }
+        numbers = {key: model.numbers[key] for key in ("layers", "source_images")}
+        probs = {key: np.asarray(model.fields[key]) for key in ("probs",) if key in model.fields}
+        shared = {key: value for key, value in self.shared.items() if key != "reference"}
         with _float64():
-            run = _compiled(functions, ((None, None),) * len(functions), *self._options())
-            of_bank = jax.tree.map(lambda found: np.asarray(found, np.float64), targets)
-            found = run((model.fields | wide,), shared, of_bank)
-            return np.asarray(found)[0, 0]
+            run = _compiled_in_float64(self._columns(range(len(self.distinct))), *self._options)
+            of_bank = jax.tree.map(lambda found: np.asarray(found).astype(np.float64), self.targets)
+            return np.asarray(run(wide | numbers | probs, shared, of_bank))[SCORE]
 
+    def _columns(self, places: Sequence[int]) -> tuple[Column, ...]:
+        return tuple(Column.of(self.distinct[place]) for place in places)
+
+    def _of(self, targets: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
+        return tuple(targets[place] for place in places)
+
+    @functools.cached_property
     def _options(self) -> tuple[int, bool, int]:
         return self.num_classes, self.vectors, self.absent
+
+
+def _stacked(models: Sequence[ModelInput], size: int, names: Sequence[str]) -> Fields:
+    """Return numbers of models, (size,) each; those of the last model are repeated."""
+    padded = [*models, *models[-1:] * (size - len(models))]
+    return {name: np.stack([model.numbers[name] for model in padded]) for name in names}
 
 
 @contextlib.contextmanager
@@ -129,48 +306,120 @@ def _float64() -> Iterator[None]:
         yield
 
 
+def _evaluated(probe: Probe, columns: Sequence[Column], targets: tuple[Any, ...]) -> Array:
+    """Return the scores of methods and what their checks found, (4, k).
+
+    All methods are in one program, so that XLA computes shared intermediates once.
+    """
+    probe = probe.computing_once()
+    dtype = jnp.result_type(float)  # float64 if enabled, else float32
+    rows = [
+        [
+            column.function(probe) if target is None else column.function(probe, target=target)
+            for column, target in zip(columns, targets, strict=True)
+        ],
+        *(
+            [jnp.bool_(False) if check is None else check(probe) for check in checks]
+            for checks in list(zip(*columns, strict=True))[1:]
+        ),
+    ]
+    return jnp.stack([jnp.stack([jnp.asarray(one, dtype) for one in row]) for row in rows])
+
+
+def _over_models(function: Callable[[Fields], Any], models: tuple[Fields, ...], numbers: Fields):
+    """Map a function over models of the same shapes; return its results, stacked."""
+    if len(models) == 1:  # as is, since vmap turns conditions into selections
+        found = function(models[0] | jax.tree.map(lambda number: number[0], numbers))
+        return jax.tree.map(lambda leaf: leaf[None], found)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+    return jax.vmap(function)(stacked | numbers)
+
+
 @functools.lru_cache(maxsize=256)
-def _compiled(
-    functions: tuple[Callable[..., Array], ...],
-    checks: tuple[tuple[Callable[..., Array] | None, ...], ...],
+def _compiled_part(
+    reads: tuple[tuple[str, ...], tuple[str, ...]],
+    columns: tuple[Column, ...],
+    size: int,
     num_classes: int,
     vectors: bool,
     absent: int,
-) -> Callable[..., Array]:
-    """Return the program for models of one shape.
+) -> Callable[..., Any]:
+    """Return the first program, for `size` models of one shape.
 
-    All methods are in one program, so that XLA computes shared intermediates once. The fields
-    `shared` by the models, and the `targets` computed from them, are not mapped.
+    Args:
+        reads: `fields` and `summaries` of the `Part`.
+        columns: the methods that it computes.
 
     Returns:
-        A function of (models, shared, targets) that returns (m, 3, k): the scores, and the results
-        of both columns of `checks`.
+        A function of (models, numbers, shared, targets). It returns fields of the `Probe` of every
+        model, (m, 4, k) results, and by field the flags of `preparation`.
     """
+    _, summaries = reads
 
     @jax.jit
-    def run(models: tuple[Fields, ...], shared: Fields, targets: tuple[Any, ...]) -> Array:
-        def score(model: Fields) -> Array:
-            if "probs" in model:
-                rows = model["probs"]
-                model = model | {"probs": rows / jnp.sum(rows, axis=1, keepdims=True)}
+    def run(
+        models: tuple[Fields, ...], numbers: Fields, shared: Fields, targets: tuple[Any, ...]
+    ) -> Any:
+        def of_model(given: Fields) -> Any:
+            fields, flags = {}, {}
+            if "features" in given:
+                features, scale, flags["features"] = preparation.examine(given["features"])
+                fields |= {"features": features, "scale": given["scale"] * scale}
+            if "probs" in given:
+                fields["probs"], flags["probs"] = preparation.normalise(given["probs"])
             probe = Probe(
-                **model, **shared, num_classes=num_classes, vectors=vectors, absent=absent
+                **fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent
             ).computing_once()
-            scores = [
-                function(probe) if target is None else function(probe, target=target)
-                for function, target in zip(functions, targets, strict=True)
-            ]
-            coarse = [
-                [jnp.bool_(False) if check is None else check(probe) for check in column]
-                for column in zip(*checks, strict=True)
-            ]
-            dtype = jnp.result_type(float)  # float64 if enabled, else float32
-            rows = [[jnp.asarray(one, dtype) for one in row] for row in (scores, *coarse)]
-            return jnp.stack([jnp.stack(row) for row in rows])
+            summary = {"scale": fields.get("scale")} if summaries else {}
+            summary |= {"summaries": {name: probe.summary(name) for name in summaries}}
+            found = _evaluated(probe, columns, targets) if columns else jnp.zeros((4, 0))
+            return summary, found, flags
 
-        if len(models) == 1:
-            return score(models[0])[None]
-        return jax.vmap(score)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models))
+        summary, found, flags = _over_models(of_model, models, numbers)
+        apart = tuple(jax.tree.map(lambda leaf: leaf[i], summary) for i in range(size))
+        return apart, found, flags
+
+    return run
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled_scores(
+    columns: tuple[Column, ...], size: int, num_classes: int, vectors: bool, absent: int
+) -> Callable[..., Array]:
+    """Return the second program, for `size` models.
+
+    Returns:
+        A function of (models, numbers, shared, targets) that returns (m, 4, k) results.
+    """
+    del size  # one program each
+
+    @jax.jit
+    def run(
+        models: tuple[Fields, ...], numbers: Fields, shared: Fields, targets: tuple[Any, ...]
+    ) -> Array:
+        def of_model(fields: Fields) -> Array:
+            probe = Probe(
+                **fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent
+            )
+            return _evaluated(probe, columns, targets)
+
+        return _over_models(of_model, models, numbers)
+
+    return run
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled_in_float64(
+    columns: tuple[Column, ...], num_classes: int, vectors: bool, absent: int
+) -> Callable[..., Array]:
+    """Return the program that scores one model in float64, with the features as they are."""
+
+    @jax.jit
+    def run(fields: Fields, shared: Fields, targets: tuple[Any, ...]) -> Array:
+        if "probs" in fields:
+            fields = fields | {"probs": preparation.normalise(fields["probs"])[0]}
+        probe = Probe(**fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent)
+        return _evaluated(probe, columns, targets)
 
     return run
 

@@ -1,30 +1,23 @@
-"""Score a whole bank of pretrained models at once.
-
-Models whose arrays have the same shapes share one compiled program that computes all requested
-methods. Padding narrower features to one width would be simpler but wrong: rows are centred over
-their d columns, so zeros change the score.
-"""
+"""Score a whole bank of pretrained models at once, in chunks (see `programs`)."""
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax import Array
 
 from jaxparc import labels as labels_
 from jaxparc import printing, selectors
-from jaxparc.bank import arguments, memory
+from jaxparc.bank import arguments, chunks, memory
 from jaxparc.bank.arguments import Features, ModelInput, PerModel
-from jaxparc.bank.programs import Programs, models_per_call
+from jaxparc.bank.programs import Programs, Read, Scored
 from jaxparc.bank.scores import BankScores
 from jaxparc.errors import InputError, UndefinedScoreWarning
 from jaxparc.labels import Labels
 from jaxparc.selectors import Method, Probe
 from jaxparc.selectors.heuristic import plus_layers
-
-# Bytes per pair of images that every method on features needs: products and distances.
-GRAM = 12
 
 LISTED = 8  # maximum number of models that a warning names
 
@@ -44,6 +37,7 @@ def score_bank(
     target_images: float | None = None,
     ell_max: float = 50,
     label_kind: str | None = None,
+    chunk: int | None = None,
 ) -> BankScores:
     """Predict which of m pretrained models will be best after fine-tuning.
 
@@ -77,6 +71,8 @@ def score_bank(
         target_images: number of images in the target data set (needed by "heuristic").
         ell_max: number of layers with relative depth 1 in eq. 6.
         label_kind: "classes", "multi_label" or "vectors"; by default inferred from the labels.
+        chunk: maximum number of models that one call of a program scores; by default 1 on a CPU,
+            and else as many as fit into an eighth of the device's memory, at most 128.
 
     Returns:
         The scores of every model by every method. They are computed in float32, and in float64
@@ -113,15 +109,16 @@ def score_bank(
     }
     if "reference" in needs:
         shared["reference"] = arguments.reference(reference, n)
-    programs = Programs(chosen, num_classes, encoded.kind == "vectors", absent, models_per_call())
-    rows = sorted(_rows(bank.models(), programs, shared), key=lambda row: row.place)
+    programs = Programs(chosen, shared, num_classes, encoded.kind == "vectors", absent)
+    sizes = chunks.Sizes(n, chosen, chunk)
+    rows = sorted(_scored(bank.models(), programs, sizes), key=lambda row: row.model.place)
     notes |= dict.fromkeys(_caveats(rows, chosen, encoded))
     scores, undefined = _table(rows, chosen, ell_max)
     for note in filter(None, notes):
         warnings.warn(note, stacklevel=2)
     for note in _undefined_notes(undefined):
         warnings.warn(note, UndefinedScoreWarning, stacklevel=2)
-    names = tuple(row.name for row in rows)
+    names = tuple(row.model.name for row in rows)
     return BankScores(names, tuple(m.label for m in chosen), scores[None], undefined)
 
 
@@ -148,10 +145,8 @@ def check_labels(
     n = len(encoded.values)
     if n < 3:
         raise InputError(f"labels of {n} images; expected at least 3")
-    # Methods that differ only in "+ layers" share their computation.
-    reading = {method.function: method.selector for method in methods if method.reads_images}
-    if reading:
-        memory.check(n, [GRAM, *(selector.bytes_per_pair for selector in reading.values())])
+    if any(method.reads_images for method in methods):
+        memory.check(n, memory.bytes_per_pair(methods))
     for method in methods:
         if encoded.kind not in method.kinds:
             hint = ""
@@ -166,17 +161,6 @@ def check_labels(
     return encoded
 
 
-class _Row(NamedTuple):
-    """One model's scores, (k,) float64, and the facts that explain undefined ones."""
-
-    place: int
-    name: str
-    width: int
-    layers: float
-    flaw: str | None
-    scores: np.ndarray
-
-
 def _methods(methods: Any) -> tuple[Method, ...]:
     if isinstance(methods, str) or callable(methods):
         methods = (methods,)
@@ -186,40 +170,36 @@ def _methods(methods: Any) -> tuple[Method, ...]:
     return chosen
 
 
-def _rows(
-    models: Iterator[ModelInput], programs: Programs, shared: dict[str, Any]
-) -> Iterator[_Row]:
-    """Score models in chunks of one shape; rows are yielded in the order of the chunks."""
-    targets = None
-    for chunk in _by_shape(models, programs.models_per_call):
-        if targets is None:  # once the first model has been read, so bad input is refused first
-            targets = programs.targets(shared)
-            shared = {key: value for key, value in shared.items() if key != "reference"}
-        for model, scores in zip(chunk, programs.scores(chunk, shared, targets), strict=True):
-            flaw = model.prepared.flaw if model.prepared else None
-            if flaw:
-                scores = np.where([m.reads_images for m in programs.methods], np.nan, scores)
-            yield _Row(model.place, model.name, model.width, model.layers, flaw, scores)
+def _scored(
+    models: Iterator[ModelInput], programs: Programs, sizes: chunks.Sizes
+) -> Iterator[Scored]:
+    """Score models in chunks; they are yielded in the order of the chunks.
 
-
-def _by_shape(models: Iterable[ModelInput], size: int) -> Iterator[list[ModelInput]]:
-    """Yield chunks of at most `size` models of one shape; hold at most one chunk per shape."""
-    waiting: dict[tuple[tuple[int, ...], ...], list[ModelInput]] = {}
-    for model in models:
-        shape = tuple(field.shape for field in model.fields.values())
-        waiting.setdefault(shape, []).append(model)
-        if len(waiting[shape]) == size:
-            yield waiting.pop(shape)
-    yield from waiting.values()
+    While the device computes, the following chunks are read and dispatched, but no more of them
+    than `chunks.AHEAD`: a bank may be larger than memory.
+    """
+    running: deque[Callable[[], list[Scored]]] = deque()
+    read: list[Read] = []
+    for models_of_shape, size in chunks.by_shape(models, sizes):
+        read += programs.read(models_of_shape, size)
+        while len(read) >= sizes.most:
+            running.append(programs.score(read[: sizes.most], sizes.most))
+            read = read[sizes.most :]
+        while len(running) > chunks.ahead():
+            yield from running.popleft()()
+    if read:
+        running.append(programs.score(read, sizes.holding(len(read))))
+    for fetch in running:
+        yield from fetch()
 
 
 def _table(
-    rows: Sequence[_Row], methods: Sequence[Method], ell_max: float
+    rows: Sequence[Scored], methods: Sequence[Method], ell_max: float
 ) -> tuple[np.ndarray, dict[tuple[str, str], str]]:
     """Return the scores after "+ layers", (m, k), and the reason for every NaN."""
     scores = np.stack([row.scores for row in rows])
     undefined: dict[tuple[str, str], str] = {}
-    layers = np.array([row.layers for row in rows])
+    layers = np.array([row.model.layers for row in rows])
     for column, method in enumerate(methods):
         raw = scores[:, column].copy()
         if method.plus_layers:
@@ -227,11 +207,11 @@ def _table(
         for row, before, after in zip(rows, raw, scores[:, column], strict=True):
             if np.isnan(before):
                 flaw = row.flaw if method.reads_images else None
-                undefined[row.name, method.label] = flaw or method.selector.undefined
+                undefined[row.model.name, method.label] = flaw or method.selector.undefined
             elif np.isnan(after):
-                undefined[row.name, method.label] = (
+                undefined[row.model.name, method.label] = (
                     "layers is not a finite number"
-                    if not np.isfinite(row.layers)
+                    if not np.isfinite(row.model.layers)
                     else "+l needs scores of at least two models that are not all equal"
                 )
     return scores, undefined
@@ -255,14 +235,14 @@ def _models(names: Sequence[str]) -> str:
     return f"{word} {printing.some([repr(name) for name in names], LISTED)}"
 
 
-def _caveats(rows: Sequence[_Row], methods: Sequence[Method], labels: Labels) -> Iterator[str]:
+def _caveats(rows: Sequence[Scored], methods: Sequence[Method], labels: Labels) -> Iterator[str]:
     """Yield caveats about defined scores, one line per method and reason."""
     for column, method in enumerate(methods):
         if method.selector.caveat is None:
             continue
         found: dict[str, list[str]] = {}
         for row in rows:
-            if text := method.selector.caveat(row.scores[column], row.width, labels):
-                found.setdefault(text, []).append(row.name)
+            if text := method.selector.caveat(row.scores[column], row.model.width, labels):
+                found.setdefault(text, []).append(row.model.name)
         for text, names in found.items():
             yield f"{method.label.removesuffix('+l')} of {_models(names)}: {text}"

@@ -21,6 +21,7 @@ from jaxparc.selectors.hscore import caveat as hscore_caveat
 from jaxparc.selectors.hscore import hscore as hscore
 from jaxparc.selectors.knn import knn as knn
 from jaxparc.selectors.knn import needs_float64 as knn_needs_float64
+from jaxparc.selectors.knn import summaries as knn_summaries
 from jaxparc.selectors.leep import leep as leep
 from jaxparc.selectors.logistic import logistic as logistic
 from jaxparc.selectors.logistic import needs_float64 as logistic_needs_float64
@@ -50,6 +51,9 @@ class Selector:
             all models of a bank share.
         needs_float64: maps a `Probe`, and the same options, to whether float32 is too coarse for
             the score, which is then computed in float64.
+        summaries: maps the options to the names in `probe.SUMMARIES` of all that the score, if its
+            components are found by iteration, needs of the features; None, or a function that
+            returns None, if it needs the features themselves.
         undefined: the reason why the score of finite, non-constant features can be NaN.
         caveat: maps a score, the feature width and the encoded labels to a warning about what the
             score does not show, or None.
@@ -64,9 +68,22 @@ class Selector:
     check: Callable[[Labels], str | None] | None = None
     target: Callable[..., Array] | None = None
     needs_float64: Callable[..., Array] | None = None
+    summaries: Callable[..., tuple[str, ...] | None] | None = None
     undefined: str = ""
     caveat: Callable[[float, int, Labels], str | None] | None = None
     bytes_per_pair: int = 0
+
+
+def _gram(*, n_dims: int | None = None) -> tuple[str, ...]:
+    return ("centred_gram",)
+
+
+def _gram_or_products(*, n_dims: int | None = None) -> tuple[str, ...]:
+    return ("products",) if n_dims is None else ("centred_gram",)
+
+
+def _gram_if_reduced(*, n_dims: int | None = None) -> tuple[str, ...] | None:
+    return None if n_dims is None else ("centred_gram",)
 
 
 _CLASSES = ("classes",)
@@ -81,6 +98,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             "PARC",
             check=parc_check,
             target=annotation_ranks,
+            summaries=_gram_or_products,
             undefined=_CONSTANT,
             bytes_per_pair=_RANKS,
         ),
@@ -89,6 +107,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             "RSA",
             ("features", "reference"),
             target=reference_ranks,
+            summaries=_gram_or_products,
             undefined=f"{_CONSTANT}, or of the reference's",
             bytes_per_pair=_RANKS,
         ),
@@ -97,6 +116,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             "DDS",
             ("features", "reference"),
             target=reference_arrangement,
+            summaries=_gram_or_products,
             undefined="all standardised features of an image, or of the reference's, are 0, or all "
             "images are equally far apart",
             bytes_per_pair=8,
@@ -121,6 +141,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             hscore,
             "H-Score",
             kinds=_CLASSES,
+            summaries=_gram_if_reduced,
             undefined="the features have rank 0",
             caveat=hscore_caveat,
         ),
@@ -129,6 +150,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             "1-NN CV",
             check=two_of_each_class,
             needs_float64=knn_needs_float64,
+            summaries=knn_summaries,
             undefined="distances between images are not finite",
         ),
         "logistic": Selector(
@@ -137,6 +159,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             kinds=_CLASSES,
             check=two_of_each_class,
             needs_float64=logistic_needs_float64,
+            summaries=_gram,
             undefined="the optimiser does not converge on features of this scale; standardise them",
         ),
         "heuristic": Selector(
@@ -162,6 +185,11 @@ class Method:
         target: maps a `Probe` without features to the part that all models share; or None.
         needs_float64: maps a `Probe` to whether float32 is too coarse; or None.
         needs_float64_if_rounded: the same, for features that were rounded to float32; or None.
+        unresolved: maps a `Probe` without features to whether its summaries do not determine the
+            score; or None.
+        summaries: all that it needs of the features, from `probe.SUMMARIES`; None if it needs the
+            features themselves.
+        n_dims: f, the number of components that it reduces features to; or None.
         needs: the fields of `Probe` that it reads, and "layers" if `plus_layers`.
         plus_layers: whether eq. 6 is applied to the scores of a target's models.
     """
@@ -173,6 +201,9 @@ class Method:
     target: Callable[[Probe], Array] | None
     needs_float64: Callable[[Probe], Array] | None
     needs_float64_if_rounded: Callable[[Probe], Array] | None
+    unresolved: Callable[[Probe], Array] | None
+    summaries: tuple[str, ...] | None
+    n_dims: int | None
     needs: tuple[str, ...]
     plus_layers: bool = False
 
@@ -225,7 +256,8 @@ def _method(
     needs: tuple[str, ...],
     plus_layers: bool = False,
 ) -> Method:
-    reduction = tuple(option for option in options if option[0] == "n_dims")
+    n_dims: int | None = dict(options).get("n_dims")
+    reduction = () if n_dims is None else (("n_dims", n_dims),)
     return Method(
         label,
         title,
@@ -234,6 +266,9 @@ def _method(
         selector.target and _bound(selector.target, options),
         selector.needs_float64 and _bound(selector.needs_float64, options),
         _bound(Probe.ill_conditioned, reduction) if reduction else None,
+        _bound(Probe.unresolved, reduction) if reduction else None,
+        selector.summaries and selector.summaries(**dict(options)),
+        n_dims,
         needs,
         plus_layers,
     )

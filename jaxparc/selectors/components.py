@@ -4,6 +4,8 @@ The results are accurate even if some columns or components dominate the others 
 Whether a component is rounding noise is decided relative to the columns that contribute to it.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,19 +76,45 @@ def principal(
     """
     n, d = x.shape
     f = min(n_dims, n, d)
-    if f + OVERSAMPLES > min(n // 3, d // 2):
+    if not (iterates_over(n, f) and f <= most_from_gram(d)):
         left, values = _by_stages(x, f)
     else:
-        squares, scale = gram_and_scale or stats.centred_gram(x)
-        left, eigenvalues, found = _leading(squares, f)
-        values = scale * jnp.sqrt(eigenvalues)
+        found = _leading(*(gram_and_scale or stats.centred_gram(x)), f)
         # A loop of at most one iteration: under vmap, `cond` would compute both branches.
         left, values, _ = jax.lax.while_loop(
             lambda state: ~state[2],
             lambda state: (*_by_stages(x, f), jnp.bool_(True)),
-            (left, values, found),
+            found,
         )
     return _signed(left, values, values > 0)
+
+
+def principal_of_gram(
+    gram: Array, scale: Array, n_dims: int
+) -> tuple[Array, Array, Array, Array]:
+    """Return what `principal` does, as far as the Gram matrix determines it.
+
+    Args:
+        gram: (n, n) float32, see `stats.centred_gram`.
+        scale: () float32, see `stats.centred_gram`.
+        n_dims: f, for which `iterates_over(n, f)`.
+
+    Returns:
+        The results of `principal`, and () bool, whether they can be trusted; if not, or if f is
+        above `most_from_gram`, they must be computed from the features.
+    """
+    left, values, found = _leading(gram, scale, min(n_dims, len(gram)))
+    return *_signed(left, values, values > 0), found
+
+
+def iterates_over(n: int, n_dims: int) -> bool:
+    """Return whether there are enough images, n, to find n_dims components by iteration."""
+    return min(n_dims, n) + OVERSAMPLES <= n // 3
+
+
+def most_from_gram(d: Any) -> Any:
+    """Return the maximum number of components of d features that the iteration may find."""
+    return d // 2 - OVERSAMPLES
 
 
 def basis(x: Array) -> tuple[Array, Array]:
@@ -185,20 +213,21 @@ def _decomposed(x: Array, f: int) -> tuple[Array, Array]:
     return left[:, :f], scale * values[:f]
 
 
-def _leading(square: Array, f: int) -> tuple[Array, Array, Array]:
-    """Return the f leading eigenvectors of a Gram matrix by subspace iteration (QR iteration).
+def _leading(square: Array, scale: Array, f: int) -> tuple[Array, Array, Array]:
+    """Return the f leading singular vectors by subspace iteration (QR iteration) on a Gram matrix.
 
     It uses only matrix products, a Cholesky decomposition and a small symmetric eigenproblem: other
     LAPACK calls wake OpenBLAS's threads, which then compete with XLA's and double the time of the
     operations that follow.
 
     Args:
-        square: (n, n) float32, symmetric, positive semidefinite.
-        f: number of eigenvectors, f + OVERSAMPLES <= n.
+        square: (n, n) float32, symmetric, positive semidefinite; see `stats.centred_gram`.
+        scale: () float32, by which the features were divided.
+        f: number of vectors, f + OVERSAMPLES <= n.
 
     Returns:
-        (n, f) float32, (f,) float32 eigenvalues, and () bool: whether they have converged and are
-        above the noise of the Gram matrix.
+        (n, f) float32, (f,) float32 singular values, and () bool: whether they have converged and
+        are above the noise of the Gram matrix.
     """
     n = square.shape[0]
     drawn = np.random.default_rng(0).standard_normal((f + OVERSAMPLES, n))
@@ -229,7 +258,7 @@ def _leading(square: Array, f: int) -> tuple[Array, Array, Array]:
     )
     # NaN compares false, so the result of a failed iteration is not trusted.
     trusted = (remainder <= RESIDUAL) & (values[-1] > GRAM_CUT[square.dtype.itemsize] * values[0])
-    return vectors.T, values, trusted
+    return vectors.T, scale * jnp.sqrt(values), trusted
 
 
 def _orthonormal(rows: Array) -> Array:

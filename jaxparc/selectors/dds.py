@@ -41,12 +41,9 @@ def reference_arrangement(probe: Probe, *, n_dims: int | None = None) -> Array:
 
 
 def _arrangement(probe: Probe, n_dims: int | None) -> Array:
-    # Components without rank are columns of zeros, which do not change a cosine.
-    x, kept = probe.represented(n_dims)
     # PARC and RSA also need the inner products of the centred rows, so these are shared.
-    products, mean = probe.row_products(n_dims)
-    columns = x.shape[1] if kept is None else jnp.sum(kept).astype(x.dtype)
-    products = products + columns * mean[:, None] * mean[None, :]
-    norm = jnp.sqrt(jnp.diagonal(products))
-    norm = jnp.where(jnp.any(x != 0, axis=1), norm, jnp.nan)
+    # Components without rank are columns of zeros, which do not change a cosine.
+    found = probe.products(n_dims)
+    products = found.centred + found.columns * found.means[:, None] * found.means[None, :]
+    norm = jnp.where(found.nonzero, jnp.sqrt(jnp.diagonal(products)), jnp.nan)
     return stats.u_centred(1.0 - products / (norm[:, None] * norm[None, :]))

@@ -35,7 +35,7 @@ def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "e
     Raises:
         InputError: k is out of range, or the metric is unknown.
     """
-    n = probe.features.shape[0]
+    n = len(probe.labels)
     if not 1 <= k < n:
         raise InputError(f"knn: k is {k}; expected 1 to {n - 1} for {n} images")
     distances = _distances(probe, n_dims, metric)
@@ -58,6 +58,14 @@ def needs_float64(
         distances = _distances(probe, n_dims, metric)
         return stats.crowded(distances, jnp.ones(len(distances)), stats.CROWDED[4])
     return jnp.bool_(False)
+
+
+def summaries(
+    *, n_dims: int | None = None, k: int = 1, metric: str = "euclidean"
+) -> tuple[str, ...] | None:
+    """Return the summaries that the score follows from, or None; options as in `knn`."""
+    del n_dims, k
+    return ("centred_gram",) if metric == "euclidean" else None
 
 
 def _distances(probe: Probe, n_dims: int | None, metric: str) -> Array:

@@ -65,8 +65,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
     """Return the percentage correct, and the norm of the gradient over that of the weights."""
 
     def compute() -> tuple[Array, Array]:
-        n, c = probe.features.shape[0], probe.num_classes
-        half = -(-n // 2)
+        c, half = probe.num_classes, -(-len(probe.labels) // 2)
         # The intercept is not penalised, so centring does not change the problem.
         squares, scale = probe.centred_gram(n_dims)
         if probe.scale is not None:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,24 @@ from jaxparc.selectors import components
 # Ratio of the last requested singular value to the first below which float32 is too coarse for
 # features that were rounded to it.
 ILL_CONDITIONED = 1e-4
+
+class Products(NamedTuple):
+    """Inner products of represented features: see `Probe.represented`.
+
+    Attributes:
+        centred: (n, n) float32, of the rows minus their means.
+        means: (n,) float32, the means of the rows over the columns that count.
+        varies: (n,) bool, which rows are not constant over these columns.
+        nonzero: (n,) bool, which rows have a value other than 0.
+        columns: () float32, the number of columns that count.
+    """
+
+    centred: Array
+    means: Array
+    varies: Array
+    nonzero: Array
+    columns: Array
+
 
 # `score_bank` checks that a probe has all the fields that a selector needs.
 _ABSENT: Any = None
@@ -31,6 +50,8 @@ _ABSENT: Any = None
         "source_images",
         "target_images",
         "scale",
+        "summaries",
+        "width",
     ],
     meta_fields=["num_classes", "vectors", "absent"],
 )
@@ -53,6 +74,9 @@ class Probe:
         target_images: () float32, the number of images in the target data set.
         scale: () float32 or float64, the number that the features were divided by (only the
             logistic selector depends on it); None for 1.
+        summaries: results of functions in `SUMMARIES`, by name; None if there are none. Selectors
+            that need nothing else of the features also work without them.
+        width: () int32, d, if there are summaries.
         num_classes: c, the number of classes of the target; static.
         vectors: whether (n, c) labels are annotation vectors, not zeros and ones; static.
         absent: number of further classes, beyond the c, that have no image; static.
@@ -66,6 +90,8 @@ class Probe:
     source_images: Array = _ABSENT
     target_images: Array = _ABSENT
     scale: Array = _ABSENT
+    summaries: Mapping[str, Any] = _ABSENT
+    width: Array = _ABSENT
     num_classes: int = 0
     vectors: bool = False
     absent: int = 0
@@ -82,11 +108,28 @@ class Probe:
 
     # Intermediate results that several selectors share.
 
+    def summary(self, name: str) -> Any:
+        """Return the result of a function in `SUMMARIES`, from `summaries` if it is there."""
+        if self.summaries is not None and name in self.summaries:
+            return self.summaries[name]
+        return self.once(name, lambda: SUMMARIES[name](self))
+
     def principal(self, n_dims: int) -> tuple[Array, Array, Array]:
-        """Return singular vectors, values and which of them count; see `components.principal`."""
+        """Return singular vectors, values and which of them count; see `components.principal`.
+
+        Without the features they are those of the Gram matrix, if not `unresolved`.
+        """
+        if self.features is None:
+            return self._principal_of_gram(n_dims)[:3]
         return self.once(
             ("principal", n_dims),
             lambda: components.principal(self.features, n_dims, self.centred_gram(None)),
+        )
+
+    def _principal_of_gram(self, n_dims: int) -> tuple[Array, Array, Array, Array]:
+        return self.once(
+            ("principal", n_dims),
+            lambda: components.principal_of_gram(*self.centred_gram(None), n_dims),
         )
 
     def reduced(self, n_dims: int | None) -> tuple[Array, Array | None]:
@@ -112,29 +155,41 @@ class Probe:
 
         return self.once(("represented", n_dims), compute)
 
-    def row_products(self, n_dims: int | None) -> tuple[Array, Array]:
-        """Return `stats.row_products` of the represented features."""
-        return self.once(
-            ("row_products", n_dims), lambda: stats.row_products(*self.represented(n_dims))
-        )
+    def products(self, n_dims: int | None) -> Products:
+        """Return the inner products of the represented features."""
+        if n_dims is None:
+            return self.summary("products")
+        return self.once(("products", n_dims), lambda: _products(*self.represented(n_dims)))
 
     def dissimilarity_ranks(self, n_dims: int | None) -> Array:
         """Return the standard ranks, (n * (n - 1) / 2,), of one minus the images' correlations."""
 
         def compute() -> Array:
-            x, kept = self.represented(n_dims)
-            r = stats.correlations(self.row_products(n_dims)[0], stats.varies(x, kept))
+            products = self.products(n_dims)
+            r = stats.correlations(products.centred, products.varies)
             return stats.standard_ranks(1.0 - stats.upper_triangle(r))
 
         return self.once(("dissimilarity_ranks", n_dims), compute)
 
     def centred_gram(self, n_dims: int | None) -> tuple[Array, Array]:
         """Return `stats.centred_gram` of the features, reduced to n_dims unless it is None."""
+        if n_dims is None:
+            return self.summary("centred_gram")
         return self.once(
             ("centred_gram", n_dims), lambda: stats.centred_gram(self.reduced(n_dims)[0])
         )
 
-    # Checks of whether float32 is precise enough.
+    # Checks of whether float32, or the summaries, are precise enough.
+
+    def unresolved(self, n_dims: int) -> Array:
+        """Return whether the Gram matrix does not determine the components, () bool.
+
+        They must then be computed from the features.
+        """
+        if self.features is not None:
+            return jnp.bool_(False)
+        f = min(n_dims, len(self.centred_gram(None)[0]))
+        return ~self._principal_of_gram(n_dims)[3] | (f > components.most_from_gram(self.width))
 
     def ill_conditioned(self, n_dims: int | None = None) -> Array:
         """Return whether rounding to float32 hides the smallest requested component, () bool.
@@ -145,7 +200,8 @@ class Probe:
         if n_dims is None:
             return jnp.bool_(False)
         values = self.principal(n_dims)[1]
-        last = min(len(values), self.features.shape[0] - 1) - 1  # centring removes one
+        images = len(self.centred_gram(None)[0])
+        last = min(len(values), images - 1) - 1  # centring removes one
         return ~(values[last] > ILL_CONDITIONED * values[0])
 
     def crowded(self, n_dims: int | None = None) -> Array:
@@ -169,7 +225,7 @@ class Probe:
         """
 
         def compute() -> Array:
-            if self.features.dtype == jnp.float64:
+            if self.features is not None and self.features.dtype == jnp.float64:
                 return stats.squared_distances(self.reduced(n_dims)[0])
             # ||a - b||^2 = ||a||^2 + ||b||^2 - 2ab cancels; centring keeps the terms about as large
             # as the distances themselves.
@@ -187,3 +243,21 @@ class Probe:
         if key not in results:
             results[key] = compute()
         return results[key]
+
+
+def _products(x: Array, kept: Array | None) -> Products:
+    products, means = stats.row_products(x, kept)
+    columns = jnp.float32(x.shape[1]) if kept is None else jnp.sum(kept)
+    return Products(
+        products, means, stats.varies(x, kept), jnp.any(x != 0, axis=1), columns.astype(x.dtype)
+    )
+
+
+# What selectors compare images by, computed from the features. All that follows has arrays of
+# (n, n), whatever the number of features.
+SUMMARIES: Mapping[str, Callable[[Probe], Any]] = MappingProxyType(
+    {
+        "centred_gram": lambda probe: stats.centred_gram(probe.features),
+        "products": lambda probe: _products(*probe.represented(None)),
+    }
+)

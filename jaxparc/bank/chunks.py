@@ -1,0 +1,96 @@
+"""How many models one call of a program scores.
+
+A program is compiled for each number, so there are few: a chunk is filled up to the next one.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+
+from jaxparc import parallel
+from jaxparc.bank import memory
+from jaxparc.bank.arguments import ModelInput
+from jaxparc.errors import InputError
+from jaxparc.selectors import Method
+
+SIZES = (1, 8, 32, 128)
+
+# Share of an accelerator's memory for a chunk. Two further chunks may be under way, and the
+# features of the bank may be on the device.
+SHARE = 1 / 8
+
+# Copies of the arrays of a model that the first program holds: as given, stacked, in range, centred
+# and standardised.
+COPIES = 5
+
+
+def ahead() -> int:
+    """Return how many chunks may be under way while the next one is read.
+
+    None on a CPU, where programs that run at once compete for the cores.
+    """
+    return 0 if jax.default_backend() == "cpu" else 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The numbers of models that programs are compiled for.
+
+    Attributes:
+        n: number of images.
+        methods: the methods to compute.
+        chunk: the largest number; None for 1 on a CPU, and else the largest in `SIZES` that fits.
+    """
+
+    n: int
+    methods: Sequence[Method]
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None and self.chunk < 1:
+            raise InputError(f"chunk is {self.chunk}; expected at least 1")
+
+    @property
+    def most(self) -> int:
+        """The largest number of models of any widths whose summaries are scored at once."""
+        return self._fitting(0)
+
+    def of_shape(self, model: ModelInput) -> int:
+        """Return the largest number of models with arrays of the same shapes as these."""
+        return self._fitting(sum(4 * array.size for array in model.fields.values()))
+
+    def holding(self, models: int, most: int | None = None) -> int:
+        """Return the smallest number of at least this many models, up to a largest."""
+        most = self.most if most is None else most
+        return min((size for size in SIZES if models <= size < most), default=most)
+
+    def _fitting(self, bytes_of_arrays: int) -> int:
+        if self.chunk is not None:
+            return self.chunk
+        if jax.default_backend() == "cpu":
+            return 1
+        of_pairs = sum(memory.bytes_per_pair(self.methods)) * self.n**2
+        limit = SHARE * (parallel.memory() or memory.available())
+        return max(
+            size
+            for size in SIZES
+            if size == 1 or size * (of_pairs + COPIES * bytes_of_arrays) <= limit
+        )
+
+
+def by_shape(
+    models: Iterable[ModelInput], sizes: Sizes
+) -> Iterator[tuple[list[ModelInput], int]]:
+    """Yield chunks of models of the same shapes, and the size of the program for each.
+
+    At most one chunk per shape is held.
+    """
+    waiting: dict[tuple[object, ...], list[ModelInput]] = {}
+    for model in models:
+        shape = tuple((field.shape, field.dtype.name) for field in model.fields.values())
+        waiting.setdefault(shape, []).append(model)
+        if len(waiting[shape]) == (most := sizes.of_shape(model)):
+            yield waiting.pop(shape), most
+    for chunk in waiting.values():
+        yield chunk, sizes.holding(len(chunk), sizes.of_shape(chunk[0]))
