@@ -5,7 +5,7 @@ A step is an ordinary function of one device's share of a batch that reduces all
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -42,6 +42,35 @@ def data_parallel(
         The compiled function, of the arguments of all devices.
     """
     return jax.pmap(step, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate)
+
+
+def on_each_device(
+    function: Callable[..., Any], own: tuple[bool, ...], **options: Any
+) -> Callable[..., Any]:
+    """Compile a function that every local device calls with arguments of its own.
+
+    Args:
+        function: a pure function, which reduces nothing over the devices.
+        own: per argument, whether every device has its own, as `spread` places it; the others are
+            replicated.
+        options: further arguments of `jax.jit`.
+
+    Returns:
+        The compiled function. Its own arguments and its results have a leading axis of devices.
+    """
+
+    def on_device(*arguments: Any) -> Any:
+        given = [
+            jax.tree.map(lambda leaf: leaf[0], argument) if has_own else argument
+            for argument, has_own in zip(arguments, own, strict=True)
+        ]
+        return jax.tree.map(lambda leaf: leaf[None], function(*given))
+
+    specs = tuple(PartitionSpec(AXIS) if has_own else PartitionSpec() for has_own in own)
+    mapped = jax.shard_map(
+        on_device, mesh=_mesh(), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
+    )
+    return jax.jit(mapped, **options)
 
 
 def replicate(tree: T, *, copy: bool = False) -> T:
@@ -82,6 +111,22 @@ def shard(batch: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
         k: v.reshape(*v.shape[:axis], devices, -1, *v.shape[axis + 1 :]) for k, v in batch.items()
     }
     return jax.device_put(split, NamedSharding(_mesh(), PartitionSpec(*[None] * axis, AXIS)))
+
+
+def spread(arrays: Sequence[np.ndarray | jax.Array]) -> jax.Array:
+    """Place one array on each local device.
+
+    Args:
+        arrays: as many arrays of one shape as there are local devices.
+
+    Returns:
+        (devices, ...), as `on_each_device` takes arguments.
+    """
+    devices = jax.local_devices()
+    placed = [jax.device_put(x, device)[None] for x, device in zip(arrays, devices, strict=True)]
+    sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
+    shape = (len(placed), *arrays[0].shape)
+    return jax.make_array_from_single_device_arrays(shape, sharding, placed)
 
 
 def initialize(

@@ -25,6 +25,13 @@ SHARE = 1 / 8
 COPIES = 5
 
 
+def devices() -> int:
+    """Return how many devices score a bank: all local ones, but one CPU, whose cores they share."""
+    if jax.default_backend() == "cpu" or jax.process_count() > 1:
+        return 1
+    return jax.local_device_count()
+
+
 def ahead() -> int:
     """Return how many chunks may be under way while the next one is read.
 
@@ -35,17 +42,19 @@ def ahead() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The numbers of models that programs are compiled for.
+    """The numbers of models per device that programs are compiled for.
 
     Attributes:
         n: number of images.
         methods: the methods to compute.
         chunk: the largest number; None for 1 on a CPU, and else the largest in `SIZES` that fits.
+        devices: number of devices.
     """
 
     n: int
     methods: Sequence[Method]
     chunk: int | None = None
+    devices: int = 1
 
     def __post_init__(self) -> None:
         if self.chunk is not None and self.chunk < 1:
@@ -90,7 +99,9 @@ def by_shape(
     for model in models:
         shape = tuple((field.shape, field.dtype.name) for field in model.fields.values())
         waiting.setdefault(shape, []).append(model)
-        if len(waiting[shape]) == (most := sizes.of_shape(model)):
+        most = sizes.of_shape(model)
+        if len(waiting[shape]) == most * sizes.devices:
             yield waiting.pop(shape), most
     for chunk in waiting.values():
-        yield chunk, sizes.holding(len(chunk), sizes.of_shape(chunk[0]))
+        rows = -(-len(chunk) // sizes.devices)
+        yield chunk, sizes.holding(rows, sizes.of_shape(chunk[0]))

@@ -14,19 +14,21 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxparc import parallel
 from jaxparc.bank import arguments, preparation
 from jaxparc.bank.arguments import ModelInput
 from jaxparc.bank.preparation import Prepared
 from jaxparc.selectors import Method, Probe, components
 
 Fields: TypeAlias = dict[str, Any]  # of a Probe
+T = TypeVar("T")
 
 ARRAYS = ("features", "probs")  # fields of a Probe whose shapes differ between models
 
@@ -61,20 +63,32 @@ class Part(NamedTuple):
     methods: tuple[int, ...]
 
 
-class Read(NamedTuple):
-    """A model whose arrays have been read by the first program.
+class Chunk(NamedTuple):
+    """Results of the first program for a chunk of models, in their order.
 
     Attributes:
-        model: the model.
-        summary: fields of its `Probe` for the second program.
-        place: its position in the chunk of `chunk`.
-        chunk: (methods, results (m, 4, k)) of every part, and flags (m, ...) by field.
+        results: (methods, results (m, 4, k)) of every part; see `Part.methods`.
+        flags: by field, the flags of `preparation`, (m, ...).
     """
 
-    model: ModelInput
+    results: list[tuple[tuple[int, ...], Any]]
+    flags: dict[str, Any]
+
+
+class Read(NamedTuple):
+    """Models of one shape, one per device, whose arrays have been read by the first program.
+
+    Attributes:
+        models: the models.
+        summary: fields of their `Probe` for the second program, one per device.
+        place: position of the first of them in `chunk`.
+        chunk: the other results of the first program.
+    """
+
+    models: Sequence[ModelInput]
     summary: Fields
     place: int
-    chunk: "tuple[list[tuple[tuple[int, ...], Array]], dict[str, Array]]"
+    chunk: Chunk
 
 
 class Scored(NamedTuple):
@@ -96,6 +110,8 @@ class Programs:
         num_classes: c; see `Probe`.
         vectors: see `Probe`.
         absent: see `Probe`.
+        devices: the number of devices: 1, or all local devices, each of which scores a model of
+            every row.
     """
 
     methods: tuple[Method, ...]
@@ -103,6 +119,7 @@ class Programs:
     num_classes: int
     vectors: bool
     absent: int
+    devices: int = 1
 
     @functools.cached_property
     def distinct(self) -> tuple[Method, ...]:
@@ -140,7 +157,7 @@ class Programs:
 
         Computed in float64 if the reference is float64, and returned in float32.
         """
-        prepare = _compiled_targets(tuple(m.target for m in self.distinct), *self._options)
+        prepare = _compiled_targets(tuple(m.target for m in self.distinct), *self._options(1)[2:])
         if self.shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
             return prepare(self.shared)
         with _float64():
@@ -149,43 +166,43 @@ class Programs:
 
     @functools.cached_property
     def _placed(self) -> tuple[Fields, tuple[Any, ...]]:
-        """The fields that all models share, without the reference, and targets, on the device."""
+        """The fields that all models share, without the reference, and targets, on the devices."""
         shared = {key: value for key, value in self.shared.items() if key != "reference"}
-        return jax.device_put((shared, self.targets))
+        place = jax.device_put if self.devices == 1 else parallel.replicate
+        return place((shared, self.targets))
 
     def read(self, models: Sequence[ModelInput], size: int) -> list[Read]:
         """Start the first program on models of the same shapes, without waiting for it.
 
         Args:
-            models: at most `size` models.
-            size: number of models that the program is compiled for.
+            models: at most `size` models per device.
+            size: number of models per device that the program is compiled for.
         """
         shared, targets = self._placed
-        results: list[tuple[tuple[int, ...], Array]] = []
-        flags: dict[str, Array] = {}
-        summaries: Sequence[Fields] = [{}] * len(models)
-        numbers = _stacked(models, size, ("scale",))
+        chunk = Chunk([], {})
+        summaries: Sequence[Fields] = [{}] * size
+        numbers = self._stacked(models, size, ("scale",))
         for part in self.parts:
-            run = _compiled_part(part[:2], self._columns(part.methods), size, *self._options)
+            run = _compiled_part(part[:2], self._columns(part.methods), *self._options(size))
             fields = [{field: model.fields[field] for field in part.fields} for model in models]
-            fields = jax.device_put(fields)  # once, as the last may be repeated
-            fields += fields[-1:] * (size - len(fields))
-            found = run(tuple(fields), numbers, shared, self._of(targets, part.methods))
+            found = run(
+                self._rows(fields, size), numbers, shared, self._of(targets, part.methods)
+            )
             if part.summaries:
                 summaries = found[0]
-            results.append((part.methods, found[1]))
-            flags |= found[2]
+            chunk.results.append((part.methods, found[1]))
+            chunk.flags.update(found[2])
         return [
-            Read(model, summary, place, (results, flags))
-            for place, (model, summary) in enumerate(zip(models, summaries, strict=False))
+            Read(models[place : place + self.devices], summaries[row], place, chunk)
+            for row, place in enumerate(range(0, len(models), self.devices))
         ]
 
-    def score(self, models: Sequence[Read], size: int) -> Callable[[], list[Scored]]:
+    def score(self, rows: Sequence[Read], size: int) -> Callable[[], list[Scored]]:
         """Start the second program on models of any shapes, without waiting for it.
 
         Args:
-            models: at most `size` models.
-            size: number of models that the program is compiled for.
+            rows: at most `size`.
+            size: number of rows that the program is compiled for.
 
         Returns:
             A function that waits for the results, computes again what was too coarse, and returns
@@ -194,32 +211,69 @@ class Programs:
         found = None
         if self.from_summaries:
             shared, targets = self._placed
-            run = _compiled_scores(self._columns(self.from_summaries), size, *self._options)
-            summaries = [model.summary for model in models]
+            run = _compiled_scores(self._columns(self.from_summaries), *self._options(size))
+            summaries = [row.summary for row in rows]
             summaries += summaries[-1:] * (size - len(summaries))
-            numbers = _stacked(
-                [one.model for one in models], size, ("layers", "source_images", "width")
-            )
+            # Those of the last row are repeated to one per device before rows are.
+            models = [model for row in rows for model in self._padded(row.models, 1)]
+            numbers = self._stacked(models, size, ("layers", "source_images", "width"))
             found = run(tuple(summaries), numbers, shared, self._of(targets, self.from_summaries))
         # Summaries are large; only the models and the results are kept until they are fetched.
-        kept = [one._replace(summary={}) for one in models]
+        kept = [row._replace(summary={}) for row in rows]
+        return functools.partial(self._fetched, kept, found)
 
-        def fetch() -> list[Scored]:
-            chunks = {id(one.chunk): one.chunk for one in kept}
-            second, first = jax.device_get((found, chunks))
-            rows = []
-            for place, one in enumerate(kept):
-                results, flags = first[id(one.chunk)]
-                row = np.zeros((4, len(self.distinct)))
-                for methods, values in results:
-                    row[:, methods] = values[one.place]
+    def _fetched(self, rows: Sequence[Read], found: Array | None) -> list[Scored]:
+        second, first = jax.device_get((found, {id(row.chunk): row.chunk for row in rows}))
+        first = {key: self._in_order(chunk) for key, chunk in first.items()}
+        second = self._in_order(second)
+        scored = []
+        for number, row in enumerate(rows):
+            chunk = first[id(row.chunk)]
+            for place, model in enumerate(row.models):
+                values = np.zeros((4, len(self.distinct)))
+                for methods, result in chunk.results:
+                    values[:, methods] = result[row.place + place]
                 if second is not None:
-                    row[:, self.from_summaries] = second[place]
-                of_model = {field: values[one.place] for field, values in flags.items()}
-                rows.append(self._finished(one.model, row, of_model))
-            return rows
+                    values[:, self.from_summaries] = second[number * self.devices + place]
+                flags = {field: of[row.place + place] for field, of in chunk.flags.items()}
+                scored.append(self._finished(model, values, flags))
+        return scored
 
-        return fetch
+    def _in_order(self, found: T) -> T:
+        """Return results that are stacked by device in the order of the models."""
+        if self.devices == 1:
+            return found
+
+        def ordered(leaf: np.ndarray) -> np.ndarray:
+            return np.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+
+        return jax.tree.map(lambda leaf: ordered(leaf) if isinstance(leaf, np.ndarray) else leaf, found)
+
+    def _rows(self, fields: list[Fields], size: int) -> tuple[Fields, ...]:
+        """Return the arrays of models as rows of one model per device, on the devices."""
+        if self.devices == 1:
+            # Placed first, as the last may be repeated.
+            return tuple(self._padded(jax.device_put(fields), size))
+        padded = self._padded(fields, size)
+        return tuple(
+            {
+                field: parallel.spread([one[field] for one in padded[i : i + self.devices]])
+                for field in fields[0]
+            }
+            for i in range(0, len(padded), self.devices)
+        )
+
+    def _stacked(self, models: Sequence[ModelInput], size: int, names: Sequence[str]) -> Fields:
+        """Return numbers of models, (size,) each, or (devices, size) on several devices."""
+        padded = self._padded(models, size)
+        found = {name: np.stack([one.numbers[name] for one in padded]) for name in names}
+        if self.devices == 1:
+            return found
+        return {name: number.reshape(size, -1).T for name, number in found.items()}
+
+    def _padded(self, models: Sequence[T], size: int) -> list[T]:
+        """Return `size` models per device, repeating the last."""
+        return [*models, *models[-1:] * (size * self.devices - len(models))]
 
     def _finished(
         self, model: ModelInput, row: np.ndarray, flags: dict[str, np.ndarray]
@@ -258,10 +312,11 @@ class Programs:
 
     def _from_features(self, model: ModelInput, places: tuple[int, ...]) -> np.ndarray:
         """Return the results of some methods, (4, k), from the features instead of summaries."""
-        shared, targets = self._placed
-        run = _compiled_part((("features",), ()), self._columns(places), 1, *self._options)
+        one = dataclasses.replace(self, devices=1)
+        shared, targets = one._placed
+        run = _compiled_part((("features",), ()), self._columns(places), *one._options(1))
         fields = ({"features": model.fields["features"]},)
-        numbers = _stacked([model], 1, ("scale",))
+        numbers = one._stacked([model], 1, ("scale",))
         return np.asarray(run(fields, numbers, shared, self._of(targets, places))[1])[0]
 
     def _in_float64(self, model: ModelInput, prepared: Prepared) -> np.ndarray:
@@ -274,7 +329,7 @@ class Programs:
         probs = {key: np.asarray(model.fields[key]) for key in ("probs",) if key in model.fields}
         shared = {key: value for key, value in self.shared.items() if key != "reference"}
         with _float64():
-            run = _compiled_in_float64(self._columns(range(len(self.distinct))), *self._options)
+            run = _compiled_in_float64(self._columns(range(len(self.distinct))), *self._options(1)[2:])
             of_bank = jax.tree.map(lambda found: np.asarray(found).astype(np.float64), self.targets)
             return np.asarray(run(wide | numbers | probs, shared, of_bank))[SCORE]
 
@@ -284,15 +339,8 @@ class Programs:
     def _of(self, targets: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
         return tuple(targets[place] for place in places)
 
-    @functools.cached_property
-    def _options(self) -> tuple[int, bool, int]:
-        return self.num_classes, self.vectors, self.absent
-
-
-def _stacked(models: Sequence[ModelInput], size: int, names: Sequence[str]) -> Fields:
-    """Return numbers of models, (size,) each; those of the last model are repeated."""
-    padded = [*models, *models[-1:] * (size - len(models))]
-    return {name: np.stack([model.numbers[name] for model in padded]) for name in names}
+    def _options(self, size: int) -> tuple[int, int, int, bool, int]:
+        return size, self.devices, self.num_classes, self.vectors, self.absent
 
 
 @contextlib.contextmanager
@@ -340,11 +388,12 @@ def _compiled_part(
     reads: tuple[tuple[str, ...], tuple[str, ...]],
     columns: tuple[Column, ...],
     size: int,
+    devices: int,
     num_classes: int,
     vectors: bool,
     absent: int,
 ) -> Callable[..., Any]:
-    """Return the first program, for `size` models of one shape.
+    """Return the first program, for `size` models of one shape on each device.
 
     Args:
         reads: `fields` and `summaries` of the `Part`.
@@ -356,7 +405,6 @@ def _compiled_part(
     """
     _, summaries = reads
 
-    @jax.jit
     def run(
         models: tuple[Fields, ...], numbers: Fields, shared: Fields, targets: tuple[Any, ...]
     ) -> Any:
@@ -379,21 +427,23 @@ def _compiled_part(
         apart = tuple(jax.tree.map(lambda leaf: leaf[i], summary) for i in range(size))
         return apart, found, flags
 
-    return run
+    return _on_devices(run, size, devices)
 
 
 @functools.lru_cache(maxsize=256)
 def _compiled_scores(
-    columns: tuple[Column, ...], size: int, num_classes: int, vectors: bool, absent: int
+    columns: tuple[Column, ...],
+    size: int,
+    devices: int,
+    num_classes: int,
+    vectors: bool,
+    absent: int,
 ) -> Callable[..., Array]:
-    """Return the second program, for `size` models.
+    """Return the second program, for `size` models on each device.
 
     Returns:
         A function of (models, numbers, shared, targets) that returns (m, 4, k) results.
     """
-    del size  # one program each
-
-    @jax.jit
     def run(
         models: tuple[Fields, ...], numbers: Fields, shared: Fields, targets: tuple[Any, ...]
     ) -> Array:
@@ -405,7 +455,21 @@ def _compiled_scores(
 
         return _over_models(of_model, models, numbers)
 
-    return run
+    return _on_devices(run, size, devices)
+
+
+# Under XLA's scheduler for concurrency, programs of several models and of several methods never
+# return on a CPU with few cores (jaxlib 0.10.2; tests/bank/test_lanes.py).
+_IN_LANES_ON_CPU = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+
+
+def _on_devices(run: Callable[..., Any], size: int, devices: int) -> Callable[..., Any]:
+    """Compile a program of (models, numbers, shared, targets) for one device or all."""
+    lanes = size > 1 and jax.default_backend() == "cpu"
+    options = {"compiler_options": _IN_LANES_ON_CPU} if lanes else {}
+    if devices == 1:
+        return jax.jit(run, **options)
+    return parallel.on_each_device(run, (True, True, False, False), **options)
 
 
 @functools.lru_cache(maxsize=256)

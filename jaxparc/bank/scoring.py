@@ -109,8 +109,9 @@ def score_bank(
     }
     if "reference" in needs:
         shared["reference"] = arguments.reference(reference, n)
-    programs = Programs(chosen, shared, num_classes, encoded.kind == "vectors", absent)
-    sizes = chunks.Sizes(n, chosen, chunk)
+    devices = chunks.devices()
+    programs = Programs(chosen, shared, num_classes, encoded.kind == "vectors", absent, devices)
+    sizes = chunks.Sizes(n, chosen, chunk, devices)
     rows = sorted(_scored(bank.models(), programs, sizes), key=lambda row: row.model.place)
     notes |= dict.fromkeys(_caveats(rows, chosen, encoded))
     scores, undefined = _table(rows, chosen, ell_max)
@@ -179,16 +180,16 @@ def _scored(
     than `chunks.AHEAD`: a bank may be larger than memory.
     """
     running: deque[Callable[[], list[Scored]]] = deque()
-    read: list[Read] = []
-    for models_of_shape, size in chunks.by_shape(models, sizes):
-        read += programs.read(models_of_shape, size)
-        while len(read) >= sizes.most:
-            running.append(programs.score(read[: sizes.most], sizes.most))
-            read = read[sizes.most :]
+    rows: list[Read] = []
+    for of_shape, size in chunks.by_shape(models, sizes):
+        rows += programs.read(of_shape, size)
+        while len(rows) >= sizes.most:
+            running.append(programs.score(rows[: sizes.most], sizes.most))
+            rows = rows[sizes.most :]
         while len(running) > chunks.ahead():
             yield from running.popleft()()
-    if read:
-        running.append(programs.score(read, sizes.holding(len(read))))
+    if rows:
+        running.append(programs.score(rows, sizes.holding(len(rows))))
     for fetch in running:
         yield from fetch()
 
