@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxparc import parallel
+from jaxparc import backend, parallel
 from jaxparc.errors import InputError
 
 
@@ -115,7 +115,8 @@ def compile_network(
         variables: its weights.
         mean: mean of each channel, for images in [0, 1].
         std: standard deviation of each channel, for images in [0, 1].
-        dtype: dtype of the computation; by default the network's own on a CPU, else bfloat16.
+        dtype: dtype of the computation; by default `backend.Choices.extraction_dtype`: the
+            network's own on a CPU, and bfloat16 elsewhere.
 
     Returns:
         A function of (b, h, w, 3) uint8, b a multiple of the number of devices. It returns features
@@ -123,8 +124,8 @@ def compile_network(
     """
     from jaxparc.models import inference  # needs flax
 
-    if dtype is None and jax.default_backend() != "cpu":
-        dtype = jnp.bfloat16
+    if dtype is None:
+        dtype = backend.choices().extraction_dtype
     module = module.clone(**{} if dtype is None else {"dtype": dtype}, axis_name=parallel.AXIS)
     prepared = parallel.replicate(inference.prepare(module, variables))
     step = _compiled_network(module, mean, std)
