@@ -3,8 +3,10 @@
 `compile_network` turns a network of `models` into an apply function.
 """
 
+import collections
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -14,8 +16,10 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxparc import parallel
-from jaxparc.errors import InputError
+from jaxparc import backend, parallel
+from jaxparc.errors import InputError, is_out_of_memory
+
+_IN_FLIGHT = 2  # batches: one to compute while the other is fetched; more would hold more images
 
 
 class Extracted(NamedTuple):
@@ -28,8 +32,8 @@ class Extracted(NamedTuple):
         source_images: number of images that the model was trained on; None if unknown.
     """
 
-    features: np.ndarray
-    probs: np.ndarray | None = None
+    features: np.ndarray | Array
+    probs: np.ndarray | Array | None = None
     layers: int | None = None
     source_images: int | None = None
 
@@ -41,10 +45,13 @@ def extract(
     *,
     batch_size: int = 64,
     jit: bool = True,
+    as_numpy: bool = True,
     layers: int | None = None,
     source_images: int | None = None,
 ) -> Extracted:
     """Run a model over images in batches, on all local devices.
+
+    If a device runs out of memory, batches are halved, down to one image per device.
 
     Args:
         apply_fn: function of one batch of images, or of (variables, batch) if variables are given;
@@ -58,6 +65,8 @@ def extract(
             The last batch is padded, and the padding is removed again.
         jit: whether to compile `apply_fn` for all devices. Pass False for a function that is not
             JAX or is already compiled; it then receives NumPy batches.
+        as_numpy: whether to copy the results to the host. With False they are `jax.Array`s on the
+            first local device, whichever devices computed them, and are never copied to the host.
         layers: number of layers of the model, stored in the result.
         source_images: number of images that the model was trained on, stored in the result.
 
@@ -67,6 +76,10 @@ def extract(
     Raises:
         InputError: there are no images, batch_size is below 1, `apply_fn` is not a function (but a
             module, say), or it returns anything other than features or features and logits.
+        jax.errors.JaxRuntimeError: a device is out of memory with one image per device.
+
+    Warns:
+        UserWarning: batches were halved; the message gives their size.
     """
     _require_function(apply_fn)
     if batch_size < 1:
@@ -74,27 +87,30 @@ def extract(
     n = len(images)
     if n == 0:
         raise InputError("images are empty; expected at least 1")
-    devices = jax.local_device_count()
-    size = -(-min(batch_size, n) // devices) * devices
     call = functools.partial(_call, apply_fn, variables is not None)
-    if jit:
-        step = parallel.data_parallel(functools.partial(_gathered, call), (0, None))
-        placed = parallel.replicate({} if variables is None else variables)
-    rows: list[tuple[np.ndarray, ...]] = []
-    for batch in _read_ahead(images, n, size):
-        count = len(batch)
-        # Padded with the last image rather than zeros, which may be invalid input for the model.
-        batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])
-        if jit:
-            found = step(parallel.shard({"images": batch})["images"], placed)
-            outputs = tuple(np.asarray(o).reshape(size, -1)[:count] for o in found)
-        else:
-            outputs = tuple(np.asarray(o)[:count] for o in _outputs(call(batch, variables), size))
-        rows.append(outputs)
-    features, *logits = (
-        np.concatenate(part).astype(np.float32) for part in zip(*rows, strict=True)
-    )
-    probs = np.asarray(jax.nn.softmax(logits[0])) if logits else None
+    run = _on_all_devices(call, variables) if jit else functools.partial(_on_host, call, variables)
+    devices = jax.local_device_count()
+    asked = size = -(-min(batch_size, n) // devices) * devices
+    parts: list[tuple[Any, ...]] = []
+    start = 0
+    while start < n:
+        try:
+            for outputs in _outputs_of(run, images, start, size, as_numpy=as_numpy):
+                parts.append(outputs)
+                start += size
+        except Exception as error:
+            if size == devices or not is_out_of_memory(error):
+                raise
+            size = size // 2 // devices * devices or devices
+    if size < asked:
+        warnings.warn(
+            f"extract: out of memory with batches of {asked} images; {size} images worked",
+            stacklevel=2,
+        )
+    features, *logits = (_joined(part, n) for part in zip(*parts, strict=True))
+    probs: np.ndarray | Array | None = jax.nn.softmax(logits[0]) if logits else None
+    if as_numpy and probs is not None:
+        probs = np.asarray(probs)
     return Extracted(features, probs, layers, source_images)
 
 
@@ -105,7 +121,7 @@ def compile_network(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     dtype: DTypeLike | None = None,
-) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+) -> Callable[[np.ndarray], tuple[Array, ...]]:
     """Return a network as an apply function for `extract(..., jit=False)`, on all local devices.
 
     Networks of one architecture share one compiled program.
@@ -115,23 +131,24 @@ def compile_network(
         variables: its weights.
         mean: mean of each channel, for images in [0, 1].
         std: standard deviation of each channel, for images in [0, 1].
-        dtype: dtype of the computation; by default the network's own on a CPU, else bfloat16.
+        dtype: dtype of the computation; by default `backend.Choices.extraction_dtype`: the
+            network's own on a CPU, and bfloat16 elsewhere.
 
     Returns:
         A function of (b, h, w, 3) uint8, b a multiple of the number of devices. It returns features
-        (b, d) and, if the network has a head, logits (b, z), float32.
+        (b, d) and, if the network has a head, logits (b, z), float32, on the first local device. It
+        returns before they are computed.
     """
     from jaxparc.models import inference  # needs flax
 
-    if dtype is None and jax.default_backend() != "cpu":
-        dtype = jnp.bfloat16
+    if dtype is None:
+        dtype = backend.choices().extraction_dtype
     module = module.clone(**{} if dtype is None else {"dtype": dtype}, axis_name=parallel.AXIS)
     prepared = parallel.replicate(inference.prepare(module, variables))
     step = _compiled_network(module, mean, std)
 
-    def apply_fn(images: np.ndarray) -> tuple[np.ndarray, ...]:
-        found = step(prepared, parallel.shard({"image": images})["image"])
-        return tuple(np.asarray(output).reshape(len(images), -1) for output in found)
+    def apply_fn(images: np.ndarray) -> tuple[Array, ...]:
+        return _on_first_device(step(prepared, parallel.shard({"image": images})["image"]))
 
     return apply_fn
 
@@ -143,19 +160,19 @@ def _compiled_network(
     from jaxparc.models import inference, layers
 
     def network(variables: Any, images: Array) -> tuple[Array, ...]:
-        found = inference.apply(module, variables, layers.normalise(images, mean, std))
-        features, logits = found
-        outputs = (features, logits) if logits.shape[1] else (features,)
-        return tuple(jax.lax.all_gather(output, parallel.AXIS) for output in outputs)
+        normalised = layers.normalise(images, mean, std)
+        features, logits = inference.apply(module, variables, normalised)
+        return _gathered((features, logits) if logits.shape[1] else (features,))
 
     return parallel.data_parallel(network, (None, 0))
 
 
-def _read_ahead(images: Any, n: int, size: int) -> Iterator[np.ndarray]:
+def _read_ahead(images: Any, first: int, size: int) -> Iterator[np.ndarray]:
     """Slice images into batches, reading or decoding the next one while the model runs."""
+    n = len(images)
     with futures.ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(_slice, images, 0, size)
-        for start in range(size, n + size, size):
+        ahead = reader.submit(_slice, images, first, size)
+        for start in range(first + size, n + size, size):
             batch = ahead.result()
             if start < n:
                 ahead = reader.submit(_slice, images, start, size)
@@ -167,7 +184,11 @@ def _slice(images: Any, start: int, size: int) -> np.ndarray:
 
 
 def _require_function(apply_fn: Any) -> None:
-    """Refuse a network where a function of images is expected."""
+    """Check that `apply_fn` is a function of images, and not a network.
+
+    Raises:
+        InputError: it is not.
+    """
     owner = getattr(apply_fn, "__self__", apply_fn)  # the object of a bound method
     named = type(owner).__name__
     if isinstance(apply_fn, type):
@@ -192,14 +213,84 @@ def _call(apply_fn: Callable[..., Any], takes_variables: bool, images: Any, vari
     return apply_fn(variables, images) if takes_variables else apply_fn(images)
 
 
-def _gathered(call: Callable[..., Any], images: Array, variables: Any) -> tuple[Array, ...]:
-    """Return the outputs of all devices, on each device."""
-    outputs = _outputs(call(images, variables), len(images))
-    return tuple(jax.lax.all_gather(jnp.asarray(o), parallel.AXIS) for o in outputs)
+def _on_all_devices(
+    call: Callable[..., Any], variables: Any
+) -> Callable[[np.ndarray], tuple[Array, ...]]:
+    """Return a function of a batch that runs `call`, compiled, on all devices."""
+
+    def share(images: Array, variables: Any) -> tuple[Array, ...]:
+        return _gathered(_outputs(call(images, variables), len(images)))
+
+    step = parallel.data_parallel(share, (0, None))
+    placed = parallel.replicate({} if variables is None else variables)
+
+    def run(batch: np.ndarray) -> tuple[Array, ...]:
+        return _on_first_device(step(parallel.shard({"images": batch})["images"], placed))
+
+    return run
+
+
+def _on_host(call: Callable[..., Any], variables: Any, batch: np.ndarray) -> tuple[Any, ...]:
+    return _outputs(call(batch, variables), len(batch))
+
+
+def _gathered(outputs: Sequence[Any]) -> tuple[Array, ...]:
+    """Return the rows of all devices, on each device."""
+    return tuple(jax.lax.all_gather(jnp.asarray(o), parallel.AXIS, tiled=True) for o in outputs)
+
+
+def _on_first_device(outputs: Sequence[Array]) -> tuple[Array, ...]:
+    """Return the first local device's copy of replicated arrays, without waiting for it."""
+    return tuple(output.addressable_data(0) for output in outputs)
+
+
+def _outputs_of(
+    run: Callable[[np.ndarray], tuple[Any, ...]],
+    images: Any,
+    start: int,
+    size: int,
+    *,
+    as_numpy: bool,
+) -> Iterator[tuple[Any, ...]]:
+    """Run a model over the images from `start` on, and yield the outputs of each batch.
+
+    Outputs are yielded once they are computed, after the next batch has been dispatched. An error
+    of a device belongs to the first batch that was not yielded.
+    """
+    fetch = _fetched if as_numpy else _computed
+    ahead: collections.deque[tuple[Any, ...]] = collections.deque()
+    for batch in _read_ahead(images, start, size):
+        # Padded with the last image rather than zeros, which may be invalid input for the model.
+        padding = np.repeat(batch[-1:], size - len(batch), axis=0)
+        ahead.append(run(np.concatenate([batch, padding])))
+        if len(ahead) == _IN_FLIGHT:
+            yield fetch(ahead.popleft())
+    while ahead:
+        yield fetch(ahead.popleft())
+
+
+def _fetched(outputs: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(output) for output in outputs)
+
+
+def _computed(outputs: tuple[Any, ...]) -> tuple[Array, ...]:
+    """Wait for arrays on devices, and place others there."""
+    return jax.block_until_ready(jax.device_put(outputs, jax.local_devices()[0]))
+
+
+def _joined(parts: Sequence[Any], n: int) -> Any:
+    """Return n rows, without the padding of the last batch, as float32."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)[:n].astype(np.float32)
+    return jnp.concatenate(parts)[:n].astype(jnp.float32)
 
 
 def _outputs(found: Any, b: int) -> tuple[Any, ...]:
-    """Return features, or features and logits, as a tuple; refuse anything else."""
+    """Return features, or features and logits, as a tuple.
+
+    Raises:
+        InputError: the model returns anything else for b images.
+    """
     outputs = found if isinstance(found, tuple | list) else (found,)
     shapes = [tuple(getattr(output, "shape", ())) for output in outputs]
     if not 1 <= len(shapes) <= 2 or any(len(s) != 2 or s[0] != b for s in shapes):

@@ -14,13 +14,15 @@ import pytest
 from learnable import SIZE, source_of, task_of
 
 import jaxparc
-from jaxparc import extraction
+from jaxparc import backend, extraction
 from jaxparc.models import inference, layers
 from jaxparc.training import batches, steps
 from jaxparc.training.decoding import CentralCrops
 
+DEVICES = jax.local_device_count()
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(21, 6, 5, 3)).astype(np.float32)
+MANY = np.resize(IMAGES, (5 * DEVICES + 1, 6, 5, 3))
 WEIGHTS = {
     "features": RNG.normal(size=(90, 8)).astype(np.float32),
     "logits": RNG.normal(size=(8, 4)).astype(np.float32),
@@ -67,15 +69,190 @@ def test_other_frameworks_get_numpy():
 
 
 def test_all_devices_work():
-    assert jax.local_device_count() == 4
     shares = []
 
     def watched(images):
         shares.append(images.shape[0])
         return images.reshape(len(images), -1)
 
-    jaxparc.extract(watched, IMAGES, batch_size=8)
+    jaxparc.extract(watched, IMAGES, batch_size=2 * DEVICES)
     assert set(shares) == {2}
+
+
+# On the device
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """Shapes of the device arrays that NumPy copies: a CPU is exempt from JAX's transfer guard."""
+    shapes = []
+
+    def noting(convert):
+        def noted(given, *args, **options):
+            arrays = given if isinstance(given, list | tuple) else [given]
+            shapes.extend(a.shape for a in arrays if isinstance(a, jax.Array))
+            return convert(given, *args, **options)
+
+        return noted
+
+    for name in ("array", "asarray", "concatenate", "stack"):
+        monkeypatch.setattr(np, name, noting(getattr(np, name)))
+    return shapes
+
+
+def own_network():
+    task = task_of("alexnet")
+    variables = steps.initial(task.module, SIZE, 0)
+    return compiled(task, variables), CentralCrops(source_of(21), SIZE), None
+
+
+@pytest.mark.parametrize("network", [own_network, lambda: (model, IMAGES, WEIGHTS)])
+def test_device_arrays_by_choice(network, copied):
+    apply_fn, images, weights = network()
+    options = {"batch_size": 8, "jit": weights is not None}
+    host = jaxparc.extract(apply_fn, images, weights, **options)
+    assert copied  # by default
+    copied.clear()
+    with jax.transfer_guard_device_to_host("disallow"):
+        device = jaxparc.extract(apply_fn, images, weights, as_numpy=False, **options)
+    assert copied == []
+    for found, expected in ((device.features, host.features), (device.probs, host.probs)):
+        assert isinstance(found, jax.Array)
+        assert type(expected) is np.ndarray
+        assert found.devices() == {jax.local_devices()[0]}
+        assert found.dtype == expected.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_results_of_other_frameworks_are_placed_on_the_device():
+    found = jaxparc.extract(
+        lambda images: images.reshape(len(images), -1),
+        IMAGES.astype(np.float16),
+        batch_size=8,
+        jit=False,
+        as_numpy=False,
+    )
+    assert isinstance(found.features, jax.Array)
+    assert found.features.dtype == np.float32
+    np.testing.assert_allclose(found.features, IMAGES.reshape(21, -1), rtol=1e-3, atol=1e-6)
+    assert found.probs is None
+
+
+def test_a_compiled_network_returns_arrays_of_the_first_device():
+    apply_fn, crops, _ = own_network()
+    outputs = apply_fn(crops[:8])
+    assert [output.shape[0] for output in outputs] == [8, 8]
+    assert all(output.devices() == {jax.local_devices()[0]} for output in outputs)
+
+
+@pytest.mark.parametrize("as_numpy", [True, False])
+def test_a_batch_is_fetched_once_the_next_is_dispatched(as_numpy, monkeypatch):
+    events = []
+
+    class Output:
+        def __init__(self, array):
+            self.array, self.shape = array, array.shape
+
+        def __array__(self, *args, **options):
+            events.append(f"got {int(self.array[0, 0])}")
+            return self.array
+
+    def wait(outputs):
+        events.append(f"got {int(outputs[0][0, 0])}")
+        return outputs
+
+    def run(images):
+        number = sum(event.startswith("ran") for event in events)
+        events.append(f"ran {number}")
+        output = np.full((len(images), 2), number, np.float32)
+        return Output(output) if as_numpy else output
+
+    monkeypatch.setattr(jax, "block_until_ready", wait)
+    options = {"batch_size": DEVICES, "jit": False, "as_numpy": as_numpy}
+    jaxparc.extract(run, MANY[: 4 * DEVICES], **options)
+    expected = "ran 0, ran 1, got 0, ran 2, got 1, ran 3, got 2, got 3"
+    assert ", ".join(events) == expected
+
+
+# Out of memory
+
+
+def out_of_memory():
+    return jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+
+class Late:
+    """Features of which the device finds out too late that it has no memory."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def __array__(self, *args, **options):
+        raise out_of_memory()
+
+
+@pytest.mark.parametrize("way", ["compiled", "called", "fetched"])
+def test_batches_are_halved_when_out_of_memory(way):
+    tried = []
+
+    def features(images):
+        share = len(images) // (1 if way == "compiled" else DEVICES)
+        tried.append(share)
+        if share > 1:
+            if way == "fetched":
+                return Late((len(images), 90))
+            raise out_of_memory()
+        return images.reshape(len(images), -1)
+
+    message = f"out of memory with batches of {4 * DEVICES} images; {DEVICES} images worked"
+    with pytest.warns(UserWarning, match=message) as caught:
+        found = jaxparc.extract(features, MANY, batch_size=4 * DEVICES, jit=way == "compiled")
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    np.testing.assert_array_equal(found.features, MANY.reshape(len(MANY), -1))
+    assert sorted(set(tried)) == [1, 2, 4]
+    assert tried == sorted(tried, reverse=True)
+
+
+def test_batches_before_the_one_that_was_too_large_are_kept():
+    seen = []
+
+    def features(images):
+        seen.append(len(images))
+        if len(seen) == 3:
+            raise out_of_memory()
+        return images.reshape(len(images), -1)
+
+    size = 2 * DEVICES
+    with pytest.warns(UserWarning, match=f"{size} images; {DEVICES} images worked"):
+        found = jaxparc.extract(features, MANY, batch_size=size, jit=False)
+    np.testing.assert_array_equal(found.features, MANY.reshape(len(MANY), -1))
+    # the first was fetched when the third failed, and the second was still in flight
+    assert seen == [size] * 3 + [DEVICES] * 4
+
+
+def test_out_of_memory_with_one_image_per_device_is_an_error():
+    tried = []
+
+    def features(images):
+        tried.append(len(images) // DEVICES)
+        raise out_of_memory()
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        jaxparc.extract(features, MANY, batch_size=4 * DEVICES, jit=False)
+    assert tried == [4, 2, 1]
+
+
+def test_other_errors_are_raised_at_once():
+    tried = []
+
+    def features(images):
+        tried.append(1)
+        raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        jaxparc.extract(features, MANY, batch_size=4 * DEVICES, jit=False)
+    assert tried == [1]
 
 
 def test_images_are_read_ahead_in_another_thread():
@@ -151,7 +328,8 @@ def test_a_network_gives_the_features_and_probabilities_of_every_image_in_order(
     task = task_of()
     variables, source = steps.initial(task.module, SIZE, 0), source_of(41)
     crops = CentralCrops(source, SIZE)
-    found = jaxparc.extract(compiled(task, variables), crops, batch_size=16, jit=False)
+    apply_fn = compiled(task, variables, dtype=jnp.float32)
+    found = jaxparc.extract(apply_fn, crops, batch_size=16, jit=False)
     batch = next(batches.batches(source, batch_size=41, size=SIZE, train=False))
     images = layers.normalise(jnp.asarray(batch["image"]), task.mean, task.std)
     logits, activations = task.module.apply(variables, images)
@@ -167,11 +345,26 @@ def test_a_network_without_a_head_gives_features_alone():
     without = {**variables, "params": {**variables["params"], "head": head}}
     crops = CentralCrops(source_of(9), SIZE)
     expected, found = (
-        jaxparc.extract(compiled(*model), crops, jit=False)
+        jaxparc.extract(compiled(*model, dtype=jnp.float32), crops, jit=False)
         for model in ((task, variables), (bare, without))
     )
     assert found.probs is None
-    np.testing.assert_array_equal(found.features, expected.features)
+    np.testing.assert_allclose(found.features, expected.features, rtol=1e-5, atol=1e-6)
+
+
+def test_networks_extract_in_bfloat16_on_an_accelerator(monkeypatch):
+    task = task_of("alexnet")
+    variables = steps.initial(task.module, SIZE, 0)
+    crops = CentralCrops(source_of(9), SIZE)
+    found = {}
+    for choices in (backend.CPU, backend.ACCELERATOR):
+        monkeypatch.setattr(backend, "choices", lambda choices=choices: choices)
+        found[choices.extraction_dtype] = jaxparc.extract(
+            compiled(task, variables), crops, jit=False
+        )
+    exact, rounded = found[None].features, found[jnp.bfloat16].features
+    assert rounded.dtype == np.float32
+    assert 1e-4 < np.abs(rounded - exact).max() / np.abs(exact).max() < 5e-2
 
 
 def test_networks_of_one_architecture_share_a_program(monkeypatch):
@@ -194,8 +387,9 @@ def test_networks_of_one_architecture_share_a_program(monkeypatch):
     assert not np.array_equal(features[0], features[1])
 
 
-def test_what_it_gives_goes_into_a_bank():
-    found = jaxparc.extract(model, IMAGES, WEIGHTS)
+@pytest.mark.parametrize("as_numpy", [True, False])
+def test_what_it_gives_goes_into_a_bank(as_numpy):
+    found = jaxparc.extract(model, IMAGES, WEIGHTS, as_numpy=as_numpy)
     scores = jaxparc.score_bank(
         {"own": found.features},
         np.arange(21) % 3,

@@ -70,7 +70,7 @@ def ours(name: str, variables: Any) -> dict[str, Side]:
 
     placed = jax.device_put(variables)
     return {
-        "jaxparc": lambda images: apply_fn(images)[0],
+        "jaxparc": lambda images: np.asarray(apply_fn(images)[0]),
         "Flax as it is": lambda images: np.asarray(plain(placed, images)),
     }
 

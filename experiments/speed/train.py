@@ -21,8 +21,8 @@ import numpy as np
 
 from experiments import benchmarks
 from experiments.speed import extract, measured
-from jaxparc import models, parallel
-from jaxparc.training import loop, steps
+from jaxparc import backend, models, parallel
+from jaxparc.training import steps
 from jaxparc.training.program import Point, Program
 from jaxparc.training.steps import Rates, Recipe, Task
 
@@ -117,7 +117,7 @@ class Ours:
     def __init__(
         self, task: Task, variables: Any, batch: dict[str, np.ndarray], runs: int = 1
     ) -> None:
-        self.steps = 1 if jax.default_backend() == "cpu" else loop.STEPS_PER_CALL
+        self.steps = backend.choices().steps_per_call
         stack = {k: np.stack([v] * self.steps) for k, v in batch.items()}
         given = [parallel.shard(stack, axis=1)]
         rates = Rates(*(np.full((runs, self.steps), x, np.float32) for x in (_RATE, _DECAY)))

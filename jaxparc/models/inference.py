@@ -1,9 +1,9 @@
-"""Faster inference: the same function of images, with variables that are prepared once.
+"""Fast inference: the same function of images, with variables that are prepared once.
 
-Batch norm is folded into the convolution before it (Jacob et al. 2018, section 3.2, eq. 14). On a
-CPU, 3x3 convolutions of stride 1 use Winograd's F(2x2, 3x3), with 16 multiplications where the
-direct form has 36 (Lavin and Gray 2016, section 4.1), and a batch is processed in chunks whose
-activations fit the cache.
+Batch norm is folded into the convolution before it (Jacob et al. 2018, section 3.2, eq. 14). Where
+`backend.Choices` says so, as on a CPU, 3x3 convolutions of stride 1 use Winograd's F(2x2, 3x3),
+with 16 multiplications where the direct form has 36 (Lavin and Gray 2016, section 4.1), and a batch
+is processed in chunks whose activations fit the cache.
 """
 
 import functools
@@ -17,12 +17,12 @@ import numpy as np
 from flax import traverse_util
 from jax import Array, lax
 
+from jaxparc import backend
 from jaxparc.models.layers import BatchNorm
 
 Variables = Mapping[str, Any]
 Path = tuple[str, ...]
 
-CHUNK = 8  # images
 _MIN_CHANNELS = 32  # with fewer, the direct form is as fast
 _SIDE = 64  # pixels of the image that is traced: enough for every network
 
@@ -32,28 +32,33 @@ class _Plan(NamedTuple):
 
     Attributes:
       folds: for each batch norm, the path of the convolution before it, its own path, and its eps.
-      winograd: the paths of convolutions that have a Winograd form.
+      winograd: the paths of convolutions that Winograd's algorithm can compute.
     """
 
     folds: tuple[tuple[Path, Path, float], ...]
     winograd: tuple[Path, ...]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
 def prepare(module: nn.Module, variables: Variables, winograd: bool | None = None) -> Variables:
     """Return the variables that `apply` takes.
 
     Args:
       module: one of the networks.
       variables: what its `apply` takes.
-      winograd: whether convolutions use Winograd's form; by default, on a CPU in float32.
+      winograd: whether convolutions use Winograd's algorithm; by default, if `backend.choices` says
+        so and the network computes in float32.
 
     Returns:
       "params", with folded convolutions and without batch norm; "folded", its shifts; and
       "winograd", transformed kernels (4, 4, c, c') in place of those in "params".
     """
     if winograd is None:
-        winograd = jax.default_backend() == "cpu" and jnp.dtype(module.dtype) == jnp.float32
+        winograd = backend.choices().winograd and jnp.dtype(module.dtype) == jnp.float32
+    return _prepare(module, variables, winograd)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _prepare(module: nn.Module, variables: Variables, winograd: bool) -> Variables:
     plan = _plan(module, variables)
     params = traverse_util.flatten_dict(variables["params"])
     statistics = traverse_util.flatten_dict(variables.get("batch_stats", {}))
@@ -87,10 +92,10 @@ def apply(module: nn.Module, variables: Variables, images: Array) -> tuple[Array
             logits, activations = module.apply(variables, images)
         return activations["features"], logits
 
-    b = len(images)
-    if jax.default_backend() != "cpu" or b % CHUNK or b == CHUNK:
+    b, chunk = len(images), backend.choices().chunk
+    if chunk is None or b % chunk or b == chunk:
         return whole(images)
-    outputs = lax.map(whole, images.reshape(-1, CHUNK, *images.shape[1:]))
+    outputs = lax.map(whole, images.reshape(-1, chunk, *images.shape[1:]))
     return jax.tree.map(lambda rows: rows.reshape(b, -1), outputs)
 
 
@@ -157,10 +162,7 @@ def _winograd(x: Array, kernel: Array) -> Array:
       (b, h, w, c').
     """
     b, h, w, c = x.shape
-    rows, columns = (
-        -(-h // 2),
-        -(-w // 2),
-    )  # of tiles with 2x2 outputs and 4x4 inputs
+    rows, columns = -(-h // 2), -(-w // 2)  # of tiles with 2x2 outputs and 4x4 inputs
     padded = jnp.pad(x, ((0, 0), (1, 1 + 2 * rows - h), (1, 1 + 2 * columns - w), (0, 0)))
     down = _into_tiles([padded[:, i : i + 2 * rows - 1 : 2] for i in range(4)])
     both = [_into_tiles([d[:, :, j : j + 2 * columns - 1 : 2] for j in range(4)]) for d in down]

@@ -6,7 +6,7 @@ stride 2, Flax's "SAME" pads the bottom and right first, which shifts maps again
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,10 +16,8 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxparc import backend
 from jaxparc.errors import InputError
-
-RUN_ONCE = {"xla_backend_optimization_level": 0}
-"""Compiler options for initialisation: random bits take far longer to optimise than to draw."""
 
 he_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -70,18 +68,18 @@ def _convolve(
     **options: Any,
 ) -> jax.Array:
     """Convolve (b, h, w, c) by (h, w, c, c'), with the signature that `nn.Conv` expects."""
-    if kernel.shape[:2] == (1, 1) and not np.any(padding):
-        # a matrix product, which XLA on a CPU does not notice: ResNet-50 would train half as fast
+    choices = backend.choices()
+    if choices.pointwise_products and kernel.shape[:2] == (1, 1) and not np.any(padding):
         x = x[:, :: strides[0], :: strides[1]]
         rows = _product(x.reshape(-1, x.shape[-1]), kernel[0, 0], options["precision"])
         return rows.reshape(*x.shape[:-1], -1)
-    if kernel.shape[2] == 1 < x.shape[-1] == kernel.shape[3]:
+    if choices.shifted_depthwise and kernel.shape[2] == 1 < x.shape[-1] == kernel.shape[3]:
         return _depthwise(x, kernel[:, :, 0], strides, padding)
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
-    if _has_slow_gradient(x, kernel, strides, padding):
+    if choices.shifted_gradients and _has_slow_gradient(x, kernel, strides, padding):
         return _with_shifted_gradient(convolve, x, kernel)
     return convolve(x, kernel)
 
@@ -114,12 +112,12 @@ def _has_slow_gradient(
 ) -> bool:
     """Return whether XLA's gradient of a convolution's kernel is slower than the convolution.
 
-    It is a convolution whose window is the whole map, which is slow on a CPU for large maps.
+    It is a convolution whose window is the whole map, which XLA on a CPU computes slowly for large
+    maps.
     """
     size, _, channels, _ = kernel.shape
     return (
-        jax.default_backend() == "cpu"
-        and kernel.shape[:2] == (size, size)
+        kernel.shape[:2] == (size, size)
         and size % 2 == 1
         and tuple(strides) == (1, 1)
         and not isinstance(padding, str)
@@ -186,10 +184,7 @@ def _depthwise(
     strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
 ) -> jax.Array:
-    """Convolve each channel by its own kernel, (b, h, w, c) by (h, w, c), by summing shifted maps.
-
-    On a CPU, XLA's depthwise convolution takes ten times as long.
-    """
+    """Convolve each channel by its own kernel, (b, h, w, c) by (h, w, c): a sum of shifted maps."""
     height, width, _ = kernel.shape
     pads: Any = padding
     if isinstance(padding, str):
@@ -207,7 +202,7 @@ def _depthwise(
     return functools.reduce(jnp.add, terms)
 
 
-# Flax's layer, with the same parameters and faster convolutions.
+# Flax's layer, with the same parameters; on a CPU, with faster convolutions (`backend.Choices`).
 Conv = functools.partial(nn.Conv, conv_general_dilated=_convolve)
 
 
@@ -350,7 +345,6 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
     return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision=lax.Precision.HIGHEST)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=RUN_ONCE)
 def new_head(key: jax.Array, features: int, num_classes: int) -> dict[str, jax.Array]:
     """Initialise the parameters of a last linear layer, as the networks do.
 
@@ -362,10 +356,20 @@ def new_head(key: jax.Array, features: int, num_classes: int) -> dict[str, jax.A
     Returns:
       `kernel` (features, num_classes) and `bias` (num_classes,), float32.
     """
-    return {
-        "kernel": head_init(key, (features, num_classes), jnp.float32),
-        "bias": jnp.zeros((num_classes,), jnp.float32),
-    }
+    return _compiled_new_head(features, num_classes)(key)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_new_head(
+    features: int, num_classes: int
+) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        return {
+            "kernel": head_init(key, (features, num_classes), jnp.float32),
+            "bias": jnp.zeros((num_classes,), jnp.float32),
+        }
+
+    return jax.jit(init, compiler_options=dict(backend.choices().run_once))
 
 
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

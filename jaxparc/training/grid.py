@@ -1,8 +1,8 @@
 """Train a grid of runs, in one program or one after another, whichever is faster.
 
-On a CPU runs are trained one after another, as XLA's convolutions with several sets of weights are
-slower there (`python -m experiments.speed train`). On other devices both ways are timed for some
-steps. Their rounding differs, so the choice is recorded and an interrupted grid keeps to it.
+On a CPU runs are trained one after another (`backend.Choices.timed_grids`). On other devices both
+ways are timed for some steps. Their rounding differs, so the choice is recorded and an interrupted
+grid keeps to it.
 """
 
 import functools
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxparc import files, parallel
+from jaxparc import backend, files, parallel
 from jaxparc.errors import InputError
 from jaxparc.training import feed, loop, resume, steps
 from jaxparc.training.batches import Source
@@ -28,7 +28,7 @@ PLANS = ("auto", "apart", "together")
 PLAN_FILE = "plan.json"
 
 _MEMORY = 0.9  # share of a device's memory that training may use
-_TRIAL = 4 * loop.STEPS_PER_CALL  # steps to time each way; the first call compiles
+_TRIAL = 4 * backend.ACCELERATOR.steps_per_call  # steps to time each way; the first call compiles
 
 
 def fit_grid(
@@ -131,7 +131,7 @@ def _choose(
     size: int,
 ) -> int:
     """Return the number of runs to train in one program."""
-    if plan == "apart" or (plan == "auto" and jax.default_backend() == "cpu"):
+    if plan == "apart" or (plan == "auto" and not backend.choices().timed_grids):
         return 1
     batch_size = points[0].recipe.batch_size
     most = min(len(points), runs_that_fit(task, variables, batch_size=batch_size, size=size))
@@ -165,7 +165,7 @@ def runs_that_fit(task: Task, variables: Variables, *, batch_size: int, size: in
         return sys.maxsize
     one_run = peak_bytes(task, variables, batch_size=batch_size, size=size)
     image_bytes = batch_size // jax.device_count() * size * size * 3
-    ahead = (1 + feed.AHEAD) * loop.STEPS_PER_CALL * image_bytes
+    ahead = (1 + feed.AHEAD) * backend.choices().steps_per_call * image_bytes
     free = _MEMORY * limit - feed.budget() - ahead
     return max(1, int(free // one_run))
 

@@ -13,16 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxparc import interrupts, parallel
+from jaxparc import backend, interrupts, parallel
 from jaxparc.errors import OperationError
 from jaxparc.training import feed, resume
 from jaxparc.training.batches import Source, prefetch
 from jaxparc.training.history import History, Steps
 from jaxparc.training.program import Point, Program
 from jaxparc.training.steps import Recipe, Task, TrainState, Variables, compiled_eval_step
-
-STEPS_PER_CALL = 10
-"""Training steps in one program, if the images are kept on an accelerator."""
 
 
 class DivergedError(OperationError):
@@ -114,8 +111,8 @@ def fit_together(
             number of images, is ignored.
         every: seconds between saves. The state is also saved on KeyboardInterrupt (which SIGTERM
             raises too), and when `until` is reached.
-        per_call: steps in one program; by default `STEPS_PER_CALL`, but one on a CPU or if images
-            come from the host.
+        per_call: steps in one program; by default `backend.Choices.steps_per_call`, but one if the
+            images come from the host.
 
     Returns:
         One result per point. The runs stop early only once all of them have diverged.
@@ -141,7 +138,7 @@ def fit_together(
     start = history.done
     last = program.steps if until is None else min(program.steps, until)
     data = feed.resident(source, task.classes)
-    k = per_call or (STEPS_PER_CALL if data and jax.default_backend() != "cpu" else 1)
+    k = per_call or (backend.choices().steps_per_call if data else 1)
     counts = _calls(max(0, last - start), k)
     stacks = feed.stacks(
         source,

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxparc import models, parallel
+from jaxparc import backend, models, parallel
 from jaxparc.models import layers
 
 Variables = dict[str, Any]  # "params" and, in networks with batch norm, "batch_stats"
@@ -277,7 +277,8 @@ def compiled_eval_step(task: Task) -> Callable[..., tuple[Array, Array]]:
 @functools.lru_cache(maxsize=8)
 def _compiled_init(module: Any, size: int) -> Callable[[Array], Variables]:
     image = jnp.zeros((1, size, size, 3), jnp.float32)
-    return jax.jit(lambda key: module.init(key, image), compiler_options=layers.RUN_ONCE)
+    options = dict(backend.choices().run_once)
+    return jax.jit(lambda key: module.init(key, image), compiler_options=options)
 
 
 def initial(module: Any, size: int, seed: int) -> Variables:

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import flax
@@ -8,7 +9,7 @@ import pytest
 from golden import every
 from jax import lax
 
-from jaxparc import models
+from jaxparc import backend, models
 from jaxparc.models import inference, layers, mobilenet
 
 CLASSES = 7
@@ -62,16 +63,89 @@ def test_a_prepared_network_is_the_same_function(name, monkeypatch):
 def test_chunks_are_the_whole_batch(monkeypatch):
     module, variables = network("resnet18", stem="small")
     prepared = inference.prepare(module, variables)
-    apply = functools.partial(inference.apply, module, prepared)
-    for b in (inference.CHUNK + 1, 2 * inference.CHUNK):
+
+    def applied(x, chunk):
+        choices = dataclasses.replace(backend.choices(), chunk=chunk)
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "choices", lambda: choices)
+            # a new function: compiled programs are cached by function
+            return jax.jit(functools.partial(inference.apply, module, prepared))(x)
+
+    for b in (9, 16):
         x = images(b, 16)
-        chunked = jax.jit(apply)(x)
-        monkeypatch.setattr(inference, "CHUNK", b)
-        whole = jax.jit(apply)(x)
-        monkeypatch.undo()
-        for a, e in zip(chunked, whole, strict=True):
+        for a, e in zip(applied(x, 8), applied(x, None), strict=True):
             assert a.shape == e.shape
             np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def forms(monkeypatch):
+    """Calls a function once with the choices of a CPU, and once with those of an accelerator."""
+    # for the own gradient of every convolution that can have it
+    monkeypatch.setattr(layers, "_LARGE_MAP", 1)
+    monkeypatch.setattr(layers, "_WIDE", 1)
+
+    def call(function):
+        results = []
+        for choices in (backend.CPU, backend.ACCELERATOR):
+            monkeypatch.setattr(backend, "choices", lambda choices=choices: choices)
+            results.append(function())
+        return results
+
+    return call
+
+
+def of_own_code(slow):
+    """Networks, without those that are others with more blocks."""
+    deeper = ("resnet101", "efficientnet_lite1", "efficientnet_lite2")
+    names = [n for n in models.MODELS if n not in deeper]
+    return [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in names]
+
+
+@pytest.mark.parametrize(
+    "name", of_own_code(slow=("googlenet", "resnet18", "resnet50", *mobilenet.ARCHITECTURES))
+)
+def test_the_forms_of_all_backends_have_the_same_features_and_gradients(name, forms):
+    module, variables = network(name, stem="small")
+    x, weights = images(2, 32), np.random.default_rng(1).standard_normal((2, CLASSES), np.float32)
+
+    def computed():
+        def loss(params, x):
+            logits, activations = module.apply({**variables, "params": params}, x)
+            return (weights * logits).sum(), activations["features"]
+
+        def inferred(variables, x):
+            return inference.apply(module, variables, x)
+
+        gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        texts = [str(jax.make_jaxpr(f)(variables["params"], x)) for f in (loss, gradient)]
+        (_, features), gradients = jax.jit(gradient)(variables["params"], x)
+        prepared = inference.prepare(module, variables)
+        return features, gradients, jax.jit(inferred)(prepared, x), prepared, texts
+
+    (*ours, _, texts), (*plain, prepared, plain_texts) = forms(computed)
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, atol=1e-3 * np.abs(e).max()), ours, plain
+    )
+    # XLA's operations alone: one convolution per kernel, and two for its gradients
+    kernels = [leaf for leaf in jax.tree.leaves(variables["params"]) if np.ndim(leaf) == 4]
+    assert plain_texts[1].count("conv_general_dilated[") == 3 * len(kernels)
+    assert "custom_vjp_call[" in texts[0]
+    assert "custom_vjp_call[" not in plain_texts[0]
+    assert not prepared["winograd"]
+
+
+def test_the_whole_batch_at_once_on_an_accelerator(forms):
+    module, variables = network("alexnet", stem="small")
+
+    def text():
+        prepared = inference.prepare(module, variables)
+        apply = functools.partial(inference.apply, module)
+        return str(jax.make_jaxpr(apply)(prepared, images(16, 32)))
+
+    chunked, whole = forms(text)
+    assert "scan[" in chunked
+    assert "scan[" not in whole
 
 
 @pytest.mark.slow

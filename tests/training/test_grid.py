@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxparc import models, parallel
+from jaxparc import backend, models, parallel
 from jaxparc.training import decoding, feed, grid, loop, steps
 from jaxparc.training.decoding import Decoded
 from jaxparc.training.history import Steps
@@ -81,7 +81,8 @@ def test_only_as_many_run_at_once_as_the_device_holds(given, monkeypatch):
     each = grid.peak_bytes(task, variables, **shape)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     assert each > 2 * weights  # parameters and momentum at least
-    ahead = 3 * 10 * (16 // 4) * SIZE * SIZE * 3  # calls, steps, rows of a device
+    rows = 16 // jax.local_device_count()  # of a device
+    ahead = 3 * backend.choices().steps_per_call * rows * SIZE * SIZE * 3  # 3 calls
 
     def memory(runs):
         """Of which 0.9 is for training, and an eighth is for resident splits."""
@@ -153,7 +154,7 @@ def measured_as(monkeypatch, faster):
         measured.append(len(points))
         return faster
 
-    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    monkeypatch.setattr(backend, "choices", lambda: backend.ACCELERATOR)
     monkeypatch.setattr(grid, "vmapped_is_faster", measure)
     monkeypatch.setattr(grid, "_VMAPPED_IS_FASTER", {})
     return measured

@@ -1,0 +1,87 @@
+"""Choices among equivalent computations, by backend.
+
+The choices for CPUs were measured on one (docs/performance.md), where XLA is slow at several
+convolutions. Other backends use XLA's own operations.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How to compute what can be computed in several ways; results are equal up to rounding.
+
+    Speeds are those of two CPU cores.
+
+    Attributes:
+        winograd: whether inference in float32 uses Winograd's algorithm for 3x3 convolutions. With
+            `chunk`, ResNets are 1.2 to 1.8 times as fast.
+        chunk: number of images that inference processes at a time, so that their activations fit
+            the cache; None for the whole batch.
+        pointwise_products: whether 1x1 convolutions are matrix products with their own gradient.
+            XLA does not notice that they are: ResNet-50 trains half as fast.
+        shifted_depthwise: whether depthwise convolutions are sums of shifted maps. XLA's take ten
+            to thirty times as long.
+        shifted_gradients: whether the gradients of large kernels and maps are matrix products of
+            shifted maps. XLA's are convolutions whose window is the whole map.
+        steps_per_call: number of training steps in one program, if the images are on the device.
+            XLA's convolutions are up to twenty times as slow inside a loop.
+        timed_grids: whether `training.grid` times runs in one program against runs one after
+            another. Otherwise they run one after another: XLA's convolutions with several sets of
+            weights are always slower.
+        run_once: compiler options of programs that run once, such as initialisation. Random bits
+            take far longer to optimise than to draw.
+        extraction_dtype: dtype in which networks extract features; None for the network's own.
+            Matrix units compute in bfloat16 at their full rate; a CPU emulates it.
+    """
+
+    winograd: bool
+    chunk: int | None
+    pointwise_products: bool
+    shifted_depthwise: bool
+    shifted_gradients: bool
+    steps_per_call: int
+    timed_grids: bool
+    run_once: Mapping[str, Any]
+    extraction_dtype: DTypeLike | None
+
+
+CPU = Choices(
+    winograd=True,
+    chunk=8,
+    pointwise_products=True,
+    shifted_depthwise=True,
+    shifted_gradients=True,
+    steps_per_call=1,
+    timed_grids=False,
+    run_once=MappingProxyType({"xla_backend_optimization_level": 0}),
+    extraction_dtype=None,
+)
+ACCELERATOR = Choices(
+    winograd=False,
+    chunk=None,
+    pointwise_products=False,
+    shifted_depthwise=False,
+    shifted_gradients=False,
+    steps_per_call=10,
+    timed_grids=True,
+    run_once=MappingProxyType({}),
+    extraction_dtype=jnp.bfloat16,
+)
+
+
+def for_backend(name: str) -> Choices:
+    """Return the choices for a backend, such as "cpu", "gpu" or "tpu"."""
+    return CPU if name == "cpu" else ACCELERATOR
+
+
+def choices() -> Choices:
+    """Return the choices for JAX's default backend."""
+    return for_backend(jax.default_backend())
