@@ -13,8 +13,9 @@ import argparse
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +27,23 @@ from jaxparc.training import steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
 Side = Callable[[Sequence[Any]], np.ndarray]  # takes batches; returns the features of all images
+
+
+class Torch(NamedTuple):
+    """How torch runs: the memory layout, the dtype of weights and images, and compiled or not."""
+
+    layout: str
+    dtype: str
+    compiled: bool
+
+
+TORCH: Mapping[str, Torch] = MappingProxyType(
+    {
+        "torch": Torch("contiguous_format", "float32", compiled=False),
+        "torch, channels last": Torch("channels_last", "float32", compiled=False),
+        "torch, compiled": Torch("channels_last", "bfloat16", compiled=True),
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +58,7 @@ class Sizes:
         places: where the images are, "host" or "device".
         batches: number of batches per call.
         flax: whether the Flax network is measured too.
+        torch: keys of `TORCH`, measured if it is installed.
     """
 
     architectures: tuple[str, ...] = tuple(models.MODELS)
@@ -49,6 +68,7 @@ class Sizes:
     places: tuple[str, ...] = ("host",)
     batches: int = 1
     flax: bool = True
+    torch: tuple[str, ...] = ("torch", "torch, channels last")
 
 
 QUICK = Sizes(architectures=("resnet18", "resnet50"), batch_sizes=(1, 32))
@@ -59,6 +79,7 @@ ACCELERATOR = Sizes(
     places=("device", "host"),
     batches=8,
     flax=False,
+    torch=("torch, compiled",),
 )
 TINY = Sizes(("squeezenet1_1",), (4,), images=8, repeats=1, places=("device", "host"), batches=2)
 
@@ -108,39 +129,33 @@ def _joined(features: Sequence[Any]) -> np.ndarray:
     return np.concatenate([np.asarray(found).reshape(len(found), -1) for found in features])
 
 
-def original(name: str, variables: Any) -> dict[str, Side]:
-    """Return the network in torch, with the same weights; empty if torch is not installed."""
-    if not originals.installed():
-        return {}
+def original(name: str, variables: Any, how: Torch) -> Side:
+    """Return the network in torch, with the same weights."""
     import torch
 
     where = originals.device()
     spec = models.get(name)
-    normalise = originals.normaliser(spec.mean, spec.std)
+    layout, dtype = getattr(torch, how.layout), getattr(torch, how.dtype)
     originals.tune()
+    network = originals.feature_network(name, variables)
+    network.to(where, dtype, memory_format=layout)
+    normalise = originals.normaliser(spec.mean, spec.std)
 
-    def side(layout: Any, dtype: Any, *, compiled: bool) -> Side:
-        network = originals.feature_network(name, variables)
-        network.to(where, dtype, memory_format=layout)
+    def features(images: Any) -> Any:
+        return network(normalise(images).to(dtype).contiguous(memory_format=layout)).float()
 
-        def features(images: Any) -> Any:
-            return network(normalise(images).to(dtype).contiguous(memory_format=layout)).float()
+    run = torch.compile(features, dynamic=False) if how.compiled else features
 
-        run = torch.compile(features, dynamic=False) if compiled else features
+    def of_batches(batches: Sequence[Any]) -> np.ndarray:
+        with torch.inference_mode():
+            found: np.ndarray = (
+                torch.cat([run(torch.as_tensor(batch).to(where)) for batch in batches])
+                .cpu()
+                .numpy()
+            )
+            return found
 
-        def of_batches(batches: Sequence[Any]) -> np.ndarray:
-            with torch.inference_mode():
-                found = [run(torch.as_tensor(batch).to(where)) for batch in batches]
-                return torch.cat(found).cpu().numpy()
-
-        return of_batches
-
-    if where == "cpu":
-        layouts = {"torch": torch.contiguous_format, "torch, channels last": torch.channels_last}
-        return {
-            what: side(layout, torch.float32, compiled=False) for what, layout in layouts.items()
-        }
-    return {"torch, compiled": side(torch.channels_last, torch.bfloat16, compiled=True)}
+    return of_batches
 
 
 def placed(images: np.ndarray, place: str, what: str) -> Any:
@@ -177,7 +192,9 @@ def measure(name: str, batch_size: int, sizes: Sizes) -> Iterator[Row]:
     """
     spec = models.get(name)
     variables = steps.initial(spec.module(num_classes=1000), spec.input_size, 0)
-    sides = ours(name, variables, flax=sizes.flax) | original(name, variables)
+    sides = ours(name, variables, flax=sizes.flax)
+    if originals.installed(name):
+        sides |= {what: original(name, variables, TORCH[what]) for what in sizes.torch}
     shape = (batch_size, spec.input_size, spec.input_size, 3)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, shape, np.uint8) for _ in range(sizes.batches)]
@@ -198,7 +215,7 @@ def measure(name: str, batch_size: int, sizes: Sizes) -> Iterator[Row]:
         yield Row(name, batch_size, place, rates)
 
 
-SIDES = ("jaxparc", "Flax as it is", "torch", "torch, channels last", "torch, compiled")
+SIDES = ("jaxparc", "Flax as it is", *TORCH)
 HEADER = ("architecture", "batch", "images on", *SIDES, "to the fastest torch")
 
 

@@ -16,9 +16,10 @@ CLASSES = 10
 """Number of classes of networks that are trained."""
 
 
-def installed() -> bool:
-    """Return whether torch and torchvision are installed."""
-    return all(importlib.util.find_spec(name) for name in ("torch", "torchvision"))
+def installed(name: str) -> bool:
+    """Return whether torch and the package with a network are installed."""
+    package = "efficientnet_lite_pytorch" if name.startswith("efficientnet_lite") else "torchvision"
+    return all(importlib.util.find_spec(needed) for needed in ("torch", package))
 
 
 def device() -> str:

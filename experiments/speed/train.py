@@ -24,13 +24,14 @@ from experiments.speed import ceilings, measured, originals
 from experiments.speed.measured import Case, Section
 from experiments.speed.originals import Training
 from jaxparc import models, parallel
-from jaxparc.training import loop, steps
+from jaxparc.training import steps
 from jaxparc.training.program import Point, Program
 from jaxparc.training.steps import Rates, Recipe, Task
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
 
 _RATE, _DECAY = 0.01, 1e-4
+TORCH = ("torch", "torch, compiled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Shape:
         batch_sizes: batch sizes of a step.
         images: minimum number of images per repeat.
         grid: number of runs in one program; 1 for no grid.
-        torch: sides to compare with, of "compiled" and "uncompiled".
+        torch: the sides in torch, of `TORCH`; measured if it is installed.
     """
 
     pixels: int
@@ -52,7 +53,7 @@ class Shape:
     batch_sizes: tuple[int, ...]
     images: int
     grid: int = 1
-    torch: tuple[str, ...] = ("uncompiled", "compiled")
+    torch: tuple[str, ...] = TORCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +65,13 @@ class Sizes:
             architecture is the most important.
         repeats: repeats of each side.
         dtype: dtype of the computation.
+        steps_per_call: number of steps after which the losses are fetched.
     """
 
     shapes: tuple[Shape, ...]
     repeats: int = 3
     dtype: str = "float32"
+    steps_per_call: int = 1
 
 
 FOUR = ("alexnet", "googlenet", "resnet18", "resnet50")
@@ -85,11 +88,12 @@ ACCELERATOR = Sizes(
             ("resnet50", "alexnet", "googlenet", "resnet18"),
             (256, 512, 128),
             images=7_680,
-            torch=("compiled",),
+            torch=("torch, compiled",),
         ),
         Shape(32, ("resnet18", "resnet50", "googlenet", "alexnet"), (32,), 6_400, grid=8, torch=()),
     ),
     dtype="bfloat16",
+    steps_per_call=10,
 )
 TINY = Sizes((Shape(32, ("resnet18",), (4,), images=4, grid=2, torch=()),), repeats=1)
 
@@ -153,9 +157,14 @@ class Ours:
     """This library's step, of one run or of a grid, on a fixed batch."""
 
     def __init__(
-        self, task: Task, variables: Any, batch: dict[str, np.ndarray], runs: int = 1
+        self,
+        task: Task,
+        variables: Any,
+        batch: dict[str, np.ndarray],
+        steps_per_call: int,
+        runs: int = 1,
     ) -> None:
-        self.steps = 1 if jax.default_backend() == "cpu" else loop.STEPS_PER_CALL
+        self.steps = steps_per_call
         stack = {k: np.stack([v] * self.steps) for k, v in batch.items()}
         given = [parallel.shard(stack, axis=1)]
         rates = Rates(*(np.full((runs, self.steps), x, np.float32) for x in (_RATE, _DECAY)))
@@ -211,16 +220,15 @@ def measure(name: str, shape: Shape, batch_size: int, sizes: Sizes) -> Iterator[
     }
     task = task_of(name, pixels, sizes.dtype)
     variables = steps.initial(task.module, pixels, 0)
-    one = Ours(task, variables, batch)
+    one = Ours(task, variables, batch, sizes.steps_per_call)
     sides: dict[str, Any] = {"jaxparc": one}
     if runs > 1:
-        sides["grid"] = Ours(task, variables, batch, runs)
+        sides["grid"] = Ours(task, variables, batch, sizes.steps_per_call, runs)
     training = Training(one.steps, _RATE, task.momentum, _DECAY, sizes.dtype)
-    if originals.installed():
-        for kind in shape.torch:
+    if originals.installed(name):
+        for what in shape.torch:
             network = originals.training_network(name, task, variables)
-            what = "torch, compiled" if kind == "compiled" else "torch"
-            sides[what] = training.side(network, batch, task, compiled=kind == "compiled")
+            sides[what] = training.side(network, batch, task, compiled=what != "torch")
     losses = {what: side() for what, side in sides.items()}  # compiles
     tolerance = 1e-3 if sizes.dtype == "float32" else 5e-2
     for what, found in losses.items():
@@ -268,8 +276,7 @@ HEADER = (
     "peak MiB",
     "grid at once",
     "to apart",
-    "torch",
-    "torch, compiled",
+    *TORCH,
     "to the faster torch",
 )
 
@@ -289,7 +296,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.peak_bytes / 2**20:.0f}",
         measured.spread(rates.get("grid", [])),
         f"{middle['grid'] / middle['jaxparc']:.2f}" if "grid" in middle else "–",
-        *(measured.spread(rates.get(side, [])) for side in ("torch", "torch, compiled")),
+        *(measured.spread(rates.get(side, [])) for side in TORCH),
         originals.ratio(middle),
     )
 
@@ -337,7 +344,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.architectures:
         changes["architectures"] = tuple(args.architectures)
     if args.uncompiled:
-        changes["torch"] = ("uncompiled", "compiled")
+        changes["torch"] = TORCH
     shapes = tuple(
         dataclasses.replace(shape, **changes)
         for shape in sizes.shapes
