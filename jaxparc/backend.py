@@ -38,6 +38,8 @@ class Choices:
             weights are always slower.
         run_once: compiler options of programs that run once, such as initialisation. Random bits
             take far longer to optimise than to draw.
+        gram_of_parts: whether the inner products of float32 features are sums of products of
+            bfloat16 numbers, for matrix units; see `stats.gram_of_parts`.
         extraction_dtype: dtype in which networks extract features; None for the network's own.
             Matrix units compute in bfloat16 at their full rate; a CPU emulates it.
     """
@@ -50,6 +52,7 @@ class Choices:
     steps_per_call: int
     timed_grids: bool
     run_once: Mapping[str, Any]
+    gram_of_parts: bool
     extraction_dtype: DTypeLike | None
 
 
@@ -62,6 +65,7 @@ CPU = Choices(
     steps_per_call=1,
     timed_grids=False,
     run_once=MappingProxyType({"xla_backend_optimization_level": 0}),
+    gram_of_parts=False,
     extraction_dtype=None,
 )
 ACCELERATOR = Choices(
@@ -73,6 +77,7 @@ ACCELERATOR = Choices(
     steps_per_call=10,
     timed_grids=True,
     run_once=MappingProxyType({}),
+    gram_of_parts=True,
     extraction_dtype=jnp.bfloat16,
 )
 

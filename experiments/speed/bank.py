@@ -3,140 +3,28 @@
 Both sides run in one process, alternate and are warmed up; times are medians, with the range from
 the fastest to the slowest repeat. OpenBLAS's threads keep spinning for a while after each call, so
 there is a pause between the sides, and the plain side is measured both with its default number of
-threads and with one.
+threads and with one. The arrays of every model are its own, up to the limit of `Banks`, on the
+host or, before the time starts, on the device.
 """
 
+import argparse
 import dataclasses
 import os
 import statistics
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-import jaxparc
-from experiments.speed import measured, plain
-from jaxparc import selectors
+from experiments.speed import banks, ceilings, machine, measured, plain
+from experiments.speed.banks import Banks, Sizes
+from experiments.speed.measured import Case, Section
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
-POOL = 16  # distinct models; a larger bank repeats them under other names
 PAUSE = 0.2  # seconds between the sides
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """The sizes to measure.
-
-    Attributes:
-        n: number of images.
-        models: values of m, the number of models, for PARC f=32.
-        widths: values of d, the feature width, for PARC f=32.
-        classes: values of c, the number of classes, for PARC f=32.
-        m: number of models for the other methods.
-        d: feature width for the other methods.
-        c: number of classes for the other methods.
-        z: number of source classes.
-        plain_models: number of models for the plain side.
-        repeats: repeats of each side; at most three for more than 100 models.
-    """
-
-    n: int = 500
-    models: tuple[int, ...] = (1, 8, 65, 512)
-    widths: tuple[int, ...] = (512, 1024, 2048, 4096)
-    classes: tuple[int, ...] = (10, 37, 200)
-    m: int = 65
-    d: int = 2048
-    c: int = 10
-    z: int = 1000
-    plain_models: int = 8
-    repeats: int = 5
-
-
-QUICK = dataclasses.replace(Sizes(), models=(8, 65), widths=(2048,), repeats=3)
-
-# Measured together, as users request them, without H-Score: its plain side inverts a d x d matrix.
-TOGETHER = ("parc_f32", "parc", "rsa", "dds", "nce", "leep", "knn", "logistic", "heuristic")
-ALONE = ("parc", "rsa", "rsa_f32", "dds", "dds_f32", "nce", "leep", "knn", "logistic", "hscore_f32")
-
-
-def synthetic(sizes: Sizes, d: int, c: int, seed: int) -> plain.Model:
-    """Return a model with realistic features: rectified, correlated, with separable classes."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(sizes.n) % c
-    spectrum = np.arange(1, d + 1) ** -0.5
-    code = rng.normal(size=(sizes.n, d)) + 0.7 * rng.normal(size=(c, d))[labels]
-    units = (code * spectrum).astype(np.float32) @ rng.normal(size=(d, d)).astype(np.float32)
-    probs = rng.gamma(0.05, size=(sizes.n, sizes.z)) + 3 * (labels[:, None] == np.arange(sizes.z))
-    return plain.Model(
-        features=np.maximum(units / units.std(), 0),
-        labels=labels,
-        num_classes=c,
-        probs=(probs / probs.sum(axis=1, keepdims=True)).astype(np.float32),
-        reference=np.maximum(units[:, ::-1] / units.std() + 0.5, 0),
-    )
-
-
-def score_bank(models: Sequence[plain.Model], m: int, methods: Sequence[str]) -> jaxparc.BankScores:
-    """Score m models, repeating `models`, with this library."""
-    names = [str(i) for i in range(m)]
-    chosen = [models[i % len(models)] for i in range(m)]
-    needs = {need for method in methods for need in selectors.method(method).needs}
-    with warnings.catch_warnings(action="ignore"):  # H-Score is at its limit for these widths
-        return jaxparc.score_bank(
-            dict(zip(names, (one.features for one in chosen), strict=True)),
-            chosen[0].labels,
-            methods=methods,
-            num_classes=chosen[0].num_classes,
-            probs=[one.probs for one in chosen] if "probs" in needs else None,
-            reference=chosen[0].reference if "reference" in needs else None,
-            layers=[one.layers for one in chosen],
-            source_images=[one.source_images for one in chosen],
-            target_images=int(chosen[0].target_images),
-        )
-
-
-def score_plain(models: Sequence[plain.Model], m: int, methods: Sequence[str]) -> None:
-    """Score m models, repeating `models`, one after another with the plain implementations."""
-    for i in range(m):
-        for method in methods:
-            plain.score(method, models[i % len(models)])
-
-
-def least_work(methods: Sequence[str], n: int, d: int, c: int, z: int) -> tuple[float, float]:
-    """Return the minimum operations and bytes per model that the usual algorithms need.
-
-    Work that methods can share counts once.
-    """
-    operations: dict[str, float] = {}
-    read: dict[str, float] = {}
-    for method in methods:
-        name, _, reduction = method.partition("_f")
-        if name in ("nce", "leep"):
-            read["probs"] = 4.0 * n * z
-        elif name != "heuristic":
-            read["features"] = 4.0 * n * d  # every feature is read
-        if reduction:
-            # one product with f vectors and its transpose; the algorithm decides how many
-            operations[f"components {reduction}"] = 4.0 * n * d * int(reduction)
-        elif name in ("parc", "rsa", "dds", "hscore"):
-            # half of the symmetric product of standardised images; H-Score needs a basis of it
-            operations["standardised images"] = 1.0 * n * n * d
-        elif name == "knn":
-            operations["images"] = 1.0 * n * n * d  # half of the product of unscaled images
-        elif name == "logistic":
-            # one evaluation of logits and gradient for half of the images, and logits of the rest
-            operations["logistic"] = 3.0 * n * d * c
-        elif name == "nce":
-            operations["nce"] = 1.0 * n * z  # the maximum of every row
-        elif name == "leep":
-            operations["leep"] = 4.0 * n * z  # each probability enters one sum and leaves it
-    return sum(operations.values()), sum(read.values())
 
 
 @dataclasses.dataclass
@@ -148,19 +36,23 @@ class Row:
         m: number of models.
         d: feature width.
         c: number of classes.
+        place: where the features are, "host" or "device".
         ours: milliseconds per model for every repeat of this library.
         plain: the same for the plain side with its default threads; empty if not measured.
         plain_one_thread: the same with one thread.
         peak_mib: peak memory in MiB, above the memory in use before; None if unknown.
-        operations: minimum number of operations per model; see `least_work`.
-        bytes: minimum number of bytes per model; see `least_work`.
+        operations: minimum number of operations per model; see `banks.least_work`.
+        bytes: minimum number of bytes per model; see `banks.least_work`.
         share: `operations` per second over the device's matrix rate.
+        copy_share: `bytes` per second over the rate of copies from host to device; None if the
+            features are on the device already, or it is a CPU.
     """
 
     what: str
     m: int
     d: int
     c: int
+    place: str
     ours: list[float]
     plain: list[float]
     plain_one_thread: list[float]
@@ -168,6 +60,11 @@ class Row:
     operations: float
     bytes: float
     share: float
+    copy_share: float | None = None
+
+    def models_per_second(self) -> float:
+        """Return the median rate of this library."""
+        return 1e3 / statistics.median(self.ours)
 
     def ratio(self) -> float | None:
         """Return the plain median (default threads) over ours; None if not measured."""
@@ -187,50 +84,67 @@ def measure(
     sizes: Sizes,
     methods: Sequence[str],
     models: Sequence[plain.Model],
-    m: int,
-    rate: float,
+    pool: Sequence[plain.Model],
     *,
     what: str | None = None,
-    plain_repeats: int | None = None,
+    place: str = "host",
+    one_thread: bool = True,
+    known: Row | None = None,
 ) -> Row:
-    """Measure both sides of one case in alternation."""
+    """Measure both sides of one case in alternation.
+
+    Args:
+        sizes: number of models of the plain side, and repeats.
+        methods: methods that are computed together.
+        models: models for this library, all in `place`.
+        pool: models for the plain side, on the host.
+        what: name of the row; by default the method's.
+        place: where the features are.
+        one_thread: whether the plain side is measured with one thread too.
+        known: a row with the same plain side, which is not measured again.
+    """
     import threadpoolctl
 
+    m, n, (_, d), c = len(models), sizes.n, pool[0].features.shape, pool[0].num_classes
     repeats = min(sizes.repeats, 3) if m > 100 else sizes.repeats
-    theirs = repeats if plain_repeats is None else plain_repeats
-    few = min(m, sizes.plain_models)
-    score_bank(models, m, methods)  # compiles
-    if theirs > 1:
-        score_plain(models, 1, methods)  # imports
+    theirs = repeats if sizes.plain_repeats is None else sizes.plain_repeats
+    theirs = 0 if known else theirs
+    few = [pool[i % len(pool)] for i in range(min(m, sizes.plain_models))]
+    banks.score_bank(models, methods)  # compiles
+    if theirs and one_thread:
+        banks.score_plain(few[:1], methods)  # imports
     times: dict[str, list[float]] = {"ours": [], "plain": [], "one": []}
-    before = measured.resident() if measured.forget_peak() else None
+    before = machine.resident() if machine.forget_peak() else None
     peak = None
     for repeat in range(max(repeats, theirs)):
         if repeat < repeats:
-            times["ours"].append(_seconds(lambda: score_bank(models, m, methods)) / m)
-            if repeat == 0 and (high := measured.peak()) is not None and before is not None:
+            times["ours"].append(_seconds(lambda: banks.score_bank(models, methods)) / m)
+            if repeat == 0 and (high := machine.peak()) is not None and before is not None:
                 peak = high - before
         if repeat < theirs:
-            times["plain"].append(_seconds(lambda: score_plain(models, few, methods)) / few)
-            if plain_repeats is None:
+            times["plain"].append(_seconds(lambda: banks.score_plain(few, methods)) / len(few))
+            if one_thread:
                 with threadpoolctl.threadpool_limits(1):
-                    seconds = _seconds(lambda: score_plain(models, few, methods))
-                times["one"].append(seconds / few)
-    n, d, c = sizes.n, models[0].features.shape[1], models[0].num_classes
-    operations, read = least_work(methods, n, d, c, sizes.z)
-    milliseconds = [[1e3 * t for t in times[side]] for side in ("ours", "plain", "one")]
+                    seconds = _seconds(lambda: banks.score_plain(few, methods))
+                times["one"].append(seconds / len(few))
+    operations, read = banks.least_work(methods, n, d, c, sizes.z)
+    ours, theirs_, theirs_one = ([1e3 * t for t in times[side]] for side in times)
+    seconds = statistics.median(times["ours"])
+    copy_rate = ceilings.host_copy_rate() if place == "host" else None
     return Row(
         what or methods[0],
         m,
         d,
         c,
-        ours=milliseconds[0],
-        plain=milliseconds[1],
-        plain_one_thread=milliseconds[2],
+        place,
+        ours=ours,
+        plain=known.plain if known else theirs_,
+        plain_one_thread=known.plain_one_thread if known else theirs_one,
         peak_mib=peak,
         operations=operations,
         bytes=read,
-        share=operations / statistics.median(times["ours"]) / rate,
+        share=operations / seconds / ceilings.matrix_rate(jnp.dtype(jnp.float32)),
+        copy_share=read / seconds / copy_rate if copy_rate else None,
     )
 
 
@@ -265,28 +179,74 @@ def first_call(sizes: Sizes) -> float:
     return first - second
 
 
-def rows(sizes: Sizes, *, slow: bool, rate: float) -> Iterator[Row]:
-    """Measure all cases, one after another."""
-    pools: dict[tuple[int, int], list[plain.Model]] = {}
+NINE = "all but hscore"
 
-    def pool(d: int, c: int) -> list[plain.Model]:
-        if (d, c) not in pools:
-            pools.clear()
-            pools[d, c] = [synthetic(sizes, d, c, seed) for seed in range(POOL)]
-        return pools[d, c]
 
-    for d in sizes.widths:
-        for m in sizes.models:
-            yield measure(sizes, ["parc_f32"], pool(d, sizes.c), m, rate)
-    for c in sizes.classes:
-        if c != sizes.c:
-            yield measure(sizes, ["parc_f32"], pool(sizes.d, c), sizes.m, rate)
-    models = pool(sizes.d, sizes.c)
-    for method in ALONE:
-        yield measure(sizes, [method], models, sizes.m, rate)
-    yield measure(sizes, TOGETHER, models, sizes.m, rate, what="all but hscore")
-    few = dataclasses.replace(sizes, plain_models=1)
-    yield measure(few, ["hscore"], models, sizes.m, rate, plain_repeats=1 if slow else 0)
+def cases(sizes: Sizes, given: Banks) -> list[Case]:
+    """Return all cases, in the order of the table.
+
+    The most important ones have features of width `sizes.d`: PARC f=32, and all methods together
+    on features that are on the device, if there is such a place.
+    """
+    measured_before: dict[tuple[tuple[str, ...], int, int], Row] = {}
+
+    def case(
+        methods: Sequence[str],
+        m: int,
+        d: int,
+        c: int,
+        place: str,
+        priority: int,
+        what: str | None = None,
+        of: Sizes = sizes,
+        one_thread: bool = True,
+    ) -> Case:
+        def rows() -> list[Row]:
+            key = tuple(methods), d, c
+            # The plain side does not depend on the place of the features.
+            known = measured_before.get(key) if place != sizes.places[0] else None
+            models, pool = given.placed(d, c, place, m), given.pool(d, c)
+            row = measure(
+                of,
+                methods,
+                models,
+                pool,
+                what=what,
+                place=place,
+                one_thread=one_thread,
+                known=known,
+            )
+            measured_before[key] = row
+            return [row]
+
+        name = f"{what or methods[0]}, m={m}, d={d}, c={c}, {place}"
+        return Case(name, "bank", rows, priority)
+
+    first, d, c, m = sizes.places[0], sizes.d, sizes.c, sizes.m
+    found = [
+        case(["parc_f32"], models, width, c, place, 0 if width == d else 1)
+        for width in sizes.widths
+        for models in sizes.models
+        for place in sizes.places
+    ]
+    found += [case(["parc_f32"], m, d, k, first, 2) for k in sizes.classes if k != c]
+    found += [case([method], m, d, c, first, 2) for method in sizes.alone]
+    found += [
+        case(
+            banks.TOGETHER,
+            m,
+            width,
+            c,
+            place,
+            0 if (width, place) == (d, first) else 1,
+            what=NINE,
+        )
+        for width in sizes.together
+        for place in sizes.places
+    ]
+    slow = dataclasses.replace(sizes, plain_models=1, plain_repeats=int(sizes.slow))
+    found.append(case(["hscore"], m, d, c, first, 3, of=slow, one_thread=False))
+    return found
 
 
 HEADER = (
@@ -294,7 +254,9 @@ HEADER = (
     "m",
     "d",
     "c",
+    "features on",
     "ms/model",
+    "models/s",
     "plain",
     "plain, 1 thread",
     "ratio",
@@ -303,6 +265,7 @@ HEADER = (
     "least Mop",
     "least MB",
     "of matrix rate",
+    "of copy rate",
 )
 
 
@@ -313,49 +276,65 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.m}",
         f"{row.d}",
         f"{row.c}",
-        *(measured.spread(times) for times in (row.ours, row.plain, row.plain_one_thread)),
+        row.place,
+        measured.spread(row.ours),
+        f"{row.models_per_second():,.0f}",
+        *(measured.spread(times) for times in (row.plain, row.plain_one_thread)),
         *("–" if ratio is None else f"{ratio:.1f}" for ratio in (row.ratio(), row.ratio_best())),
         "–" if row.peak_mib is None else f"{row.peak_mib:.0f}",
         f"{row.operations / 1e6:.0f}",
         f"{row.bytes / 1e6:.1f}",
         f"{100 * row.share:.0f} %",
+        "–" if row.copy_share is None else f"{100 * row.copy_share:.0f} %",
     )
 
 
-def bank(sizes: Sizes, *, slow: bool = True, out: Path | None = None) -> list[Row]:
-    """Measure and print all cases, and write OUT.md and OUT.json.
-
-    Args:
-        sizes: sizes of the cases.
-        slow: whether to measure the plain side of H-Score without PCA.
-        out: path without a suffix; None to write nothing.
-    """
-    rate = measured.matrix_rate(jnp.dtype(jnp.float32))
-    compilation = first_call(sizes)
-    return measured.run(
-        "bank",
-        PACKAGES,
-        sizes,
-        rows(sizes, slow=slow, rate=rate),
-        HEADER,
-        cells,
-        f"n={sizes.n}, milliseconds per model: median (fastest–slowest)",
-        out,
-        note=f"Float32 matrix rate {rate / 1e9:.0f} GFLOP/s. The first call of the default method "
-        f"takes {compilation:.2f} s more than the second. n = {sizes.n}.",
-        about={"matrix_gflops": rate / 1e9, "first_call_seconds": compilation},
+def section(sizes: Sizes) -> Section:
+    """Return the section of the sizes."""
+    given = Banks(sizes)
+    rate = ceilings.matrix_rate(jnp.dtype(jnp.float32))
+    about = {"matrix_gflops": rate / 1e9}
+    note = f"n = {sizes.n}. Float32 matrix rate {rate / 1e9:.0f} GFLOP/s."
+    if sizes.first_call:
+        about["first_call_seconds"] = seconds = first_call(sizes)
+        note += f" The first call of the default method takes {seconds:.2f} s more than the second."
+    note += f" {NINE!r} is {', '.join(banks.TOGETHER)} in one call."
+    return Section(
+        name="bank",
+        packages=PACKAGES,
+        sizes=sizes,
+        cases=cases(sizes, given),
+        header=HEADER,
+        cells=cells,
+        title=f"n={sizes.n}, milliseconds per model: median (fastest–slowest)",
+        note=note,
+        about=about,
+        free=given.free,
     )
 
 
-def add(commands: measured.Commands) -> None:
-    """Add the command and its flags."""
-    about = "score_bank against plain implementations"
-    command = measured.command(commands, "bank", about, "sizes")
+def full() -> Section:
+    """Return the section for this machine's devices."""
+    return section(banks.default())
+
+
+def tiny() -> Section:
+    """Return a section that takes seconds on a CPU."""
+    return section(banks.TINY)
+
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    measured.add_quick(command, "sizes")
+    measured.add_out(command)
     command.add_argument(
         "--skip-slow", action="store_true", help="skip plain H-Score, which takes up to a minute"
     )
-    command.set_defaults(
-        run=lambda args: bank(
-            QUICK if args.quick else Sizes(), slow=not args.skip_slow, out=args.out
-        )
-    )
+    command.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    sizes = banks.default(args.quick)
+    if args.skip_slow:
+        sizes = dataclasses.replace(sizes, slow=False)
+    measured.run(section(sizes), args.out, args.ran)

@@ -1,31 +1,49 @@
 """`python -m experiments.speed extract`: images per second of feature extraction.
 
 The sides are this library's extraction (batch norm folded, on a CPU with Winograd convolutions and
-chunks, on an accelerator in bfloat16), the same Flax network unchanged and, if torch and
-torchvision are installed, the original network in torch, in both of its memory layouts. All take
-the same batches of uint8 images in host memory, have the same weights and return features, which
-are first checked to agree. The sides alternate; each starts after a pause with a batch that is not
-counted.
+chunks, on an accelerator in bfloat16), on a CPU the same Flax network unchanged and, if torch and
+torchvision are installed, the original network in torch: on a CPU in both of its memory layouts, on
+an accelerator compiled, channels last and in bfloat16. All take the same batches of uint8 images,
+in host memory or on the device, have the same weights, normalise on the device and return features
+to the host, which are first checked to agree. The sides alternate; each starts after a pause with a
+call that is not counted.
 """
 
+import argparse
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import traverse_util
 
-from experiments.speed import measured
+from experiments.speed import measured, originals
+from experiments.speed.measured import Case, Section
 from jaxparc import extraction, models, parallel
 from jaxparc.training import steps
-from jaxparc.weights import torchvision
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
-Side = Callable[[np.ndarray], Any]
+Side = Callable[[Sequence[Any]], np.ndarray]  # takes batches; returns the features of all images
+
+
+class Torch(NamedTuple):
+    """How torch runs: the memory layout, the dtype of weights and images, and compiled or not."""
+
+    layout: str
+    dtype: str
+    compiled: bool
+
+
+TORCH: Mapping[str, Torch] = MappingProxyType(
+    {
+        "torch": Torch("contiguous_format", "float32", compiled=False),
+        "torch, channels last": Torch("channels_last", "float32", compiled=False),
+        "torch, compiled": Torch("channels_last", "bfloat16", compiled=True),
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +51,45 @@ class Sizes:
     """The sizes to measure.
 
     Attributes:
-        architectures: keys of `models.MODELS`.
-        batch_sizes: numbers of rows of a batch.
+        architectures: keys of `models.MODELS`, the most important first.
+        batch_sizes: numbers of rows of a batch, the most important first.
         images: minimum number of images per repeat; batches are whole.
         repeats: repeats of each side.
+        places: where the images are, "host" or "device".
+        batches: number of batches per call.
+        flax: whether the Flax network is measured too.
+        torch: keys of `TORCH`, measured if it is installed.
     """
 
     architectures: tuple[str, ...] = tuple(models.MODELS)
     batch_sizes: tuple[int, ...] = (1, 32, 128)
     images: int = 16
     repeats: int = 3
+    places: tuple[str, ...] = ("host",)
+    batches: int = 1
+    flax: bool = True
+    torch: tuple[str, ...] = ("torch", "torch, channels last")
 
 
 QUICK = Sizes(architectures=("resnet18", "resnet50"), batch_sizes=(1, 32))
+ACCELERATOR = Sizes(
+    architectures=("resnet50", *(name for name in models.MODELS if name != "resnet50")),
+    batch_sizes=(256, 512, 128),
+    images=16_384,
+    places=("device", "host"),
+    batches=8,
+    flax=False,
+    torch=("torch, compiled",),
+)
+TINY = Sizes(("squeezenet1_1",), (4,), images=8, repeats=1, places=("device", "host"), batches=2)
+
+
+def default(quick: bool = False) -> Sizes:
+    """Return the sizes for this machine's devices."""
+    if jax.default_backend() == "cpu":
+        return QUICK if quick else Sizes()
+    short = dataclasses.replace(ACCELERATOR, architectures=("resnet50",), batch_sizes=(256,))
+    return short if quick else ACCELERATOR
 
 
 @dataclasses.dataclass
@@ -54,11 +98,12 @@ class Row:
 
     architecture: str
     batch_size: int
+    place: str
     images_per_second: dict[str, list[float]]
 
 
-def ours(name: str, variables: Any) -> dict[str, Side]:
-    """Return this library's extraction, and the unchanged Flax network."""
+def ours(name: str, variables: Any, *, flax: bool) -> dict[str, Side]:
+    """Return this library's extraction and, with `flax`, the unchanged Flax network."""
     spec = models.get(name)
     module = spec.module(num_classes=1000, axis_name=parallel.AXIS)
     apply_fn = extraction.compile_network(module, variables, mean=spec.mean, std=spec.std)
@@ -69,114 +114,109 @@ def ours(name: str, variables: Any) -> dict[str, Side]:
         return module.apply(variables, images)[1]["features"]
 
     placed = jax.device_put(variables)
-    return {
-        "jaxparc": lambda images: np.asarray(apply_fn(images)[0]),
-        "Flax as it is": lambda images: np.asarray(plain(placed, images)),
+    found: dict[str, Side] = {
+        "jaxparc": lambda batches: _joined([apply_fn(batch)[0] for batch in batches])
     }
+    if flax:
+        found["Flax as it is"] = lambda batches: _joined(
+            [plain(placed, batch) for batch in batches]
+        )
+    return found
 
 
-def original(name: str, variables: Any) -> dict[str, Side]:
-    """Return the network in torch, with the same weights; empty if torch is not installed."""
-    try:
-        import torch
-
-        network, head = in_torch(name)
-    except ImportError:
-        return {}
-    load(network, name, variables)
-    network.eval()
-    captured: list[Any] = []
-    head.register_forward_pre_hook(lambda _, given: captured.append(given[0]))
-    spec = models.get(name)
-    mean, std = (255 * torch.tensor(c).reshape(3, 1, 1) for c in (spec.mean, spec.std))
-
-    def side(layout: Any) -> Side:
-        def features(images: np.ndarray) -> Any:
-            network.to(memory_format=layout)
-            with torch.inference_mode():
-                given = torch.from_numpy(images).permute(0, 3, 1, 2)
-                network(((given.float() - mean) / std).contiguous(memory_format=layout))
-            found = captured.pop()
-            return (found.mean((2, 3)) if found.ndim == 4 else found).numpy()
-
-        return features
-
-    return {
-        "torch": side(torch.contiguous_format),
-        "torch, channels last": side(torch.channels_last),
-    }
+def _joined(features: Sequence[Any]) -> np.ndarray:
+    """Fetch the features of batches that are all dispatched, (n, d)."""
+    return np.concatenate([np.asarray(found).reshape(len(found), -1) for found in features])
 
 
-def load(network: Any, name: str, variables: Any) -> None:
-    """Load the weights of one of our networks into the torch network.
-
-    Raises:
-        AssertionError: some weights of the torch network are not replaced, apart from the unused
-            counters of batch norm.
-    """
+def original(name: str, variables: Any, how: Torch) -> Side:
+    """Return the network in torch, with the same weights."""
     import torch
 
-    flat = traverse_util.flatten_dict(variables)
-    state = {
-        entry.key: torch.from_numpy(entry.to_torch(np.asarray(flat[entry.path])))
-        for entry in torchvision.entries(name, variables)
-    }
-    lacking = network.load_state_dict(state, strict=False).missing_keys
-    assert all(key.endswith("num_batches_tracked") for key in lacking), lacking
+    where = originals.device()
+    spec = models.get(name)
+    layout, dtype = getattr(torch, how.layout), getattr(torch, how.dtype)
+    originals.tune()
+    network = originals.feature_network(name, variables)
+    network.to(where, dtype, memory_format=layout)
+    normalise = originals.normaliser(spec.mean, spec.std)
+
+    def features(images: Any) -> Any:
+        return network(normalise(images).to(dtype).contiguous(memory_format=layout)).float()
+
+    run = torch.compile(features, dynamic=False) if how.compiled else features
+
+    def of_batches(batches: Sequence[Any]) -> np.ndarray:
+        with torch.inference_mode():
+            found: np.ndarray = (
+                torch.cat([run(torch.as_tensor(batch).to(where)) for batch in batches])
+                .cpu()
+                .numpy()
+            )
+            return found
+
+    return of_batches
 
 
-def in_torch(name: str) -> tuple[Any, Any]:
-    """Return a network in torch, and its last linear layer."""
-    if name.startswith("efficientnet_lite"):
-        from efficientnet_lite_pytorch import EfficientNet
+def placed(images: np.ndarray, place: str, what: str) -> Any:
+    """Return a batch where a row has it, in the form that a side takes."""
+    if place == "host":
+        return images
+    if what.startswith("torch"):
+        import torch
 
-        network = EfficientNet.from_name(name.replace("_", "-"))
-        return network, network._fc
-    import torchvision as originals
-
-    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
-    network = getattr(originals.models, name)(**options)
-    if name == "squeezenet1_1":
-        return network, network.classifier[1]
-    return network, network.fc if hasattr(network, "fc") else network.classifier[-1]
+        return torch.from_numpy(images).to(originals.device())
+    return jax.device_put(images, jax.local_devices()[0], may_alias=False)
 
 
-def measure(sizes: Sizes) -> Iterator[Row]:
-    """Measure every row of the table.
+def cases(sizes: Sizes) -> list[Case]:
+    """Return all cases, in the order of the table."""
+
+    def case(name: str, batch_size: int) -> Case:
+        return Case(
+            f"{name}, batch {batch_size}",
+            "extract",
+            lambda: measure(name, batch_size, sizes),
+            # Batches after the first are less important than other networks.
+            2 * (batch_size != sizes.batch_sizes[0]) + (name != sizes.architectures[0]),
+        )
+
+    return [case(name, size) for name in sizes.architectures for size in sizes.batch_sizes]
+
+
+def measure(name: str, batch_size: int, sizes: Sizes) -> Iterator[Row]:
+    """Measure one network at one batch size, with images in every place.
 
     Raises:
         AssertionError: a side's features differ from the others'.
     """
+    spec = models.get(name)
+    variables = steps.initial(spec.module(num_classes=1000), spec.input_size, 0)
+    sides = ours(name, variables, flax=sizes.flax)
+    if originals.installed(name):
+        sides |= {what: original(name, variables, TORCH[what]) for what in sizes.torch}
+    shape = (batch_size, spec.input_size, spec.input_size, 3)
     rng = np.random.default_rng(0)
-    for name in sizes.architectures:
-        spec = models.get(name)
-        variables = steps.initial(spec.module(num_classes=1000), spec.input_size, 0)
-        sides = ours(name, variables) | original(name, variables)
-        for batch_size in sizes.batch_sizes:
-            shape = (batch_size, spec.input_size, spec.input_size, 3)
-            images = rng.integers(0, 256, shape, np.uint8)
-            features = {
-                what: np.reshape(side(images), (batch_size, -1)) for what, side in sides.items()
-            }
-            expected = features["Flax as it is"]
-            tolerance = 1e-3 if jax.default_backend() == "cpu" else 5e-2  # bfloat16
-            for found in features.values():
-                np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
-            calls = {
-                what: (functools.partial(side, images), batch_size) for what, side in sides.items()
-            }
-            rates = measured.alternate(calls, sizes.images, sizes.repeats)
-            yield Row(name, batch_size, rates)
+    images = [rng.integers(0, 256, shape, np.uint8) for _ in range(sizes.batches)]
+    tolerance = 1e-3 if jax.default_backend() == "cpu" else 5e-2  # bfloat16
+    for place in sizes.places:
+        calls = {
+            what: functools.partial(side, [placed(batch, place, what) for batch in images])
+            for what, side in sides.items()
+        }
+        features = {what: call() for what, call in calls.items()}  # compiles
+        expected = features["Flax as it is" if sizes.flax else "jaxparc"]
+        for what, found in features.items():
+            np.testing.assert_allclose(
+                found, expected, atol=tolerance * np.abs(expected).max(), err_msg=what
+            )
+        counted = {what: (call, batch_size * sizes.batches) for what, call in calls.items()}
+        rates = measured.alternate(counted, sizes.images, sizes.repeats)
+        yield Row(name, batch_size, place, rates)
 
 
-SIDES = ("jaxparc", "Flax as it is", "torch", "torch, channels last")
-HEADER = ("architecture", "batch", *SIDES, "to the faster torch")
-
-
-def to_torch(middle: Mapping[str, float]) -> str:
-    """Return this library's rate over that of the faster torch side; "–" without torch."""
-    torch = [rate for what, rate in middle.items() if what.startswith("torch")]
-    return f"{middle['jaxparc'] / max(torch):.2f}" if torch else "–"
+SIDES = ("jaxparc", "Flax as it is", *TORCH)
+HEADER = ("architecture", "batch", "images on", *SIDES, "to the fastest torch")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -186,20 +226,39 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         row.architecture,
         str(row.batch_size),
+        row.place,
         *(measured.spread(rates.get(side, [])) for side in SIDES),
-        to_torch(middle),
+        originals.ratio(middle),
     )
 
 
-def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
-    """Measure and print row by row, and write OUT.md and OUT.json."""
-    title = "images per second, median (lowest–highest)"
-    return measured.run("extract", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
-
-
-def add(commands: measured.Commands) -> None:
-    """Add the command and its options."""
-    command = measured.command(
-        commands, "extract", "images per second of feature extraction", "networks"
+def section(sizes: Sizes) -> Section:
+    """Return the section of the sizes."""
+    return Section(
+        name="extract",
+        packages=PACKAGES,
+        sizes=sizes,
+        cases=cases(sizes),
+        header=HEADER,
+        cells=cells,
+        title="images per second, median (lowest–highest)",
     )
-    command.set_defaults(run=lambda args: run(QUICK if args.quick else Sizes(), args.out))
+
+
+def full() -> Section:
+    """Return the section for this machine's devices."""
+    return section(default())
+
+
+def tiny() -> Section:
+    """Return a section that takes seconds on a CPU."""
+    return section(TINY)
+
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    measured.add_quick(command, "networks")
+    measured.add_out(command)
+    command.set_defaults(
+        run=lambda args: measured.run(section(default(args.quick)), args.out, args.ran)
+    )

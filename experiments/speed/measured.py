@@ -1,194 +1,235 @@
-"""Measure, describe the machine, print and write, for all speed tables."""
+"""Measure rows, print them and write their tables: the part that all speed tables share."""
 
 import argparse
-import contextlib
-import ctypes
 import dataclasses
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from jaxparc import files
-
-R = TypeVar("R")
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from experiments.speed import machine
+from jaxparc import files, printing
 
 
-def console() -> Console:
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Rows that are measured together.
+
+    Attributes:
+        name: what is measured.
+        kind: cases of one kind take about as long as each other.
+        measure: returns the rows: dataclasses.
+        priority: lower numbers are measured first, if time is limited.
+    """
+
+    name: str
+    kind: str
+    measure: Callable[[], Iterable[Any]]
+    priority: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """A table to measure.
+
+    Attributes:
+        name: name of the command.
+        packages: packages whose versions are recorded.
+        sizes: a dataclass of the sizes to measure; None without any.
+        cases: the cases, in the order of the table.
+        header: column headers of the table.
+        cells: function that returns the cells of a row.
+        title: title of the table.
+        note: printed first, and above the table in OUT.md.
+        about: further values to record in OUT.json.
+        free: releases what the cases share; called when other sections follow.
+    """
+
+    name: str
+    packages: Sequence[str]
+    sizes: Any
+    cases: Sequence[Case]
+    header: Sequence[str]
+    cells: Callable[[Any], tuple[str, ...]]
+    title: str
+    note: str = ""
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    free: Callable[[], None] = lambda: None
+
+
+class Budget:
+    """The time that a command may take."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._end = None if seconds is None else time.monotonic() + seconds
+        self._took: dict[str, float] = {}
+
+    def refusal(self, kind: str) -> str | None:
+        """Return why no case of a kind can end in time; None if it may, or if nothing is known."""
+        if self._end is None:
+            return None
+        left = self._end - time.monotonic()
+        if left <= 0:
+            return "the time is over"
+        last = self._took.get(kind, 0.0)
+        if last > left:
+            return f"the last similar case took {last:.0f} s; {left:.0f} s are left"
+        return None
+
+    def took(self, kind: str, seconds: float) -> None:
+        """Record the duration of a case."""
+        self._took[kind] = seconds
+
+
+class Record:
+    """The rows of a section that are measured so far; OUT.md and OUT.json have them at any time.
+
+    Attributes:
+        section: the section.
+        rows: its rows.
+        failed: name -> error, of the cases that failed.
+        left_out: name -> reason, of the cases that were not started.
+    """
+
+    def __init__(
+        self, section: Section, out: Path | None, ran: str, about: Mapping[str, Any] | None = None
+    ) -> None:
+        """Start without rows.
+
+        Args:
+            section: the section.
+            out: path without a suffix; None to write nothing.
+            ran: the command line, to record.
+            about: further values to record in OUT.json.
+        """
+        self.section = section
+        self.rows: list[Any] = []
+        self.failed: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+        self._lines: list[tuple[str, ...]] = []
+        self._out = out
+        self._seconds = 0.0
+        self._about = {"command": ran, **machine.settings(section.packages), **section.about}
+        self._about |= dict(about or {})
+        self._terminal = _console()
+        about_ = self._about
+        self._print(f"{about_['device']}, {about_['processor']}, {about_['cores']} cores")
+        if section.note:
+            self._print(section.note)
+
+    def measure(self, case: Case, budget: Budget | None = None) -> None:
+        """Measure a case and write all rows; leave it out if the time does not suffice."""
+        budget = budget or Budget()
+        if (reason := budget.refusal(case.kind)) is not None:
+            self.left_out[case.name] = reason
+            self._print(f"left out: {case.name}: {reason}")
+        else:
+            started = time.monotonic()
+            try:
+                self._measure(case)
+            # Whatever a case raises, the others may succeed: out of memory, a missing package.
+            except Exception as error:
+                self.failed[case.name] = f"{type(error).__name__}: {printing.line(error)}"
+                self._print(f"failed: {case.name}: {self.failed[case.name]}")
+            machine.release()
+            seconds = time.monotonic() - started
+            budget.took(case.kind, seconds)
+            self._seconds += seconds
+        self.write()
+
+    def _measure(self, case: Case) -> None:
+        for row in case.measure():
+            self.rows.append(row)
+            self._lines.append(self.section.cells(row))
+            self._print("  ".join(self._lines[-1]))
+
+    def _print(self, text: str) -> None:
+        self._terminal.print(text, highlight=False, markup=False)
+
+    def write(self) -> None:
+        """Write the table and all rows."""
+        if self._out is None:
+            return
+        about = self._about | {
+            "sizes": self.section.sizes and dataclasses.asdict(self.section.sizes),
+            "seconds": self._seconds,
+            "failed": self.failed,
+            "left_out": self.left_out,
+        }
+        rows = [dataclasses.asdict(row) for row in self.rows]
+        text = json.dumps({"about": about, "rows": rows}, indent=1)
+        files.write_text(self._out.with_suffix(".json"), text)
+        parts = [ran(about), self.section.note, "\n".join(table(self.section.header, self._lines))]
+        for title, cases in (("Failed", self.failed), ("Left out", self.left_out)):
+            lines = [f"- {name}: {printing.markdown(reason)}" for name, reason in cases.items()]
+            parts.append("\n".join([f"{title}:\n", *lines]) if lines else "")
+        files.write_text(self._out.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")
+
+    def show(self) -> None:
+        """Print the table, and where it was written."""
+        show(self.section.header, self._lines, self.section.title)
+        self._print(f"measured in {self._seconds:.0f} s")
+        if self._out is not None:
+            names = (self._out.with_suffix(suffix) for suffix in (".md", ".json"))
+            self._print(f"written: {', '.join(map(str, names))}")
+
+
+def _console() -> Console:
     """Return a console, with a fixed width if the output is not a terminal."""
     found = Console()
     return found if found.is_terminal else Console(width=160)
 
 
-def settings(packages: Sequence[str]) -> dict[str, Any]:
-    """Return a description of the machine and the versions of Python, packages and BLAS."""
-    import threadpoolctl
-
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": _versions(packages),
-        "blas": sorted(
-            {
-                f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads"
-                for pool in threadpoolctl.threadpool_info()
-            }
-        ),
-    }
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of the packages that are installed."""
-    found = {}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
-def command(commands: "Commands", name: str, about: str, fewer: str) -> argparse.ArgumentParser:
-    """Add a command with the flags that all commands share, and return its parser.
-
-    Args:
-        commands: the commands of `experiments.speed`.
-        name: name of the command.
-        about: description for --help.
-        fewer: noun for the things that --quick measures fewer of.
-    """
-    parser = commands.add_parser(name, help=about)
-    parser.add_argument("--quick", action="store_true", help=f"fewer {fewer} and repeats")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write FILE.md and FILE.json")
-    return parser
-
-
-def run(
-    command: str,
-    packages: Sequence[str],
-    sizes: Any,
-    rows: Iterable[R],
-    header: Sequence[str],
-    cells: Callable[[R], tuple[str, ...]],
-    title: str,
-    out: Path | None,
-    *,
-    note: str = "",
-    about: Mapping[str, Any] = MappingProxyType({}),
-) -> list[R]:
-    """Print rows as they are measured, then their table, and write OUT.md and OUT.json.
-
-    Args:
-        command: name of the command of `experiments.speed`.
-        packages: packages whose versions are recorded.
-        sizes: a dataclass of the sizes to measure.
-        rows: dataclasses, each of which is measured when it is requested.
-        header: column headers of the table.
-        cells: function that returns the cells of a row.
-        title: title of the table.
-        out: path without a suffix; None to write nothing.
-        note: printed first, and above the table in OUT.md.
-        about: further values to record in OUT.json.
-
-    Returns:
-        All rows.
-    """
-    terminal = console()
-    recorded = settings(packages) | dict(about)
-    started = time.monotonic()
-    terminal.print(f"{recorded['device']}, {recorded['processor']}, {recorded['cores']} cores")
-    if note:
-        terminal.print(note, highlight=False)
-    done, lines = [], []
-    for row in rows:
-        done.append(row)
-        lines.append(cells(row))
-        terminal.print("  ".join(lines[-1]), highlight=False)
+def show(header: Sequence[str], lines: Iterable[Sequence[str]], title: str) -> None:
+    """Print a table."""
     printed = Table(*header, title=title)
     for line in lines:
         printed.add_row(*line)
-    terminal.print(printed)
-    recorded |= {"sizes": dataclasses.asdict(sizes), "seconds": time.monotonic() - started}
-    terminal.print(f"measured in {recorded['seconds']:.0f} s")
-    if out is not None:
-        text = "\n\n".join(
-            [ran(command, recorded), *filter(None, [note]), "\n".join(table(header, lines))]
-        )
-        kept = [dataclasses.asdict(cast(Any, row)) for row in done]
-        terminal.print(write(out, recorded, kept, text + "\n"))
-    return done
+    _console().print(printed)
 
 
-def forget_peak() -> bool:
-    """Reset the high-water mark of resident memory; return whether that is possible."""
-    try:
-        # Freed memory that the allocator retains would hide the needs of the next call.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return False
-    return True
+def add_out(command: argparse.ArgumentParser) -> None:
+    """Add the flag that names the files."""
+    command.add_argument("--out", type=Path, metavar="FILE", help="write FILE.md and FILE.json")
 
 
-def peak() -> float | None:
-    """Return the high-water mark of resident memory in MiB; None if unknown."""
-    return _status("VmHWM")
-
-
-def resident() -> float | None:
-    """Return resident memory in MiB; None if unknown."""
-    return _status("VmRSS")
-
-
-def _status(key: str) -> float | None:
-    """Return a value of /proc/self/status in MiB; None if it does not exist."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) / 1024
-    return None
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def matrix_rate(dtype: Any, size: int | None = None) -> float:
-    """Return the operations per second of a matrix product on one device, at highest precision.
+def add_quick(command: argparse.ArgumentParser, fewer: str) -> None:
+    """Add the flag for a shorter table.
 
     Args:
-        dtype: dtype of both matrices.
-        size: number of rows and columns of both; by default 2,048 on a CPU, and 8,192 to fill an
-            accelerator.
+        command: the command.
+        fewer: noun for the things that it measures fewer of.
     """
-    size = size or (2048 if jax.default_backend() == "cpu" else 8192)
-    product = jax.jit(lambda a: jnp.matmul(a, a, precision=jax.lax.Precision.HIGHEST))
-    a = jnp.ones((size, size), dtype)
-    product(a).block_until_ready()
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        product(a).block_until_ready()
-        times.append(time.perf_counter() - started)
-    return 2 * size**3 / min(times)
+    command.add_argument("--quick", action="store_true", help=f"fewer {fewer} and repeats")
+
+
+def run(section: Section, out: Path | None = None, ran: str = "") -> list[Any]:
+    """Measure all cases of a section, print them, and write OUT.md and OUT.json after each.
+
+    Args:
+        section: the section.
+        out: path without a suffix; None to write nothing.
+        ran: the command line, to record.
+
+    Returns:
+        All rows.
+
+    Raises:
+        SystemExit: some cases failed; the others are measured and written first.
+    """
+    record = Record(section, out, ran or f"python -m experiments.speed {section.name}")
+    for case in section.cases:
+        record.measure(case)
+    record.show()
+    if record.failed:
+        count = printing.count(len(record.failed), "case")
+        raise SystemExit(f"{count} failed: {printing.some(list(record.failed))}")
+    return record.rows
 
 
 _PAUSE = 0.5  # seconds until the other side's threads, which spin waiting for work, sleep
@@ -226,11 +267,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
-def ran(command: str, about: dict[str, Any]) -> str:
+def ran(about: Mapping[str, Any]) -> str:
     """Return the line above a table that says how it was measured."""
     packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     return (
-        f"`python -m experiments.speed {command}`, {about['date']}: {about['device']}, "
+        f"`{about['command']}`, {about['date']}: {about['device']}, "
         f"{about['processor']}, {about['cores']} cores; Python {about['python']}, {packages}; "
         f"{'; '.join(about['blas'])}."
     )
@@ -243,11 +284,3 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
         "| --- " + "| ---: " * (len(header) - 1) + "|",
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
-
-
-def write(out: Path, about: dict[str, Any], rows: list[Any], markdown: str) -> str:
-    """Write OUT.json and OUT.md; return the line that says so."""
-    text = json.dumps({"about": about, "rows": rows}, indent=1)
-    files.write_text(out.with_suffix(".json"), text)
-    files.write_text(out.with_suffix(".md"), markdown)
-    return f"written: {out.with_suffix('.md')}, {out.with_suffix('.json')}"

@@ -1,18 +1,18 @@
 """`python -m experiments.speed train`: images per second of training, and of grids.
 
 The sides are this library's step and, if torch and torchvision are installed, the original network
-in torch, channels last, uncompiled and compiled. All have the same uint8 images on the device, the
+in torch, channels last, compiled and uncompiled. All have the same uint8 images on the device, the
 same weights and no dropout; each normalises, computes the gradient and takes a step with momentum
-and weight decay. Their losses are first checked to agree. The sides alternate; each starts after a
-pause with a call that is not counted. For a grid, "apart" means one run after another.
+and weight decay, and fetches the losses as often. Their first losses are checked to agree. The
+sides alternate; each starts after a pause with a call that is not counted. For a grid, "apart"
+means one run after another.
 """
 
 import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,15 +20,40 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import benchmarks
-from experiments.speed import extract, measured
+from experiments.speed import ceilings, measured, originals
+from experiments.speed.measured import Case, Section
+from experiments.speed.originals import Training
 from jaxparc import backend, models, parallel
 from jaxparc.training import steps
 from jaxparc.training.program import Point, Program
 from jaxparc.training.steps import Rates, Recipe, Task
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
-Side = Callable[[], float]  # takes some steps; returns the loss of the last
-_CLASSES = 10
+
+_RATE, _DECAY = 0.01, 1e-4
+TORCH = ("torch", "torch, compiled")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What to measure at one size of images.
+
+    Attributes:
+        pixels: side of the images: 32 for networks with the demo's widths and the small stem, 224
+            for full-width networks.
+        architectures: keys of `models.MODELS`.
+        batch_sizes: batch sizes of a step.
+        images: minimum number of images per repeat.
+        grid: number of runs in one program; 1 for no grid.
+        torch: the sides in torch, of `TORCH`; measured if it is installed.
+    """
+
+    pixels: int
+    architectures: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    images: int
+    grid: int = 1
+    torch: tuple[str, ...] = TORCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,35 +61,50 @@ class Sizes:
     """The sizes to measure.
 
     Attributes:
-        architectures: keys of `models.MODELS`.
-        pixels: sides of the images: 32 for networks with the demo's widths and the small stem, 224
-            for full-width networks.
-        batch_size: batch size of every step.
-        images: minimum number of images per repeat, for each of `pixels`.
+        shapes: networks, batches and sides, for every size of images; the first batch of the first
+            architecture is the most important.
         repeats: repeats of each side.
-        grid: number of runs in one program, for each of `pixels`; 1 for no grid.
         dtype: dtype of the computation.
+        steps_per_call: number of steps after which the losses are fetched.
     """
 
-    architectures: tuple[str, ...] = ("alexnet", "googlenet", "resnet18", "resnet50")
-    pixels: tuple[int, ...] = (32, 224)
-    batch_size: int = 32
-    images: tuple[int, ...] = (320, 32)
+    shapes: tuple[Shape, ...]
     repeats: int = 3
-    grid: tuple[int, ...] = (3, 1)  # a grid of full-width networks takes minutes per step on a CPU
     dtype: str = "float32"
+    steps_per_call: int = 1
 
 
-def default(quick: bool) -> Sizes:
+FOUR = ("alexnet", "googlenet", "resnet18", "resnet50")
+CPU = Sizes(
+    (
+        Shape(32, FOUR, (32,), images=320, grid=3),
+        Shape(224, FOUR, (32,), images=32),  # a grid of these takes minutes per step on a CPU
+    )
+)
+ACCELERATOR = Sizes(
+    (
+        Shape(
+            224,
+            ("resnet50", "alexnet", "googlenet", "resnet18"),
+            (256, 512, 128),
+            images=7_680,
+            torch=("torch, compiled",),
+        ),
+        Shape(32, ("resnet18", "resnet50", "googlenet", "alexnet"), (32,), 6_400, grid=8, torch=()),
+    ),
+    dtype="bfloat16",
+    steps_per_call=10,
+)
+TINY = Sizes((Shape(32, ("resnet18",), (4,), images=4, grid=2, torch=()),), repeats=1)
+
+
+def default(quick: bool = False) -> Sizes:
     """Return the sizes for this machine's devices."""
-    if jax.default_backend() == "cpu":
-        sizes = Sizes()
-    else:
-        sizes = Sizes(batch_size=128, images=(25_600, 12_800), grid=(3, 3), dtype="bfloat16")
+    sizes = CPU if jax.default_backend() == "cpu" else ACCELERATOR
     if quick:
-        return dataclasses.replace(
-            sizes, architectures=("resnet18",), pixels=(32,), images=(320,), grid=sizes.grid[:1]
-        )
+        shapes = [shape for shape in sizes.shapes if shape.pixels == 32]
+        one = dataclasses.replace(shapes[0], architectures=("resnet18",))
+        return dataclasses.replace(sizes, shapes=(one,))
     return sizes
 
 
@@ -82,6 +122,7 @@ class Row:
         share: operations per second over the devices' matrix rate in the same dtype.
         compile_seconds: compilation time of the step.
         peak_bytes: the compiler's estimate of the memory that the step needs.
+        grid: number of runs of the side "grid"; 1 without.
     """
 
     architecture: str
@@ -93,6 +134,7 @@ class Row:
     share: float
     compile_seconds: float
     peak_bytes: int
+    grid: int = 1
 
 
 def task_of(name: str, pixels: int, dtype: str) -> Task:
@@ -100,7 +142,7 @@ def task_of(name: str, pixels: int, dtype: str) -> Task:
     spec = models.get(name)
     small = pixels < 64
     module = spec.module(
-        num_classes=_CLASSES,
+        num_classes=originals.CLASSES,
         width=benchmarks.DEMO.widths[name] if small else 1.0,
         stem="small" if small else "imagenet",
         axis_name=parallel.AXIS,
@@ -115,9 +157,14 @@ class Ours:
     """This library's step, of one run or of a grid, on a fixed batch."""
 
     def __init__(
-        self, task: Task, variables: Any, batch: dict[str, np.ndarray], runs: int = 1
+        self,
+        task: Task,
+        variables: Any,
+        batch: dict[str, np.ndarray],
+        steps_per_call: int,
+        runs: int = 1,
     ) -> None:
-        self.steps = backend.choices().steps_per_call
+        self.steps = steps_per_call
         stack = {k: np.stack([v] * self.steps) for k, v in batch.items()}
         given = [parallel.shard(stack, axis=1)]
         rates = Rates(*(np.full((runs, self.steps), x, np.float32) for x in (_RATE, _DECAY)))
@@ -132,154 +179,80 @@ class Ours:
         self.peak_bytes = parallel.peak_bytes(self._compiled)
         self._rest = given, rates, key
 
-    def __call__(self) -> float:
-        """Take `steps` steps; return the loss of the last one, in the first run."""
+    def __call__(self) -> np.ndarray:
+        """Take `steps` steps; return their losses in the first run, (steps,)."""
         self._state, metrics = self._compiled(self._state, *self._rest)
-        return float(metrics["loss"][0, -1])
+        return np.asarray(metrics["loss"][0])
 
 
-_RATE, _DECAY = 0.01, 1e-4
+def cases(sizes: Sizes) -> list[Case]:
+    """Return all cases, in the order of the table."""
+
+    def case(name: str, shape: Shape, batch_size: int) -> Case:
+        return Case(
+            f"{name}, {shape.pixels} px, batch {batch_size}",
+            f"train {shape.pixels}",
+            lambda: measure(name, shape, batch_size, sizes),
+            # Batches after the first are less important than other networks.
+            2 * (batch_size != shape.batch_sizes[0]) + (name != shape.architectures[0]),
+        )
+
+    return [
+        case(name, shape, batch_size)
+        for shape in sizes.shapes
+        for name in shape.architectures
+        for batch_size in shape.batch_sizes
+    ]
 
 
-def original(
-    name: str, task: Task, variables: Any, batch: dict[str, np.ndarray], dtype: str
-) -> dict[str, Side]:
-    """Return the same training in torch; empty if torch is not installed."""
-    try:
-        import torch
-        import torchvision as originals
-    except ImportError:
-        return {}
-    del originals
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    spec = models.get(name)
-    mean, std = (
-        255 * torch.tensor(c, device=device).reshape(3, 1, 1) for c in (spec.mean, spec.std)
-    )
-    images = torch.from_numpy(batch["image"]).to(device).permute(0, 3, 1, 2)
-    labels = torch.from_numpy(batch["label"]).long().to(device)
-
-    def side(compiled: bool) -> Side:
-        network = in_torch(name, task, variables).to(device, memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(network.parameters(), _RATE, 0.9, weight_decay=_DECAY)
-        torch._dynamo.reset()  # or it treats sizes that differ between rows as dynamic
-        forward = torch.compile(network, dynamic=False) if compiled else network
-
-        def step() -> float:
-            optimizer.zero_grad(set_to_none=True)
-            given = ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-                loss = torch.nn.functional.cross_entropy(forward(given).float(), labels)
-            loss.backward()
-            optimizer.step()
-            return float(loss.detach())
-
-        return step
-
-    return {"torch": side(False), "torch, compiled": side(True)}
-
-
-def in_torch(name: str, task: Task, variables: Any) -> Any:
-    """Return one of our networks in torch, with the same width, stem and weights; no dropout."""
-    import torch
-    from torch import nn
-
-    network, _ = extract.in_torch(name)
-    width, small = task.module.width, task.module.stem == "small"
-    if small:
-        first = nn.Conv2d(3, 64, 3, padding=1, bias=name == "alexnet")
-        if name == "alexnet":
-            network.features[0], network.features[2] = first, nn.Identity()
-        elif name == "googlenet":
-            network.conv1.conv = first
-            network.maxpool1 = network.maxpool2 = nn.Identity()
-        else:
-            network.conv1, network.maxpool = first, nn.Identity()
-    if name == "googlenet":
-        network.transform_input = False
-    _narrow(network, width)
-    network(torch.zeros(2, 3, 64, 64))  # lazy layers infer their number of inputs
-    extract.load(network, name, variables)
-    return network.train()
-
-
-def _narrow(module: Any, width: float) -> None:
-    """Scale the number of outputs of every layer of a torch module to that of our network."""
-    from torch import nn
-
-    for name, layer in module.named_children():
-        if isinstance(layer, nn.Conv2d):
-            layer = nn.LazyConv2d(
-                models.layers.scaled(layer.out_channels, width),
-                layer.kernel_size,
-                layer.stride,
-                layer.padding,
-                bias=layer.bias is not None,
-            )
-        elif isinstance(layer, nn.BatchNorm2d):
-            layer = nn.LazyBatchNorm2d(layer.eps)
-        elif isinstance(layer, nn.Linear):
-            head = layer.out_features == 1000
-            layer = nn.LazyLinear(
-                _CLASSES if head else models.layers.scaled(layer.out_features, width)
-            )
-        elif isinstance(layer, nn.Dropout):
-            layer.p = 0.0
-        else:
-            _narrow(layer, width)
-        setattr(module, name, layer)
-
-
-def measure(sizes: Sizes) -> Iterator[Row]:
-    """Measure every row of the table.
+def measure(name: str, shape: Shape, batch_size: int, sizes: Sizes) -> Iterator[Row]:
+    """Measure one network at one batch size.
 
     Raises:
         AssertionError: a side's loss differs from the others'.
     """
-    rate = measured.matrix_rate(jnp.dtype(sizes.dtype))
+    pixels, runs = shape.pixels, shape.grid
     rng = np.random.default_rng(0)
-    for pixels, images, runs in zip(sizes.pixels, sizes.images, sizes.grid, strict=True):
-        batch = {
-            "image": rng.integers(0, 256, (sizes.batch_size, pixels, pixels, 3), np.uint8),
-            "label": rng.integers(0, _CLASSES, sizes.batch_size).astype(np.int32),
-            "mask": np.ones(sizes.batch_size, bool),
-        }
-        for name in sizes.architectures:
-            yield _row(name, batch, sizes, images, runs, rate)
-
-
-def _row(
-    name: str, batch: dict[str, np.ndarray], sizes: Sizes, images: int, runs: int, rate: float
-) -> Row:
-    pixels = batch["image"].shape[1]
+    batch = {
+        "image": rng.integers(0, 256, (batch_size, pixels, pixels, 3), np.uint8),
+        "label": rng.integers(0, originals.CLASSES, batch_size).astype(np.int32),
+        "mask": np.ones(batch_size, bool),
+    }
     task = task_of(name, pixels, sizes.dtype)
     variables = steps.initial(task.module, pixels, 0)
-    one = Ours(task, variables, batch)
-    sides: dict[str, tuple[Side, int]] = {
-        "jaxparc": (one, one.steps * sizes.batch_size),
-    }
+    one = Ours(task, variables, batch, sizes.steps_per_call)
+    sides: dict[str, Any] = {"jaxparc": one}
     if runs > 1:
-        several = Ours(task, variables, batch, runs)
-        sides["grid"] = several, several.steps * sizes.batch_size * runs
-    torch_sides = original(name, task, variables, batch, sizes.dtype)
-    sides |= {what: (side, sizes.batch_size) for what, side in torch_sides.items()}
-    if one.steps == 1:
-        expected = one()
-        tolerance = 1e-3 if sizes.dtype == "float32" else 5e-2
-        for what, side in torch_sides.items():
-            np.testing.assert_allclose(side(), expected, rtol=tolerance, err_msg=f"{name}, {what}")
-    found = measured.alternate(sides, images, sizes.repeats)
+        sides["grid"] = Ours(task, variables, batch, sizes.steps_per_call, runs)
+    training = Training(one.steps, _RATE, task.momentum, _DECAY, sizes.dtype)
+    if originals.installed(name):
+        for what in shape.torch:
+            network = originals.training_network(name, task, variables)
+            sides[what] = training.side(network, batch, task, compiled=what != "torch")
+    losses = {what: side() for what, side in sides.items()}  # compiles
+    tolerance = 1e-3 if sizes.dtype == "float32" else 5e-2
+    for what, found in losses.items():
+        np.testing.assert_allclose(
+            found[0], losses["jaxparc"][0], rtol=tolerance, err_msg=f"{name}, {what}"
+        )
+    counted = {
+        what: (side, one.steps * batch_size * (runs if what == "grid" else 1))
+        for what, side in sides.items()
+    }
+    found = measured.alternate(counted, shape.images, sizes.repeats)
     operations = 3 * forward_operations(task, variables, pixels)
-    return Row(
+    rate = ceilings.matrix_rate(jnp.dtype(sizes.dtype)) * jax.device_count()
+    yield Row(
         name,
         pixels,
-        sizes.batch_size,
+        batch_size,
         sizes.dtype,
         found,
         operations,
-        statistics.median(found["jaxparc"]) * operations / (rate * jax.device_count()),
+        statistics.median(found["jaxparc"]) * operations / rate,
         one.compile_seconds,
         one.peak_bytes,
+        runs,
     )
 
 
@@ -303,8 +276,7 @@ HEADER = (
     "peak MiB",
     "grid at once",
     "to apart",
-    "torch",
-    "torch, compiled",
+    *TORCH,
     "to the faster torch",
 )
 
@@ -324,35 +296,58 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.peak_bytes / 2**20:.0f}",
         measured.spread(rates.get("grid", [])),
         f"{middle['grid'] / middle['jaxparc']:.2f}" if "grid" in middle else "–",
-        *(measured.spread(rates.get(side, [])) for side in ("torch", "torch, compiled")),
-        extract.to_torch(middle),
+        *(measured.spread(rates.get(side, [])) for side in TORCH),
+        originals.ratio(middle),
     )
 
 
-def run(sizes: Sizes, out: Path | None = None) -> list[Row]:
-    """Measure and print row by row, and write OUT.md and OUT.json."""
-    title = "images per second of training, median (lowest–highest)"
-    return measured.run("train", PACKAGES, sizes, measure(sizes), HEADER, cells, title, out)
+def section(sizes: Sizes) -> Section:
+    """Return the section of the sizes."""
+    return Section(
+        name="train",
+        packages=PACKAGES,
+        sizes=sizes,
+        cases=cases(sizes),
+        header=HEADER,
+        cells=cells,
+        title="images per second of training, median (lowest–highest)",
+    )
 
 
-def add(commands: measured.Commands) -> None:
-    """Add the command and its options."""
-    command = measured.command(commands, "train", "images per second of training", "networks")
+def full() -> Section:
+    """Return the section for this machine's devices."""
+    return section(default())
+
+
+def tiny() -> Section:
+    """Return a section that takes seconds on a CPU."""
+    return section(TINY)
+
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    measured.add_quick(command, "networks")
+    measured.add_out(command)
     command.add_argument(
         "--architectures", nargs="+", choices=list(models.MODELS), metavar="NAME", help="[four]"
     )
     command.add_argument("--pixels", type=int, choices=(32, 224), help="[both]")
-    command.set_defaults(run=_from)
+    command.add_argument(
+        "--uncompiled", action="store_true", help="measure uncompiled torch on accelerators too"
+    )
+    command.set_defaults(run=_run)
 
 
-def _from(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     sizes = default(args.quick)
+    changes: dict[str, Any] = {}
     if args.architectures:
-        sizes = dataclasses.replace(sizes, architectures=tuple(args.architectures))
-    if args.pixels in sizes.pixels:
-        i = sizes.pixels.index(args.pixels)
-        one: dict[str, Any] = {
-            name: (getattr(sizes, name)[i],) for name in ("pixels", "images", "grid")
-        }
-        sizes = dataclasses.replace(sizes, **one)
-    run(sizes, args.out)
+        changes["architectures"] = tuple(args.architectures)
+    if args.uncompiled:
+        changes["torch"] = TORCH
+    shapes = tuple(
+        dataclasses.replace(shape, **changes)
+        for shape in sizes.shapes
+        if args.pixels in (None, shape.pixels)
+    )
+    measured.run(section(dataclasses.replace(sizes, shapes=shapes)), args.out, args.ran)

@@ -1,15 +1,31 @@
-"""The speed command: that it measures what it says, at sizes that take seconds. No times."""
+"""The speed tables: that they measure what they say, at sizes that take seconds. No times."""
 
+import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.speed import __main__ as command
-from experiments.speed import bank, extract, measured, plain, train
+from experiments.speed import (
+    bank,
+    banks,
+    ceilings,
+    extract,
+    input,
+    machine,
+    measured,
+    originals,
+    plain,
+    train,
+)
 from jaxparc import selectors
 
-TINY = bank.Sizes(
+TINY = banks.Sizes(
     n=40,
     models=(1, 3),
     widths=(24,),
@@ -18,20 +34,32 @@ TINY = bank.Sizes(
     d=24,
     c=4,
     z=6,
+    together=(24,),
     plain_models=2,
     repeats=2,
 )
+NOTHING = dataclasses.replace(
+    TINY, models=(), classes=(), together=(), alone=(), slow=False, first_call=False
+)
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """No pauses between the sides, and no measurement of the machine's rates."""
+    monkeypatch.setattr(measured, "_PAUSE", 0)
+    monkeypatch.setattr(bank, "PAUSE", 0)
+    monkeypatch.setattr(ceilings, "matrix_rate", lambda dtype: 1e9)
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(bank, "PAUSE", 0)
-    patch.setattr(bank, "POOL", 2)
-    patch.setattr(measured, "matrix_rate", lambda dtype: 1e9)
+    patch.setattr(banks, "POOL", 2)
+    patch.setattr(ceilings, "matrix_rate", lambda dtype: 1e9)
     patch.setattr(bank, "first_call", lambda _: 1.0)
     out = tmp_path_factory.mktemp("speed") / "table"
-    rows = bank.bank(TINY, out=out)
+    rows = measured.run(bank.section(TINY), out, "the command")
     patch.undo()
     return rows, out
 
@@ -43,7 +71,7 @@ def test_every_case_has_a_row(tables):
         ("parc_f32", 1, 24, 4),
         ("parc_f32", 3, 24, 4),
         ("parc_f32", 3, 24, 5),
-        *((method, 3, 24, 4) for method in bank.ALONE),
+        *((method, 3, 24, 4) for method in banks.ALONE),
         ("all but hscore", 3, 24, 4),
         ("hscore", 3, 24, 4),
     ]
@@ -53,7 +81,7 @@ def test_every_case_has_a_row(tables):
 
 
 def test_every_method_is_measured():
-    named = {method.partition("_")[0] for method in (*bank.ALONE, *bank.TOGETHER, "hscore")}
+    named = {method.partition("_")[0] for method in (*banks.ALONE, *banks.TOGETHER, "hscore")}
     assert named == set(selectors.SELECTORS)
 
 
@@ -66,9 +94,10 @@ def test_both_files_hold_all_rows(tables):
     assert {"date", "device", "processor", "cores", "packages", "blas"} <= set(content["about"])
     assert content["about"]["first_call_seconds"] == 1.0
     text = out.with_suffix(".md").read_text()
+    assert text.startswith("`the command`, ")
     assert (
-        "\n\nFloat32 matrix rate 1 GFLOP/s. The first call of the default method takes 1.00 s"
-        in text
+        "\n\nn = 40. Float32 matrix rate 1 GFLOP/s. The first call of the default method takes "
+        "1.00 s" in text
     )
     table = [line for line in text.splitlines() if line[:1] == "|"]
     assert len(table) == 2 + len(rows)
@@ -76,16 +105,16 @@ def test_both_files_hold_all_rows(tables):
 
 
 def test_ratio_is_to_the_median_and_to_the_faster_side():
-    row = bank.Row("x", 1, 1, 1, [1, 2, 9], [10, 20, 30], [8, 8, 8], None, 0, 0, 0)
+    row = bank.Row("x", 1, 1, 1, "host", [1, 2, 9], [10, 20, 30], [8, 8, 8], None, 0, 0, 0)
     assert (row.ratio(), row.ratio_best()) == (10, 4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [*bank.ALONE, "parc_f32", "hscore"])
+@pytest.mark.parametrize("method", [*banks.ALONE, "parc_f32", "hscore"])
 def test_both_sides_compute_the_same(method):
     # not of what they are timed on alone: the scores themselves
-    model = bank.synthetic(TINY, 24, 4, seed=0)
-    got = bank.score_bank([model], 2, [method])
+    model = banks.synthetic(TINY, 24, 4, seed=0)
+    got = banks.score_bank([model] * 2, [method])
     expected = plain.score(method, model)
     tolerance = {"logistic": 10, "hscore": 1e-2}.get(method.partition("_")[0], 0.5)
     np.testing.assert_allclose(got.values[:, 0], expected, atol=tolerance)
@@ -93,28 +122,84 @@ def test_both_sides_compute_the_same(method):
 
 def test_what_methods_share_is_counted_once():
     sizes = (500, 2048, 10, 1000)
-    alone = bank.least_work(["parc"], *sizes)
-    assert bank.least_work(["parc", "rsa", "dds"], *sizes) == alone
-    assert bank.least_work(["heuristic"], *sizes) == (0, 0)
-    assert bank.least_work(["knn", "nce"], *sizes) > alone
+    alone = banks.least_work(["parc"], *sizes)
+    assert banks.least_work(["parc", "rsa", "dds"], *sizes) == alone
+    assert banks.least_work(["heuristic"], *sizes) == (0, 0)
+    assert banks.least_work(["knn", "nce"], *sizes) > alone
+
+
+def test_models_have_arrays_of_their_own_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setattr(banks, "POOL", 2)
+    given = banks.Banks(TINY)
+    for place, kind in (("host", np.ndarray), ("device", jax.Array)):
+        models = given.placed(24, 4, place, 5)
+        assert all(isinstance(model.features, kind) for model in models)
+        addresses = {
+            x.ctypes.data if isinstance(x, np.ndarray) else x.unsafe_buffer_pointer()
+            for model in models
+            for x in (model.features, model.probs)
+        }
+        assert len(addresses) == 2 * 5
+        for i, model in enumerate(models):
+            np.testing.assert_array_equal(model.features, given.pool(24, 4)[i % 2].features)
+    given.free()
+    assert given.pool(24, 5)[0].num_classes == 5
+
+
+def test_models_beyond_the_limit_share_arrays(monkeypatch):
+    monkeypatch.setattr(banks, "POOL", 2)
+    given = banks.Banks(TINY)
+    given.limit = 3 * (40 * 24 + 40 * 6) * 4
+    models = given.placed(24, 4, "host", 7)
+    assert [models[i].features is models[i % 3].features for i in range(7)] == [True] * 7
+    assert len({id(model.features) for model in models}) == 3
 
 
 @pytest.mark.slow
-def test_extraction_has_a_row_for_every_network_and_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(measured, "_PAUSE", 0)
-    monkeypatch.setattr(extract, "original", lambda name, variables: {})
-    sizes = extract.Sizes(("squeezenet1_1", "resnet18"), (4, 8), images=8, repeats=2)
-    rows = extract.run(sizes, tmp_path / "table")
-    assert [(r.architecture, r.batch_size) for r in rows] == [
-        ("squeezenet1_1", 4),
-        ("squeezenet1_1", 8),
-        ("resnet18", 4),
-        ("resnet18", 8),
+def test_the_plain_side_is_measured_once_for_both_places(at_once, monkeypatch):
+    monkeypatch.setattr(banks, "POOL", 2)
+    sizes = dataclasses.replace(NOTHING, models=(3,), places=("device", "host"))
+    on_device, on_host, hscore = measured.run(bank.section(sizes))
+    assert (on_device.place, on_host.place, hscore.place) == ("device", "host", "device")
+    assert on_device.plain == on_host.plain != []
+    assert hscore.plain == []
+    assert on_host.copy_share is None  # on a CPU
+
+
+def test_the_share_of_the_copy_rate_is_that_of_the_bytes_of_a_model(at_once, monkeypatch):
+    monkeypatch.setattr(ceilings, "host_copy_rate", lambda: 1e6)
+    monkeypatch.setattr(banks, "score_bank", lambda *_: None)
+    monkeypatch.setattr(bank, "_seconds", lambda run: 0.01)
+    model = banks.synthetic(TINY, 24, 4, seed=0)
+    sizes = dataclasses.replace(TINY, plain_repeats=0)
+    row = bank.measure(sizes, ["parc_f32"], [model] * 2, [model])
+    assert row.copy_share == pytest.approx(4 * 40 * 24 / (0.01 / 2) / 1e6)
+    assert row.models_per_second() == pytest.approx(200)
+    assert bank.measure(sizes, ["parc"], [model], [model], place="device").copy_share is None
+
+
+@pytest.mark.slow
+def test_extraction_has_a_row_for_every_network_and_batch(at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(originals, "installed", lambda _: False)
+    sizes = extract.Sizes(
+        ("squeezenet1_1", "resnet18"),
+        (4, 8),
+        images=8,
+        repeats=2,
+        places=("host", "device"),
+        batches=2,
+    )
+    rows = measured.run(extract.section(sizes), tmp_path / "table")
+    assert [(r.architecture, r.batch_size, r.place) for r in rows] == [
+        (name, batch_size, place)
+        for name in ("squeezenet1_1", "resnet18")
+        for batch_size in (4, 8)
+        for place in ("host", "device")
     ]
     for row in rows:
         assert set(row.images_per_second) == {"jaxparc", "Flax as it is"}
         assert all(len(r) == 2 and min(r) > 0 for r in row.images_per_second.values())
-    assert extract.cells(rows[0])[-3:] == ("–", "–", "–")
+    assert extract.cells(rows[0])[-4:] == ("–", "–", "–", "–")
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert len([line for line in lines if line.startswith("| ")]) == 2 + len(rows)
 
@@ -124,21 +209,24 @@ def test_a_side_that_sees_something_else_is_no_comparison(monkeypatch):
     monkeypatch.setattr(
         extract,
         "ours",
-        lambda *_: {"jaxparc": lambda x: x[:, 0, 0] * 2.0, "Flax as it is": lambda x: x[:, 0, 0]},
+        lambda *_, **__: {
+            "jaxparc": lambda batches: batches[0][:, 0, 0] * 2.0,
+            "Flax as it is": lambda batches: batches[0][:, 0, 0],
+        },
     )
-    monkeypatch.setattr(extract, "original", lambda name, variables: {})
+    monkeypatch.setattr(originals, "installed", lambda _: False)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        next(extract.measure(extract.Sizes(("resnet18",), (1,))))
+        next(extract.measure("resnet18", 1, extract.Sizes()))
 
 
-def test_the_ratio_is_to_the_faster_layout():
+def test_the_ratio_is_to_the_fastest_side_of_torch():
     rates = {
         "jaxparc": [30, 10, 20],
-        "Flax as it is": [5],
+        "Flax as it is": [50],
         "torch": [8],
         "torch, channels last": [10],
     }
-    assert extract.cells(extract.Row("x", 1, rates))[-1] == "2.00"
+    assert extract.cells(extract.Row("x", 1, "host", rates))[-1] == "2.00"
 
 
 def test_sides_alternate_and_the_first_call_of_each_repeat_is_not_counted(monkeypatch):
@@ -151,16 +239,14 @@ def test_sides_alternate_and_the_first_call_of_each_repeat_is_not_counted(monkey
 
 
 @pytest.mark.slow
-def test_training_is_measured_and_written(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(measured, "_PAUSE", 0)
-    monkeypatch.setattr(measured, "matrix_rate", lambda dtype: 1e9)
-    sizes = train.Sizes(
-        architectures=("resnet18",), pixels=(32,), batch_size=4, images=(8,), repeats=2, grid=(2,)
-    )
-    (row,) = train.run(sizes, tmp_path / "train")
-    assert row.images_per_second.keys() >= {"jaxparc", "grid"}
+def test_training_is_measured_and_written(at_once, tmp_path):
+    shape = train.Shape(32, ("resnet18",), (4,), images=8, grid=2, torch=())
+    sizes = train.Sizes((shape,), repeats=2, steps_per_call=2)
+    (row,) = measured.run(train.section(sizes), tmp_path / "train")
+    assert row.images_per_second.keys() == {"jaxparc", "grid"}
     assert all(len(rates) == 2 and min(rates) > 0 for rates in row.images_per_second.values())
     assert row.compile_seconds > 0 < row.peak_bytes
+    assert row.grid == 2
     # ResNet-18 an eighth as wide, with the small stem: by hand from its table 1
     # (what multiplies padding is not counted: along a side it is 2 of 3 x 32, and 1 at stride 2)
     operations, side, before = 2 * 94**2 * 3 * 8, 32, 8
@@ -181,7 +267,7 @@ def test_training_is_measured_and_written(monkeypatch, tmp_path, capsys):
     assert "resnet18 | 32 |" in (tmp_path / "train.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["bank", "input", "extract", "train"])
+@pytest.mark.parametrize("name", list(command.COMMANDS))
 def test_the_command_line_has_every_table(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main([name, "--help"])
@@ -191,13 +277,22 @@ def test_the_command_line_has_every_table(name, capsys):
 
 def test_the_command_line_passes_its_flags_on(monkeypatch, tmp_path):
     called = []
-    monkeypatch.setattr(bank, "bank", lambda sizes, **options: called.append((sizes, options)))
-    command.main(["bank", "--quick", "--skip-slow", "--out", str(tmp_path / "x")])
-    command.main(["bank"])
+    monkeypatch.setattr(bank, "section", lambda sizes: sizes)
+    monkeypatch.setattr(train, "section", lambda sizes: sizes)
+    monkeypatch.setattr(measured, "run", lambda *given: called.append(given))
+    command.main(["bank", "--quick", "--skip-slow", "--out", str(tmp_path / "x y")])
+    command.main(["train", "--pixels", "32", "--architectures", "alexnet"])
+    name = "python -m experiments.speed"
     assert called == [
-        (bank.QUICK, {"slow": False, "out": tmp_path / "x"}),
-        (bank.Sizes(), {"slow": True, "out": None}),
+        (
+            dataclasses.replace(banks.default(quick=True), slow=False),
+            tmp_path / "x y",
+            f"{name} bank --quick --skip-slow --out '{tmp_path / 'x y'}'",
+        ),
+        (called[1][0], None, f"{name} train --pixels 32 --architectures alexnet"),
     ]
+    (shape,) = called[1][0].shapes
+    assert (shape.pixels, shape.architectures) == (32, ("alexnet",))
 
 
 @pytest.mark.parametrize("words", [[], ["everything"]])
@@ -206,3 +301,59 @@ def test_an_unknown_table_exits_with_2(words, capsys):
         command.main(words)
     assert stopped.value.code == 2
     assert "COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_input_table_is_measured(at_once):
+    rows = measured.run(input.section(input.TINY))
+    trained = [row for row in rows if row.waiting is not None]
+    assert [row.what for row in trained] == [
+        f"squeezenet1_1 training, {source}"
+        for source in ("images on the device", "from decoded images", "from JPEGs")
+    ]
+    assert all(0 <= row.waiting < 1 for row in trained)
+    assert all(min(row.images_per_second) > 0 for row in rows)
+    assert rows[0].what == "plain PIL loop"
+
+
+def test_ceilings_are_positive_and_in_their_units():
+    rows = measured.run(ceilings.section(ceilings.TINY))
+    assert [row.what for row in rows[:4]] == [
+        "float32 product",
+        "bfloat16 product",
+        "copy on the device",
+        "host to device, pageable",
+    ]
+    assert all(len(row.rates) == ceilings.TINY.repeats and min(row.rates) > 0 for row in rows)
+    assert ceilings.cells(ceilings.Row("x", "operations", [2e12])) == (
+        "x",
+        "2.00 (2.00–2.00)",
+        "TFLOP/s",
+    )
+    assert ceilings.best(rows)["float32 product"] == max(rows[0].rates)
+
+
+def test_memory_that_torch_does_not_use_is_released_without_torch(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    machine.release()
+    assert "torch" not in sys.modules
+
+
+BLOCKED = """
+import sys
+
+absent = "flax", "optax", "orbax", "grain", "tensorflow_datasets", "PIL", "pandas", "torch"
+sys.modules.update(dict.fromkeys([*absent, "torchvision", "portalocker", "ray", "tensorflow"]))
+from experiments.speed import __main__ as command, bank, banks
+
+banks.QUICK, bank.PAUSE = banks.TINY, 0
+command.main(["bank", "--quick"])
+"""
+
+
+@pytest.mark.slow
+def test_bank_needs_jax_numpy_rich_scipy_and_scikit_learn_alone():
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert "parc_f32" in done.stdout
