@@ -157,16 +157,16 @@ class Programs:
 
         Computed in float64 if the reference is float64, and returned in float32.
         """
-        prepare = _compiled_targets(tuple(m.target for m in self.distinct), *self._options(1)[2:])
+        prepare = _compiled_targets(tuple(m.target for m in self.distinct), *self._options)
         if self.shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
             return prepare(self.shared)
-        with _float64():
+        with _on_cpu(), jax.enable_x64(True):  # some accelerators lack float64
             found = prepare(self.shared)
             return jax.tree.map(lambda one: np.asarray(one).astype(np.float32), found)
 
     @functools.cached_property
     def _placed(self) -> tuple[Fields, tuple[Any, ...]]:
-        """The fields that all models share, without the reference, and targets, on the devices."""
+        """The same as `_on_host`, on the devices."""
         shared = {key: value for key, value in self.shared.items() if key != "reference"}
         place = jax.device_put if self.devices == 1 else parallel.replicate
         return place((shared, self.targets))
@@ -183,7 +183,7 @@ class Programs:
         summaries: Sequence[Fields] = [{}] * size
         numbers = self._stacked(models, size, ("scale",))
         for part in self.parts:
-            run = _compiled_part(part[:2], self._columns(part.methods), *self._options(size))
+            run = _compiled_part(part[:2], self._columns(part.methods), size, self.devices, *self._options)
             fields = [{field: model.fields[field] for field in part.fields} for model in models]
             found = run(
                 self._rows(fields, size), numbers, shared, self._of(targets, part.methods)
@@ -211,7 +211,7 @@ class Programs:
         found = None
         if self.from_summaries:
             shared, targets = self._placed
-            run = _compiled_scores(self._columns(self.from_summaries), *self._options(size))
+            run = _compiled_scores(self._columns(self.from_summaries), size, self.devices, *self._options)
             summaries = [row.summary for row in rows]
             summaries += summaries[-1:] * (size - len(summaries))
             # Those of the last row are repeated to one per device before rows are.
@@ -311,13 +311,16 @@ class Programs:
         return Scored(model, row[SCORE, columns], flaw)
 
     def _from_features(self, model: ModelInput, places: tuple[int, ...]) -> np.ndarray:
-        """Return the results of some methods, (4, k), from the features instead of summaries."""
-        one = dataclasses.replace(self, devices=1)
-        shared, targets = one._placed
-        run = _compiled_part((("features",), ()), self._columns(places), *one._options(1))
-        fields = ({"features": model.fields["features"]},)
-        numbers = one._stacked([model], 1, ("scale",))
-        return np.asarray(run(fields, numbers, shared, self._of(targets, places))[1])[0]
+        """Return the results of some methods, (4, k), from the features instead of summaries.
+
+        On a CPU: accelerators take far longer for decompositions of single matrices.
+        """
+        run = _compiled_part((("features",), ()), self._columns(places), 1, 1, *self._options)
+        fields = ({"features": np.asarray(model.fields["features"])},)
+        numbers = {"scale": model.numbers["scale"][None]}
+        with _on_cpu():
+            shared, targets = self._on_host
+            return np.asarray(run(fields, numbers, shared, self._of(targets, places))[1])[0]
 
     def _in_float64(self, model: ModelInput, prepared: Prepared) -> np.ndarray:
         """Return the scores of one model in float64, (k,), by the same functions."""
@@ -327,11 +330,17 @@ class Programs:
         }
         numbers = {key: model.numbers[key] for key in ("layers", "source_images")}
         probs = {key: np.asarray(model.fields[key]) for key in ("probs",) if key in model.fields}
-        shared = {key: value for key, value in self.shared.items() if key != "reference"}
-        with _float64():
-            run = _compiled_in_float64(self._columns(range(len(self.distinct))), *self._options(1)[2:])
-            of_bank = jax.tree.map(lambda found: np.asarray(found).astype(np.float64), self.targets)
+        with _on_cpu(), jax.enable_x64(True):
+            run = _compiled_in_float64(self._columns(range(len(self.distinct))), *self._options)
+            shared, targets = self._on_host
+            of_bank = jax.tree.map(lambda found: found.astype(np.float64), targets)
             return np.asarray(run(wide | numbers | probs, shared, of_bank))[SCORE]
+
+    @functools.cached_property
+    def _on_host(self) -> tuple[Fields, tuple[Any, ...]]:
+        """The fields that all models share, without the reference, and targets, in NumPy."""
+        shared = {key: value for key, value in self.shared.items() if key != "reference"}
+        return shared, jax.tree.map(np.asarray, self.targets)
 
     def _columns(self, places: Sequence[int]) -> tuple[Column, ...]:
         return tuple(Column.of(self.distinct[place]) for place in places)
@@ -339,18 +348,19 @@ class Programs:
     def _of(self, targets: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
         return tuple(targets[place] for place in places)
 
-    def _options(self, size: int) -> tuple[int, int, int, bool, int]:
-        return size, self.devices, self.num_classes, self.vectors, self.absent
+    @property
+    def _options(self) -> tuple[int, bool, int]:
+        return self.num_classes, self.vectors, self.absent
 
 
 @contextlib.contextmanager
-def _float64() -> Iterator[None]:
-    """Enable float64, on the CPU if JAX may use it: some accelerators lack float64."""
+def _on_cpu() -> Iterator[None]:
+    """Compute on the CPU if JAX may use it."""
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         device = None
-    with jax.enable_x64(True), jax.default_device(device):
+    with jax.default_device(device):
         yield
 
 
