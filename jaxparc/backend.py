@@ -40,6 +40,12 @@ class Choices:
             take far longer to optimise than to draw.
         gram_of_parts: whether the inner products of float32 features are sums of products of
             bfloat16 numbers, for matrix units; see `stats.gram_of_parts`.
+        models_per_call: maximum number of models that one call of a program of `score_bank` scores.
+            A CPU takes four times as long for models at once as for one after another.
+        calls_ahead: number of calls of `score_bank` under way while the models of the next one are
+            read. Programs that run at once compete for the cores of a CPU.
+        scoring_devices: whether `score_bank` uses all local devices: those of a CPU share its
+            cores.
         extraction_dtype: dtype in which networks extract features; None for the network's own.
             Matrix units compute in bfloat16 at their full rate; a CPU emulates it.
     """
@@ -53,6 +59,9 @@ class Choices:
     timed_grids: bool
     run_once: Mapping[str, Any]
     gram_of_parts: bool
+    models_per_call: int
+    calls_ahead: int
+    scoring_devices: bool
     extraction_dtype: DTypeLike | None
 
 
@@ -66,6 +75,9 @@ CPU = Choices(
     timed_grids=False,
     run_once=MappingProxyType({"xla_backend_optimization_level": 0}),
     gram_of_parts=False,
+    models_per_call=1,
+    calls_ahead=0,
+    scoring_devices=False,
     extraction_dtype=None,
 )
 ACCELERATOR = Choices(
@@ -78,6 +90,9 @@ ACCELERATOR = Choices(
     timed_grids=True,
     run_once=MappingProxyType({}),
     gram_of_parts=True,
+    models_per_call=128,
+    calls_ahead=2,
+    scoring_devices=True,
     extraction_dtype=jnp.bfloat16,
 )
 

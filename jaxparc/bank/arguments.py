@@ -20,6 +20,7 @@ PerModel: TypeAlias = Mapping[str, float] | Sequence[float] | np.ndarray
 
 FORMS = "a mapping {'name': (n, d) array}, (name, array) pairs, or one array (m, n, d)"
 
+
 class ModelInput(NamedTuple):
     """One model whose arguments have been checked and whose arrays have been read.
 
@@ -139,9 +140,7 @@ class Bank:
                 numbers["scale"] = np.ldexp(np.float32(1), prepared.exponent)
         if "probs" in self.needs:
             fields["probs"] = _probabilities(name, declared.probs)
-        return ModelInput(
-            declared.place, name, width, declared.layers, fields, numbers, prepared
-        )
+        return ModelInput(declared.place, name, width, declared.layers, fields, numbers, prepared)
 
 
 class _Declared(NamedTuple):
@@ -270,7 +269,7 @@ def _line(error: Exception) -> str:
 
 
 def _probabilities(name: str, probs: Any) -> np.ndarray | Array:
-    """Return class probabilities, (n, z) float16 or float32, unexamined; device arrays stay there."""
+    """Return class probabilities, (n, z) of at most float32; those on a device stay there."""
     if isinstance(probs, Array) and probs.dtype.name in ("float16", "bfloat16", "float32"):
         return probs
     if isinstance(probs, np.ma.MaskedArray):

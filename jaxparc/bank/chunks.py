@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 
-from jaxparc import parallel
+from jaxparc import backend, parallel
 from jaxparc.bank import memory
 from jaxparc.bank.arguments import ModelInput
 from jaxparc.errors import InputError
@@ -26,18 +26,10 @@ COPIES = 5
 
 
 def devices() -> int:
-    """Return how many devices score a bank: all local ones, but one CPU, whose cores they share."""
-    if jax.default_backend() == "cpu" or jax.process_count() > 1:
+    """Return how many local devices score a bank."""
+    if not backend.choices().scoring_devices or jax.process_count() > 1:
         return 1
     return jax.local_device_count()
-
-
-def ahead() -> int:
-    """Return how many chunks may be under way while the next one is read.
-
-    None on a CPU, where programs that run at once compete for the cores.
-    """
-    return 0 if jax.default_backend() == "cpu" else 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,20 +69,14 @@ class Sizes:
     def _fitting(self, bytes_of_arrays: int) -> int:
         if self.chunk is not None:
             return self.chunk
-        if jax.default_backend() == "cpu":
-            return 1
         of_pairs = sum(memory.bytes_per_pair(self.methods)) * self.n**2
         limit = SHARE * (parallel.memory() or memory.available())
-        return max(
-            size
-            for size in SIZES
-            if size == 1 or size * (of_pairs + COPIES * bytes_of_arrays) <= limit
-        )
+        fitting = int(limit // (of_pairs + COPIES * bytes_of_arrays))
+        most = min(fitting, backend.choices().models_per_call)
+        return max(size for size in SIZES if size <= max(1, most))
 
 
-def by_shape(
-    models: Iterable[ModelInput], sizes: Sizes
-) -> Iterator[tuple[list[ModelInput], int]]:
+def by_shape(models: Iterable[ModelInput], sizes: Sizes) -> Iterator[tuple[list[ModelInput], int]]:
     """Yield chunks of models of the same shapes, and the size of the program for each.
 
     At most one chunk per shape is held.

@@ -192,5 +192,7 @@ def _real(owner: str, array: Any) -> np.ndarray | Array:
         with np.errstate(over="ignore"):  # of a type wider than float64
             return x.astype(np.float32 if narrow else np.float64, copy=False)
     except (TypeError, ValueError, RuntimeError) as error:  # a torch tensor with a gradient
-        message = f"{owner}: features cannot be read as real numbers: {' '.join(str(error).split())}"
+        message = (
+            f"{owner}: features cannot be read as real numbers: {' '.join(str(error).split())}"
+        )
         raise InputError(message) from error

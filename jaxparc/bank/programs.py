@@ -13,6 +13,7 @@ which models float32, or a summary, was too coarse; these are scored again one b
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 ARRAYS = ("features", "probs")  # fields of a Probe whose shapes differ between models
 
+FLAGS = {"features": (3,), "probs": ()}  # shapes of the flags of `preparation`, by field
+
 # Rows of the results of a model.
 SCORE, COARSE, COARSE_IF_ROUNDED, UNRESOLVED = range(4)
 
@@ -46,6 +49,7 @@ class Column(NamedTuple):
 
     @classmethod
     def of(cls, method: Method) -> "Column":
+        """Return the functions of a method."""
         return cls(*(getattr(method, name) for name in cls._fields))
 
 
@@ -183,11 +187,11 @@ class Programs:
         summaries: Sequence[Fields] = [{}] * size
         numbers = self._stacked(models, size, ("scale",))
         for part in self.parts:
-            run = _compiled_part(part[:2], self._columns(part.methods), size, self.devices, *self._options)
-            fields = [{field: model.fields[field] for field in part.fields} for model in models]
-            found = run(
-                self._rows(fields, size), numbers, shared, self._of(targets, part.methods)
+            run = _compiled_part(
+                part[:2], self._columns(part.methods), size, self.devices, *self._options
             )
+            fields = [{field: model.fields[field] for field in part.fields} for model in models]
+            found = run(self._rows(fields, size), numbers, shared, self._of(targets, part.methods))
             if part.summaries:
                 summaries = found[0]
             chunk.results.append((part.methods, found[1]))
@@ -211,7 +215,9 @@ class Programs:
         found = None
         if self.from_summaries:
             shared, targets = self._placed
-            run = _compiled_scores(self._columns(self.from_summaries), size, self.devices, *self._options)
+            run = _compiled_scores(
+                self._columns(self.from_summaries), size, self.devices, *self._options
+            )
             summaries = [row.summary for row in rows]
             summaries += summaries[-1:] * (size - len(summaries))
             # Those of the last row are repeated to one per device before rows are.
@@ -223,31 +229,85 @@ class Programs:
         return functools.partial(self._fetched, kept, found)
 
     def _fetched(self, rows: Sequence[Read], found: Array | None) -> list[Scored]:
+        """Wait for the results of both programs; return the scores of all models."""
         second, first = jax.device_get((found, {id(row.chunk): row.chunk for row in rows}))
-        first = {key: self._in_order(chunk) for key, chunk in first.items()}
-        second = self._in_order(second)
+        models = [model for row in rows for model in row.models]
+        values = np.zeros((len(models), 4, len(self.distinct)))
+        flags = {field: np.zeros((len(models), *shape), bool) for field, shape in FLAGS.items()}
+        if second is not None:
+            values[:, :, self.from_summaries] = self._in_order(second)[: len(models)]
+        start = 0
+        for chunk, group in itertools.groupby(rows, key=lambda row: id(row.chunk)):
+            of_chunk = list(group)
+            stop = start + sum(len(row.models) for row in of_chunk)
+            there = slice(of_chunk[0].place, of_chunk[0].place + stop - start)
+            for methods, result in first[chunk].results:
+                values[start:stop, :, methods] = self._in_order(result)[there]
+            for field, of_models in first[chunk].flags.items():
+                flags[field][start:stop] = self._in_order(of_models)[there]
+            start = stop
+        suspect = values[:, 1:].any(axis=(1, 2)) | flags["probs"] | flags["features"].any(axis=1)
         scored = []
-        for number, row in enumerate(rows):
-            chunk = first[id(row.chunk)]
-            for place, model in enumerate(row.models):
-                values = np.zeros((4, len(self.distinct)))
-                for methods, result in chunk.results:
-                    values[:, methods] = result[row.place + place]
-                if second is not None:
-                    values[:, self.from_summaries] = second[number * self.devices + place]
-                flags = {field: of[row.place + place] for field, of in chunk.flags.items()}
-                scored.append(self._finished(model, values, flags))
+        for place, model in enumerate(models):
+            flaw = None
+            if suspect[place] or (
+                model.prepared and (model.prepared.flaw or model.prepared.coarse)
+            ):
+                if flags["probs"][place]:
+                    arguments.check_probabilities(model)
+                if model.prepared is not None:
+                    flaw = self._score_again(model, values[place], *flags["features"][place])
+            scored.append(Scored(model, values[place, SCORE, self._places], flaw))
         return scored
 
-    def _in_order(self, found: T) -> T:
-        """Return results that are stacked by device in the order of the models."""
+    def _score_again(
+        self,
+        model: ModelInput,
+        values: np.ndarray,
+        not_finite: bool,
+        constant: bool,
+        coarse: bool,
+    ) -> str | None:
+        """Replace scores in `values` (4, k) that are not precise enough, or not defined.
+
+        Returns:
+            Why no score is defined on the features, or None.
+        """
+        assert model.prepared is not None
+        prepared = model.prepared
+        reads_images = np.array([method.reads_images for method in self.distinct])
+        flaw = prepared.flaw or (preparation.NOT_FINITE if not_finite else None)
+        flaw = flaw or (preparation.CONSTANT if constant else None)
+        coarse |= prepared.coarse
+        if flaw is None and not coarse and values[UNRESOLVED].any():
+            places = np.flatnonzero(values[UNRESOLVED])
+            values[:, places] = self._from_features(model, tuple(places.tolist()))
+        if flaw is None:
+            again = reads_images & coarse
+            again |= values[COARSE].astype(bool)
+            again |= values[COARSE_IF_ROUNDED].astype(bool) & prepared.rounded
+            if again.any():
+                if not prepared.examined:
+                    prepared = preparation.prepare(f"model {model.name!r}", prepared.original)
+                flaw = prepared.flaw
+                places = np.flatnonzero(again)
+                values[SCORE, places] = self._in_float64(model, prepared, tuple(places.tolist()))
+        if flaw is not None:
+            values[SCORE, reads_images] = np.nan
+        return flaw
+
+    def _in_order(self, found: np.ndarray) -> np.ndarray:
+        """Return results, which are stacked by device if there are several, by model."""
         if self.devices == 1:
             return found
+        by_row = np.swapaxes(found, 0, 1)
+        return by_row.reshape(len(by_row) * self.devices, *found.shape[2:])
 
-        def ordered(leaf: np.ndarray) -> np.ndarray:
-            return np.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
-
-        return jax.tree.map(lambda leaf: ordered(leaf) if isinstance(leaf, np.ndarray) else leaf, found)
+    @functools.cached_property
+    def _places(self) -> list[int]:
+        """The positions of the methods in `distinct`."""
+        functions = [method.function for method in self.distinct]
+        return [functions.index(method.function) for method in self.methods]
 
     def _rows(self, fields: list[Fields], size: int) -> tuple[Fields, ...]:
         """Return the arrays of models as rows of one model per device, on the devices."""
@@ -275,41 +335,6 @@ class Programs:
         """Return `size` models per device, repeating the last."""
         return [*models, *models[-1:] * (size * self.devices - len(models))]
 
-    def _finished(
-        self, model: ModelInput, row: np.ndarray, flags: dict[str, np.ndarray]
-    ) -> Scored:
-        """Return the scores of a model, after computing again what was too coarse in (4, k)."""
-        if flags.get("probs", np.False_):
-            arguments.check_probabilities(model)
-        functions = [m.function for m in self.distinct]
-        columns = [functions.index(m.function) for m in self.methods]
-        prepared = model.prepared
-        if prepared is None:
-            return Scored(model, row[SCORE, columns], None)
-        reads_images = np.array([m.reads_images for m in self.distinct])
-        not_finite, constant, coarse = flags["features"]
-        flaw = prepared.flaw or (preparation.NOT_FINITE if not_finite else None)
-        flaw = flaw or (preparation.CONSTANT if constant else None)
-        if not flaw:
-            coarse |= prepared.coarse
-            if row[UNRESOLVED].any() and not coarse:
-                places = tuple(i for i, m in enumerate(self.distinct) if m.n_dims is not None)
-                again = self._from_features(model, places)
-                unresolved = row[UNRESOLVED, places].astype(bool)
-                row[:, places] = np.where(unresolved, again, row[:, places])
-            again = row[COARSE].astype(bool)
-            again |= row[COARSE_IF_ROUNDED].astype(bool) & prepared.rounded
-            again |= reads_images & coarse
-            if again.any():
-                wide = prepared
-                if not prepared.examined:
-                    wide = preparation.prepare(f"model {model.name!r}", prepared.original)
-                flaw = wide.flaw
-                row[SCORE, again] = self._in_float64(model, wide)[again]
-        if flaw:
-            row[SCORE, reads_images] = np.nan
-        return Scored(model, row[SCORE, columns], flaw)
-
     def _from_features(self, model: ModelInput, places: tuple[int, ...]) -> np.ndarray:
         """Return the results of some methods, (4, k), from the features instead of summaries.
 
@@ -322,8 +347,10 @@ class Programs:
             shared, targets = self._on_host
             return np.asarray(run(fields, numbers, shared, self._of(targets, places))[1])[0]
 
-    def _in_float64(self, model: ModelInput, prepared: Prepared) -> np.ndarray:
-        """Return the scores of one model in float64, (k,), by the same functions."""
+    def _in_float64(
+        self, model: ModelInput, prepared: Prepared, places: tuple[int, ...]
+    ) -> np.ndarray:
+        """Return the scores of one model by some methods in float64, (k,)."""
         wide = {
             "features": prepared.float64(),
             "scale": np.ldexp(np.float64(1), prepared.exponent),
@@ -331,10 +358,11 @@ class Programs:
         numbers = {key: model.numbers[key] for key in ("layers", "source_images")}
         probs = {key: np.asarray(model.fields[key]) for key in ("probs",) if key in model.fields}
         with _on_cpu(), jax.enable_x64(True):
-            run = _compiled_in_float64(self._columns(range(len(self.distinct))), *self._options)
+            run = _compiled_in_float64(self._columns(places), *self._options)
             shared, targets = self._on_host
             of_bank = jax.tree.map(lambda found: found.astype(np.float64), targets)
-            return np.asarray(run(wide | numbers | probs, shared, of_bank))[SCORE]
+            of_methods = self._of(of_bank, places)
+            return np.asarray(run(wide | numbers | probs, shared, of_methods))[SCORE]
 
     @functools.cached_property
     def _on_host(self) -> tuple[Fields, tuple[Any, ...]]:
@@ -405,13 +433,9 @@ def _compiled_part(
 ) -> Callable[..., Any]:
     """Return the first program, for `size` models of one shape on each device.
 
-    Args:
-        reads: `fields` and `summaries` of the `Part`.
-        columns: the methods that it computes.
-
-    Returns:
-        A function of (models, numbers, shared, targets). It returns fields of the `Probe` of every
-        model, (m, 4, k) results, and by field the flags of `preparation`.
+    It is a function of (models, numbers, shared, targets). It returns fields of the `Probe` of
+    every model, (m, 4, k) results, and by field the flags of `preparation`. `reads` are the fields
+    and summaries of the `Part`.
     """
     _, summaries = reads
 
@@ -434,7 +458,8 @@ def _compiled_part(
             return summary, found, flags
 
         summary, found, flags = _over_models(of_model, models, numbers)
-        apart = tuple(jax.tree.map(lambda leaf: leaf[i], summary) for i in range(size))
+        leaves, structure = jax.tree.flatten(summary)
+        apart = [structure.unflatten([leaf[i] for leaf in leaves]) for i in range(size)]
         return apart, found, flags
 
     return _on_devices(run, size, devices)
@@ -454,6 +479,7 @@ def _compiled_scores(
     Returns:
         A function of (models, numbers, shared, targets) that returns (m, 4, k) results.
     """
+
     def run(
         models: tuple[Fields, ...], numbers: Fields, shared: Fields, targets: tuple[Any, ...]
     ) -> Array:

@@ -2,14 +2,14 @@
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax import Array
 
+from jaxparc import backend, printing, selectors
 from jaxparc import labels as labels_
-from jaxparc import printing, selectors
 from jaxparc.bank import arguments, chunks, memory
 from jaxparc.bank.arguments import Features, ModelInput, PerModel
 from jaxparc.bank.programs import Programs, Read, Scored
@@ -177,7 +177,7 @@ def _scored(
     """Score models in chunks; they are yielded in the order of the chunks.
 
     While the device computes, the following chunks are read and dispatched, but no more of them
-    than `chunks.AHEAD`: a bank may be larger than memory.
+    than `Choices.calls_ahead`: a bank may be larger than memory.
     """
     running: deque[Callable[[], list[Scored]]] = deque()
     rows: list[Read] = []
@@ -186,7 +186,7 @@ def _scored(
         while len(rows) >= sizes.most:
             running.append(programs.score(rows[: sizes.most], sizes.most))
             rows = rows[sizes.most :]
-        while len(running) > chunks.ahead():
+        while len(running) > backend.choices().calls_ahead:
             yield from running.popleft()()
     if rows:
         running.append(programs.score(rows, sizes.holding(len(rows))))

@@ -89,9 +89,7 @@ def principal(
     return _signed(left, values, values > 0)
 
 
-def principal_of_gram(
-    gram: Array, scale: Array, n_dims: int
-) -> tuple[Array, Array, Array, Array]:
+def principal_of_gram(gram: Array, scale: Array, n_dims: int) -> tuple[Array, Array, Array, Array]:
     """Return what `principal` does, as far as the Gram matrix determines it.
 
     Args:

@@ -17,6 +17,7 @@ from jaxparc.selectors import components
 # features that were rounded to it.
 ILL_CONDITIONED = 1e-4
 
+
 class Products(NamedTuple):
     """Inner products of represented features: see `Probe.represented`.
 

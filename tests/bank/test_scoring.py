@@ -264,7 +264,7 @@ def test_bad_features_name_the_model(bad, message):
 
 def test_bad_features_of_a_mapping_are_refused_before_any_compilation(monkeypatch):
     ran = []
-    for program in ("_compiled", "_compiled_targets"):
+    for program in ("_compiled_part", "_compiled_scores", "_compiled_targets"):
         monkeypatch.setattr(programs, program, lambda *_: lambda *_: ran.append(1))
     refused("'bad'", {"a": A, "bad": A[:11]}, methods="knn")
     assert not ran
@@ -399,7 +399,7 @@ def test_how_large_a_label_is_does_not_matter():
 
 def test_more_images_than_memory_are_refused_with_the_number(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 32 * 2**30)
-    monkeypatch.setattr(programs, "_compiled", None)  # before anything is compiled
+    monkeypatch.setattr(programs, "_compiled_part", None)  # before anything is compiled
     n = 20_000
     x, y = np.broadcast_to(np.float32(1), (n, 2)), np.arange(n) % 3
     message = (
@@ -591,28 +591,7 @@ def test_a_void_hscore_is_warned_of_by_name():
     score_bank({"dead": dead}, Y, methods="hscore")
 
 
-# ------------------------------------------------------------------------------------ accelerators
-
-
-@pytest.mark.slow
-def test_models_side_by_side_score_as_one_by_one(monkeypatch):
-    """What an accelerator does: chunks of models, the last one filled up."""
-    methods = ("parc_f3", "parc", "rsa", "dds", "hscore_f3", "knn", "logistic", "nce", "leep")
-    models = {str(i): features(seed=i) for i in range(5)} | {"wide": WIDE}
-    probs = [np.random.default_rng(i).dirichlet(np.ones(4), N) for i in range(6)]
-    given = {"methods": methods, "probs": probs, "reference": B}
-    alone = score_bank(models, Y, **given)
-    monkeypatch.setattr(bank, "models_per_call", lambda: 4)
-    together = score_bank(models, Y, **given)
-    assert together.names == alone.names
-    np.testing.assert_allclose(together.values, alone.values, rtol=1e-4, atol=1e-4)
-
-
-def test_side_by_side_the_number_of_models_compiles_nothing_new(monkeypatch, traces):
-    monkeypatch.setattr(bank, "models_per_call", lambda: 4)
-    for m in (1, 3, 4, 9):
-        score_bank({str(i): features(seed=i) for i in range(m)}, Y, methods="traced")
-    assert traces == [(N, 6)]  # of one model: what vmap shows a selector
+# ------------------------------------------------------------------------------------ once per bank
 
 
 @pytest.mark.parametrize("methods", [("parc_f3",), ("rsa", "dds", "parc")])
