@@ -24,6 +24,9 @@ SHARE = 1 / 8
 # and standardised.
 COPIES = 5
 
+# Bytes per pair of images of two rows of a table of summaries.
+TABLE = 16
+
 
 def devices() -> int:
     """Return how many local devices score a bank."""
@@ -57,9 +60,14 @@ class Sizes:
         """The largest number of models of any widths whose summaries are scored at once."""
         return self._fitting(0)
 
+    @property
+    def rows(self) -> int:
+        """The number of rows of a table of summaries, in which padding may follow the largest."""
+        return 1 if self.most == 1 else 2 * self.most
+
     def of_shape(self, model: ModelInput) -> int:
         """Return the largest number of models with arrays of the same shapes as these."""
-        return self._fitting(sum(4 * array.size for array in model.fields.values()))
+        return min(self.most, self._fitting(sum(4 * x.size for x in model.fields.values())))
 
     def holding(self, models: int, most: int | None = None) -> int:
         """Return the smallest number of at least this many models, up to a largest."""
@@ -69,7 +77,7 @@ class Sizes:
     def _fitting(self, bytes_of_arrays: int) -> int:
         if self.chunk is not None:
             return self.chunk
-        of_pairs = sum(memory.bytes_per_pair(self.methods)) * self.n**2
+        of_pairs = (TABLE + sum(memory.bytes_per_pair(self.methods))) * self.n**2
         limit = SHARE * (parallel.memory() or memory.available())
         fitting = int(limit // (of_pairs + COPIES * bytes_of_arrays))
         most = min(fitting, backend.choices().models_per_call)
@@ -83,7 +91,7 @@ def by_shape(models: Iterable[ModelInput], sizes: Sizes) -> Iterator[tuple[list[
     """
     waiting: dict[tuple[object, ...], list[ModelInput]] = {}
     for model in models:
-        shape = tuple((field.shape, field.dtype.name) for field in model.fields.values())
+        shape = tuple((field.shape, field.dtype) for field in model.fields.values())
         waiting.setdefault(shape, []).append(model)
         most = sizes.of_shape(model)
         if len(waiting[shape]) == most * sizes.devices:

@@ -173,20 +173,22 @@ def _examined(highest: Any, lowest: Any, xp: Any) -> _Examined:
     )
 
 
-_NARROW = ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "bool")
+_NARROW = frozenset(
+    map(jnp.dtype, ("float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "bool"))
+)
 
 
 def _real(owner: str, array: Any) -> np.ndarray | Array:
     """Return numbers unchanged if float32 can hold their dtype, else as float32 or float64."""
     if isinstance(array, np.ma.MaskedArray):
         array = np.ma.filled(array.astype(np.float64), np.nan)
-    if isinstance(array, Array) and array.dtype.name in _NARROW:
+    if isinstance(array, Array) and array.dtype in _NARROW:
         return array
     try:
         x = np.asarray(array)
         if x.dtype.kind not in "biufOV" or x.dtype.names is not None:
             raise TypeError(f"their dtype is {x.dtype}")
-        if x.dtype.name in _NARROW and x.dtype.isnative:
+        if x.dtype in _NARROW and x.dtype.isnative:
             return x
         narrow = x.dtype.kind != "O" and x.dtype.itemsize <= (2 if x.dtype.kind in "biu" else 4)
         with np.errstate(over="ignore"):  # of a type wider than float64

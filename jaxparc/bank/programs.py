@@ -13,7 +13,6 @@ which models float32, or a summary, was too coarse; these are scored again one b
 import contextlib
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -68,31 +67,17 @@ class Part(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Results of the first program for a chunk of models, in their order.
+    """Models of the same shapes that the first program has read.
 
     Attributes:
+        models: the models, in rows of one per device.
         results: (methods, results (m, 4, k)) of every part; see `Part.methods`.
         flags: by field, the flags of `preparation`, (m, ...).
     """
 
+    models: Sequence[ModelInput]
     results: list[tuple[tuple[int, ...], Any]]
     flags: dict[str, Any]
-
-
-class Read(NamedTuple):
-    """Models of one shape, one per device, whose arrays have been read by the first program.
-
-    Attributes:
-        models: the models.
-        summary: fields of their `Probe` for the second program, one per device.
-        place: position of the first of them in `chunk`.
-        chunk: the other results of the first program.
-    """
-
-    models: Sequence[ModelInput]
-    summary: Fields
-    place: int
-    chunk: Chunk
 
 
 class Scored(NamedTuple):
@@ -175,38 +160,66 @@ class Programs:
         place = jax.device_put if self.devices == 1 else parallel.replicate
         return place((shared, self.targets))
 
-    def read(self, models: Sequence[ModelInput], size: int) -> list[Read]:
+    def table(self, rows: int) -> Fields:
+        """Return a table of summaries, in which the first program writes rows of one per device."""
+        names = {name for part in self.parts for name in part.summaries}
+        if not names:
+            return {}
+        images = jax.ShapeDtypeStruct((len(self.shared["labels"]), 2), np.float32)
+        summaries = jax.eval_shape(
+            lambda x: {name: Probe(features=x).summary(name) for name in names}, images
+        )
+        shapes = {"scale": jax.ShapeDtypeStruct((), np.float32), "summaries": summaries}
+        if self.devices == 1:
+            return jax.tree.map(lambda one: jnp.zeros((rows, *one.shape), one.dtype), shapes)
+        return jax.tree.map(
+            lambda one: parallel.spread([np.zeros((rows, *one.shape), one.dtype)] * self.devices),
+            shapes,
+        )
+
+    def read(
+        self, models: Sequence[ModelInput], size: int, table: Fields, row: int
+    ) -> tuple[Chunk, Fields]:
         """Start the first program on models of the same shapes, without waiting for it.
 
         Args:
             models: at most `size` models per device.
             size: number of models per device that the program is compiled for.
+            table: table of summaries, which must not be used afterwards.
+            row: first of `size` rows of the table to write; those beyond the models are undefined.
+
+        Returns:
+            The models, and the table.
         """
         shared, targets = self._placed
-        chunk = Chunk([], {})
-        summaries: Sequence[Fields] = [{}] * size
+        chunk = Chunk(models, [], {})
         numbers = self._stacked(models, size, ("scale",))
         for part in self.parts:
             run = _compiled_part(
                 part[:2], self._columns(part.methods), size, self.devices, *self._options
             )
-            fields = [{field: model.fields[field] for field in part.fields} for model in models]
-            found = run(self._rows(fields, size), numbers, shared, self._of(targets, part.methods))
-            if part.summaries:
-                summaries = found[0]
-            chunk.results.append((part.methods, found[1]))
-            chunk.flags.update(found[2])
-        return [
-            Read(models[place : place + self.devices], summaries[row], place, chunk)
-            for row, place in enumerate(range(0, len(models), self.devices))
-        ]
+            given = table if part.summaries else {}
+            written, found, flags = run(
+                given,
+                self._rows(models, part.fields, size),
+                numbers,
+                {"row": np.int32(row), **shared},
+                self._of(targets, part.methods),
+            )
+            table = written or table
+            chunk.results.append((part.methods, found))
+            chunk.flags.update(flags)
+        return chunk, table
 
-    def score(self, rows: Sequence[Read], size: int) -> Callable[[], list[Scored]]:
+    def score(
+        self, chunks: Sequence[Chunk], size: int, table: Fields
+    ) -> Callable[[], list[Scored]]:
         """Start the second program on models of any shapes, without waiting for it.
 
         Args:
-            rows: at most `size`.
-            size: number of rows that the program is compiled for.
+            chunks: chunks in the order of their rows in the table.
+            size: number of rows of the table that the program is compiled for.
+            table: table of their summaries.
 
         Returns:
             A function that waits for the results, computes again what was too coarse, and returns
@@ -218,44 +231,47 @@ class Programs:
             run = _compiled_scores(
                 self._columns(self.from_summaries), size, self.devices, *self._options
             )
-            summaries = [row.summary for row in rows]
-            summaries += summaries[-1:] * (size - len(summaries))
-            # Those of the last row are repeated to one per device before rows are.
-            models = [model for row in rows for model in self._padded(row.models, 1)]
-            numbers = self._stacked(models, size, ("layers", "source_images", "width"))
-            found = run(tuple(summaries), numbers, shared, self._of(targets, self.from_summaries))
-        # Summaries are large; only the models and the results are kept until they are fetched.
-        kept = [row._replace(summary={}) for row in rows]
-        return functools.partial(self._fetched, kept, found)
+            rows = [
+                model
+                for chunk in chunks
+                for model in self._padded(chunk.models, -(-len(chunk.models) // self.devices))
+            ]
+            numbers = self._stacked(rows, size, ("layers", "source_images", "width"))
+            found = run(table, numbers, shared, self._of(targets, self.from_summaries))
+        return functools.partial(self._fetched, chunks, found)
 
-    def _fetched(self, rows: Sequence[Read], found: Array | None) -> list[Scored]:
+    def _fetched(self, chunks: Sequence[Chunk], found: Array | None) -> list[Scored]:
         """Wait for the results of both programs; return the scores of all models."""
-        second, first = jax.device_get((found, {id(row.chunk): row.chunk for row in rows}))
-        models = [model for row in rows for model in row.models]
-        values = np.zeros((len(models), 4, len(self.distinct)))
-        flags = {field: np.zeros((len(models), *shape), bool) for field, shape in FLAGS.items()}
-        if second is not None:
-            values[:, :, self.from_summaries] = self._in_order(second)[: len(models)]
+        outputs = [(chunk.results, chunk.flags) for chunk in chunks]
+        second, first = jax.device_get((found, outputs))
+        scored = []
         start = 0
-        for chunk, group in itertools.groupby(rows, key=lambda row: id(row.chunk)):
-            of_chunk = list(group)
-            stop = start + sum(len(row.models) for row in of_chunk)
-            there = slice(of_chunk[0].place, of_chunk[0].place + stop - start)
-            for methods, result in first[chunk].results:
-                values[start:stop, :, methods] = self._in_order(result)[there]
-            for field, of_models in first[chunk].flags.items():
-                flags[field][start:stop] = self._in_order(of_models)[there]
-            start = stop
+        for chunk, (results, of_fields) in zip(chunks, first, strict=True):
+            m = len(chunk.models)
+            values = np.zeros((m, 4, len(self.distinct)))
+            flags = {field: np.zeros((m, *shape), bool) for field, shape in FLAGS.items()}
+            for methods, result in results:
+                values[:, :, methods] = self._in_order(result)[:m]
+            for field, of_models in of_fields.items():
+                flags[field][:] = self._in_order(of_models)[:m]
+            if second is not None:
+                values[:, :, self.from_summaries] = self._in_order(second)[start : start + m]
+            start += -(-m // self.devices) * self.devices
+            scored += self._checked(chunk.models, values, flags)
+        return scored
+
+    def _checked(
+        self, models: Sequence[ModelInput], values: np.ndarray, flags: dict[str, np.ndarray]
+    ) -> list[Scored]:
+        """Return the scores in `values` (m, 4, k), computing again what was too coarse."""
         suspect = values[:, 1:].any(axis=(1, 2)) | flags["probs"] | flags["features"].any(axis=1)
         scored = []
         for place, model in enumerate(models):
-            flaw = None
-            if suspect[place] or (
-                model.prepared and (model.prepared.flaw or model.prepared.coarse)
-            ):
+            flaw, prepared = None, model.prepared
+            if suspect[place] or (prepared and (prepared.flaw or prepared.coarse)):
                 if flags["probs"][place]:
                     arguments.check_probabilities(model)
-                if model.prepared is not None:
+                if prepared is not None:
                     flaw = self._score_again(model, values[place], *flags["features"][place])
             scored.append(Scored(model, values[place, SCORE, self._places], flaw))
         return scored
@@ -309,19 +325,38 @@ class Programs:
         functions = [method.function for method in self.distinct]
         return [functions.index(method.function) for method in self.methods]
 
-    def _rows(self, fields: list[Fields], size: int) -> tuple[Fields, ...]:
-        """Return the arrays of models as rows of one model per device, on the devices."""
-        if self.devices == 1:
-            # Placed first, as the last may be repeated.
-            return tuple(self._padded(jax.device_put(fields), size))
-        padded = self._padded(fields, size)
-        return tuple(
-            {
-                field: parallel.spread([one[field] for one in padded[i : i + self.devices]])
-                for field in fields[0]
-            }
-            for i in range(0, len(padded), self.devices)
+    def _rows(
+        self, models: Sequence[ModelInput], names: Sequence[str], size: int
+    ) -> tuple[Fields, ...]:
+        """Return arrays of models as rows of one model per device, on the devices."""
+        rows = []
+        padded = self._padded([model.fields for model in models], size)
+        if self.devices > 1:
+            for start in range(0, len(padded), self.devices):
+                row = padded[start : start + self.devices]
+                rows.append({name: parallel.spread([one[name] for one in row]) for name in names})
+            return tuple(rows)
+        last = len(models) - 1
+        repeated = len(padded) > len(models)
+        for place, fields in enumerate(padded[: len(models)]):
+            row = {name: fields[name] for name in names}
+            if (place == last and repeated) or not self._is_here(row):
+                row = jax.device_put(row, self._device)
+            rows.append(row)
+        return (*rows, *rows[-1:] * (len(padded) - len(models)))
+
+    def _is_here(self, fields: Fields) -> bool:
+        """Return whether arrays are in host memory or on the device that scores them."""
+        return all(
+            not isinstance(array, Array) or array.devices() == {self._device}
+            for array in fields.values()
         )
+
+    @functools.cached_property
+    def _device(self) -> jax.Device:
+        """The device that scores, if there is one."""
+        (device,) = self._placed[0]["labels"].devices()
+        return device
 
     def _stacked(self, models: Sequence[ModelInput], size: int, names: Sequence[str]) -> Fields:
         """Return numbers of models, (size,) each, or (devices, size) on several devices."""
@@ -345,7 +380,9 @@ class Programs:
         numbers = {"scale": model.numbers["scale"][None]}
         with _on_cpu():
             shared, targets = self._on_host
-            return np.asarray(run(fields, numbers, shared, self._of(targets, places))[1])[0]
+            shared = {"row": np.int32(0), **shared}
+            found = run({}, fields, numbers, shared, self._of(targets, places))
+            return np.asarray(found[1])[0]
 
     def _in_float64(
         self, model: ModelInput, prepared: Prepared, places: tuple[int, ...]
@@ -412,13 +449,12 @@ def _evaluated(probe: Probe, columns: Sequence[Column], targets: tuple[Any, ...]
     return jnp.stack([jnp.stack([jnp.asarray(one, dtype) for one in row]) for row in rows])
 
 
-def _over_models(function: Callable[[Fields], Any], models: tuple[Fields, ...], numbers: Fields):
-    """Map a function over models of the same shapes; return its results, stacked."""
-    if len(models) == 1:  # as is, since vmap turns conditions into selections
-        found = function(models[0] | jax.tree.map(lambda number: number[0], numbers))
+def _over_models(function: Callable[[Fields], Any], fields: Fields) -> Any:
+    """Map a function over models; return its results, stacked."""
+    if len(jax.tree.leaves(fields)[0]) == 1:  # as is, since vmap turns conditions into selections
+        found = function(jax.tree.map(lambda leaf: leaf[0], fields))
         return jax.tree.map(lambda leaf: leaf[None], found)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-    return jax.vmap(function)(stacked | numbers)
+    return jax.vmap(function)(fields)
 
 
 @functools.lru_cache(maxsize=256)
@@ -433,15 +469,21 @@ def _compiled_part(
 ) -> Callable[..., Any]:
     """Return the first program, for `size` models of one shape on each device.
 
-    It is a function of (models, numbers, shared, targets). It returns fields of the `Probe` of
-    every model, (m, 4, k) results, and by field the flags of `preparation`. `reads` are the fields
-    and summaries of the `Part`.
+    It is a function of (table, models, numbers, shared, targets), where `shared` also has the row
+    of the table to start at. It returns the table, results (m, 4, k), and by field the flags of
+    `preparation`. `reads` are the fields and summaries of the `Part`.
     """
     _, summaries = reads
 
     def run(
-        models: tuple[Fields, ...], numbers: Fields, shared: Fields, targets: tuple[Any, ...]
+        table: Fields,
+        models: tuple[Fields, ...],
+        numbers: Fields,
+        shared: Fields,
+        targets: tuple[Any, ...],
     ) -> Any:
+        row, shared = shared["row"], {k: v for k, v in shared.items() if k != "row"}
+
         def of_model(given: Fields) -> Any:
             fields, flags = {}, {}
             if "features" in given:
@@ -452,17 +494,24 @@ def _compiled_part(
             probe = Probe(
                 **fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent
             ).computing_once()
-            summary = {"scale": fields.get("scale")} if summaries else {}
-            summary |= {"summaries": {name: probe.summary(name) for name in summaries}}
+            summary = {}
+            if summaries:
+                summary = {"scale": fields["scale"], "summaries": {}}
+                summary["summaries"] |= {name: probe.summary(name) for name in summaries}
             found = _evaluated(probe, columns, targets) if columns else jnp.zeros((4, 0))
             return summary, found, flags
 
-        summary, found, flags = _over_models(of_model, models, numbers)
-        leaves, structure = jax.tree.flatten(summary)
-        apart = [structure.unflatten([leaf[i] for leaf in leaves]) for i in range(size)]
-        return apart, found, flags
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+        summary, found, flags = _over_models(of_model, stacked | numbers)
+        table = jax.tree.map(
+            lambda whole, rows: jax.lax.dynamic_update_slice_in_dim(whole, rows, row, 0),
+            table,
+            summary,
+        )
+        return table, found, flags
 
-    return _on_devices(run, size, devices)
+    own = (True, True, True, False, False)
+    return _on_devices(run, size, devices, own, donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=256)
@@ -474,24 +523,22 @@ def _compiled_scores(
     vectors: bool,
     absent: int,
 ) -> Callable[..., Array]:
-    """Return the second program, for `size` models on each device.
+    """Return the second program, for the first `size` rows of a table.
 
-    Returns:
-        A function of (models, numbers, shared, targets) that returns (m, 4, k) results.
+    It is a function of (table, numbers, shared, targets) that returns results (m, 4, k).
     """
 
-    def run(
-        models: tuple[Fields, ...], numbers: Fields, shared: Fields, targets: tuple[Any, ...]
-    ) -> Array:
+    def run(table: Fields, numbers: Fields, shared: Fields, targets: tuple[Any, ...]) -> Array:
         def of_model(fields: Fields) -> Array:
             probe = Probe(
                 **fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent
             )
             return _evaluated(probe, columns, targets)
 
-        return _over_models(of_model, models, numbers)
+        rows = jax.tree.map(lambda leaf: leaf[:size], table)
+        return _over_models(of_model, rows | numbers)
 
-    return _on_devices(run, size, devices)
+    return _on_devices(run, size, devices, (True, True, False, False))
 
 
 # Under XLA's scheduler for concurrency, programs of several models and of several methods never
@@ -499,13 +546,15 @@ def _compiled_scores(
 _IN_LANES_ON_CPU = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 
 
-def _on_devices(run: Callable[..., Any], size: int, devices: int) -> Callable[..., Any]:
-    """Compile a program of (models, numbers, shared, targets) for one device or all."""
-    lanes = size > 1 and jax.default_backend() == "cpu"
-    options = {"compiler_options": _IN_LANES_ON_CPU} if lanes else {}
+def _on_devices(
+    run: Callable[..., Any], size: int, devices: int, own: tuple[bool, ...], **options: Any
+) -> Callable[..., Any]:
+    """Compile a program for one device, or for all; see `parallel.on_each_device`."""
+    if size > 1 and jax.default_backend() == "cpu":
+        options["compiler_options"] = _IN_LANES_ON_CPU
     if devices == 1:
         return jax.jit(run, **options)
-    return parallel.on_each_device(run, (True, True, False, False), **options)
+    return parallel.on_each_device(run, own, **options)
 
 
 @functools.lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ from jaxparc import backend, printing, selectors
 from jaxparc import labels as labels_
 from jaxparc.bank import arguments, chunks, memory
 from jaxparc.bank.arguments import Features, ModelInput, PerModel
-from jaxparc.bank.programs import Programs, Read, Scored
+from jaxparc.bank.programs import Chunk, Programs, Scored
 from jaxparc.bank.scores import BankScores
 from jaxparc.errors import InputError, UndefinedScoreWarning
 from jaxparc.labels import Labels
@@ -180,16 +180,28 @@ def _scored(
     than `Choices.calls_ahead`: a bank may be larger than memory.
     """
     running: deque[Callable[[], list[Scored]]] = deque()
-    rows: list[Read] = []
+    table = programs.table(sizes.rows)
+    waiting: list[Chunk] = []
+    rows = 0  # of the table that hold the summaries of `waiting`
+
+    def score() -> None:
+        nonlocal waiting, rows
+        running.append(programs.score(waiting, sizes.holding(rows), table))
+        waiting, rows = [], 0
+
     for of_shape, size in chunks.by_shape(models, sizes):
-        rows += programs.read(of_shape, size)
-        while len(rows) >= sizes.most:
-            running.append(programs.score(rows[: sizes.most], sizes.most))
-            rows = rows[sizes.most :]
+        further = -(-len(of_shape) // sizes.devices)
+        if rows + further > sizes.most:
+            score()
+        chunk, table = programs.read(of_shape, size, table, rows)
+        waiting.append(chunk)
+        rows += further
+        if rows == sizes.most:
+            score()
         while len(running) > backend.choices().calls_ahead:
             yield from running.popleft()()
-    if rows:
-        running.append(programs.score(rows, sizes.holding(len(rows))))
+    if waiting:
+        score()
     for fetch in running:
         yield from fetch()
 

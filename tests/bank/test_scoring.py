@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from same import assert_same
 
 from jaxparc import BankScores, score_bank, selectors
 from jaxparc.bank import memory, programs
-from jaxparc.bank import scoring as bank
 from jaxparc.errors import InputError, UndefinedScoreWarning
 from jaxparc.extraction import Extracted
 from jaxparc.selectors import knn, parc
@@ -47,7 +47,7 @@ def test_a_bank_scores_as_its_models_one_by_one(scored):
     assert scored.values.shape == (3, 3)
     for i, (name, x) in enumerate(BANK.items()):
         alone = score_bank({name: x}, Y, methods=METHODS)
-        np.testing.assert_array_equal(alone.values[0], scored.values[i])
+        assert_same(alone.values[0], scored.values[i])
 
 
 def test_pairs_are_read_once_as_they_come(scored):
@@ -61,20 +61,20 @@ def test_pairs_are_read_once_as_they_come(scored):
     again = score_bank(pairs(), Y, methods=METHODS)
     assert order == list(BANK)
     assert again.names == scored.names
-    np.testing.assert_array_equal(again.values, scored.values)
+    assert_same(again.values, scored.values)
 
 
 def test_a_list_of_pairs_is_one_bank(scored):
     # with a list as labels, too: it must not be taken for several probe sets
     again = score_bank(list(BANK.items()), Y.tolist(), methods=METHODS)
-    np.testing.assert_array_equal(again.values, scored.values)
+    assert_same(again.values, scored.values)
 
 
 @pytest.mark.parametrize("asarray", [np.stack, lambda x: jnp.stack([jnp.asarray(a) for a in x])])
 def test_one_array_of_all_models(scored, asarray):
     again = score_bank(asarray([A, B]), Y, methods=METHODS)
     assert again.names == ("0", "1")
-    np.testing.assert_array_equal(again.values, scored.values[[0, 2]])
+    assert_same(again.values, scored.values[[0, 2]])
 
 
 @pytest.mark.parametrize("form", [dict, lambda b: list(b.items()), lambda b: iter(b.items())])
@@ -85,7 +85,7 @@ def test_several_probe_sets_are_scored_one_by_one_and_averaged(scored, form):
     both = BankScores.concat(
         score_bank(form(x), z, methods=METHODS) for x, z in zip((BANK, other), (Y, y), strict=True)
     )
-    np.testing.assert_array_equal(both.values_per_run, np.stack([scored.values, alone.values]))
+    assert_same(both.values_per_run, np.stack([scored.values, alone.values]))
     np.testing.assert_allclose(both.values, (scored.values + alone.values) / 2)
 
 
@@ -104,7 +104,7 @@ def test_a_list_of_lists_as_labels_is_never_taken_for_probe_sets(scored):
     rows = np.eye(3)[Y]
     expected = score_bank(list(BANK.items()), rows, methods="parc").values
     again = score_bank(list(BANK.items()), list(map(list, rows)), methods="parc").values
-    np.testing.assert_array_equal(again, expected)
+    assert_same(again, expected)
 
 
 def test_what_extract_returns_brings_probs_and_numbers_of_layers():
@@ -121,7 +121,7 @@ def test_what_extract_returns_brings_probs_and_numbers_of_layers():
         **options,
     ).values
     for form in (bank, list(bank.items()), iter(bank.items())):
-        np.testing.assert_array_equal(score_bank(form, Y, **options).values, expected)
+        assert_same(score_bank(form, Y, **options).values, expected)
     # what is given by hand counts
     other = score_bank(bank, Y, layers={"a": 1, "b": 2}, **options).values
     assert (other[:, 2] != expected[:, 2]).all()
@@ -138,15 +138,13 @@ def test_any_float_type_is_computed_in_float32(dtype):
     # values that every type holds exactly, so that only the type differs
     x = np.round(2 * A).astype(np.float32)
     expected = score_bank({"a": x}, Y, methods=METHODS).values
-    np.testing.assert_array_equal(
-        score_bank({"a": x.astype(dtype)}, Y, methods=METHODS).values, expected
-    )
+    assert_same(score_bank({"a": x.astype(dtype)}, Y, methods=METHODS).values, expected)
 
 
 def test_words_are_labels(scored):
     words = np.array(["cat", "dog", "emu"])[Y]
     again = score_bank(BANK, words, methods=METHODS)
-    np.testing.assert_array_equal(again.values, scored.values)
+    assert_same(again.values, scored.values)
 
 
 def test_multi_label_rows_of_one_label_are_classes(scored):
@@ -193,7 +191,7 @@ def test_plus_layers_is_per_probe_set():
     given = {"methods": "knn+l", "layers": LAYERS}
     first = score_bank(BANK, Y, **given)
     both = BankScores.concat([first, score_bank(other, Y, **given)])
-    np.testing.assert_array_equal(both.values_per_run[:1], first.values_per_run)
+    assert_same(both.values_per_run[:1], first.values_per_run)
 
 
 def test_heuristic_takes_numbers_by_name_or_in_order():
@@ -317,7 +315,7 @@ def test_lists_of_a_model_are_refused_with_the_form_that_works():
     refused("model 'a': features are not an array", {"a": [[1.0, 2.0], [3.0]]})
     rows = score_bank({"a": A.tolist(), "b": list(B)}, Y, methods=METHODS)
     expected = score_bank({"a": A, "b": B}, Y, methods=METHODS)
-    np.testing.assert_array_equal(rows.values, expected.values)
+    assert_same(rows.values, expected.values)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +344,7 @@ def test_numbers_name_models(scored, tmp_path):
     for form in ({0: A, "wide": WIDE, np.int64(7): B}, [(0, A), ["wide", WIDE], (7, B)]):
         again = score_bank(form, Y, **given)
         assert again.names == ("0", "wide", "7")
-        np.testing.assert_array_equal(again.values[:, :3], scored.values)
+        assert_same(again.values[:, :3], scored.values)
         assert "wide" in repr(again)
         assert again.best == again.ranking()[0][0]
         again.to_csv(tmp_path / "scores.csv")
@@ -518,11 +516,9 @@ def test_pandas_goes_in():
         {name: table.loc[list(BANK), name].tolist() for name in numbers},
     ):
         found = score_bank(frames, labels, **columns, **given)
-        np.testing.assert_array_equal(found.values, expected.values)
+        assert_same(found.values, expected.values)
     words = pd.Series(["cat", "dog", "emu"], dtype="category")[Y].reset_index(drop=True)
-    np.testing.assert_array_equal(
-        score_bank(frames, words, methods="parc").values[:, 0], expected.values[:, 0]
-    )
+    assert_same(score_bank(frames, words, methods="parc").values[:, 0], expected.values[:, 0])
     frame = expected.to_pandas()
     assert frame["parc"].to_dict() == expected["parc"]
 
@@ -629,7 +625,7 @@ def test_features_that_are_not_finite_score_nan_and_warn_once(scored, value, mes
     assert len(warned) == 1
     assert warned[0].filename == __file__  # points at the caller
     assert np.isnan(got.values[1]).all()
-    np.testing.assert_array_equal(got.values[[0, 2]], scored.values[[0, 2]])
+    assert_same(got.values[[0, 2]], scored.values[[0, 2]])
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1])
@@ -649,7 +645,7 @@ def test_an_undefined_model_does_not_enter_eq_6():
         got = score_bank({"a": A, "none": np.zeros_like(A), "b": B}, Y, **given)
     assert np.isnan(got.values[1, 0])
     alone = score_bank({"a": A, "b": B}, Y, **given)
-    np.testing.assert_array_equal(got.values[[0, 2]], alone.values)
+    assert_same(got.values[[0, 2]], alone.values)
 
 
 def test_scores_stay_in_range():

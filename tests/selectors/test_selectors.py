@@ -12,6 +12,7 @@ import scipy.optimize
 import scipy.spatial
 import scipy.special
 import scipy.stats
+from same import assert_same
 
 from jaxparc import Probe, labels, score_bank, selectors
 from jaxparc.errors import UndefinedScoreWarning
@@ -414,9 +415,7 @@ def test_undefined_features_score_nan_in_a_bank_and_leave_the_others_alone():
     undefined = [method not in BLIND | SEES_PROBS for method in METHODS]
     assert np.isnan(values).tolist() == [[False] * len(METHODS), undefined, undefined]
     alone = given | {key: given[key][:1] for key in ("layers", "source_images", "probs")}
-    np.testing.assert_array_equal(
-        values[:1], score_bank({"good": good}, y, methods=METHODS, **alone).values
-    )
+    assert_same(values[:1], score_bank({"good": good}, y, methods=METHODS, **alone).values)
 
 
 @pytest.mark.parametrize("method", ["parc", "parc_f8"])
