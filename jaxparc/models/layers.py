@@ -295,8 +295,8 @@ def max_pool(
     """Max pooling as in `torch.nn.MaxPool2d`, (b, h, w, c) to (b, h', w', c).
 
     Rows and then columns are pooled by elementwise maxima of shifted slices: the gradient of XLA's
-    window reduction takes half of GoogLeNet's training time on a CPU. The first of equal values
-    receives the gradient, and NaN propagates.
+    window reduction takes half of GoogLeNet's training time on a CPU, and XLA on a GPU adds it up
+    in varying order. The first of equal values receives the gradient, and NaN propagates.
 
     Args:
       x: (b, h, w, c).

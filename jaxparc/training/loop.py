@@ -55,8 +55,9 @@ def fit(
 ) -> tuple[Variables, np.ndarray]:
     """Train all weights of a network.
 
-    Training is deterministic: on one machine the same arguments give the same weights, even if the
-    training was interrupted and resumed from `partial`.
+    Training is deterministic on a CPU: on one machine the same arguments give the same weights,
+    even if the training was interrupted and resumed from `partial`. On a GPU, XLA may choose
+    kernels that add in varying order, unless XLA_FLAGS has --xla_gpu_deterministic_ops=true.
 
     Args:
         task: the network.
@@ -196,11 +197,12 @@ def _calls(count: int, per_call: int) -> list[int]:
 
 
 def _is_consumed(state: TrainState) -> bool:
-    """Return whether a call that raised an error has consumed the state."""
+    """Return whether a call that raised an error had already taken the memory of the state."""
     return any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 def _diverged(losses: np.ndarray) -> int | None:
+    """Return the first step whose loss is infinite or NaN; None if there is none."""
     finite = np.isfinite(losses)
     return None if finite.all() else int(np.argmin(finite))
 

@@ -23,8 +23,9 @@ def test_what_was_copied_outlives_what_is_donated():
         (None, 0),
         donate=(0,),
     )
-    rows = parallel.shard({"one": np.ones(4, np.float32)})
-    np.testing.assert_array_equal(add(held, rows["one"]), 5 * np.ones(3))
+    devices = jax.local_device_count()
+    rows = parallel.shard({"one": np.ones(devices, np.float32)})
+    np.testing.assert_array_equal(add(held, rows["one"]), np.full(3, 1 + devices))
     assert held["array"].is_deleted()
     np.testing.assert_array_equal(given["array"], given["host"])
     assert jax.random.key_data(given["key"]).shape == (2,)
@@ -39,10 +40,12 @@ def test_what_was_copied_outlives_what_is_donated():
     ],
 )
 @pytest.mark.slow
-def test_four_devices_give_the_losses_of_one(name, fields):
+def test_several_devices_give_the_losses_of_one(name, fields):
+    if jax.local_device_count() == 1:
+        pytest.skip("there is one device")
     task = task_of(name, **fields)
     state = steps.new_state(task, steps.initial(task.module, SIZE, 0))
-    # 72 = 2 x 32 + 8: in the third batch two devices have padding alone
+    # 72 = 2 x 32 + 8: in the third batch most devices have padding alone
     batches = [*batches_of(source_of(), 32), *batches_of(source_of(seed=1), 32)][:5]
     assert sum(not batch["mask"].all() for batch in batches) == 1
     key = jax.random.key(0)
@@ -56,29 +59,28 @@ def test_four_devices_give_the_losses_of_one(name, fields):
             axis_name=parallel.AXIS,
         )
     )
-    four = steps.compiled_train_runs(task)
-    assert jax.local_device_count() == 4
+    several = steps.compiled_train_runs(task)
     for rate, batch in zip(learning, map(without_index, batches), strict=False):
         rates = Rates(rate, np.float32(1e-4))
-        stack, several = jax.tree.map(lambda x: x[None], (batch, rates))
-        grid_of_one = jax.tree.map(lambda x: np.asarray(x)[None], (state, several))
+        stack, stacked_rates = jax.tree.map(lambda x: x[None], (batch, rates))
+        grid_of_one = jax.tree.map(lambda x: np.asarray(x)[None], (state, stacked_rates))
         # every step from one state: rounding grows a thousandfold per step in GoogLeNet
-        of_four = parallel.replicate(grid_of_one[0], copy=True)
-        of_four, told_by_four = four(
-            of_four, [parallel.shard(stack, axis=1)], grid_of_one[1], key[None]
+        of_all = parallel.replicate(grid_of_one[0], copy=True)
+        of_all, told_by_all = several(
+            of_all, [parallel.shard(stack, axis=1)], grid_of_one[1], key[None]
         )
-        of_four = jax.tree.map(lambda x: np.asarray(x)[0], of_four)
+        of_all = jax.tree.map(lambda x: np.asarray(x)[0], of_all)
         of_one, told = one(state, stack, rates, key)
         for name in ("loss", "accuracy"):
-            np.testing.assert_allclose(told_by_four[name], [[told[name]]], rtol=0, atol=1e-5)
-        before, of_one, of_four = jax.device_get((state, of_one, of_four))
+            np.testing.assert_allclose(told_by_all[name], [[told[name]]], rtol=0, atol=1e-5)
+        before, of_one, of_all = jax.device_get((state, of_one, of_all))
         change, off = (
             optax.tree.norm(jax.tree.map(np.subtract, x.variables, of_one.variables))
-            for x in (before, of_four)
+            for x in (before, of_all)
         )
         assert off <= 1e-4 * change
         state = of_one
-    assert int(of_four.step) == 5
+    assert int(of_all.step) == 5
 
 
 def test_normalise_is_the_usual_formula():
@@ -146,5 +148,9 @@ def test_optax_trace_and_a_scalar_rate_are_sgd_with_momentum():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="the batch has 6 rows; expected a multiple of 4 devices"):
-        parallel.shard({"image": np.zeros((6, 2, 2, 3), np.uint8)})
+    devices = jax.local_device_count()
+    if devices == 1:
+        pytest.skip("there is one device")
+    message = f"the batch has {devices + 1} rows; expected a multiple of {devices} devices"
+    with pytest.raises(ValueError, match=message):
+        parallel.shard({"image": np.zeros((devices + 1, 2, 2, 3), np.uint8)})
