@@ -164,9 +164,8 @@ class Banks:
 
 
 def _copied(array: np.ndarray, place: str) -> Any:
-    if place == "host":
-        return array.copy()
-    return jax.device_put(array, jax.local_devices()[0], may_alias=False)
+    copy = array.copy()  # on a CPU, arrays of JAX may share the memory of NumPy's
+    return copy if place == "host" else jax.device_put(copy, jax.local_devices()[0])
 
 
 def score_bank(models: Sequence[plain.Model], methods: Sequence[str]) -> jaxparc.BankScores:

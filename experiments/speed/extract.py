@@ -166,7 +166,7 @@ def placed(images: np.ndarray, place: str, what: str) -> Any:
         import torch
 
         return torch.from_numpy(images).to(originals.device())
-    return jax.device_put(images, jax.local_devices()[0], may_alias=False)
+    return jax.device_put(images, jax.local_devices()[0])
 
 
 def cases(sizes: Sizes) -> list[Case]:
