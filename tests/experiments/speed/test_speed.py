@@ -212,6 +212,58 @@ def test_a_side_that_sees_something_else_is_no_comparison(monkeypatch):
         next(extract.measure("resnet18", 1, extract.Sizes()))
 
 
+def test_torch_that_fails_costs_its_own_side_alone(at_once, monkeypatch):
+    def fails(name, variables, how):
+        if how.compiled:
+            raise MemoryError(name)
+        return lambda batches: np.concatenate(batches)[:, 0, 0] + 0.0
+
+    def ours(name, variables, *, flax):
+        return {"jaxparc": lambda batches: np.concatenate(batches)[:, 0, 0] + 0.0}
+
+    monkeypatch.setattr(extract.steps, "initial", lambda *_: {})
+    monkeypatch.setattr(extract, "ours", ours)
+    monkeypatch.setattr(extract, "original", fails)
+    monkeypatch.setattr(extract, "placed", lambda images, *_: images)
+    monkeypatch.setattr(originals, "installed", lambda _: True)
+    sizes = extract.Sizes(images=1, repeats=1, flax=False, torch=("torch, compiled", "torch"))
+    found = extract.measure("resnet18", 1, sizes)
+    assert next(found).images_per_second.keys() == {"jaxparc", "torch"}
+    with pytest.raises(MemoryError):
+        next(found)
+
+
+def test_torch_that_computes_something_else_is_no_comparison(at_once, monkeypatch):
+    class Training:
+        def __init__(self, *_):
+            pass
+
+        def side(self, *_, **__):
+            return lambda: np.array([123.0])
+
+    monkeypatch.setattr(originals, "installed", lambda _: True)
+    monkeypatch.setattr(originals, "training_network", lambda *_: None)
+    monkeypatch.setattr(train, "Training", Training)
+    monkeypatch.setattr(train.steps, "initial", lambda *_: {})
+    monkeypatch.setattr(train, "Ours", FakeOurs)
+    monkeypatch.setattr(train, "forward_operations", lambda *_: 1.0)
+    shape = train.Shape(32, ("resnet18",), (4,), images=1, torch=("torch",))
+    found = train.measure("resnet18", shape, 4, train.Sizes((shape,), repeats=1))
+    assert next(found).images_per_second.keys() == {"jaxparc"}
+    with pytest.raises(AssertionError, match="torch"):
+        next(found)
+
+
+class FakeOurs:
+    compile_seconds, peak_bytes = 1.0, 1
+
+    def __init__(self, *_):
+        pass
+
+    def __call__(self):
+        return np.array([2.3])
+
+
 def test_the_ratio_is_to_the_fastest_side_of_torch():
     rates = {
         "jaxparc": [30, 10, 20],
