@@ -1,9 +1,9 @@
 """`python -m experiments.speed all`: every table within a limited time, and the goals.
 
 The rates of the machine are measured first, then the cases of all tables, the most important ones
-first. The tables and the goals are written after each case, into one folder. A case that could not
-end in time, by the duration of the last similar one, is left out and listed; one that fails is
-listed with its error, and the others go on.
+first. Tables are written after each of their rows, and the goals after each case, into one folder.
+A case that could not end in time, by the duration of the last similar one, is left out and listed;
+one that fails is listed with its error, and the others go on.
 """
 
 import argparse
