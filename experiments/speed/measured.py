@@ -157,6 +157,7 @@ class Record:
 
     def _print(self, text: str) -> None:
         self._terminal.print(text, highlight=False, markup=False)
+        self._terminal.file.flush()  # a log has every row, whenever the process ends
 
     def write(self) -> None:
         """Write the table and all rows."""
