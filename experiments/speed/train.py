@@ -23,7 +23,7 @@ from experiments import benchmarks
 from experiments.speed import ceilings, measured, originals
 from experiments.speed.measured import Case, Section
 from experiments.speed.originals import Training
-from jaxparc import backend, models, parallel
+from jaxparc import models, parallel
 from jaxparc.training import steps
 from jaxparc.training.program import Point, Program
 from jaxparc.training.steps import Rates, Recipe, Task
