@@ -1,15 +1,15 @@
 """`python -m experiments.speed all`: every table within a limited time, and the goals.
 
 The rates of the machine are measured first, then the cases of all tables, the most important ones
-first. The tables and the goals are written after each case, into one folder. A case that could not
-end in time, by the duration of the last similar one, is left out and listed; one that fails is
-listed with its error, and the others go on.
+first. Tables are written after each of their rows, and the goals after each case, into one folder.
+A case that could not end in time, by the duration of the last similar one, is left out and listed;
+one that fails is listed with its error, and the others go on.
 """
 
 import argparse
 import importlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,6 +25,7 @@ def run(
     *,
     minutes: float,
     only: Sequence[str] = SECTIONS,
+    priorities: Collection[int] | None = None,
     quick: bool = False,
     ran: str = "python -m experiments.speed all",
 ) -> list[Record]:
@@ -34,6 +35,7 @@ def run(
         out: the folder.
         minutes: no case is started that cannot end within them.
         only: names in `SECTIONS`, whose order is kept.
+        priorities: of the cases to measure; by default all.
         quick: whether to measure sizes that take seconds on a CPU.
         ran: the command line, to record.
 
@@ -54,7 +56,12 @@ def run(
         if name in only
     }
     by_priority = sorted(
-        ((name, case) for name, record in records.items() for case in record.section.cases),
+        (
+            (name, case)
+            for name, record in records.items()
+            for case in record.section.cases
+            if priorities is None or case.priority in priorities
+        ),
         key=lambda item: item[1].priority,
     )
     for name, group in itertools.groupby(by_priority, lambda item: item[0]):
@@ -98,11 +105,25 @@ def add(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--out", type=Path, metavar="DIR", required=True, help="write tables here")
     command.add_argument("--only", nargs="+", choices=SECTIONS, metavar="NAME", default=SECTIONS)
+    command.add_argument(
+        "--priorities",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="measure cases of these priorities: 0 for those that goals need most, up to 3 [all]",
+    )
     command.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
-    records = run(args.out, minutes=args.minutes, only=args.only, quick=args.quick, ran=args.ran)
+    records = run(
+        args.out,
+        minutes=args.minutes,
+        only=args.only,
+        priorities=args.priorities,
+        quick=args.quick,
+        ran=args.ran,
+    )
     for record in records:
         record.show()
     measured.show(goals.HEADER, goals.write(args.out), "goals on an accelerator")

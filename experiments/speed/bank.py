@@ -3,8 +3,8 @@
 Both sides run in one process, alternate and are warmed up; times are medians, with the range from
 the fastest to the slowest repeat. OpenBLAS's threads keep spinning for a while after each call, so
 there is a pause between the sides, and the plain side is measured both with its default number of
-threads and with one. The arrays of every model are its own, up to the limit of `Banks`, on the
-host or, before the time starts, on the device.
+threads and with one. Features and probabilities are in host memory or on the device, where they
+are put before the time starts; every model has its own, up to the limit of `Banks`.
 """
 
 import argparse
@@ -220,7 +220,7 @@ def cases(sizes: Sizes, given: Banks) -> list[Case]:
             return [row]
 
         name = f"{what or methods[0]}, m={m}, d={d}, c={c}, {place}"
-        return Case(name, "bank", rows, priority)
+        return Case(name, f"bank, {len(methods)} methods", rows, priority)
 
     first, d, c, m = sizes.places[0], sizes.d, sizes.c, sizes.m
     found = [

@@ -117,8 +117,8 @@ def synthetic(sizes: Sizes, d: int, c: int, seed: int) -> plain.Model:
 class Banks:
     """Models of some width and number of classes, of which those used last are kept.
 
-    Arrays of m models are allocated separately as long as they take at most `limit` bytes, and
-    half of the memory of an accelerator; further models share the arrays of the first ones.
+    Every model has arrays of its own, as long as all take at most `limit` bytes or, on an
+    accelerator, half of its memory; further models share the arrays of the first ones.
     """
 
     limit = 1 << 33
@@ -164,9 +164,8 @@ class Banks:
 
 
 def _copied(array: np.ndarray, place: str) -> Any:
-    if place == "host":
-        return array.copy()
-    return jax.device_put(array, jax.local_devices()[0], may_alias=False)
+    copy = array.copy()  # on a CPU, arrays of JAX may share the memory of NumPy's
+    return copy if place == "host" else jax.device_put(copy, jax.local_devices()[0])
 
 
 def score_bank(models: Sequence[plain.Model], methods: Sequence[str]) -> jaxparc.BankScores:

@@ -1,8 +1,9 @@
 """`python -m experiments.speed ceilings`: the rates of this machine that bound all others.
 
-These are a matrix product in float32 and in bfloat16, a copy on the device, and copies from host
-to device: of pageable memory, in one array and in arrays as large as a model's features, and of
-pinned memory where the device has it. Operands are random; the sizes fill the device.
+These are a matrix product in float32 and in bfloat16, a copy on the device and, except for CPUs,
+copies from host to device: of pageable memory, in one array and in arrays as large as a model's
+features, and of pinned memory where the device has it. Operands are random; the sizes fill the
+device.
 """
 
 import argparse
@@ -116,7 +117,7 @@ def host_copy(sizes: Sizes, piece: int | None = None) -> list[float]:
     rng = np.random.default_rng(0)
     arrays = [rng.random(size // 4, np.float32) for _ in range(sizes.bytes // size)]
     device = jax.local_devices()[0]
-    times = _times(lambda: jax.device_put(arrays, device, may_alias=False), sizes.repeats)
+    times = _times(lambda: jax.device_put(arrays, device), sizes.repeats)
     return [size * len(arrays) / seconds for seconds in times]
 
 
@@ -133,7 +134,7 @@ def pinned_copy(sizes: Sizes) -> list[float]:
         for kind in ("pinned_host", "device")
     )
     x = jax.device_put(np.random.default_rng(0).random(sizes.bytes // 4, np.float32), pinned)
-    times = _times(lambda: jax.device_put(x, own, may_alias=False), sizes.repeats)
+    times = _times(lambda: jax.device_put(x, own), sizes.repeats)
     return [x.nbytes / seconds for seconds in times]
 
 
@@ -147,7 +148,8 @@ def host_copy_rate() -> float | None:
     return max(host_copy(default()) + host_copy(default(), PIECE))
 
 
-def _has_pinned() -> bool:
+def has_pinned() -> bool:
+    """Return whether the device has pinned host memory."""
     kinds = {memory.kind for memory in jax.local_devices()[0].addressable_memories()}
     return {"pinned_host", "device"} <= kinds
 
@@ -158,11 +160,14 @@ def cases(sizes: Sizes) -> list[Case]:
         "float32 product": ("operations", lambda: product("float32", sizes)),
         "bfloat16 product": ("operations", lambda: product("bfloat16", sizes)),
         "copy on the device": ("bytes", lambda: device_copy(sizes)),
-        "host to device, pageable": ("bytes", lambda: host_copy(sizes)),
-        "host to device, pageable, 4 MB arrays": ("bytes", lambda: host_copy(sizes, PIECE)),
     }
-    if _has_pinned():
-        rates["host to device, pinned"] = "bytes", lambda: pinned_copy(sizes)
+    if jax.default_backend() != "cpu":  # whose arrays may share the host's
+        rates |= {
+            "host to device, pageable": ("bytes", lambda: host_copy(sizes)),
+            "host to device, pageable, 4 MB arrays": ("bytes", lambda: host_copy(sizes, PIECE)),
+        }
+        if has_pinned():
+            rates["host to device, pinned"] = "bytes", lambda: pinned_copy(sizes)
 
     def case(what: str, unit: str, rates: Callable[[], list[float]]) -> Case:
         return Case(what, "ceiling", lambda: [Row(what, unit, rates())])

@@ -46,7 +46,7 @@ class Sizes:
         images: number of JPEGs of each size; those beyond `DISTINCT` are repeated.
         batch_size: rows of a batch.
         repeats: repeats of each side.
-        steps: number of steps in each repeat of a training.
+        steps: number of steps that count in each repeat of a training.
         architecture: key of `models.MODELS`, of the network that is trained.
         dtype: dtype of its computation.
         workers: whether worker processes are measured.
@@ -182,14 +182,22 @@ def images_per_second(side: Callable[[], Iterator[Any]], sizes: Sizes) -> float:
 
 
 class Trainer:
-    """A training whose steps are dispatched one ahead, as those of `loop.fit`."""
+    """A training whose steps are dispatched one ahead, as those of `loop.fit`.
+
+    The first steps of a repeat are not counted: their batches were prepared before it.
+    """
+
+    uncounted = 1 + feed.AHEAD
 
     def __init__(self, sizes: Sizes) -> None:
         spec = models.get(sizes.architecture)
         module = spec.module(num_classes=10, axis_name=parallel.AXIS, dtype=jnp.dtype(sizes.dtype))
         task = Task(module, spec.mean, spec.std)
         recipe = Recipe(
-            steps=sizes.steps, batch_size=sizes.batch_size, learning_rate=0.01, warmup=0.0
+            steps=self.uncounted + sizes.steps,
+            batch_size=sizes.batch_size,
+            learning_rate=0.01,
+            warmup=0.0,
         )
         self._sizes = sizes
         self._program = Program(task, [Point(recipe)])
@@ -199,8 +207,10 @@ class Trainer:
     def __call__(self, fed: Iterator[Any]) -> tuple[float, float]:
         """Take the steps of a repeat; return images per second, and the share of time it waits."""
         waited, before = 0.0, None
-        started = time.perf_counter()
-        for number in range(self._sizes.steps):
+        for number in range(self.uncounted + self._sizes.steps):
+            if number == self.uncounted:
+                jax.block_until_ready(before)
+                waited, started = 0.0, time.perf_counter()
             asked = time.perf_counter()
             given = next(fed)
             waited += time.perf_counter() - asked
@@ -227,7 +237,7 @@ def measure_training(sizes: Sizes, sources: tuple[str, ...]) -> Iterator[Row]:
         "epochs": ENDLESS,
         "num_classes": None,
     }
-    calls = sizes.steps * (1 + sizes.repeats)
+    calls = (Trainer.uncounted + sizes.steps) * (1 + sizes.repeats)
 
     def stacks(source: Any) -> Iterator[Any]:
         return feed.stacks(source, None, [1] * calls, [0], **options)
@@ -243,7 +253,7 @@ def measure_training(sizes: Sizes, sources: tuple[str, ...]) -> Iterator[Row]:
     for repeat in range(1 + sizes.repeats):
         for source in sources:
             rate = train(fed[source])
-            if repeat:  # the first round compiles and uses up batches that were prepared
+            if repeat:  # the first round compiles
                 found[source].append(rate)
     for source, rates in found.items():
         yield Row(

@@ -123,7 +123,12 @@ class Record:
             self._print(section.note)
 
     def measure(self, case: Case, budget: Budget | None = None) -> None:
-        """Measure a case and write all rows; leave it out if the time does not suffice."""
+        """Measure a case, and write the table after each of its rows.
+
+        Args:
+            case: the case; it is left out if it cannot end in time.
+            budget: the time; by default unlimited.
+        """
         budget = budget or Budget()
         if (reason := budget.refusal(case.kind)) is not None:
             self.left_out[case.name] = reason
@@ -138,8 +143,9 @@ class Record:
                 self._print(f"failed: {case.name}: {self.failed[case.name]}")
             machine.release()
             seconds = time.monotonic() - started
-            budget.took(case.kind, seconds)
             self._seconds += seconds
+            if case.name not in self.failed:  # which may have taken less than it would have
+                budget.took(case.kind, seconds)
         self.write()
 
     def _measure(self, case: Case) -> None:
@@ -147,9 +153,11 @@ class Record:
             self.rows.append(row)
             self._lines.append(self.section.cells(row))
             self._print("  ".join(self._lines[-1]))
+            self.write()
 
     def _print(self, text: str) -> None:
         self._terminal.print(text, highlight=False, markup=False)
+        self._terminal.file.flush()  # a log has every row, whenever the process ends
 
     def write(self) -> None:
         """Write the table and all rows."""
@@ -209,7 +217,7 @@ def add_quick(command: argparse.ArgumentParser, fewer: str) -> None:
 
 
 def run(section: Section, out: Path | None = None, ran: str = "") -> list[Any]:
-    """Measure all cases of a section, print them, and write OUT.md and OUT.json after each.
+    """Measure all cases of a section, print them, and write OUT.md and OUT.json after each row.
 
     Args:
         section: the section.

@@ -23,7 +23,7 @@ from experiments import benchmarks
 from experiments.speed import ceilings, measured, originals
 from experiments.speed.measured import Case, Section
 from experiments.speed.originals import Training
-from jaxparc import backend, models, parallel
+from jaxparc import models, parallel
 from jaxparc.training import steps
 from jaxparc.training.program import Point, Program
 from jaxparc.training.steps import Rates, Recipe, Task
@@ -209,7 +209,8 @@ def measure(name: str, shape: Shape, batch_size: int, sizes: Sizes) -> Iterator[
     """Measure one network at one batch size.
 
     Raises:
-        AssertionError: a side's loss differs from the others'.
+        Exception: a side in torch failed; the row of the other sides is yielded first.
+        AssertionError: likewise, as its loss differs.
     """
     pixels, runs = shape.pixels, shape.grid
     rng = np.random.default_rng(0)
@@ -224,19 +225,21 @@ def measure(name: str, shape: Shape, batch_size: int, sizes: Sizes) -> Iterator[
     sides: dict[str, Any] = {"jaxparc": one}
     if runs > 1:
         sides["grid"] = Ours(task, variables, batch, sizes.steps_per_call, runs)
-    training = Training(one.steps, _RATE, task.momentum, _DECAY, sizes.dtype)
-    if originals.installed(name):
-        for what in shape.torch:
-            network = originals.training_network(name, task, variables)
-            sides[what] = training.side(network, batch, task, compiled=what != "torch")
-    losses = {what: side() for what, side in sides.items()}  # compiles
+    expected = one()
     tolerance = 1e-3 if sizes.dtype == "float32" else 5e-2
-    for what, found in losses.items():
-        np.testing.assert_allclose(
-            found[0], losses["jaxparc"][0], rtol=tolerance, err_msg=f"{name}, {what}"
-        )
+    training = Training(sizes.steps_per_call, _RATE, task.momentum, _DECAY, sizes.dtype)
+    errors: list[Exception] = []
+    for what in shape.torch if originals.installed(name) else ():
+        try:
+            network = originals.training_network(name, task, variables)
+            side = training.side(network, batch, task, compiled=what != "torch")
+            losses = side()  # compiles
+            np.testing.assert_allclose(losses[0], expected[0], rtol=tolerance, err_msg=what)
+            sides[what] = side
+        except Exception as error:
+            errors.append(error)
     counted = {
-        what: (side, one.steps * batch_size * (runs if what == "grid" else 1))
+        what: (side, sizes.steps_per_call * batch_size * (runs if what == "grid" else 1))
         for what, side in sides.items()
     }
     found = measured.alternate(counted, shape.images, sizes.repeats)
@@ -254,6 +257,8 @@ def measure(name: str, shape: Shape, batch_size: int, sizes: Sizes) -> Iterator[
         one.peak_bytes,
         runs,
     )
+    for failed in errors[:1]:
+        raise failed
 
 
 def forward_operations(task: Task, variables: Any, pixels: int) -> float:

@@ -83,6 +83,11 @@ def test_modules_that_fail_to_import_are_sections_that_fail(monkeypatch):
         case.measure()
 
 
+def test_priorities_select_cases(measured_in_order, tmp_path):
+    command.main(["all", "--out", str(tmp_path), "--priorities", "1", "--only", "train", "bank"])
+    assert measured_in_order == ["ceilings 0", "bank 1", "free bank", "train 1", "free train"]
+
+
 def test_no_time_leaves_everything_out(measured_in_order, tmp_path):
     records = every.run(tmp_path, minutes=0)
     assert measured_in_order == [f"free {name}" for name in ("bank", "train", "input") * 2]

@@ -41,13 +41,14 @@ def content(out):
     return json.loads(out.with_suffix(".json").read_text())
 
 
-def test_tables_are_written_after_each_case(tmp_path):
+def test_tables_are_written_after_each_row(tmp_path):
     out = tmp_path / "folder" / "table"
 
     def second():
         assert [row["what"] for row in content(out)["rows"]] == ["first"]
         assert "| first | 5 |" in out.with_suffix(".md").read_text()
-        return [Row("second")]
+        yield Row("second")
+        assert [row["what"] for row in content(out)["rows"]] == ["first", "second"]
 
     rows = measured.run(section(case("first"), Case("second", "x", second)), out, "the command")
     assert rows == [Row("first"), Row("second")]
@@ -95,6 +96,18 @@ def test_cases_that_cannot_end_in_time_are_left_out(tmp_path):
     assert record.left_out["late"] == "the time is over"
     assert content(tmp_path / "table")["about"]["left_out"] == record.left_out
     assert "Left out:\n\n- known: the last" in (tmp_path / "table.md").read_text()
+
+
+def test_a_case_that_fails_early_is_no_estimate():
+    def fails():
+        raise MemoryError
+
+    budget = Budget(100)
+    budget.took("x", 1000)
+    record = Record(section(), None, "the command")
+    record.measure(Case("fails", "y", fails), budget)
+    assert budget.refusal("y") is None
+    assert budget.refusal("x") is not None
 
 
 def test_without_a_limit_every_case_is_measured():

@@ -1,0 +1,13 @@
+"""What tests of the speed tables share."""
+
+import pytest
+
+from experiments.speed import bank, ceilings, measured
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """No pauses between the sides, and no measurement of the machine's rates."""
+    monkeypatch.setattr(measured, "_PAUSE", 0)
+    monkeypatch.setattr(bank, "PAUSE", 0)
+    monkeypatch.setattr(ceilings, "matrix_rate", lambda dtype: 1e9)
