@@ -5,6 +5,7 @@ convolutions. Other backends use XLA's own operations.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -46,6 +47,11 @@ class Choices:
             read. Programs that run at once compete for the cores of a CPU.
         scoring_devices: whether `score_bank` uses all local devices: those of a CPU share its
             cores.
+        scoring: compiler options of the programs of `score_bank`. XLA's fusion emitters for CPUs
+            take a third of the time of the first call, and later calls are no faster with them.
+        scoring_at_once: further options of programs that score several models at once. On a CPU
+            with two cores, XLA's scheduler for concurrency has let such programs wait for ever
+            (jaxlib 0.10.2).
         extraction_dtype: dtype in which networks extract features; None for the network's own.
             Matrix units compute in bfloat16 at their full rate; a CPU emulates it.
     """
@@ -62,6 +68,8 @@ class Choices:
     models_per_call: int
     calls_ahead: int
     scoring_devices: bool
+    scoring: Mapping[str, Any]
+    scoring_at_once: Mapping[str, Any]
     extraction_dtype: DTypeLike | None
 
 
@@ -78,6 +86,8 @@ CPU = Choices(
     models_per_call=1,
     calls_ahead=0,
     scoring_devices=False,
+    scoring=MappingProxyType({"xla_cpu_use_fusion_emitters": False}),
+    scoring_at_once=MappingProxyType({"xla_cpu_enable_concurrency_optimized_scheduler": False}),
     extraction_dtype=None,
 )
 ACCELERATOR = Choices(
@@ -93,6 +103,8 @@ ACCELERATOR = Choices(
     models_per_call=128,
     calls_ahead=2,
     scoring_devices=True,
+    scoring=MappingProxyType({}),
+    scoring_at_once=MappingProxyType({}),
     extraction_dtype=jnp.bfloat16,
 )
 
@@ -105,3 +117,17 @@ def for_backend(name: str) -> Choices:
 def choices() -> Choices:
     """Return the choices for JAX's default backend."""
     return for_backend(jax.default_backend())
+
+
+def known(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the compiler options that this version of XLA has: they come and go."""
+    return {name: value for name, value in options.items() if _is_known(name, value)}
+
+
+@functools.cache
+def _is_known(name: str, value: Any) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

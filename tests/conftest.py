@@ -16,8 +16,13 @@ PLATFORM = os.environ.get("JAXPARC_TEST_PLATFORM", "cpu")
 # The CPU remains: scores that need float64 are computed there.
 jax.config.update("jax_platforms", "cpu" if PLATFORM == "cpu" else f"{PLATFORM},cpu")
 jax.config.update("jax_num_cpu_devices", 4)
-# Several processes share an accelerator, none of which may take most of its memory.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+if PLATFORM != "cpu":
+    # Several processes share an accelerator, none of which may take most of its memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # Tests compare float32 with float64, and a training with its repetition bit by bit; by default
+    # products of float32 have the digits of bfloat16, and sums the order that is fastest.
+    jax.config.update("jax_default_matmul_precision", "highest")
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compilation is most of the time that fast tests take. What one process compiled, the others and
 # later runs read; two thirds go with optimisations that a few calls of a program are not worth.

@@ -84,7 +84,7 @@ def test_parallel_alone_maps_over_devices():
 def test_backend_alone_asks_for_the_backend():
     users = [path.as_posix() for path in modules() if "default_backend" in names_in(path)]
     ours = [user for user in users if user.startswith("jaxparc/")]
-    assert ours == ["jaxparc/backend.py", "jaxparc/bank/programs.py"]
+    assert ours == ["jaxparc/backend.py"]
 
 
 # From the bottom up: a room is a package, or a module beside the packages, and imports lower rooms

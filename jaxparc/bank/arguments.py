@@ -170,7 +170,7 @@ def reference(reference: Any, n: int) -> np.ndarray:
     found = preparation.prepare("reference", reference)
     if found.flaw:
         raise InputError(f"reference: {found.flaw}; expected features that differ between images")
-    return found.float64() if found.rounded or found.coarse else found.features
+    return found.float64() if found.rounded or found.coarse else np.asarray(found.features)
 
 
 def check_form(features: Any) -> None:

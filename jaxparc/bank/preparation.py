@@ -97,8 +97,8 @@ def prepare(owner: str, array: Any) -> Prepared:
     if x.dtype != np.float64:
         x = x.astype(np.float32, copy=False)
     with np.errstate(invalid="ignore"):  # NaN
-        edges = [edge.astype(np.float64) for edge in (x.max(axis=0), x.min(axis=0))]
-        found = _examined(*edges, np)
+        highest, lowest = (edge.astype(np.float64) for edge in (x.max(axis=0), x.min(axis=0)))
+        found = _examined(highest, lowest, np)
     if not found.finite or found.constant:
         flaw = CONSTANT if found.finite else NOT_FINITE
         return Prepared(np.zeros(x.shape, np.float32), x, flaw=flaw)

@@ -21,16 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxparc import parallel
+from jaxparc import backend, parallel
 from jaxparc.bank import arguments, preparation
 from jaxparc.bank.arguments import ModelInput
 from jaxparc.bank.preparation import Prepared
 from jaxparc.selectors import Method, Probe, components
+from jaxparc.selectors.probe import components_name
 
 Fields: TypeAlias = dict[str, Any]  # of a Probe
 T = TypeVar("T")
 
 ARRAYS = ("features", "probs")  # fields of a Probe whose shapes differ between models
+
+NUMBERS = ("layers", "source_images", "width")  # of a model that the second program reads
 
 FLAGS = {"features": (3,), "probs": ()}  # shapes of the flags of `preparation`, by field
 
@@ -203,7 +206,8 @@ class Programs:
                 given,
                 self._rows(models, part.fields, size),
                 numbers,
-                {"row": np.int32(row), **shared},
+                np.int32(row),
+                shared,
                 self._of(targets, part.methods),
             )
             table = written or table
@@ -236,7 +240,7 @@ class Programs:
                 for chunk in chunks
                 for model in self._padded(chunk.models, -(-len(chunk.models) // self.devices))
             ]
-            numbers = self._stacked(rows, size, ("layers", "source_images", "width"))
+            numbers = self._stacked(rows, size, NUMBERS)
             found = run(table, numbers, shared, self._of(targets, self.from_summaries))
         return functools.partial(self._fetched, chunks, found)
 
@@ -329,28 +333,26 @@ class Programs:
         self, models: Sequence[ModelInput], names: Sequence[str], size: int
     ) -> tuple[Fields, ...]:
         """Return arrays of models as rows of one model per device, on the devices."""
-        rows = []
-        padded = self._padded([model.fields for model in models], size)
+        fields = [{name: model.fields[name] for name in names} for model in models]
         if self.devices > 1:
-            for start in range(0, len(padded), self.devices):
-                row = padded[start : start + self.devices]
-                rows.append({name: parallel.spread([one[name] for one in row]) for name in names})
-            return tuple(rows)
-        last = len(models) - 1
-        repeated = len(padded) > len(models)
-        for place, fields in enumerate(padded[: len(models)]):
-            row = {name: fields[name] for name in names}
-            if (place == last and repeated) or not self._is_here(row):
-                row = jax.device_put(row, self._device)
-            rows.append(row)
-        return (*rows, *rows[-1:] * (len(padded) - len(models)))
+            padded = self._padded(fields, size)
+            rows = [padded[i : i + self.devices] for i in range(0, len(padded), self.devices)]
+            return tuple(
+                {name: parallel.spread([one[name] for one in row]) for name in names}
+                for row in rows
+            )
+        fields = [self._here(row) for row in fields]
+        if len(fields) < size:
+            fields[-1] = jax.device_put(fields[-1])  # once, though it is repeated
+        return tuple(self._padded(fields, size))
 
-    def _is_here(self, fields: Fields) -> bool:
-        """Return whether arrays are in host memory or on the device that scores them."""
-        return all(
-            not isinstance(array, Array) or array.devices() == {self._device}
-            for array in fields.values()
-        )
+    def _here(self, fields: Fields) -> Fields:
+        """Return arrays, those of another device on the one that scores."""
+        found = {}
+        for name, array in fields.items():
+            elsewhere = isinstance(array, Array) and array.devices() != {self._device}
+            found[name] = jax.device_put(array, self._device) if elsewhere else array
+        return found
 
     @functools.cached_property
     def _device(self) -> jax.Device:
@@ -368,21 +370,21 @@ class Programs:
 
     def _padded(self, models: Sequence[T], size: int) -> list[T]:
         """Return `size` models per device, repeating the last."""
-        return [*models, *models[-1:] * (size * self.devices - len(models))]
+        return [*models, *[models[-1]] * (size * self.devices - len(models))]
 
     def _from_features(self, model: ModelInput, places: tuple[int, ...]) -> np.ndarray:
-        """Return the results of some methods, (4, k), from the features instead of summaries.
+        """Return the results of some methods, (4, k), with components found from the features.
 
         On a CPU: accelerators take far longer for decompositions of single matrices.
         """
-        run = _compiled_part((("features",), ()), self._columns(places), 1, 1, *self._options)
-        fields = ({"features": np.asarray(model.fields["features"])},)
-        numbers = {"scale": model.numbers["scale"][None]}
+        n_dims = tuple({self.distinct[place].n_dims or 0: None for place in places})
+        run = _compiled_scores(self._columns(places), 1, 1, *self._options)
+        numbers = {name: model.numbers[name][None] for name in NUMBERS}
         with _on_cpu():
             shared, targets = self._on_host
-            shared = {"row": np.int32(0), **shared}
-            found = run({}, fields, numbers, shared, self._of(targets, places))
-            return np.asarray(found[1])[0]
+            features = np.asarray(model.fields["features"])
+            table = _compiled_components(n_dims)(features, model.numbers["scale"])
+            return np.asarray(run(table, numbers, shared, self._of(targets, places)))[0]
 
     def _in_float64(
         self, model: ModelInput, prepared: Prepared, places: tuple[int, ...]
@@ -469,8 +471,8 @@ def _compiled_part(
 ) -> Callable[..., Any]:
     """Return the first program, for `size` models of one shape on each device.
 
-    It is a function of (table, models, numbers, shared, targets), where `shared` also has the row
-    of the table to start at. It returns the table, results (m, 4, k), and by field the flags of
+    It is a function of (table, models, numbers, row, shared, targets), where `row` is the first row
+    of the table to write. It returns the table, results (m, 4, k), and by field the flags of
     `preparation`. `reads` are the fields and summaries of the `Part`.
     """
     _, summaries = reads
@@ -479,13 +481,13 @@ def _compiled_part(
         table: Fields,
         models: tuple[Fields, ...],
         numbers: Fields,
+        row: Array,
         shared: Fields,
         targets: tuple[Any, ...],
     ) -> Any:
-        row, shared = shared["row"], {k: v for k, v in shared.items() if k != "row"}
-
         def of_model(given: Fields) -> Any:
-            fields, flags = {}, {}
+            fields: Fields = {}
+            flags: Fields = {}
             if "features" in given:
                 features, scale, flags["features"] = preparation.examine(given["features"])
                 fields |= {"features": features, "scale": given["scale"] * scale}
@@ -494,10 +496,10 @@ def _compiled_part(
             probe = Probe(
                 **fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent
             ).computing_once()
-            summary = {}
+            summary: Fields = {}
             if summaries:
-                summary = {"scale": fields["scale"], "summaries": {}}
-                summary["summaries"] |= {name: probe.summary(name) for name in summaries}
+                of_names = {name: probe.summary(name) for name in summaries}
+                summary = {"scale": fields["scale"], "summaries": of_names}
             found = _evaluated(probe, columns, targets) if columns else jnp.zeros((4, 0))
             return summary, found, flags
 
@@ -510,7 +512,7 @@ def _compiled_part(
         )
         return table, found, flags
 
-    own = (True, True, True, False, False)
+    own = (True, True, True, False, False, False)
     return _on_devices(run, size, devices, own, donate_argnums=0)
 
 
@@ -541,17 +543,36 @@ def _compiled_scores(
     return _on_devices(run, size, devices, (True, True, False, False))
 
 
-# Under XLA's scheduler for concurrency, programs of several models and of several methods never
-# return on a CPU with few cores (jaxlib 0.10.2; tests/bank/test_lanes.py).
-_IN_LANES_ON_CPU = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+@functools.lru_cache(maxsize=256)
+def _compiled_components(n_dims: tuple[int, ...]) -> Callable[[np.ndarray, np.float32], Fields]:
+    """Return the program that finds components from the features (n, d) of one model.
+
+    It is a function of the features and the scale that returns a table of one row.
+    """
+
+    @functools.partial(jax.jit, **_options_of(1))
+    def run(features: Array, scale: Array) -> Fields:
+        features, further, _ = preparation.examine(features)
+        probe = Probe(features=features).computing_once()
+        summaries = {components_name(f): probe.principal(f) for f in n_dims}
+        table = {"scale": scale * further, "summaries": summaries}
+        return jax.tree.map(lambda leaf: leaf[None], table)
+
+    return run
+
+
+def _options_of(size: int) -> dict[str, Any]:
+    """Return the options for compiling a program of `size` models."""
+    choices = backend.choices()
+    options = backend.known({**choices.scoring, **(choices.scoring_at_once if size > 1 else {})})
+    return {"compiler_options": options} if options else {}
 
 
 def _on_devices(
     run: Callable[..., Any], size: int, devices: int, own: tuple[bool, ...], **options: Any
 ) -> Callable[..., Any]:
     """Compile a program for one device, or for all; see `parallel.on_each_device`."""
-    if size > 1 and jax.default_backend() == "cpu":
-        options["compiler_options"] = _IN_LANES_ON_CPU
+    options |= _options_of(size)
     if devices == 1:
         return jax.jit(run, **options)
     return parallel.on_each_device(run, own, **options)

@@ -75,8 +75,9 @@ class Probe:
         target_images: () float32, the number of images in the target data set.
         scale: () float32 or float64, the number that the features were divided by (only the
             logistic selector depends on it); None for 1.
-        summaries: results of functions in `SUMMARIES`, by name; None if there are none. Selectors
-            that need nothing else of the features also work without them.
+        summaries: results of functions in `SUMMARIES`, and components under `components_name`;
+            None if there are none. Selectors that need nothing else of the features also work
+            without them.
         width: () int32, d, if there are summaries.
         num_classes: c, the number of classes of the target; static.
         vectors: whether (n, c) labels are annotation vectors, not zeros and ones; static.
@@ -107,6 +108,10 @@ class Probe:
         object.__setattr__(probe, "_results", {})
         return probe
 
+    @property
+    def _has_features(self) -> bool:
+        return self.features is not None
+
     # Intermediate results that several selectors share.
 
     def summary(self, name: str) -> Any:
@@ -118,14 +123,17 @@ class Probe:
     def principal(self, n_dims: int) -> tuple[Array, Array, Array]:
         """Return singular vectors, values and which of them count; see `components.principal`.
 
-        Without the features they are those of the Gram matrix, if not `unresolved`.
+        Without the features they are a summary under `components_name`, or else those of the Gram
+        matrix, if not `unresolved`.
         """
-        if self.features is None:
-            return self._principal_of_gram(n_dims)[:3]
-        return self.once(
-            ("principal", n_dims),
-            lambda: components.principal(self.features, n_dims, self.centred_gram(None)),
-        )
+        if self._has_features:
+            return self.once(
+                ("principal", n_dims),
+                lambda: components.principal(self.features, n_dims, self.centred_gram(None)),
+            )
+        if (name := components_name(n_dims)) in self.summaries:
+            return self.summaries[name]
+        return self._principal_of_gram(n_dims)[:3]
 
     def _principal_of_gram(self, n_dims: int) -> tuple[Array, Array, Array, Array]:
         return self.once(
@@ -187,7 +195,7 @@ class Probe:
 
         They must then be computed from the features.
         """
-        if self.features is not None:
+        if self._has_features or components_name(n_dims) in self.summaries:
             return jnp.bool_(False)
         f = min(n_dims, len(self.centred_gram(None)[0]))
         return ~self._principal_of_gram(n_dims)[3] | (f > components.most_from_gram(self.width))
@@ -201,8 +209,7 @@ class Probe:
         if n_dims is None:
             return jnp.bool_(False)
         values = self.principal(n_dims)[1]
-        images = len(self.centred_gram(None)[0])
-        last = min(len(values), images - 1) - 1  # centring removes one
+        last = min(len(values), len(self.principal(n_dims)[0]) - 1) - 1  # centring removes one
         return ~(values[last] > ILL_CONDITIONED * values[0])
 
     def crowded(self, n_dims: int | None = None) -> Array:
@@ -244,6 +251,11 @@ class Probe:
         if key not in results:
             results[key] = compute()
         return results[key]
+
+
+def components_name(n_dims: int) -> str:
+    """Return the name of a summary: the result of `Probe.principal`, computed from the features."""
+    return f"components_{n_dims}"
 
 
 def _products(x: Array, kept: Array | None) -> Products:
