@@ -5,7 +5,9 @@ A step is an ordinary function of one device's share of a batch that reduces all
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from typing import Any, TypeVar
 
 import jax
@@ -127,6 +129,40 @@ def spread(arrays: Sequence[np.ndarray | jax.Array]) -> jax.Array:
     sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
     shape = (len(placed), *arrays[0].shape)
     return jax.make_array_from_single_device_arrays(shape, sharding, placed)
+
+
+def in_order(calls: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
+    """Make calls one after another, in another thread, while the following ones are prepared.
+
+    A call that starts a program of an accelerator may block as long as the program has a loop.
+
+    Args:
+        calls: the calls, which are prepared by iterating.
+        ahead: maximum number of calls that are prepared before the result of the first of them is
+            yielded; with 0, all calls are made in this thread.
+
+    Yields:
+        The results, in order.
+    """
+    if ahead == 0:
+        for call in calls:
+            yield call()
+        return
+    config: Any = jax.config
+    device, x64 = config.jax_default_device, config.jax_enable_x64  # of this thread
+
+    def made(call: Callable[[], T]) -> T:
+        with jax.default_device(device), jax.enable_x64(x64):
+            return call()
+
+    with futures.ThreadPoolExecutor(1) as thread:
+        waiting: deque[futures.Future[T]] = deque()
+        for call in calls:
+            waiting.append(thread.submit(made, call))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
 
 
 def initialize(

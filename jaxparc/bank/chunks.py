@@ -4,13 +4,15 @@ A program is compiled for each number, so there are few: a chunk is filled up to
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 
 from jaxparc import backend, parallel
 from jaxparc.bank import memory
 from jaxparc.bank.arguments import ModelInput
+from jaxparc.bank.programs import Chunk, Fields, Placed, Programs, Scored
 from jaxparc.errors import InputError
 from jaxparc.selectors import Method
 
@@ -55,7 +57,7 @@ class Sizes:
         if self.chunk is not None and self.chunk < 1:
             raise InputError(f"chunk is {self.chunk}; expected at least 1")
 
-    @property
+    @functools.cached_property
     def most(self) -> int:
         """The largest number of models of any widths whose summaries are scored at once."""
         return self._fitting(0)
@@ -90,12 +92,57 @@ def by_shape(models: Iterable[ModelInput], sizes: Sizes) -> Iterator[tuple[list[
     At most one chunk per shape is held.
     """
     waiting: dict[tuple[object, ...], list[ModelInput]] = {}
+    most: dict[tuple[object, ...], int] = {}
+    shape: tuple[object, ...]
     for model in models:
         shape = tuple((field.shape, field.dtype) for field in model.fields.values())
-        waiting.setdefault(shape, []).append(model)
-        most = sizes.of_shape(model)
-        if len(waiting[shape]) == most * sizes.devices:
-            yield waiting.pop(shape), most
-    for chunk in waiting.values():
-        rows = -(-len(chunk) // sizes.devices)
-        yield chunk, sizes.holding(rows, sizes.of_shape(chunk[0]))
+        if shape not in most:
+            most[shape] = sizes.of_shape(model)
+        chunk = waiting.setdefault(shape, [])
+        chunk.append(model)
+        if len(chunk) == most[shape] * sizes.devices:
+            yield waiting.pop(shape), most[shape]
+    for shape, chunk in waiting.items():
+        yield chunk, sizes.holding(-(-len(chunk) // sizes.devices), most[shape])
+
+
+class Rows:
+    """The rows of the table of summaries, which the first program fills and the second scores.
+
+    Args:
+        programs: the programs.
+        sizes: the numbers of rows that they are compiled for.
+    """
+
+    def __init__(self, programs: Programs, sizes: Sizes) -> None:
+        self._programs = programs
+        self._sizes = sizes
+        self._table: Fields | None = None
+        self._chunks: list[Chunk] = []
+        self._filled = 0
+
+    def add(self, placed: Placed) -> Callable[[], list[Scored]]:
+        """Start to read models, and to score all rows once the table is full.
+
+        Returns:
+            A function that waits for the scores, and returns those of all models that are scored.
+        """
+        further = -(-len(placed.models) // self._sizes.devices)
+        before = [] if self._filled + further <= self._sizes.most else [self.finish()]
+        if self._table is None:
+            self._table = self._programs.table(self._sizes.rows)
+        chunk, self._table = self._programs.read(placed, self._table, self._filled)
+        self._chunks.append(chunk)
+        self._filled += further
+        after = [self.finish()] if self._filled == self._sizes.most else []
+        return lambda: [scored for fetch in (*before, *after) for scored in fetch()]
+
+    def finish(self) -> Callable[[], list[Scored]]:
+        """Start to score all rows; return a function that waits for the scores."""
+        if not self._chunks:
+            return list
+        assert self._table is not None
+        size = self._sizes.holding(self._filled)
+        fetch = self._programs.score(self._chunks, size, self._table)
+        self._chunks, self._filled = [], 0
+        return fetch

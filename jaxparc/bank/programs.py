@@ -69,6 +69,20 @@ class Part(NamedTuple):
     methods: tuple[int, ...]
 
 
+class Placed(NamedTuple):
+    """Models of the same shapes, whose arrays are on the devices or on the way there.
+
+    Attributes:
+        models: the models, in rows of one per device.
+        size: number of rows, with padding.
+        rows: for every part of the first program, the arrays that it reads, by row.
+    """
+
+    models: Sequence[ModelInput]
+    size: int
+    rows: list[tuple[Fields, ...]]
+
+
 class Chunk(NamedTuple):
     """Models of the same shapes that the first program has read.
 
@@ -163,6 +177,16 @@ class Programs:
         place = jax.device_put if self.devices == 1 else parallel.replicate
         return place((shared, self.targets))
 
+    def place(self, models: Sequence[ModelInput], size: int) -> Placed:
+        """Start to copy the arrays of models of the same shapes to the devices.
+
+        Args:
+            models: at most `size` models per device.
+            size: number of models per device that the program is compiled for.
+        """
+        rows = [self._rows(models, part.fields, size) for part in self.parts]
+        return Placed(models, size, rows)
+
     def table(self, rows: int) -> Fields:
         """Return a table of summaries, in which the first program writes rows of one per device."""
         names = {name for part in self.parts for name in part.summaries}
@@ -180,31 +204,28 @@ class Programs:
             shapes,
         )
 
-    def read(
-        self, models: Sequence[ModelInput], size: int, table: Fields, row: int
-    ) -> tuple[Chunk, Fields]:
+    def read(self, placed: Placed, table: Fields, row: int) -> tuple[Chunk, Fields]:
         """Start the first program on models of the same shapes, without waiting for it.
 
         Args:
-            models: at most `size` models per device.
-            size: number of models per device that the program is compiled for.
+            placed: the models.
             table: table of summaries, which must not be used afterwards.
-            row: first of `size` rows of the table to write; those beyond the models are undefined.
+            row: first row of the table to write, of as many as the program is compiled for; those
+                beyond the models are undefined.
 
         Returns:
             The models, and the table.
         """
+        models, size, rows = placed
         shared, targets = self._placed
         chunk = Chunk(models, [], {})
         numbers = self._stacked(models, size, ("scale",))
-        for part in self.parts:
-            run = _compiled_part(
-                part[:2], self._columns(part.methods), size, self.devices, *self._options
-            )
-            given = table if part.summaries else {}
+        for part, arrays in zip(self.parts, rows, strict=True):
+            columns = self._columns(part.methods)
+            run = _compiled_part(part[:2], columns, size, self.devices, *self._options)
             written, found, flags = run(
-                given,
-                self._rows(models, part.fields, size),
+                table if part.summaries else {},
+                arrays,
                 numbers,
                 np.int32(row),
                 shared,
@@ -232,9 +253,8 @@ class Programs:
         found = None
         if self.from_summaries:
             shared, targets = self._placed
-            run = _compiled_scores(
-                self._columns(self.from_summaries), size, self.devices, *self._options
-            )
+            columns = self._columns(self.from_summaries)
+            run = _compiled_scores(columns, size, self.devices, *self._options)
             rows = [
                 model
                 for chunk in chunks
@@ -341,17 +361,14 @@ class Programs:
                 {name: parallel.spread([one[name] for one in row]) for name in names}
                 for row in rows
             )
-        fields = [self._here(row) for row in fields]
-        if len(fields) < size:
-            fields[-1] = jax.device_put(fields[-1])  # once, though it is repeated
-        return tuple(self._padded(fields, size))
+        return tuple(self._padded([self._here(row) for row in fields], size))
 
     def _here(self, fields: Fields) -> Fields:
-        """Return arrays, those of another device on the one that scores."""
+        """Return arrays on the device that scores."""
         found = {}
         for name, array in fields.items():
-            elsewhere = isinstance(array, Array) and array.devices() != {self._device}
-            found[name] = jax.device_put(array, self._device) if elsewhere else array
+            is_here = isinstance(array, Array) and array.devices() == {self._device}
+            found[name] = array if is_here else jax.device_put(array, self._device)
         return found
 
     @functools.cached_property

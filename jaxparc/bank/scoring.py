@@ -1,18 +1,18 @@
 """Score a whole bank of pretrained models at once, in chunks (see `programs`)."""
 
+import functools
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax import Array
 
-from jaxparc import backend, printing, selectors
+from jaxparc import backend, parallel, printing, selectors
 from jaxparc import labels as labels_
 from jaxparc.bank import arguments, chunks, memory
 from jaxparc.bank.arguments import Features, ModelInput, PerModel
-from jaxparc.bank.programs import Chunk, Programs, Scored
+from jaxparc.bank.programs import Programs, Scored
 from jaxparc.bank.scores import BankScores
 from jaxparc.errors import InputError, UndefinedScoreWarning
 from jaxparc.labels import Labels
@@ -176,33 +176,16 @@ def _scored(
 ) -> Iterator[Scored]:
     """Score models in chunks; they are yielded in the order of the chunks.
 
-    While the device computes, the following chunks are read and dispatched, but no more of them
-    than `Choices.calls_ahead`: a bank may be larger than memory.
+    A bank may be larger than memory: while the device computes, only the next few chunks are read.
     """
-    running: deque[Callable[[], list[Scored]]] = deque()
-    table = programs.table(sizes.rows)
-    waiting: list[Chunk] = []
-    rows = 0  # of the table that hold the summaries of `waiting`
+    rows = chunks.Rows(programs, sizes)
 
-    def score() -> None:
-        nonlocal waiting, rows
-        running.append(programs.score(waiting, sizes.holding(rows), table))
-        waiting, rows = [], 0
+    def calls() -> Iterator[Callable[[], Callable[[], list[Scored]]]]:
+        for of_shape, size in chunks.by_shape(models, sizes):
+            yield functools.partial(rows.add, programs.place(of_shape, size))
+        yield rows.finish
 
-    for of_shape, size in chunks.by_shape(models, sizes):
-        further = -(-len(of_shape) // sizes.devices)
-        if rows + further > sizes.most:
-            score()
-        chunk, table = programs.read(of_shape, size, table, rows)
-        waiting.append(chunk)
-        rows += further
-        if rows == sizes.most:
-            score()
-        while len(running) > backend.choices().calls_ahead:
-            yield from running.popleft()()
-    if waiting:
-        score()
-    for fetch in running:
+    for fetch in parallel.in_order(calls(), backend.choices().calls_ahead):
         yield from fetch()
 
 
