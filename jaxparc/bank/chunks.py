@@ -12,7 +12,8 @@ import jax
 from jaxparc import backend, parallel
 from jaxparc.bank import memory
 from jaxparc.bank.arguments import ModelInput
-from jaxparc.bank.programs import Chunk, Fields, Placed, Programs, Scored
+from jaxparc.bank.compiled import Fields
+from jaxparc.bank.programs import Chunk, Placed, Programs, Scored
 from jaxparc.errors import InputError
 from jaxparc.selectors import Method
 

@@ -1,4 +1,4 @@
-"""The compiled programs of `score_bank`: the only place that jits and vmaps selectors.
+"""How `score_bank` scores a chunk of models with two compiled programs.
 
 Two programs score a chunk of models in float32. The first reads the arrays of the models, whose
 widths differ, and is compiled once per width: it returns the summaries that selectors compare
@@ -14,21 +14,20 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxparc import backend, parallel
-from jaxparc.bank import arguments, preparation
+from jaxparc import parallel
+from jaxparc.bank import arguments, compiled, preparation
 from jaxparc.bank.arguments import ModelInput
+from jaxparc.bank.compiled import Column, Fields
 from jaxparc.bank.preparation import Prepared
 from jaxparc.selectors import Method, Probe, components
-from jaxparc.selectors.probe import components_name
 
-Fields: TypeAlias = dict[str, Any]  # of a Probe
 T = TypeVar("T")
 
 ARRAYS = ("features", "probs")  # fields of a Probe whose shapes differ between models
@@ -39,20 +38,6 @@ FLAGS = {"features": (3,), "probs": ()}  # shapes of the flags of `preparation`,
 
 # Rows of the results of a model.
 SCORE, COARSE, COARSE_IF_ROUNDED, UNRESOLVED = range(4)
-
-
-class Column(NamedTuple):
-    """The functions of a method; see `Method`."""
-
-    function: Callable[..., Array]
-    needs_float64: Callable[[Probe], Array] | None
-    needs_float64_if_rounded: Callable[[Probe], Array] | None
-    unresolved: Callable[[Probe], Array] | None
-
-    @classmethod
-    def of(cls, method: Method) -> "Column":
-        """Return the functions of a method."""
-        return cls(*(getattr(method, name) for name in cls._fields))
 
 
 class Part(NamedTuple):
@@ -163,7 +148,7 @@ class Programs:
 
         Computed in float64 if the reference is float64, and returned in float32.
         """
-        prepare = _compiled_targets(tuple(m.target for m in self.distinct), *self._options)
+        prepare = compiled.targets(tuple(m.target for m in self.distinct), *self._options)
         if self.shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
             return prepare(self.shared)
         with _on_cpu(), jax.enable_x64(True):  # some accelerators lack float64
@@ -222,7 +207,7 @@ class Programs:
         numbers = self._stacked(models, size, ("scale",))
         for part, arrays in zip(self.parts, rows, strict=True):
             columns = self._columns(part.methods)
-            run = _compiled_part(part[:2], columns, size, self.devices, *self._options)
+            run = compiled.part(part[:2], columns, size, self.devices, *self._options)
             written, found, flags = run(
                 table if part.summaries else {},
                 arrays,
@@ -254,7 +239,7 @@ class Programs:
         if self.from_summaries:
             shared, targets = self._placed
             columns = self._columns(self.from_summaries)
-            run = _compiled_scores(columns, size, self.devices, *self._options)
+            run = compiled.scores(columns, size, self.devices, *self._options)
             rows = [
                 model
                 for chunk in chunks
@@ -395,12 +380,12 @@ class Programs:
         On a CPU: accelerators take far longer for decompositions of single matrices.
         """
         n_dims = tuple({self.distinct[place].n_dims or 0: None for place in places})
-        run = _compiled_scores(self._columns(places), 1, 1, *self._options)
+        run = compiled.scores(self._columns(places), 1, 1, *self._options)
         numbers = {name: model.numbers[name][None] for name in NUMBERS}
         with _on_cpu():
             shared, targets = self._on_host
             features = np.asarray(model.fields["features"])
-            table = _compiled_components(n_dims)(features, model.numbers["scale"])
+            table = compiled.components_of(n_dims)(features, model.numbers["scale"])
             return np.asarray(run(table, numbers, shared, self._of(targets, places)))[0]
 
     def _in_float64(
@@ -414,7 +399,7 @@ class Programs:
         numbers = {key: model.numbers[key] for key in ("layers", "source_images")}
         probs = {key: np.asarray(model.fields[key]) for key in ("probs",) if key in model.fields}
         with _on_cpu(), jax.enable_x64(True):
-            run = _compiled_in_float64(self._columns(places), *self._options)
+            run = compiled.scores_in_float64(self._columns(places), *self._options)
             shared, targets = self._on_host
             of_bank = jax.tree.map(lambda found: found.astype(np.float64), targets)
             of_methods = self._of(of_bank, places)
@@ -446,184 +431,3 @@ def _on_cpu() -> Iterator[None]:
         device = None
     with jax.default_device(device):
         yield
-
-
-def _evaluated(probe: Probe, columns: Sequence[Column], targets: tuple[Any, ...]) -> Array:
-    """Return the scores of methods and what their checks found, (4, k).
-
-    All methods are in one program, so that XLA computes shared intermediates once.
-    """
-    probe = probe.computing_once()
-    dtype = jnp.result_type(float)  # float64 if enabled, else float32
-    rows = [
-        [
-            column.function(probe) if target is None else column.function(probe, target=target)
-            for column, target in zip(columns, targets, strict=True)
-        ],
-        *(
-            [jnp.bool_(False) if check is None else check(probe) for check in checks]
-            for checks in list(zip(*columns, strict=True))[1:]
-        ),
-    ]
-    return jnp.stack([jnp.stack([jnp.asarray(one, dtype) for one in row]) for row in rows])
-
-
-def _over_models(function: Callable[[Fields], Any], fields: Fields) -> Any:
-    """Map a function over models; return its results, stacked."""
-    if len(jax.tree.leaves(fields)[0]) == 1:  # as is, since vmap turns conditions into selections
-        found = function(jax.tree.map(lambda leaf: leaf[0], fields))
-        return jax.tree.map(lambda leaf: leaf[None], found)
-    return jax.vmap(function)(fields)
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled_part(
-    reads: tuple[tuple[str, ...], tuple[str, ...]],
-    columns: tuple[Column, ...],
-    size: int,
-    devices: int,
-    num_classes: int,
-    vectors: bool,
-    absent: int,
-) -> Callable[..., Any]:
-    """Return the first program, for `size` models of one shape on each device.
-
-    It is a function of (table, models, numbers, row, shared, targets), where `row` is the first row
-    of the table to write. It returns the table, results (m, 4, k), and by field the flags of
-    `preparation`. `reads` are the fields and summaries of the `Part`.
-    """
-    _, summaries = reads
-
-    def run(
-        table: Fields,
-        models: tuple[Fields, ...],
-        numbers: Fields,
-        row: Array,
-        shared: Fields,
-        targets: tuple[Any, ...],
-    ) -> Any:
-        def of_model(given: Fields) -> Any:
-            fields: Fields = {}
-            flags: Fields = {}
-            if "features" in given:
-                features, scale, flags["features"] = preparation.examine(given["features"])
-                fields |= {"features": features, "scale": given["scale"] * scale}
-            if "probs" in given:
-                fields["probs"], flags["probs"] = preparation.normalise(given["probs"])
-            probe = Probe(
-                **fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent
-            ).computing_once()
-            summary: Fields = {}
-            if summaries:
-                of_names = {name: probe.summary(name) for name in summaries}
-                summary = {"scale": fields["scale"], "summaries": of_names}
-            found = _evaluated(probe, columns, targets) if columns else jnp.zeros((4, 0))
-            return summary, found, flags
-
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-        summary, found, flags = _over_models(of_model, stacked | numbers)
-        table = jax.tree.map(
-            lambda whole, rows: jax.lax.dynamic_update_slice_in_dim(whole, rows, row, 0),
-            table,
-            summary,
-        )
-        return table, found, flags
-
-    own = (True, True, True, False, False, False)
-    return _on_devices(run, size, devices, own, donate_argnums=0)
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled_scores(
-    columns: tuple[Column, ...],
-    size: int,
-    devices: int,
-    num_classes: int,
-    vectors: bool,
-    absent: int,
-) -> Callable[..., Array]:
-    """Return the second program, for the first `size` rows of a table.
-
-    It is a function of (table, numbers, shared, targets) that returns results (m, 4, k).
-    """
-
-    def run(table: Fields, numbers: Fields, shared: Fields, targets: tuple[Any, ...]) -> Array:
-        def of_model(fields: Fields) -> Array:
-            probe = Probe(
-                **fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent
-            )
-            return _evaluated(probe, columns, targets)
-
-        rows = jax.tree.map(lambda leaf: leaf[:size], table)
-        return _over_models(of_model, rows | numbers)
-
-    return _on_devices(run, size, devices, (True, True, False, False))
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled_components(n_dims: tuple[int, ...]) -> Callable[[np.ndarray, np.float32], Fields]:
-    """Return the program that finds components from the features (n, d) of one model.
-
-    It is a function of the features and the scale that returns a table of one row.
-    """
-
-    @functools.partial(jax.jit, **_options_of(1))
-    def run(features: Array, scale: Array) -> Fields:
-        features, further, _ = preparation.examine(features)
-        probe = Probe(features=features).computing_once()
-        summaries = {components_name(f): probe.principal(f) for f in n_dims}
-        table = {"scale": scale * further, "summaries": summaries}
-        return jax.tree.map(lambda leaf: leaf[None], table)
-
-    return run
-
-
-def _options_of(size: int) -> dict[str, Any]:
-    """Return the options for compiling a program of `size` models."""
-    choices = backend.choices()
-    options = backend.known({**choices.scoring, **(choices.scoring_at_once if size > 1 else {})})
-    return {"compiler_options": options} if options else {}
-
-
-def _on_devices(
-    run: Callable[..., Any], size: int, devices: int, own: tuple[bool, ...], **options: Any
-) -> Callable[..., Any]:
-    """Compile a program for one device, or for all; see `parallel.on_each_device`."""
-    options |= _options_of(size)
-    if devices == 1:
-        return jax.jit(run, **options)
-    return parallel.on_each_device(run, own, **options)
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled_in_float64(
-    columns: tuple[Column, ...], num_classes: int, vectors: bool, absent: int
-) -> Callable[..., Array]:
-    """Return the program that scores one model in float64, with the features as they are."""
-
-    @jax.jit
-    def run(fields: Fields, shared: Fields, targets: tuple[Any, ...]) -> Array:
-        if "probs" in fields:
-            fields = fields | {"probs": preparation.normalise(fields["probs"])[0]}
-        probe = Probe(**fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent)
-        return _evaluated(probe, columns, targets)
-
-    return run
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled_targets(
-    targets: tuple[Callable[[Probe], Array] | None, ...],
-    num_classes: int,
-    vectors: bool,
-    absent: int,
-) -> Callable[[Fields], tuple[Any, ...]]:
-    """Return the program that computes, per method, the part all models share, or None."""
-
-    @jax.jit
-    def run(shared: Fields) -> tuple[Any, ...]:
-        probe = Probe(**shared, num_classes=num_classes, vectors=vectors, absent=absent)
-        probe = probe.computing_once()
-        return tuple(None if target is None else target(probe) for target in targets)
-
-    return run

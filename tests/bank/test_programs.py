@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxparc import Probe, backend, score_bank, selectors
-from jaxparc.bank import chunks, memory, preparation, programs
+from jaxparc.bank import chunks, compiled, memory, preparation, programs
 from jaxparc.errors import InputError, UndefinedScoreWarning
 from jaxparc.extraction import Extracted
 from jaxparc.selectors import components
@@ -58,12 +58,12 @@ def alone():
             reference=jnp.asarray(GIVEN["reference"]),
             num_classes=4,
         )
-        found.append([float(compiled(method)(probe)) for method in METHODS])
+        found.append([float(compiled_of(method)(probe)) for method in METHODS])
     return np.array(found)
 
 
 @functools.cache
-def compiled(method):
+def compiled_of(method):
     return jax.jit(selectors.method(method).function)
 
 
@@ -101,17 +101,17 @@ def test_all_devices_score_as_one(monkeypatch, scored):
 def traced(monkeypatch):
     """Labels of the methods of every program of scores that was traced."""
     noted = []
-    inner = programs._evaluated
+    inner = compiled.evaluated
 
     def evaluated(probe, columns, targets):
         noted.append("features" if probe.features is not None else "summaries")
         return inner(probe, columns, targets)
 
-    monkeypatch.setattr(programs, "_evaluated", evaluated)
-    for program in (programs._compiled_part, programs._compiled_scores):
+    monkeypatch.setattr(compiled, "evaluated", evaluated)
+    for program in (compiled.part, compiled.scores):
         program.cache_clear()
     yield noted
-    for program in (programs._compiled_part, programs._compiled_scores):
+    for program in (compiled.part, compiled.scores):
         program.cache_clear()
 
 

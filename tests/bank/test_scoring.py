@@ -12,7 +12,7 @@ import pytest
 from same import assert_same
 
 from jaxparc import BankScores, score_bank, selectors
-from jaxparc.bank import memory, programs
+from jaxparc.bank import compiled, memory
 from jaxparc.errors import InputError, UndefinedScoreWarning
 from jaxparc.extraction import Extracted
 from jaxparc.selectors import knn, parc
@@ -262,8 +262,8 @@ def test_bad_features_name_the_model(bad, message):
 
 def test_bad_features_of_a_mapping_are_refused_before_any_compilation(monkeypatch):
     ran = []
-    for program in ("_compiled_part", "_compiled_scores", "_compiled_targets"):
-        monkeypatch.setattr(programs, program, lambda *_: lambda *_: ran.append(1))
+    for program in ("part", "scores", "targets"):
+        monkeypatch.setattr(compiled, program, lambda *_: lambda *_: ran.append(1))
     refused("'bad'", {"a": A, "bad": A[:11]}, methods="knn")
     assert not ran
 
@@ -397,7 +397,7 @@ def test_how_large_a_label_is_does_not_matter():
 
 def test_more_images_than_memory_are_refused_with_the_number(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 32 * 2**30)
-    monkeypatch.setattr(programs, "_compiled_part", None)  # before anything is compiled
+    monkeypatch.setattr(compiled, "part", None)  # before anything is compiled
     n = 20_000
     x, y = np.broadcast_to(np.float32(1), (n, 2)), np.arange(n) % 3
     message = (
@@ -594,13 +594,13 @@ def test_a_void_hscore_is_warned_of_by_name():
 def test_what_the_target_fixes_is_computed_once(monkeypatch, methods):
     """However many models: its program is called once per probe set."""
     calls = []
-    inner = programs._compiled_targets
+    inner = compiled.targets
 
     def counted(*arguments):
         run = inner(*arguments)
         return lambda shared: calls.append(1) or run(shared)
 
-    monkeypatch.setattr(programs, "_compiled_targets", counted)
+    monkeypatch.setattr(compiled, "targets", counted)
     score_bank(BANK, Y, methods=methods, reference=A)
     assert len(calls) == 1
 
