@@ -177,8 +177,9 @@ def _accuracies(run: Run) -> read.Accuracies:
 
 def _allows(given: score_probes.Given, label: str) -> bool:
     """Return whether a method can be applied to a, possibly small, part of a probe set."""
-    check = selectors.method(label).selector.check
-    return given.has_all_of(label) and not (check and check(encode(given.labels)))
+    checks = [member.selector.check for member in selectors.method(label).members]
+    encoded = encode(given.labels)
+    return given.has_all_of(label) and not any(check and check(encoded) for check in checks)
 
 
 def _write(run: Run, what: str, points: Iterable[tuple[int | str, Point]]) -> None:

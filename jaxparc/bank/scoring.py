@@ -16,8 +16,8 @@ from jaxparc.bank.programs import Programs, Scored
 from jaxparc.bank.scores import BankScores
 from jaxparc.errors import InputError, UndefinedScoreWarning
 from jaxparc.labels import Labels
-from jaxparc.selectors import Method, Probe
-from jaxparc.selectors.heuristic import plus_layers
+from jaxparc.selectors import Ensemble, Method, Probe
+from jaxparc.selectors.heuristic import plus_layers, standardised
 
 LISTED = 8  # maximum number of models that a warning names
 
@@ -56,7 +56,8 @@ def score_bank(
             boxes and masks). No label may be missing.
         methods: names in `jaxparc.selectors.SELECTORS`, such as "parc". Methods that read features
             take a PCA suffix, such as "parc_f32" for 32 dimensions; all take the suffix "+l" for
-            eq. 6 over the models of this call. Functions of `jaxparc.selectors`, with options bound
+            eq. 6 over the models of this call. "mean(parc_f32,knn)" is the mean of methods, each
+            standardised over the models of this call; it also takes "+l". Functions of `jaxparc.selectors`, with options bound
             by `functools.partial`, are accepted too.
         probs: for each model the (n, z_m) class probabilities of the same images, as a mapping by
             name or one (m, n, z) array; rows must sum to 1 within 1e-2 and are normalised (needed
@@ -110,11 +111,12 @@ def score_bank(
     if "reference" in needs:
         shared["reference"] = arguments.reference(reference, n)
     devices = chunks.devices()
-    programs = Programs(chosen, shared, num_classes, encoded.kind == "vectors", absent, devices)
-    sizes = chunks.Sizes(n, chosen, chunk, devices)
+    members = tuple(dict.fromkeys(member for method in chosen for member in method.members))
+    programs = Programs(members, shared, num_classes, encoded.kind == "vectors", absent, devices)
+    sizes = chunks.Sizes(n, members, chunk, devices)
     rows = sorted(_scored(bank.models(), programs, sizes), key=lambda row: row.model.place)
-    notes |= dict.fromkeys(_caveats(rows, chosen, encoded))
-    scores, undefined = _table(rows, chosen, ell_max)
+    notes |= dict.fromkeys(_caveats(rows, members, encoded))
+    scores, undefined = _table(rows, members, chosen, ell_max)
     for note in filter(None, notes):
         warnings.warn(note, stacklevel=2)
     for note in _undefined_notes(undefined):
@@ -125,7 +127,7 @@ def score_bank(
 
 def check_labels(
     labels: Any,
-    methods: Sequence[Method],
+    methods: Sequence[Method | Ensemble],
     *,
     num_classes: int | None = None,
     kind: str | None = None,
@@ -146,9 +148,10 @@ def check_labels(
     n = len(encoded.values)
     if n < 3:
         raise InputError(f"labels of {n} images; expected at least 3")
-    if any(method.reads_images for method in methods):
-        memory.check(n, memory.bytes_per_pair(methods))
-    for method in methods:
+    members = [member for method in methods for member in method.members]
+    if any(method.reads_images for method in members):
+        memory.check(n, memory.bytes_per_pair(members))
+    for method in members:
         if encoded.kind not in method.kinds:
             hint = ""
             if encoded.kind == "multi_label" and (encoded.values.sum(axis=1) == 1).all():
@@ -162,7 +165,7 @@ def check_labels(
     return encoded
 
 
-def _methods(methods: Any) -> tuple[Method, ...]:
+def _methods(methods: Any) -> tuple[Method | Ensemble, ...]:
     if isinstance(methods, str) or callable(methods):
         methods = (methods,)
     chosen = tuple(selectors.method(name) for name in methods)
@@ -190,27 +193,38 @@ def _scored(
 
 
 def _table(
-    rows: Sequence[Scored], methods: Sequence[Method], ell_max: float
+    rows: Sequence[Scored],
+    members: Sequence[Method],
+    methods: Sequence[Method | Ensemble],
+    ell_max: float,
 ) -> tuple[np.ndarray, dict[tuple[str, str], str]]:
-    """Return the scores after "+ layers", (m, k), and the reason for every NaN."""
-    scores = np.stack([row.scores for row in rows])
-    undefined: dict[tuple[str, str], str] = {}
+    """Return the scores after means and "+ layers", (m, k), and the reason for every NaN."""
+    scored = np.stack([row.scores for row in rows])
+    raw = {member: scored[:, column] for column, member in enumerate(members)}
     layers = np.array([row.model.layers for row in rows])
+    undefined: dict[tuple[str, str], str] = {}
+    scores = np.empty((len(rows), len(methods)))
     for column, method in enumerate(methods):
-        raw = scores[:, column].copy()
-        if method.plus_layers:
-            scores[:, column] = plus_layers(raw, layers, ell_max)
-        for row, before, after in zip(rows, raw, scores[:, column], strict=True):
-            if np.isnan(before):
-                flaw = row.flaw if method.reads_images else None
-                undefined[row.model.name, method.label] = flaw or method.selector.undefined
-            elif np.isnan(after):
-                undefined[row.model.name, method.label] = (
-                    "layers is not a finite number"
-                    if not np.isfinite(row.model.layers)
-                    else "+l needs scores of at least two models that are not all equal"
-                )
+        found = raw[method.members[0]]
+        if isinstance(method, Ensemble):
+            found = np.mean([standardised(raw[member]) for member in method.members], axis=0)
+        scores[:, column] = plus_layers(found, layers, ell_max) if method.plus_layers else found
+        for place in np.flatnonzero(np.isnan(scores[:, column])):
+            of_model = {member: raw[member][place] for member in method.members}
+            reason = _reason(method, rows[place], of_model)
+            undefined[rows[place].model.name, method.label] = reason
     return scores, undefined
+
+
+def _reason(method: Method | Ensemble, row: Scored, scores: Mapping[Method, float]) -> str:
+    """Return why a method is undefined for a model by whose members it has these scores."""
+    for member, score in scores.items():
+        if np.isnan(score):
+            return (row.flaw if member.reads_images else None) or member.selector.undefined
+    if method.plus_layers and not np.isfinite(row.model.layers):
+        return "layers is not a finite number"
+    step = "mean(...)" if isinstance(method, Ensemble) else "+l"
+    return f"{step} needs scores of at least two models that are not all equal"
 
 
 def _undefined_notes(undefined: Mapping[tuple[str, str], str]) -> Iterator[str]:

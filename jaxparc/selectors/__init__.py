@@ -217,20 +217,71 @@ class Method:
         """The kinds of labels that the method accepts."""
         return self.selector.kinds
 
+    @property
+    def members(self) -> "tuple[Method, ...]":
+        """The method itself; see `Ensemble`."""
+        return (self,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """The mean of methods, each standardised over the models of a call: a column like a `Method`.
+
+    Attributes:
+        label: the column's name, such as "mean(parc_f32,knn)".
+        title: name in tables.
+        members: the methods.
+        plus_layers: whether eq. 6 is applied to the means of a target's models.
+    """
+
+    label: str
+    title: str
+    members: tuple[Method, ...]
+    plus_layers: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The fields of `Probe` that the members read, and "layers" if `plus_layers`."""
+        needs = [need for member in self.members for need in member.needs]
+        return tuple(dict.fromkeys(needs + ["layers"] * self.plus_layers))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of labels that all members accept."""
+        return tuple(kind for kind in KINDS if all(kind in m.kinds for m in self.members))
+
 
 @functools.lru_cache(maxsize=256)
-def method(name: str | Callable[[Probe], Array]) -> Method:
+def method(name: str | Callable[[Probe], Array]) -> Method | Ensemble:
     """Return the method of a name such as "parc", "parc_f32" or "knn+l", or of a function.
 
     Args:
         name: a key of `SELECTORS`, optionally followed by "_f" and a number of dimensions, and by
-            "+l"; or a function of this module, its options bound by `functools.partial`.
+            "+l"; the mean of several, such as "mean(parc_f32,knn)", optionally followed by "+l"; or
+            a function of this module, its options bound by `functools.partial`.
 
     Raises:
         InputError: the method is unknown, or its features cannot be reduced.
     """
     if not isinstance(name, str):
         return _of_function(name)
+    if matched := re.fullmatch(r"mean\((.*)\)(\+l)?", name):
+        return _ensemble(name, matched[1], bool(matched[2]))
+    return _of_name(name)
+
+
+def _ensemble(label: str, names: str, plus_layers: bool) -> Ensemble:
+    members = tuple(_of_name(name.strip()) for name in names.split(","))
+    if len({member.label for member in members}) < max(2, len(members)):
+        raise InputError(f"method {label!r}: expected at least two distinct methods in mean(...)")
+    if layered := [member.label for member in members if member.plus_layers]:
+        raise InputError(f"method {label!r}: {layered[0]!r} in mean(...); expected +l after it")
+    titles = ", ".join(member.title for member in members)
+    label = f"mean({','.join(member.label for member in members)})" + "+l" * plus_layers
+    return Ensemble(label, f"mean of {titles}" + " + layers" * plus_layers, members, plus_layers)
+
+
+def _of_name(name: str) -> Method:
     matched = re.fullmatch(r"([a-z]+)(?:_f([1-9][0-9]*))?(\+l)?", name)
     if matched is None or matched[1] not in SELECTORS:
         raise InputError(f"unknown method {name!r}; known: {_known()}")
@@ -296,4 +347,7 @@ def _of_function(function: Callable[..., Array]) -> Method:
 
 def _known() -> str:
     names = ", ".join(SELECTORS)
-    return f"{names}; with a reduction such as parc_f32, with layers such as parc_f32+l"
+    return (
+        f"{names}; with a reduction such as parc_f32, with layers such as parc_f32+l, and means such "
+        "as mean(parc_f32,knn)"
+    )

@@ -35,8 +35,21 @@ def plus_layers(scores: np.ndarray, layers: np.ndarray, ell_max: float = 50) -> 
         (m,) float64; NaN where the score is, and throughout if the finite scores are all equal or
         fewer than two.
     """
+    return standardised(scores) + np.asarray(layers) / ell_max
+
+
+def standardised(scores: np.ndarray) -> np.ndarray:
+    """Return scores minus their mean, over their standard deviation (the paper, eq. 6).
+
+    Args:
+        scores: (m,) scores of the models of one target.
+
+    Returns:
+        (m,) float64; NaN where the score is, and throughout if the finite scores are all equal or
+        fewer than two.
+    """
     scores = np.asarray(scores, np.float64)
     defined = scores[np.isfinite(scores)]
     if defined.size < 2 or np.all(defined == defined[0]):
         return np.full(scores.shape, np.nan)
-    return (scores - defined.mean()) / defined.std() + np.asarray(layers) / ell_max
+    return (scores - defined.mean()) / defined.std()

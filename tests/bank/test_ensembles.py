@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from jaxparc import score_bank, selectors
+from jaxparc.errors import InputError, UndefinedScoreWarning
+
+N = 24
+Y = np.arange(N) % 3
+
+
+def features(d, seed):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((N, d)) + 0.5 * (np.arange(N) % 3)[:, None]).astype(np.float32)
+
+
+BANK = {str(seed): features(5 + seed % 2, seed) for seed in range(5)}
+LAYERS = {name: 10 * (1 + int(name)) for name in BANK}
+
+
+def standardised(scores):
+    return (scores - scores.mean()) / scores.std()
+
+
+def test_a_mean_is_of_standardised_scores():
+    methods = ("mean(parc,knn,hscore)", "hscore", "parc", "knn")
+    mean, *alone = score_bank(BANK, Y, methods=methods).values.T
+    np.testing.assert_allclose(mean, np.mean([standardised(x) for x in alone], axis=0), atol=1e-12)
+    # alone, and in another order, it is the same
+    one = score_bank(BANK, Y, methods="mean(knn, hscore, parc)")
+    assert one.methods == ("mean(knn,hscore,parc)",)
+    np.testing.assert_allclose(one.values[:, 0], mean, atol=1e-12)
+
+
+def test_layers_are_added_to_the_standardised_mean():
+    methods = ("mean(parc,knn)+l", "mean(parc,knn)")
+    both = score_bank(BANK, Y, methods=methods, layers=LAYERS).values.T
+    expected = standardised(both[1]) + np.array(list(LAYERS.values())) / 50
+    np.testing.assert_allclose(both[0], expected, atol=1e-12)
+
+
+def test_a_mean_is_undefined_where_a_member_is():
+    bank = {**BANK, "same": np.ones((N, 4), np.float32)}
+    with pytest.warns(UndefinedScoreWarning, match="model 'same': .*mean"):
+        found = score_bank(bank, Y, methods=("mean(parc,knn)", "parc"))
+    assert np.isnan(found.values[-1]).all()
+    assert found.undefined["same", "mean(parc,knn)"] == "features are the same for every image"
+    alone = score_bank(BANK, Y, methods="mean(parc,knn)")
+    np.testing.assert_allclose(found.values[:-1, 0], alone.values[:, 0], atol=1e-6)
+
+
+def test_a_mean_over_one_model_says_why_it_is_undefined():
+    with pytest.warns(UndefinedScoreWarning, match="mean.* needs scores of at least two models"):
+        score_bank({"a": BANK["0"]}, Y, methods="mean(parc,knn)")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mean(parc)", "at least two distinct methods"),
+        ("mean(parc,parc)", "at least two distinct methods"),
+        ("mean()", "unknown method ''"),
+        ("mean(parc,x)", "unknown method 'x'"),
+        ("mean(parc+l,knn)", r"'parc\+l' in mean\(...\); expected \+l after it"),
+        ("mean(nce_f3,knn)", "nce cannot be reduced"),
+    ],
+)
+def test_bad_means_are_refused(name, message):
+    with pytest.raises(InputError, match=message):
+        score_bank(BANK, Y, methods=name)
+
+
+def test_a_member_that_does_not_take_the_labels_is_named():
+    with pytest.raises(InputError, match="method 'hscore' takes classes labels"):
+        score_bank(BANK, np.eye(3)[Y], methods="mean(parc,hscore)")
+    assert selectors.method("mean(parc,hscore)").kinds == ("classes",)
+
+
+def test_a_mean_names_what_its_members_need():
+    with pytest.raises(InputError, match=r"method 'mean\(parc,leep\)' needs the argument probs"):
+        score_bank(BANK, Y, methods="mean(parc,leep)")
