@@ -209,7 +209,7 @@ def _table(
         if isinstance(method, Ensemble):
             found = np.mean([standardised(raw[member]) for member in method.members], axis=0)
         scores[:, column] = plus_layers(found, layers, ell_max) if method.plus_layers else found
-        for place in np.flatnonzero(np.isnan(scores[:, column])):
+        for place in map(int, np.flatnonzero(np.isnan(scores[:, column]))):
             of_model = {member: raw[member][place] for member in method.members}
             reason = _reason(method, rows[place], of_model)
             undefined[rows[place].model.name, method.label] = reason

@@ -348,6 +348,6 @@ def _of_function(function: Callable[..., Array]) -> Method:
 def _known() -> str:
     names = ", ".join(SELECTORS)
     return (
-        f"{names}; with a reduction such as parc_f32, with layers such as parc_f32+l, and means such "
-        "as mean(parc_f32,knn)"
+        f"{names}; with a reduction such as parc_f32, with layers such as parc_f32+l, and means "
+        "such as mean(parc_f32,knn)"
     )
