@@ -305,6 +305,23 @@ def spearman(a: Array, b: Array) -> Array:
     return cosine(standard_ranks(a), standard_ranks(b))
 
 
+def hits(scores: Array, labels: Array, slack: Array | float = 0.0) -> Array:
+    """Return by how much the largest score of each image is that of its class.
+
+    Args:
+        scores: (n, c).
+        labels: (n,) int32 classes.
+        slack: scores that are less than this below the largest tie with it.
+
+    Returns:
+        (n,) float32: 1 / t if the score of the class is among t tied largest ones, else 0.
+    """
+    highest = scores >= jnp.max(scores, axis=1, keepdims=True) - slack
+    own = jnp.take_along_axis(highest, labels[:, None], axis=1)[:, 0]
+    tied = jnp.maximum(jnp.sum(highest, axis=1), 1)  # none if the scores are NaN
+    return own.astype(scores.dtype) / tied.astype(scores.dtype)
+
+
 def cosine(a: Array, b: Array) -> Array:
     """Return the inner product, in [-1, 1], of two arrays of the same shape and length 1.
 

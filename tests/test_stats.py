@@ -358,3 +358,14 @@ def test_ranks_of_float64_are_scipys_whatever_the_tail(sigma):
         broken = np.asarray(jax.jit(stats.ranks)(np.where(x == x[1], np.inf, x)))
     np.testing.assert_array_equal(got, scipy.stats.rankdata(x))
     assert np.isnan(broken).all()
+
+
+def test_hits_share_ties():
+    scores = jnp.float32([[3, 1, 2], [2, 2, 1], [1, 1, 1], [1, 2, 0], [1, 1.5, 0]])
+    labels = jnp.int32([0, 1, 2, 0, 0])
+    found = stats.hits(scores, labels)
+    np.testing.assert_allclose(found, [1, 1 / 2, 1 / 3, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(stats.hits(scores, labels, 0.6)[-1], 1 / 2)
+    # neither a score of NaN nor one of infinity for all wins by default
+    assert stats.hits(jnp.full((1, 2), jnp.nan), jnp.int32([0])) == 0
+    assert stats.hits(jnp.full((1, 2), -jnp.inf), jnp.int32([0])) == 0.5

@@ -30,6 +30,8 @@ from jaxparc.selectors.parc import annotation_ranks
 from jaxparc.selectors.parc import check as parc_check
 from jaxparc.selectors.parc import parc as parc
 from jaxparc.selectors.probe import Probe as Probe
+from jaxparc.selectors.ridge import needs_float64 as ridge_needs_float64
+from jaxparc.selectors.ridge import ridge as ridge
 from jaxparc.selectors.rsa import reference_ranks
 from jaxparc.selectors.rsa import rsa as rsa
 
@@ -161,6 +163,14 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=logistic_needs_float64,
             summaries=_gram,
             undefined="the optimiser does not converge on features of this scale; standardise them",
+        ),
+        "ridge": Selector(
+            ridge,
+            "Ridge",
+            check=two_of_each_class,
+            needs_float64=ridge_needs_float64,
+            summaries=_gram,
+            undefined="the predictions are not finite",
         ),
         "heuristic": Selector(
             heuristic,

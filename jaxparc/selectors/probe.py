@@ -18,6 +18,33 @@ from jaxparc.selectors import components
 ILL_CONDITIONED = 1e-4
 
 
+class Spectrum(NamedTuple):
+    """Eigendecomposition K = V diag(w) V^T of a centred Gram matrix; see `Probe.spectrum`.
+
+    Attributes:
+        values: (k,) float32, w, not negative.
+        vectors: (n, k) float32, V, orthonormal columns (or zeros). k = n, or f after a reduction,
+            and then K is 0 on all vectors that are orthogonal to these.
+        scale: () float32, the number that the features were divided by.
+    """
+
+    values: Array
+    vectors: Array
+    scale: Array
+
+    def project(self, y: Array) -> tuple[Array, Array]:
+        """Return V^T (y - mean(y)), (k, c), and the part of it outside of the span of V, (n, c).
+
+        Args:
+            y: (n, c) float32.
+        """
+        centred = y - jnp.mean(y, axis=0, keepdims=True)
+        inside = stats.matmul(self.vectors.T, centred)
+        if self.vectors.shape[0] == self.vectors.shape[1]:  # nothing but rounding is left
+            return inside, jnp.zeros_like(centred)
+        return inside, centred - stats.matmul(self.vectors, inside)
+
+
 class Products(NamedTuple):
     """Inner products of represented features: see `Probe.represented`.
 
@@ -187,6 +214,23 @@ class Probe:
         return self.once(
             ("centred_gram", n_dims), lambda: stats.centred_gram(self.reduced(n_dims)[0])
         )
+
+    def spectrum(self, n_dims: int | None) -> Spectrum:
+        """Return the eigendecomposition of the Gram matrix of features reduced to n_dims if given."""
+
+        def compute() -> Spectrum:
+            if n_dims is None:
+                gram, scale = self.centred_gram(None)
+                values, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
+                # Centring leaves only vectors whose mean is 0, and one whose value is 0. Where
+                # others have the value 0 too, the decomposition mixes them.
+                vectors = vectors - jnp.mean(vectors, axis=0, keepdims=True)
+                return Spectrum(jnp.maximum(values, 0.0), vectors, scale)
+            left, values, _ = self.principal(n_dims)
+            scale = jnp.where(values[0] == 0, 1.0, values[0])
+            return Spectrum(jnp.square(values / scale), left, scale)
+
+        return self.once(("spectrum", n_dims), compute)
 
     # Checks of whether float32, or the summaries, are precise enough.
 

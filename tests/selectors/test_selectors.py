@@ -28,15 +28,19 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 # What the definitions promise, one set per property; `test_no_selector_is_forgotten` holds them
 # to the registry.
-SEES_FEATURES = {"parc", "knn", "rsa", "dds", "hscore", "logistic"}
+SEES_FEATURES = {
+    *("parc", "knn", "rsa", "dds", "hscore", "logistic"),
+    *("ridge",),
+}
 SEES_PROBS = {"nce", "leep"}
 BLIND = {"heuristic"}
 ONE_CLASS_PER_IMAGE = {"nce", "leep", "hscore", "hscore_f8", "logistic", "logistic_f8"}
-NEEDS_TWO_OF_A_CLASS = {"knn", "logistic"}
+NEEDS_TWO_OF_A_CLASS = {"knn", "logistic", "ridge"}
 IGNORES_SCALE_OF_COLUMNS = {"parc", "rsa", "dds", "nce", "leep", "hscore"}
 SEES_SCALE = {"logistic", "logistic_f8"}  # its ridge
 IGNORES_SCALE_AND_SHIFT = set(METHODS) - SEES_SCALE
 SEES_ORDER = {"logistic", "logistic_f8"}  # it splits by position
+IGNORES_ROTATION = {"knn", "ridge"}  # and their reduced forms
 
 
 def test_no_selector_is_forgotten():
@@ -180,7 +184,36 @@ def logistic_float64(x, y, c, f=None, **_):
     return 100 * np.mean(classes[(x[half:] @ w[:-1] + w[-1]).argmax(1)] == y[half:])
 
 
+def ridge_float64(x, y, c, f=None, **_):
+    """By solving for the weights without each image in turn."""
+    x = np.asarray(x, np.float64)
+    x = reduced(x, f) if f is not None else x
+    rows = np.eye(c)[y] if y.ndim == 1 else np.asarray(y, np.float64)
+    largest = np.linalg.norm(x - x.mean(0), 2) ** 2
+    best = np.inf
+    for k in np.arange(-5, 1.5, 0.5):
+        predicted = np.empty_like(rows)
+        for i in range(len(x)):
+            others = np.arange(len(x)) != i
+            mean, target = x[others].mean(0), rows[others].mean(0)
+            a = x[others] - mean
+            w = np.linalg.solve(
+                a.T @ a + largest * 10**k * np.eye(x.shape[1]), a.T @ (rows[others] - target)
+            )
+            predicted[i] = (x[i] - mean) @ w + target
+        error = np.square(predicted - rows).mean()
+        if error < best:
+            best, chosen = error, predicted
+    if y.ndim == 1:
+        return 100 * np.mean(chosen.argmax(1) == y)
+    if not np.isin(y, (0, 1)).all():
+        return -np.abs(chosen - rows).sum(1).mean()
+    return 100 * np.mean((chosen > 0.5) == (rows > 0.5))
+
+
 FLOAT64 = {
+    "ridge": ridge_float64,
+    "ridge_f8": functools.partial(ridge_float64, f=8),
     "parc": parc_float64,
     "parc_f8": functools.partial(parc_float64, f=8),
     "knn": knn_float64,
@@ -366,6 +399,15 @@ def test_scale_and_shift_of_features_do_not_matter(method, scale):
     assert score(method, moved.astype(np.float32), y, others=others) == pytest.approx(
         score(method, x, y, others=others), abs=2e-3
     )
+
+
+@pytest.mark.parametrize("method", sorted(m for n in IGNORES_ROTATION for m in (n, f"{n}_f8")))
+def test_rotation_of_features_does_not_matter(method):
+    y = labels_of("classes")
+    x = features_of(y, 1.0)
+    rotation = np.linalg.qr(np.random.default_rng(4).standard_normal((D, D)))[0]
+    expected = pytest.approx(score(method, x, y), rel=1e-3)
+    assert score(method, (x @ rotation).astype(np.float32), y) == expected
 
 
 @pytest.mark.parametrize("method", sorted(IGNORES_SCALE_OF_COLUMNS))
@@ -556,6 +598,33 @@ def test_goldens_are_all_there():
     assert CASES["pets_37"]["scores"]["parc"] < 8 < 25 < golden("pets_37")["parc"]
 
 
+FURTHER = json.loads((GOLDEN / "more_methods.json").read_text())
+FURTHER_TOLERANCES = {
+    "ridge": {"rel": 1e-5},
+}
+
+
+@functools.cache
+def further(case):
+    with np.load(GOLDEN / f"{case}.npz") as arrays:
+        scores = score_bank(
+            {case: arrays["features"]},
+            arrays["labels"],
+            methods=[m for m in FURTHER_TOLERANCES if m in FURTHER[case]],
+            num_classes=CASES[case]["num_classes"],
+        )
+    return dict(zip(scores.methods, scores.values[0], strict=True))
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize(
+    ("case", "method"), [(c, m) for c in FURTHER for m in FURTHER[c] if m in FURTHER_TOLERANCES]
+)
+def test_score_is_that_of_the_definition_in_float64(case, method):
+    expected = pytest.approx(FURTHER[case][method], **FURTHER_TOLERANCES[method])
+    assert further(case)[method] == expected
+
+
 # ----------------------------------------------------------------------------------------- names
 
 
@@ -587,6 +656,34 @@ def test_an_unknown_name_lists_the_known_ones(name):
 def test_what_cannot_be_reduced_says_so(name):
     with pytest.raises(ValueError, match=f"{name} cannot be reduced by PCA"):
         selectors.method(f"{name}_f32")
+
+
+def test_ridge_of_an_image_that_nothing_else_resembles():
+    # its leverage is near 1: 1 - h has no digits left in float32, computed as a difference
+    y = labels_of("classes")
+    x = features_of(y, 2.0)
+    x[7] = 0
+    x[7, 3] = 1e5
+    expected = ridge_float64(x, y, C)
+    assert score_bank({"a": x}, y, methods="ridge").values[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_ridge_ignores_classes_without_images():
+    y = labels_of("classes")
+    x = features_of(y, 0.5)
+    assert score("ridge", x, y, c=4 * C) == score("ridge", x, y)
+    # the one image of a class cannot be predicted
+    y[0] = C
+    found = score("ridge", x, y, c=C + 1)
+    assert found == pytest.approx(ridge_float64(x, y, C + 1), abs=1e-4)
+
+
+def test_ridge_of_few_images_or_one_direction_is_defined():
+    y = np.int32([0, 0, 1, 1])
+    x = np.float32([[0, 0], [0, 0], [1, 2], [1, 2]])
+    assert score("ridge", x, y, c=2) == 100
+    assert score("ridge", x[1:3], y[1:3], c=2) == 0
+    assert np.isnan(score("ridge", np.full_like(x, 0.1), y, c=2))
 
 
 def test_identical_models_are_alike():
