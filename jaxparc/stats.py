@@ -322,6 +322,30 @@ def hits(scores: Array, labels: Array, slack: Array | float = 0.0) -> Array:
     return own.astype(scores.dtype) / tied.astype(scores.dtype)
 
 
+def pearson(a: Array, b: Array, where: Array) -> Array:
+    """Return Pearson's correlation of two arrays of the same shape.
+
+    Args:
+        a: float32.
+        b: float32.
+        where: bool, the entries that count.
+
+    Returns:
+        () float32 in [-1, 1]; NaN if the entries of either are equal, or one is not finite.
+    """
+    return cosine(_standard(a, where), _standard(b, where))
+
+
+def _standard(x: Array, where: Array) -> Array:
+    """Return entries with mean 0 and length 1; NaN throughout if they are all equal."""
+    # Decided on the values: centring a constant leaves rounding noise.
+    highest = jnp.max(x, where=where, initial=-jnp.inf)
+    lowest = jnp.min(x, where=where, initial=jnp.inf)
+    centred = jnp.where(where, x - jnp.mean(x, where=where), 0.0)
+    norm = jnp.sqrt(jnp.sum(jnp.square(centred)))
+    return jnp.where(highest > lowest, centred / norm, jnp.nan)
+
+
 def cosine(a: Array, b: Array) -> Array:
     """Return the inner product, in [-1, 1], of two arrays of the same shape and length 1.
 

@@ -369,3 +369,16 @@ def test_hits_share_ties():
     # neither a score of NaN nor one of infinity for all wins by default
     assert stats.hits(jnp.full((1, 2), jnp.nan), jnp.int32([0])) == 0
     assert stats.hits(jnp.full((1, 2), -jnp.inf), jnp.int32([0])) == 0.5
+
+
+def test_pearson_is_scipys_and_undefined_for_constants():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal(1000).astype(np.float32) + 10
+    b = (a + rng.standard_normal(1000)).astype(np.float32)
+    where = np.arange(1000) % 3 > 0
+    expected = scipy.stats.pearsonr(a[where].astype(float), b[where]).statistic
+    a[0] = b[6] = 1e6  # neither counts
+    assert stats.pearson(a, b, where) == pytest.approx(expected, abs=1e-6)
+    assert np.isnan(stats.pearson(jnp.full(1000, 0.1), b, where))
+    assert np.isnan(stats.pearson(b, jnp.full(1000, 0.1), where))
+    assert np.isnan(stats.pearson(a, b, np.zeros(1000, bool)))

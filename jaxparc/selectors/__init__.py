@@ -23,6 +23,7 @@ from jaxparc.selectors.knn import knn as knn
 from jaxparc.selectors.knn import needs_float64 as knn_needs_float64
 from jaxparc.selectors.knn import summaries as knn_summaries
 from jaxparc.selectors.leep import leep as leep
+from jaxparc.selectors.lfc import lfc as lfc
 from jaxparc.selectors.logistic import logistic as logistic
 from jaxparc.selectors.logistic import needs_float64 as logistic_needs_float64
 from jaxparc.selectors.nce import nce as nce
@@ -171,6 +172,15 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=ridge_needs_float64,
             summaries=_gram,
             undefined="the predictions are not finite",
+        ),
+        "lfc": Selector(
+            lfc,
+            "LFC",
+            kinds=_CLASSES,
+            check=parc_check,
+            summaries=_gram,
+            undefined="the inner products of all pairs of images are equal",
+            bytes_per_pair=12,
         ),
         "heuristic": Selector(
             heuristic,

@@ -216,7 +216,10 @@ class Probe:
         )
 
     def spectrum(self, n_dims: int | None) -> Spectrum:
-        """Return the eigendecomposition of the Gram matrix of features reduced to n_dims if given."""
+        """Return the eigendecomposition of `centred_gram`, of features reduced to n_dims if given.
+
+        The scale is another one after a reduction, which does not need `centred_gram`.
+        """
 
         def compute() -> Spectrum:
             if n_dims is None:

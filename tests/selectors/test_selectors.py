@@ -30,17 +30,20 @@ every_method = pytest.mark.parametrize("method", METHODS)
 # to the registry.
 SEES_FEATURES = {
     *("parc", "knn", "rsa", "dds", "hscore", "logistic"),
-    *("ridge",),
+    *("ridge", "lfc"),
 }
 SEES_PROBS = {"nce", "leep"}
 BLIND = {"heuristic"}
-ONE_CLASS_PER_IMAGE = {"nce", "leep", "hscore", "hscore_f8", "logistic", "logistic_f8"}
+ONE_CLASS_PER_IMAGE = {
+    *("nce", "leep", "hscore", "hscore_f8", "logistic", "logistic_f8"),
+    *("lfc", "lfc_f8"),
+}
 NEEDS_TWO_OF_A_CLASS = {"knn", "logistic", "ridge"}
 IGNORES_SCALE_OF_COLUMNS = {"parc", "rsa", "dds", "nce", "leep", "hscore"}
 SEES_SCALE = {"logistic", "logistic_f8"}  # its ridge
 IGNORES_SCALE_AND_SHIFT = set(METHODS) - SEES_SCALE
 SEES_ORDER = {"logistic", "logistic_f8"}  # it splits by position
-IGNORES_ROTATION = {"knn", "ridge"}  # and their reduced forms
+IGNORES_ROTATION = {"knn", "ridge", "lfc"}  # and their reduced forms
 
 
 def test_no_selector_is_forgotten():
@@ -211,7 +214,18 @@ def ridge_float64(x, y, c, f=None, **_):
     return 100 * np.mean((chosen > 0.5) == (rows > 0.5))
 
 
+def lfc_float64(x, y, c, f=None, **_):
+    x = np.asarray(x, np.float64)
+    x = reduced(x, f) if f is not None else x
+    centred = x - x.mean(0)
+    pairs = [(i, j) for i in range(len(x)) for j in range(i)]
+    products = [centred[i] @ centred[j] for i, j in pairs]
+    return 100 * scipy.stats.pearsonr(products, [float(y[i] == y[j]) for i, j in pairs]).statistic
+
+
 FLOAT64 = {
+    "lfc": lfc_float64,
+    "lfc_f8": functools.partial(lfc_float64, f=8),
     "ridge": ridge_float64,
     "ridge_f8": functools.partial(ridge_float64, f=8),
     "parc": parc_float64,
@@ -601,6 +615,7 @@ def test_goldens_are_all_there():
 FURTHER = json.loads((GOLDEN / "more_methods.json").read_text())
 FURTHER_TOLERANCES = {
     "ridge": {"rel": 1e-5},
+    "lfc": {"rel": 1e-5},
 }
 
 
@@ -684,6 +699,16 @@ def test_ridge_of_few_images_or_one_direction_is_defined():
     assert score("ridge", x, y, c=2) == 100
     assert score("ridge", x[1:3], y[1:3], c=2) == 0
     assert np.isnan(score("ridge", np.full_like(x, 0.1), y, c=2))
+
+
+def test_lfc_is_nan_where_all_pairs_are_alike():
+    x = features_of(labels_of("classes"), 1.0)
+    assert np.isnan(score("lfc", x, np.arange(N, dtype=np.int32), c=N))
+    assert np.isnan(score("lfc", x, np.zeros(N, np.int32), c=1))
+    assert np.isnan(score("lfc", x[:1], np.int32([0]), c=2))
+    assert np.isnan(score("lfc", np.full_like(x, 0.1), labels_of("classes")))
+    with pytest.raises(ValueError, match="no class has two"):
+        score_bank({"a": x}, np.arange(N), methods="lfc")
 
 
 def test_identical_models_are_alike():
