@@ -158,6 +158,28 @@ def centred(x: Array) -> tuple[Array, Array]:
     return (y - jnp.mean(y, axis=0, keepdims=True)) * (1.0 / scale), scale
 
 
+def directions(x: Array) -> Array:
+    """Return the Gram matrix of rows of length 1, minus their mean.
+
+    Args:
+        x: (n, d) float32; rows of zeros remain zeros.
+
+    Returns:
+        (n, n) float32. Zeros throughout if the rows have the same direction.
+    """
+    # In two steps, so that no square overflows or underflows.
+    largest = jnp.max(jnp.abs(x), axis=1, keepdims=True)
+    zero = largest == 0
+    x = x * (1.0 / jnp.where(zero, 1.0, largest))
+    length = jnp.sqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True))
+    x = x * (1.0 / jnp.where(zero, 1.0, length))
+    y = x - x[:1]
+    # Of the same direction but for rounding.
+    least = 8.0 * jnp.finfo(x.dtype).eps
+    y = jnp.where(jnp.max(jnp.abs(y)) > least, y, 0.0)
+    return gram(y - jnp.mean(y, axis=0, keepdims=True))
+
+
 def squared_distances(x: Array) -> Array:
     """Return squared distances between the rows of x (n, d), over the square of their scale.
 

@@ -382,3 +382,14 @@ def test_pearson_is_scipys_and_undefined_for_constants():
     assert np.isnan(stats.pearson(jnp.full(1000, 0.1), b, where))
     assert np.isnan(stats.pearson(b, jnp.full(1000, 0.1), where))
     assert np.isnan(stats.pearson(a, b, np.zeros(1000, bool)))
+
+
+def test_directions_are_inner_products_of_centred_rows_of_length_1():
+    x = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32) + 1
+    x *= np.geomspace(1e-25, 1e25, 6, dtype=np.float32)[:, None]  # squares are out of range
+    x[2] = 0
+    rows = x.astype(float) / np.where(x.any(1), np.linalg.norm(x.astype(float), axis=1), 1)[:, None]
+    rows -= rows.mean(0)
+    np.testing.assert_allclose(stats.directions(x), rows @ rows.T, atol=1e-6)
+    same = np.outer(np.arange(1, 6), x[0]).astype(np.float32)
+    assert not np.any(stats.directions(same))

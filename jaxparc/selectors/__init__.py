@@ -27,6 +27,9 @@ from jaxparc.selectors.lfc import lfc as lfc
 from jaxparc.selectors.logistic import logistic as logistic
 from jaxparc.selectors.logistic import needs_float64 as logistic_needs_float64
 from jaxparc.selectors.nce import nce as nce
+from jaxparc.selectors.ncm import ncm as ncm
+from jaxparc.selectors.ncm import needs_float64 as ncm_needs_float64
+from jaxparc.selectors.ncm import summaries as ncm_summaries
 from jaxparc.selectors.parc import annotation_ranks
 from jaxparc.selectors.parc import check as parc_check
 from jaxparc.selectors.parc import parc as parc
@@ -181,6 +184,16 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             summaries=_gram,
             undefined="the inner products of all pairs of images are equal",
             bytes_per_pair=12,
+        ),
+        "ncm": Selector(
+            ncm,
+            "NCM",
+            kinds=_CLASSES,
+            check=two_of_each_class,
+            needs_float64=ncm_needs_float64,
+            summaries=ncm_summaries,
+            undefined="the features of all images have the same direction",
+            bytes_per_pair=8,
         ),
         "heuristic": Selector(
             heuristic,

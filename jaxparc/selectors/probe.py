@@ -215,6 +215,12 @@ class Probe:
             ("centred_gram", n_dims), lambda: stats.centred_gram(self.reduced(n_dims)[0])
         )
 
+    def directions(self, n_dims: int | None) -> Array:
+        """Return `stats.directions` of the features, reduced to n_dims unless it is None."""
+        if n_dims is None:
+            return self.summary("directions")
+        return self.once(("directions", n_dims), lambda: stats.directions(self.reduced(n_dims)[0]))
+
     def spectrum(self, n_dims: int | None) -> Spectrum:
         """Return the eigendecomposition of `centred_gram`, of features reduced to n_dims if given.
 
@@ -318,6 +324,7 @@ def _products(x: Array, kept: Array | None) -> Products:
 SUMMARIES: Mapping[str, Callable[[Probe], Any]] = MappingProxyType(
     {
         "centred_gram": lambda probe: stats.centred_gram(probe.features),
+        "directions": lambda probe: stats.directions(probe.features),
         "products": lambda probe: _products(*probe.represented(None)),
     }
 )

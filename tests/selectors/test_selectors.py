@@ -30,20 +30,21 @@ every_method = pytest.mark.parametrize("method", METHODS)
 # to the registry.
 SEES_FEATURES = {
     *("parc", "knn", "rsa", "dds", "hscore", "logistic"),
-    *("ridge", "lfc"),
+    *("ridge", "lfc", "ncm"),
 }
 SEES_PROBS = {"nce", "leep"}
 BLIND = {"heuristic"}
 ONE_CLASS_PER_IMAGE = {
     *("nce", "leep", "hscore", "hscore_f8", "logistic", "logistic_f8"),
-    *("lfc", "lfc_f8"),
+    *("lfc", "lfc_f8", "ncm", "ncm_f8"),
 }
-NEEDS_TWO_OF_A_CLASS = {"knn", "logistic", "ridge"}
+NEEDS_TWO_OF_A_CLASS = {"knn", "logistic", "ridge", "ncm"}
 IGNORES_SCALE_OF_COLUMNS = {"parc", "rsa", "dds", "nce", "leep", "hscore"}
 SEES_SCALE = {"logistic", "logistic_f8"}  # its ridge
-IGNORES_SCALE_AND_SHIFT = set(METHODS) - SEES_SCALE
+SEES_SHIFT = {"ncm"}  # it compares directions
+IGNORES_SCALE_AND_SHIFT = set(METHODS) - SEES_SCALE - SEES_SHIFT
 SEES_ORDER = {"logistic", "logistic_f8"}  # it splits by position
-IGNORES_ROTATION = {"knn", "ridge", "lfc"}  # and their reduced forms
+IGNORES_ROTATION = {"knn", "ridge", "lfc", "ncm"}  # and their reduced forms
 
 
 def test_no_selector_is_forgotten():
@@ -223,7 +224,25 @@ def lfc_float64(x, y, c, f=None, **_):
     return 100 * scipy.stats.pearsonr(products, [float(y[i] == y[j]) for i, j in pairs]).statistic
 
 
+def ncm_float64(x, y, c, f=None, **_):
+    x = np.asarray(x, np.float64)
+    x = reduced(x, f) if f is not None else x
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300)
+    right = []
+    for i, image in enumerate(x):
+        others = np.arange(len(x)) != i
+        distances = [
+            np.linalg.norm(image - x[others & (y == k)].mean(0)) if (y[others] == k).any() else 9
+            for k in range(c)
+        ]
+        tied = np.flatnonzero(distances < min(distances) + 1e-9)
+        right.append((y[i] in tied) / len(tied))
+    return 100 * np.mean(right)
+
+
 FLOAT64 = {
+    "ncm": ncm_float64,
+    "ncm_f8": functools.partial(ncm_float64, f=8),
     "lfc": lfc_float64,
     "lfc_f8": functools.partial(lfc_float64, f=8),
     "ridge": ridge_float64,
@@ -413,6 +432,17 @@ def test_scale_and_shift_of_features_do_not_matter(method, scale):
     assert score(method, moved.astype(np.float32), y, others=others) == pytest.approx(
         score(method, x, y, others=others), abs=2e-3
     )
+
+
+@pytest.mark.parametrize("method", sorted(SEES_SHIFT))
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_scale_of_features_that_are_not_centred_does_not_matter(method, scale):
+    y = labels_of("classes")
+    x = features_of(y, 0.3) + 2
+    expected = score(method, x, y, others={})
+    found = score(method, np.float32(scale) * x, y, others={})
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert score(method, x - 2, y, others={}) != pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("method", sorted(m for n in IGNORES_ROTATION for m in (n, f"{n}_f8")))
@@ -615,6 +645,7 @@ def test_goldens_are_all_there():
 FURTHER = json.loads((GOLDEN / "more_methods.json").read_text())
 FURTHER_TOLERANCES = {
     "ridge": {"rel": 1e-5},
+    "ncm": {"rel": 1e-5},
     "lfc": {"rel": 1e-5},
 }
 
@@ -709,6 +740,45 @@ def test_lfc_is_nan_where_all_pairs_are_alike():
     assert np.isnan(score("lfc", np.full_like(x, 0.1), labels_of("classes")))
     with pytest.raises(ValueError, match="no class has two"):
         score_bank({"a": x}, np.arange(N), methods="lfc")
+
+
+def test_ncm_shares_ties_and_ignores_lengths():
+    # every row is 1 or -1 after division by its length
+    y = np.int32([0, 0, 0, 1, 1, 1, 2, 2])
+    x = np.float32([[1], [2], [3e3], [1e-3], [5], [-2], [-3], [-4]])
+    assert score("ncm", x, y, c=3) == pytest.approx(ncm_float64(x, y, 3), abs=1e-4)
+    x = np.float32([[0], [0], [1], [1], [2], [0]])  # rows of zeros have no direction
+    y = np.int32([0, 0, 1, 1, 2, 2])
+    assert score("ncm", x, y, c=3) == pytest.approx(ncm_float64(x, y, 3), abs=1e-4)
+
+
+def test_ncm_of_a_row_of_zeros_or_of_one_class_without_others():
+    y = labels_of("classes")
+    x = features_of(y, 0.5) + 1
+    x[3:5] = 0
+    assert score("ncm", x, y) == pytest.approx(ncm_float64(x, y, C), abs=1e-4)
+    y[0] = C
+    assert score("ncm", x, y, c=C + 3) == pytest.approx(ncm_float64(x, y, C + 3), abs=1e-4)
+
+
+def test_ncm_is_nan_where_all_images_have_one_direction():
+    y = labels_of("classes")
+    x = np.outer(np.arange(1, N + 1), np.random.default_rng(0).random(D)).astype(np.float32)
+    assert np.isnan(score("ncm", x, y))
+    with pytest.warns(UndefinedScoreWarning, match="same direction"):
+        assert np.isnan(score_bank({"a": x}, y, methods="ncm").values[0, 0])
+
+
+def test_ncm_of_directions_that_float32_confuses():
+    # a large offset leaves little of the differences: score_bank computes in float64
+    y = labels_of("classes")
+    x = features_of(y, 1.0).astype(np.float64) + 3e5
+    expected = ncm_float64(x, y, C)
+    assert score_bank({"a": x}, y, methods="ncm").values[0] == pytest.approx(expected, abs=1e-4)
+    for offset in np.float32([500, 1e4, 3e5]):
+        x = features_of(y, 0.7) + offset
+        expected = ncm_float64(x, y, C)
+        assert score_bank({"a": x}, y, methods="ncm").values[0] == pytest.approx(expected)
 
 
 def test_identical_models_are_alike():
