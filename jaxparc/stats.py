@@ -158,6 +158,23 @@ def centred(x: Array) -> tuple[Array, Array]:
     return (y - jnp.mean(y, axis=0, keepdims=True)) * (1.0 / scale), scale
 
 
+def mean_products(x: Array) -> tuple[Array, Array]:
+    """Return what the inner products of the rows have beyond those of the centred rows.
+
+    With the result (v, s), x x^T = K + v 1^T + 1 v^T + s 1 1^T, K that of `centred_gram`.
+
+    Args:
+        x: (n, d) float32.
+
+    Returns:
+        (n,) float32, products of the centred rows with the mean of all rows, and () float32, the
+        square of its length; both over the square of the scale of `centred_gram`.
+    """
+    y, scale = centred(x)
+    mean = (x[0] + jnp.mean(x - x[:1], axis=0)) * (1.0 / scale)
+    return matmul(y, mean), jnp.sum(jnp.square(mean))
+
+
 def directions(x: Array) -> Array:
     """Return the Gram matrix of rows of length 1, minus their mean.
 

@@ -393,3 +393,12 @@ def test_directions_are_inner_products_of_centred_rows_of_length_1():
     np.testing.assert_allclose(stats.directions(x), rows @ rows.T, atol=1e-6)
     same = np.outer(np.arange(1, 6), x[0]).astype(np.float32)
     assert not np.any(stats.directions(same))
+
+
+@pytest.mark.parametrize("offset", [0, 1e4])
+def test_mean_products_complete_the_centred_gram_matrix(offset):
+    x = np.random.default_rng(0).standard_normal((6, 9)).astype(np.float32) + np.float32(offset)
+    gram, scale = stats.centred_gram(x)
+    v, s = stats.mean_products(x)
+    whole = np.asarray(gram + v[:, None] + v[None, :] + s, np.float64) * float(scale) ** 2
+    np.testing.assert_allclose(whole, x.astype(float) @ x.astype(float).T, rtol=1e-6, atol=1e-5)

@@ -26,6 +26,9 @@ from jaxparc.selectors.leep import leep as leep
 from jaxparc.selectors.lfc import lfc as lfc
 from jaxparc.selectors.logistic import logistic as logistic
 from jaxparc.selectors.logistic import needs_float64 as logistic_needs_float64
+from jaxparc.selectors.logme import logme as logme
+from jaxparc.selectors.logme import needs_float64 as logme_needs_float64
+from jaxparc.selectors.logme import summaries as logme_summaries
 from jaxparc.selectors.nce import nce as nce
 from jaxparc.selectors.ncm import ncm as ncm
 from jaxparc.selectors.ncm import needs_float64 as ncm_needs_float64
@@ -193,6 +196,14 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=ncm_needs_float64,
             summaries=ncm_summaries,
             undefined="the features of all images have the same direction",
+            bytes_per_pair=8,
+        ),
+        "logme": Selector(
+            logme,
+            "LogME",
+            needs_float64=logme_needs_float64,
+            summaries=logme_summaries,
+            undefined="the features are constant after the reduction",
             bytes_per_pair=8,
         ),
         "heuristic": Selector(

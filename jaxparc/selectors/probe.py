@@ -101,7 +101,7 @@ class Probe:
         source_images: () float32, the number of images that the model was trained on.
         target_images: () float32, the number of images in the target data set.
         scale: () float32 or float64, the number that the features were divided by (only the
-            logistic selector depends on it); None for 1.
+            logistic selector and a variant of logme depend on it); None for 1.
         summaries: results of functions in `SUMMARIES`, and components under `components_name`;
             None if there are none. Selectors that need nothing else of the features also work
             without them.
@@ -146,6 +146,12 @@ class Probe:
         if self.summaries is not None and name in self.summaries:
             return self.summaries[name]
         return self.once(name, lambda: SUMMARIES[name](self))
+
+    def targets(self, dtype: Any) -> Array:
+        """Return the labels as numbers, (n, c): one-hot for classes."""
+        if self.labels.ndim == 1:
+            return jax.nn.one_hot(self.labels, self.num_classes, dtype=dtype)
+        return self.labels.astype(dtype)
 
     def principal(self, n_dims: int) -> tuple[Array, Array, Array]:
         """Return singular vectors, values and which of them count; see `components.principal`.
@@ -325,6 +331,7 @@ SUMMARIES: Mapping[str, Callable[[Probe], Any]] = MappingProxyType(
     {
         "centred_gram": lambda probe: stats.centred_gram(probe.features),
         "directions": lambda probe: stats.directions(probe.features),
+        "mean_products": lambda probe: stats.mean_products(probe.features),
         "products": lambda probe: _products(*probe.represented(None)),
     }
 )

@@ -37,7 +37,7 @@ def ridge(probe: Probe, *, n_dims: int | None = None) -> Array:
     """
     predicted = left_out(probe, n_dims)
     if probe.labels.ndim == 1:
-        present = _targets(probe, predicted.dtype).any(axis=0, keepdims=True)
+        present = (probe.targets(predicted.dtype) > 0).any(axis=0, keepdims=True)
         right = stats.hits(jnp.where(present, predicted, -jnp.inf), probe.labels)
     elif probe.vectors:
         right = -jnp.sum(jnp.abs(predicted - probe.labels), axis=1) / 100.0
@@ -58,7 +58,7 @@ def left_out(probe: Probe, n_dims: int | None) -> Array:
 
     def compute() -> Array:
         values, vectors, _ = spectrum = probe.spectrum(n_dims)
-        y = _targets(probe, values.dtype)
+        y = probe.targets(values.dtype)
         inside, outside = spectrum.project(y)
         squares = jnp.square(vectors)
         # Of 1 - h_i, what lies outside of the span of V; see `Spectrum.project`.
@@ -85,9 +85,3 @@ def left_out(probe: Probe, n_dims: int | None) -> Array:
         return y - found
 
     return probe.once(("ridge", n_dims), compute)
-
-
-def _targets(probe: Probe, dtype: jnp.dtype) -> Array:
-    if probe.labels.ndim == 1:
-        return jax.nn.one_hot(probe.labels, probe.num_classes, dtype=dtype)
-    return probe.labels.astype(dtype)

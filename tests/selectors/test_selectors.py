@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.optimize
 import scipy.spatial
 import scipy.special
@@ -30,7 +31,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 # to the registry.
 SEES_FEATURES = {
     *("parc", "knn", "rsa", "dds", "hscore", "logistic"),
-    *("ridge", "lfc", "ncm"),
+    *("ridge", "lfc", "ncm", "logme"),
 }
 SEES_PROBS = {"nce", "leep"}
 BLIND = {"heuristic"}
@@ -41,10 +42,10 @@ ONE_CLASS_PER_IMAGE = {
 NEEDS_TWO_OF_A_CLASS = {"knn", "logistic", "ridge", "ncm"}
 IGNORES_SCALE_OF_COLUMNS = {"parc", "rsa", "dds", "nce", "leep", "hscore"}
 SEES_SCALE = {"logistic", "logistic_f8"}  # its ridge
-SEES_SHIFT = {"ncm"}  # it compares directions
+SEES_SHIFT = {"ncm", "logme"}  # directions; a model without intercept
 IGNORES_SCALE_AND_SHIFT = set(METHODS) - SEES_SCALE - SEES_SHIFT
 SEES_ORDER = {"logistic", "logistic_f8"}  # it splits by position
-IGNORES_ROTATION = {"knn", "ridge", "lfc", "ncm"}  # and their reduced forms
+IGNORES_ROTATION = {"knn", "ridge", "lfc", "ncm", "logme"}  # and their reduced forms
 
 
 def test_no_selector_is_forgotten():
@@ -240,7 +241,54 @@ def ncm_float64(x, y, c, f=None, **_):
     return 100 * np.mean(right)
 
 
+def logme_float64(x, y, c, f=None, **_):
+    """By the density of the labels, of covariance (I + x x^T / r) / beta, over r and beta."""
+    x = np.asarray(x, np.float64)
+    x = reduced(x, f) if f is not None else x
+    rows = np.eye(c)[y] if y.ndim == 1 else np.asarray(y, np.float64)
+    rows = rows[:, rows.any(0)]
+
+    def evidence(logarithm):
+        half = np.linalg.cholesky(np.eye(len(x)) + x @ x.T * np.exp(-logarithm))
+        variance = np.square(scipy.linalg.solve_triangular(half, rows, lower=True)).mean(0)
+        constants = np.log(np.diag(half)).mean() + 0.5 + np.log(2 * np.pi) / 2
+        return -0.5 * np.log(variance) - constants
+
+    grid = np.log(np.square(x).sum()) + np.arange(-32, 20, 0.5)
+    table = np.array([evidence(logarithm) for logarithm in grid])
+    best = []
+    for k, place in enumerate(table.argmax(0)):
+        around = grid[place] - 0.5, grid[place] + 0.5
+        cost = lambda logarithm, k=k: -evidence(logarithm)[k]  # noqa: E731
+        best.append(-scipy.optimize.minimize_scalar(cost, bounds=around, method="bounded").fun)
+    return np.mean(best)
+
+
+def logme_as_published(x, y, c):
+    """The arithmetic of the published code, by a singular value decomposition."""
+    n, d = x.shape
+    left, values, _ = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    sigma, found = values**2, []
+    for label in range(c):
+        column = (y == label).astype(np.float64)
+        z = np.square(left.T @ column)
+        alpha = beta = 1.0
+        for _ in range(11):
+            t = alpha / beta
+            gamma = (sigma / (sigma + t)).sum()
+            m2 = (sigma * z / (t + sigma) ** 2).sum()
+            res2 = (z * (t / (sigma + t)) ** 2).sum() + column.sum() - z.sum()
+            alpha, beta = gamma / (m2 + 1e-5), (n - gamma) / (res2 + 1e-5)
+            if abs(alpha / beta - t) <= 1e-3 * t:
+                break
+        evidence = d * np.log(alpha) + n * np.log(beta / (2 * np.pi)) - beta * res2 - alpha * m2
+        found.append((evidence - np.log(alpha + beta * sigma).sum()) / 2 / n)
+    return np.mean(found)
+
+
 FLOAT64 = {
+    "logme": logme_float64,
+    "logme_f8": functools.partial(logme_float64, f=8),
     "ncm": ncm_float64,
     "ncm_f8": functools.partial(ncm_float64, f=8),
     "lfc": lfc_float64,
@@ -352,7 +400,7 @@ def in_both_forms(methods):
 
 @in_both_forms([m for m in METHODS if m not in BLIND])
 def test_score_is_the_definition_in_float64(method, form):
-    tolerance = 1e-5 if method in SEES_PROBS else 0.01
+    tolerance = 1e-5 if method in SEES_PROBS | {"logme", "logme_f8"} else 0.01
     for separation in (0.0, 0.5, 2.0):
         y = labels_of(form)
         x = features_of(y, separation) + 3
@@ -645,6 +693,7 @@ def test_goldens_are_all_there():
 FURTHER = json.loads((GOLDEN / "more_methods.json").read_text())
 FURTHER_TOLERANCES = {
     "ridge": {"rel": 1e-5},
+    "logme": {"rel": 1e-5, "abs": 1e-6},
     "ncm": {"rel": 1e-5},
     "lfc": {"rel": 1e-5},
 }
@@ -779,6 +828,66 @@ def test_ncm_of_directions_that_float32_confuses():
         x = features_of(y, 0.7) + offset
         expected = ncm_float64(x, y, C)
         assert score_bank({"a": x}, y, methods="ncm").values[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("d", [D, 200])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_logme_has_the_published_value_as_a_variant(d, scale):
+    y = labels_of("classes")
+    x = np.random.default_rng(1).standard_normal((N, d)).astype(np.float32) + 1
+    x[:, :D] += features_of(y, 1.5)
+    x *= np.float32(scale)
+    published = functools.partial(selectors.logme, variant="thuml")
+    values = score_bank({"a": x}, y, methods=["logme", published]).values[0]
+    assert values[1] == pytest.approx(logme_as_published(x, y, C), rel=1e-4, abs=1e-4)
+    assert values[0] == pytest.approx(logme_float64(x, y, C), abs=1e-5)
+    # (d - n) / 2 ln alpha is left out of theirs
+    assert (abs(values[1] - values[0]) > 1) == (d > N)
+    with pytest.raises(ValueError, match="unknown variant 'icml'; known: evidence, thuml"):
+        selectors.logme(probe_of(x, y), variant="icml")
+
+
+def test_logme_ignores_classes_without_images():
+    y = labels_of("classes")
+    x = features_of(y, 0.5)
+    assert score("logme", x, y, c=4 * C) == pytest.approx(score("logme", x, y), rel=1e-6)
+
+
+def test_logme_without_signal_is_the_evidence_of_noise():
+    # features orthogonal to the labels: the best weights are 0
+    y = np.arange(N, dtype=np.int32) % C
+    x = np.random.default_rng(0).standard_normal((N, D))
+    one_hot = np.eye(C)[y]
+    x = (x - one_hot @ np.linalg.lstsq(one_hot, x, rcond=None)[0]).astype(np.float32)
+    expected = -0.5 * (1 + np.log(2 * np.pi * N / C / N))
+    assert score("logme", x, y) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("offset", [30, 1e3, 1e5])
+@pytest.mark.parametrize("d", [D, 3 * N])
+def test_logme_of_features_with_an_offset(offset, d):
+    y = labels_of("classes")
+    x = np.random.default_rng(1).standard_normal((N, d)).astype(np.float32)
+    x[:, :D] += features_of(y, 1.5)
+    x += np.float32(offset) * np.random.default_rng(2).random(d, np.float32)
+    expected = logme_float64(x, y, C)
+    assert score_bank({"a": x}, y, methods="logme").values[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_logme_of_features_that_float32_confuses():
+    # one direction is all that the Gram matrix shows in float32
+    y = labels_of("classes")
+    x = features_of(y, 2.0)
+    x[:, 0] *= 1e4
+    expected = logme_float64(x, y, C)
+    assert score_bank({"a": x}, y, methods="logme").values[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_logme_of_few_images_or_one_direction():
+    y = np.int32([0, 0, 1])
+    x = np.float32([[1, 2], [2, 4], [-1, -2]])
+    assert score("logme", x, y, c=2) == pytest.approx(logme_float64(x, y, 2), abs=1e-4)
+    assert np.isnan(score("logme", np.full_like(x, 0.1), y, c=2))
 
 
 def test_identical_models_are_alike():
