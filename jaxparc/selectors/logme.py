@@ -20,8 +20,10 @@ RATIOS = 512
 SMALLEST = {4: 1e-6, 8: 1e-12}
 LARGEST = 1e6
 
-# Ratio, over the largest eigenvalue, below which rounding in float32 changes the evidence.
-RESOLVED = 1e-4
+# Of the largest eigenvalue: the ratio below which rounding in float32 changes the evidence, and the
+# eigenvalue that it cannot tell from 0.
+RESOLVED = 2e-5
+LOST = 2e-7
 
 # Of the fixed-point iteration of the published code.
 PUBLISHED_STEPS = 11
@@ -89,13 +91,21 @@ def needs_float64(probe: Probe, *, n_dims: int | None = None, variant: str = "ev
     del variant
     design, columns = _problem(probe, n_dims)
     ratios = jnp.where(columns.present, _best(design, columns)[1], jnp.inf)
-    return jnp.min(ratios) < RESOLVED * jnp.max(design.values)
+    largest = jnp.max(design.values)
+    coarse = jnp.min(ratios) < RESOLVED * largest
+    if n_dims is not None:
+        return coarse
+    # Directions may hold the signal however small they are. In general no more eigenvalues are 0
+    # than that of the mean, and those beyond the number of columns that vary.
+    n = design.values.shape[0]
+    expected = jnp.minimum(probe.summary("varying"), n - 1)
+    return coarse | (jnp.sort(design.values)[n - expected] < LOST * largest)
 
 
 def summaries(*, n_dims: int | None = None, variant: str = "evidence") -> tuple[str, ...]:
     """Return the summaries that the score follows from; options as in `logme`."""
     del variant
-    return ("centred_gram", "mean_products") if n_dims is None else ("centred_gram",)
+    return ("centred_gram", "mean_products", "varying") if n_dims is None else ("centred_gram",)
 
 
 class _Design(NamedTuple):

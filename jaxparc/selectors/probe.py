@@ -333,5 +333,6 @@ SUMMARIES: Mapping[str, Callable[[Probe], Any]] = MappingProxyType(
         "directions": lambda probe: stats.directions(probe.features),
         "mean_products": lambda probe: stats.mean_products(probe.features),
         "products": lambda probe: _products(*probe.represented(None)),
+        "varying": lambda probe: jnp.sum(stats.varies(probe.features.T), dtype=jnp.int32),
     }
 )

@@ -874,13 +874,15 @@ def test_logme_of_features_with_an_offset(offset, d):
     assert score_bank({"a": x}, y, methods="logme").values[0] == pytest.approx(expected, abs=1e-4)
 
 
-def test_logme_of_features_that_float32_confuses():
-    # one direction is all that the Gram matrix shows in float32
+@pytest.mark.parametrize("method", ["logme", "ridge", "ncm"])
+@pytest.mark.parametrize("dominant", [1, 2, 3])
+def test_directions_that_dominate_do_not_hide_the_others(method, dominant):
+    # the Gram matrix shows only these in float32
     y = labels_of("classes")
     x = features_of(y, 2.0)
-    x[:, 0] *= 1e4
-    expected = logme_float64(x, y, C)
-    assert score_bank({"a": x}, y, methods="logme").values[0] == pytest.approx(expected, abs=1e-4)
+    x[:, :dominant] = 1e4 * np.random.default_rng(0).standard_normal((N, dominant))
+    expected = FLOAT64[method](x, y, C)
+    assert score_bank({"a": x}, y, methods=method).values[0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_logme_of_few_images_or_one_direction():
