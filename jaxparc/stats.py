@@ -158,6 +158,45 @@ def centred(x: Array) -> tuple[Array, Array]:
     return (y - jnp.mean(y, axis=0, keepdims=True)) * (1.0 / scale), scale
 
 
+def mean_products(x: Array) -> tuple[Array, Array]:
+    """Return what the inner products of the rows have beyond those of the centred rows.
+
+    With the result (v, s), x x^T = K + v 1^T + 1 v^T + s 1 1^T, K that of `centred_gram`.
+
+    Args:
+        x: (n, d) float32.
+
+    Returns:
+        (n,) float32, products of the centred rows with the mean of all rows, and () float32, the
+        square of its length; both over the square of the scale of `centred_gram`.
+    """
+    y, scale = centred(x)
+    mean = (x[0] + jnp.mean(x - x[:1], axis=0)) * (1.0 / scale)
+    return matmul(y, mean), jnp.sum(jnp.square(mean))
+
+
+def directions(x: Array) -> Array:
+    """Return the Gram matrix of rows of length 1, minus their mean.
+
+    Args:
+        x: (n, d) float32; rows of zeros remain zeros.
+
+    Returns:
+        (n, n) float32. Zeros throughout if the rows have the same direction.
+    """
+    # In two steps, so that no square overflows or underflows.
+    largest = jnp.max(jnp.abs(x), axis=1, keepdims=True)
+    zero = largest == 0
+    x = x * (1.0 / jnp.where(zero, 1.0, largest))
+    length = jnp.sqrt(jnp.sum(jnp.square(x), axis=1, keepdims=True))
+    x = x * (1.0 / jnp.where(zero, 1.0, length))
+    y = x - x[:1]
+    # Of the same direction but for rounding.
+    least = 8.0 * jnp.finfo(x.dtype).eps
+    y = jnp.where(jnp.max(jnp.abs(y)) > least, y, 0.0)
+    return gram(y - jnp.mean(y, axis=0, keepdims=True))
+
+
 def squared_distances(x: Array) -> Array:
     """Return squared distances between the rows of x (n, d), over the square of their scale.
 
@@ -303,6 +342,47 @@ def spearman(a: Array, b: Array) -> Array:
         () float32 in [-1, 1]; NaN if either is constant or holds a value that is not finite.
     """
     return cosine(standard_ranks(a), standard_ranks(b))
+
+
+def hits(scores: Array, labels: Array, slack: Array | float = 0.0) -> Array:
+    """Return by how much the largest score of each image is that of its class.
+
+    Args:
+        scores: (n, c).
+        labels: (n,) int32 classes.
+        slack: scores that are less than this below the largest tie with it.
+
+    Returns:
+        (n,) float32: 1 / t if the score of the class is among t tied largest ones, else 0.
+    """
+    highest = scores >= jnp.max(scores, axis=1, keepdims=True) - slack
+    own = jnp.take_along_axis(highest, labels[:, None], axis=1)[:, 0]
+    tied = jnp.maximum(jnp.sum(highest, axis=1), 1)  # none if the scores are NaN
+    return own.astype(scores.dtype) / tied.astype(scores.dtype)
+
+
+def pearson(a: Array, b: Array, where: Array) -> Array:
+    """Return Pearson's correlation of two arrays of the same shape.
+
+    Args:
+        a: float32.
+        b: float32.
+        where: bool, the entries that count.
+
+    Returns:
+        () float32 in [-1, 1]; NaN if the entries of either are equal, or one is not finite.
+    """
+    return cosine(_standard(a, where), _standard(b, where))
+
+
+def _standard(x: Array, where: Array) -> Array:
+    """Return entries with mean 0 and length 1; NaN throughout if they are all equal."""
+    # Decided on the values: centring a constant leaves rounding noise.
+    highest = jnp.max(x, where=where, initial=-jnp.inf)
+    lowest = jnp.min(x, where=where, initial=jnp.inf)
+    centred = jnp.where(where, x - jnp.mean(x, where=where), 0.0)
+    norm = jnp.sqrt(jnp.sum(jnp.square(centred)))
+    return jnp.where(highest > lowest, centred / norm, jnp.nan)
 
 
 def cosine(a: Array, b: Array) -> Array:

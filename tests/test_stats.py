@@ -358,3 +358,47 @@ def test_ranks_of_float64_are_scipys_whatever_the_tail(sigma):
         broken = np.asarray(jax.jit(stats.ranks)(np.where(x == x[1], np.inf, x)))
     np.testing.assert_array_equal(got, scipy.stats.rankdata(x))
     assert np.isnan(broken).all()
+
+
+def test_hits_share_ties():
+    scores = jnp.float32([[3, 1, 2], [2, 2, 1], [1, 1, 1], [1, 2, 0], [1, 1.5, 0]])
+    labels = jnp.int32([0, 1, 2, 0, 0])
+    found = stats.hits(scores, labels)
+    np.testing.assert_allclose(found, [1, 1 / 2, 1 / 3, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(stats.hits(scores, labels, 0.6)[-1], 1 / 2)
+    # neither a score of NaN nor one of infinity for all wins by default
+    assert stats.hits(jnp.full((1, 2), jnp.nan), jnp.int32([0])) == 0
+    assert stats.hits(jnp.full((1, 2), -jnp.inf), jnp.int32([0])) == 0.5
+
+
+def test_pearson_is_scipys_and_undefined_for_constants():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal(1000).astype(np.float32) + 10
+    b = (a + rng.standard_normal(1000)).astype(np.float32)
+    where = np.arange(1000) % 3 > 0
+    expected = scipy.stats.pearsonr(a[where].astype(float), b[where]).statistic
+    a[0] = b[6] = 1e6  # neither counts
+    assert stats.pearson(a, b, where) == pytest.approx(expected, abs=1e-6)
+    assert np.isnan(stats.pearson(jnp.full(1000, 0.1), b, where))
+    assert np.isnan(stats.pearson(b, jnp.full(1000, 0.1), where))
+    assert np.isnan(stats.pearson(a, b, np.zeros(1000, bool)))
+
+
+def test_directions_are_inner_products_of_centred_rows_of_length_1():
+    x = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32) + 1
+    x *= np.geomspace(1e-25, 1e25, 6, dtype=np.float32)[:, None]  # squares are out of range
+    x[2] = 0
+    rows = x.astype(float) / np.where(x.any(1), np.linalg.norm(x.astype(float), axis=1), 1)[:, None]
+    rows -= rows.mean(0)
+    np.testing.assert_allclose(stats.directions(x), rows @ rows.T, atol=1e-6)
+    same = np.outer(np.arange(1, 6), x[0]).astype(np.float32)
+    assert not np.any(stats.directions(same))
+
+
+@pytest.mark.parametrize("offset", [0, 1e4])
+def test_mean_products_complete_the_centred_gram_matrix(offset):
+    x = np.random.default_rng(0).standard_normal((6, 9)).astype(np.float32) + np.float32(offset)
+    gram, scale = stats.centred_gram(x)
+    v, s = stats.mean_products(x)
+    whole = np.asarray(gram + v[:, None] + v[None, :] + s, np.float64) * float(scale) ** 2
+    np.testing.assert_allclose(whole, x.astype(float) @ x.astype(float).T, rtol=1e-6, atol=1e-5)

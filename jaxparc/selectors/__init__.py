@@ -23,13 +23,22 @@ from jaxparc.selectors.knn import knn as knn
 from jaxparc.selectors.knn import needs_float64 as knn_needs_float64
 from jaxparc.selectors.knn import summaries as knn_summaries
 from jaxparc.selectors.leep import leep as leep
+from jaxparc.selectors.lfc import lfc as lfc
 from jaxparc.selectors.logistic import logistic as logistic
 from jaxparc.selectors.logistic import needs_float64 as logistic_needs_float64
+from jaxparc.selectors.logme import logme as logme
+from jaxparc.selectors.logme import needs_float64 as logme_needs_float64
+from jaxparc.selectors.logme import summaries as logme_summaries
 from jaxparc.selectors.nce import nce as nce
+from jaxparc.selectors.ncm import ncm as ncm
+from jaxparc.selectors.ncm import needs_float64 as ncm_needs_float64
+from jaxparc.selectors.ncm import summaries as ncm_summaries
 from jaxparc.selectors.parc import annotation_ranks
 from jaxparc.selectors.parc import check as parc_check
 from jaxparc.selectors.parc import parc as parc
 from jaxparc.selectors.probe import Probe as Probe
+from jaxparc.selectors.ridge import needs_float64 as ridge_needs_float64
+from jaxparc.selectors.ridge import ridge as ridge
 from jaxparc.selectors.rsa import reference_ranks
 from jaxparc.selectors.rsa import rsa as rsa
 
@@ -161,6 +170,41 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=logistic_needs_float64,
             summaries=_gram,
             undefined="the optimiser does not converge on features of this scale; standardise them",
+        ),
+        "ridge": Selector(
+            ridge,
+            "Ridge",
+            check=two_of_each_class,
+            needs_float64=ridge_needs_float64,
+            summaries=_gram,
+            undefined="the predictions are not finite",
+        ),
+        "lfc": Selector(
+            lfc,
+            "LFC",
+            kinds=_CLASSES,
+            check=parc_check,
+            summaries=_gram,
+            undefined="the inner products of all pairs of images are equal",
+            bytes_per_pair=12,
+        ),
+        "ncm": Selector(
+            ncm,
+            "NCM",
+            kinds=_CLASSES,
+            check=two_of_each_class,
+            needs_float64=ncm_needs_float64,
+            summaries=ncm_summaries,
+            undefined="the features of all images have the same direction",
+            bytes_per_pair=8,
+        ),
+        "logme": Selector(
+            logme,
+            "LogME",
+            needs_float64=logme_needs_float64,
+            summaries=logme_summaries,
+            undefined="the features are constant after the reduction",
+            bytes_per_pair=8,
         ),
         "heuristic": Selector(
             heuristic,

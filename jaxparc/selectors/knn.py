@@ -90,10 +90,7 @@ def _agreement(probe: Probe, nearest: Array) -> Array:
         votes = jnp.sum(
             jax.nn.one_hot(probe.labels[nearest], probe.num_classes, dtype=jnp.float32), axis=1
         )
-        most = votes == jnp.max(votes, axis=1, keepdims=True)
-        own = jnp.take_along_axis(most, probe.labels[:, None], axis=1)[:, 0]
-        winners = jnp.sum(most, axis=1).astype(jnp.float32)
-        right = jnp.mean(own.astype(jnp.float32) / winners)
+        right = jnp.mean(stats.hits(votes, probe.labels))
     else:
         share = jnp.sum(probe.labels[nearest], axis=1) / np.float32(k)
         if probe.vectors:

@@ -18,6 +18,33 @@ from jaxparc.selectors import components
 ILL_CONDITIONED = 1e-4
 
 
+class Spectrum(NamedTuple):
+    """Eigendecomposition K = V diag(w) V^T of a centred Gram matrix; see `Probe.spectrum`.
+
+    Attributes:
+        values: (k,) float32, w, not negative.
+        vectors: (n, k) float32, V, orthonormal columns (or zeros). k = n, or f after a reduction,
+            and then K is 0 on all vectors that are orthogonal to these.
+        scale: () float32, the number that the features were divided by.
+    """
+
+    values: Array
+    vectors: Array
+    scale: Array
+
+    def project(self, y: Array) -> tuple[Array, Array]:
+        """Return V^T (y - mean(y)), (k, c), and the part of it outside of the span of V, (n, c).
+
+        Args:
+            y: (n, c) float32.
+        """
+        centred = y - jnp.mean(y, axis=0, keepdims=True)
+        inside = stats.matmul(self.vectors.T, centred)
+        if self.vectors.shape[0] == self.vectors.shape[1]:  # nothing but rounding is left
+            return inside, jnp.zeros_like(centred)
+        return inside, centred - stats.matmul(self.vectors, inside)
+
+
 class Products(NamedTuple):
     """Inner products of represented features: see `Probe.represented`.
 
@@ -74,7 +101,7 @@ class Probe:
         source_images: () float32, the number of images that the model was trained on.
         target_images: () float32, the number of images in the target data set.
         scale: () float32 or float64, the number that the features were divided by (only the
-            logistic selector depends on it); None for 1.
+            logistic selector and a variant of logme depend on it); None for 1.
         summaries: results of functions in `SUMMARIES`, and components under `components_name`;
             None if there are none. Selectors that need nothing else of the features also work
             without them.
@@ -119,6 +146,12 @@ class Probe:
         if self.summaries is not None and name in self.summaries:
             return self.summaries[name]
         return self.once(name, lambda: SUMMARIES[name](self))
+
+    def targets(self, dtype: Any) -> Array:
+        """Return the labels as numbers, (n, c): one-hot for classes."""
+        if self.labels.ndim == 1:
+            return jax.nn.one_hot(self.labels, self.num_classes, dtype=dtype)
+        return self.labels.astype(dtype)
 
     def principal(self, n_dims: int) -> tuple[Array, Array, Array]:
         """Return singular vectors, values and which of them count; see `components.principal`.
@@ -187,6 +220,32 @@ class Probe:
         return self.once(
             ("centred_gram", n_dims), lambda: stats.centred_gram(self.reduced(n_dims)[0])
         )
+
+    def directions(self, n_dims: int | None) -> Array:
+        """Return `stats.directions` of the features, reduced to n_dims unless it is None."""
+        if n_dims is None:
+            return self.summary("directions")
+        return self.once(("directions", n_dims), lambda: stats.directions(self.reduced(n_dims)[0]))
+
+    def spectrum(self, n_dims: int | None) -> Spectrum:
+        """Return the eigendecomposition of `centred_gram`, of features reduced to n_dims if given.
+
+        The scale is another one after a reduction, which does not need `centred_gram`.
+        """
+
+        def compute() -> Spectrum:
+            if n_dims is None:
+                gram, scale = self.centred_gram(None)
+                values, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
+                # Centring leaves only vectors whose mean is 0, and one whose value is 0. Where
+                # others have the value 0 too, the decomposition mixes them.
+                vectors = vectors - jnp.mean(vectors, axis=0, keepdims=True)
+                return Spectrum(jnp.maximum(values, 0.0), vectors, scale)
+            left, values, _ = self.principal(n_dims)
+            scale = jnp.where(values[0] == 0, 1.0, values[0])
+            return Spectrum(jnp.square(values / scale), left, scale)
+
+        return self.once(("spectrum", n_dims), compute)
 
     # Checks of whether float32, or the summaries, are precise enough.
 
@@ -271,6 +330,9 @@ def _products(x: Array, kept: Array | None) -> Products:
 SUMMARIES: Mapping[str, Callable[[Probe], Any]] = MappingProxyType(
     {
         "centred_gram": lambda probe: stats.centred_gram(probe.features),
+        "directions": lambda probe: stats.directions(probe.features),
+        "mean_products": lambda probe: stats.mean_products(probe.features),
         "products": lambda probe: _products(*probe.represented(None)),
+        "varying": lambda probe: jnp.sum(stats.varies(probe.features.T), dtype=jnp.int32),
     }
 )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.optimize
 import scipy.spatial
 import scipy.special
@@ -28,15 +29,23 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 # What the definitions promise, one set per property; `test_no_selector_is_forgotten` holds them
 # to the registry.
-SEES_FEATURES = {"parc", "knn", "rsa", "dds", "hscore", "logistic"}
+SEES_FEATURES = {
+    *("parc", "knn", "rsa", "dds", "hscore", "logistic"),
+    *("ridge", "lfc", "ncm", "logme"),
+}
 SEES_PROBS = {"nce", "leep"}
 BLIND = {"heuristic"}
-ONE_CLASS_PER_IMAGE = {"nce", "leep", "hscore", "hscore_f8", "logistic", "logistic_f8"}
-NEEDS_TWO_OF_A_CLASS = {"knn", "logistic"}
+ONE_CLASS_PER_IMAGE = {
+    *("nce", "leep", "hscore", "hscore_f8", "logistic", "logistic_f8"),
+    *("lfc", "lfc_f8", "ncm", "ncm_f8"),
+}
+NEEDS_TWO_OF_A_CLASS = {"knn", "logistic", "ridge", "ncm"}
 IGNORES_SCALE_OF_COLUMNS = {"parc", "rsa", "dds", "nce", "leep", "hscore"}
 SEES_SCALE = {"logistic", "logistic_f8"}  # its ridge
-IGNORES_SCALE_AND_SHIFT = set(METHODS) - SEES_SCALE
+SEES_SHIFT = {"ncm", "logme"}  # directions; a model without intercept
+IGNORES_SCALE_AND_SHIFT = set(METHODS) - SEES_SCALE - SEES_SHIFT
 SEES_ORDER = {"logistic", "logistic_f8"}  # it splits by position
+IGNORES_ROTATION = {"knn", "ridge", "lfc", "ncm", "logme"}  # and their reduced forms
 
 
 def test_no_selector_is_forgotten():
@@ -180,7 +189,112 @@ def logistic_float64(x, y, c, f=None, **_):
     return 100 * np.mean(classes[(x[half:] @ w[:-1] + w[-1]).argmax(1)] == y[half:])
 
 
+def ridge_float64(x, y, c, f=None, **_):
+    """By solving for the weights without each image in turn."""
+    x = np.asarray(x, np.float64)
+    x = reduced(x, f) if f is not None else x
+    rows = np.eye(c)[y] if y.ndim == 1 else np.asarray(y, np.float64)
+    largest = np.linalg.norm(x - x.mean(0), 2) ** 2
+    best = np.inf
+    for k in np.arange(-5, 1.5, 0.5):
+        predicted = np.empty_like(rows)
+        for i in range(len(x)):
+            others = np.arange(len(x)) != i
+            mean, target = x[others].mean(0), rows[others].mean(0)
+            a = x[others] - mean
+            w = np.linalg.solve(
+                a.T @ a + largest * 10**k * np.eye(x.shape[1]), a.T @ (rows[others] - target)
+            )
+            predicted[i] = (x[i] - mean) @ w + target
+        error = np.square(predicted - rows).mean()
+        if error < best:
+            best, chosen = error, predicted
+    if y.ndim == 1:
+        return 100 * np.mean(chosen.argmax(1) == y)
+    if not np.isin(y, (0, 1)).all():
+        return -np.abs(chosen - rows).sum(1).mean()
+    return 100 * np.mean((chosen > 0.5) == (rows > 0.5))
+
+
+def lfc_float64(x, y, c, f=None, **_):
+    x = np.asarray(x, np.float64)
+    x = reduced(x, f) if f is not None else x
+    centred = x - x.mean(0)
+    pairs = [(i, j) for i in range(len(x)) for j in range(i)]
+    products = [centred[i] @ centred[j] for i, j in pairs]
+    return 100 * scipy.stats.pearsonr(products, [float(y[i] == y[j]) for i, j in pairs]).statistic
+
+
+def ncm_float64(x, y, c, f=None, **_):
+    x = np.asarray(x, np.float64)
+    x = reduced(x, f) if f is not None else x
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300)
+    right = []
+    for i, image in enumerate(x):
+        others = np.arange(len(x)) != i
+        distances = [
+            np.linalg.norm(image - x[others & (y == k)].mean(0)) if (y[others] == k).any() else 9
+            for k in range(c)
+        ]
+        tied = np.flatnonzero(distances < min(distances) + 1e-9)
+        right.append((y[i] in tied) / len(tied))
+    return 100 * np.mean(right)
+
+
+def logme_float64(x, y, c, f=None, **_):
+    """By the density of the labels, of covariance (I + x x^T / r) / beta, over r and beta."""
+    x = np.asarray(x, np.float64)
+    x = reduced(x, f) if f is not None else x
+    rows = np.eye(c)[y] if y.ndim == 1 else np.asarray(y, np.float64)
+    rows = rows[:, rows.any(0)]
+
+    def evidence(logarithm):
+        half = np.linalg.cholesky(np.eye(len(x)) + x @ x.T * np.exp(-logarithm))
+        variance = np.square(scipy.linalg.solve_triangular(half, rows, lower=True)).mean(0)
+        constants = np.log(np.diag(half)).mean() + 0.5 + np.log(2 * np.pi) / 2
+        return -0.5 * np.log(variance) - constants
+
+    grid = np.log(np.square(x).sum()) + np.arange(-32, 20, 0.5)
+    table = np.array([evidence(logarithm) for logarithm in grid])
+    best = []
+    for k, place in enumerate(table.argmax(0)):
+        around = grid[place] - 0.5, grid[place] + 0.5
+        cost = lambda logarithm, k=k: -evidence(logarithm)[k]  # noqa: E731
+        best.append(-scipy.optimize.minimize_scalar(cost, bounds=around, method="bounded").fun)
+    return np.mean(best)
+
+
+def logme_as_published(x, y, c):
+    """The arithmetic of the published code, by a singular value decomposition."""
+    n, d = x.shape
+    left, values, _ = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    sigma, found = values**2, []
+    for label in range(c):
+        column = (y == label).astype(np.float64)
+        z = np.square(left.T @ column)
+        alpha = beta = 1.0
+        for _ in range(11):
+            t = alpha / beta
+            gamma = (sigma / (sigma + t)).sum()
+            m2 = (sigma * z / (t + sigma) ** 2).sum()
+            res2 = (z * (t / (sigma + t)) ** 2).sum() + column.sum() - z.sum()
+            alpha, beta = gamma / (m2 + 1e-5), (n - gamma) / (res2 + 1e-5)
+            if abs(alpha / beta - t) <= 1e-3 * t:
+                break
+        evidence = d * np.log(alpha) + n * np.log(beta / (2 * np.pi)) - beta * res2 - alpha * m2
+        found.append((evidence - np.log(alpha + beta * sigma).sum()) / 2 / n)
+    return np.mean(found)
+
+
 FLOAT64 = {
+    "logme": logme_float64,
+    "logme_f8": functools.partial(logme_float64, f=8),
+    "ncm": ncm_float64,
+    "ncm_f8": functools.partial(ncm_float64, f=8),
+    "lfc": lfc_float64,
+    "lfc_f8": functools.partial(lfc_float64, f=8),
+    "ridge": ridge_float64,
+    "ridge_f8": functools.partial(ridge_float64, f=8),
     "parc": parc_float64,
     "parc_f8": functools.partial(parc_float64, f=8),
     "knn": knn_float64,
@@ -286,7 +400,7 @@ def in_both_forms(methods):
 
 @in_both_forms([m for m in METHODS if m not in BLIND])
 def test_score_is_the_definition_in_float64(method, form):
-    tolerance = 1e-5 if method in SEES_PROBS else 0.01
+    tolerance = 1e-5 if method in SEES_PROBS | {"logme", "logme_f8"} else 0.01
     for separation in (0.0, 0.5, 2.0):
         y = labels_of(form)
         x = features_of(y, separation) + 3
@@ -366,6 +480,26 @@ def test_scale_and_shift_of_features_do_not_matter(method, scale):
     assert score(method, moved.astype(np.float32), y, others=others) == pytest.approx(
         score(method, x, y, others=others), abs=2e-3
     )
+
+
+@pytest.mark.parametrize("method", sorted(SEES_SHIFT))
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_scale_of_features_that_are_not_centred_does_not_matter(method, scale):
+    y = labels_of("classes")
+    x = features_of(y, 0.3) + 2
+    expected = score(method, x, y, others={})
+    found = score(method, np.float32(scale) * x, y, others={})
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert score(method, x - 2, y, others={}) != pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", sorted(m for n in IGNORES_ROTATION for m in (n, f"{n}_f8")))
+def test_rotation_of_features_does_not_matter(method):
+    y = labels_of("classes")
+    x = features_of(y, 1.0)
+    rotation = np.linalg.qr(np.random.default_rng(4).standard_normal((D, D)))[0]
+    expected = pytest.approx(score(method, x, y), rel=1e-3)
+    assert score(method, (x @ rotation).astype(np.float32), y) == expected
 
 
 @pytest.mark.parametrize("method", sorted(IGNORES_SCALE_OF_COLUMNS))
@@ -556,6 +690,36 @@ def test_goldens_are_all_there():
     assert CASES["pets_37"]["scores"]["parc"] < 8 < 25 < golden("pets_37")["parc"]
 
 
+FURTHER = json.loads((GOLDEN / "more_methods.json").read_text())
+FURTHER_TOLERANCES = {
+    "ridge": {"rel": 1e-5},
+    "logme": {"rel": 1e-5, "abs": 1e-6},
+    "ncm": {"rel": 1e-5},
+    "lfc": {"rel": 1e-5},
+}
+
+
+@functools.cache
+def further(case):
+    with np.load(GOLDEN / f"{case}.npz") as arrays:
+        scores = score_bank(
+            {case: arrays["features"]},
+            arrays["labels"],
+            methods=[m for m in FURTHER_TOLERANCES if m in FURTHER[case]],
+            num_classes=CASES[case]["num_classes"],
+        )
+    return dict(zip(scores.methods, scores.values[0], strict=True))
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize(
+    ("case", "method"), [(c, m) for c in FURTHER for m in FURTHER[c] if m in FURTHER_TOLERANCES]
+)
+def test_score_is_that_of_the_definition_in_float64(case, method):
+    expected = pytest.approx(FURTHER[case][method], **FURTHER_TOLERANCES[method])
+    assert further(case)[method] == expected
+
+
 # ----------------------------------------------------------------------------------------- names
 
 
@@ -587,6 +751,145 @@ def test_an_unknown_name_lists_the_known_ones(name):
 def test_what_cannot_be_reduced_says_so(name):
     with pytest.raises(ValueError, match=f"{name} cannot be reduced by PCA"):
         selectors.method(f"{name}_f32")
+
+
+def test_ridge_of_an_image_that_nothing_else_resembles():
+    # its leverage is near 1: 1 - h has no digits left in float32, computed as a difference
+    y = labels_of("classes")
+    x = features_of(y, 2.0)
+    x[7] = 0
+    x[7, 3] = 1e5
+    expected = ridge_float64(x, y, C)
+    assert score_bank({"a": x}, y, methods="ridge").values[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_ridge_ignores_classes_without_images():
+    y = labels_of("classes")
+    x = features_of(y, 0.5)
+    assert score("ridge", x, y, c=4 * C) == score("ridge", x, y)
+    # the one image of a class cannot be predicted
+    y[0] = C
+    found = score("ridge", x, y, c=C + 1)
+    assert found == pytest.approx(ridge_float64(x, y, C + 1), abs=1e-4)
+
+
+def test_ridge_of_few_images_or_one_direction_is_defined():
+    y = np.int32([0, 0, 1, 1])
+    x = np.float32([[0, 0], [0, 0], [1, 2], [1, 2]])
+    assert score("ridge", x, y, c=2) == 100
+    assert score("ridge", x[1:3], y[1:3], c=2) == 0
+    assert np.isnan(score("ridge", np.full_like(x, 0.1), y, c=2))
+
+
+def test_lfc_is_nan_where_all_pairs_are_alike():
+    x = features_of(labels_of("classes"), 1.0)
+    assert np.isnan(score("lfc", x, np.arange(N, dtype=np.int32), c=N))
+    assert np.isnan(score("lfc", x, np.zeros(N, np.int32), c=1))
+    assert np.isnan(score("lfc", x[:1], np.int32([0]), c=2))
+    assert np.isnan(score("lfc", np.full_like(x, 0.1), labels_of("classes")))
+    with pytest.raises(ValueError, match="no class has two"):
+        score_bank({"a": x}, np.arange(N), methods="lfc")
+
+
+def test_ncm_shares_ties_and_ignores_lengths():
+    # every row is 1 or -1 after division by its length
+    y = np.int32([0, 0, 0, 1, 1, 1, 2, 2])
+    x = np.float32([[1], [2], [3e3], [1e-3], [5], [-2], [-3], [-4]])
+    assert score("ncm", x, y, c=3) == pytest.approx(ncm_float64(x, y, 3), abs=1e-4)
+    x = np.float32([[0], [0], [1], [1], [2], [0]])  # rows of zeros have no direction
+    y = np.int32([0, 0, 1, 1, 2, 2])
+    assert score("ncm", x, y, c=3) == pytest.approx(ncm_float64(x, y, 3), abs=1e-4)
+
+
+def test_ncm_of_a_row_of_zeros_or_of_one_class_without_others():
+    y = labels_of("classes")
+    x = features_of(y, 0.5) + 1
+    x[3:5] = 0
+    assert score("ncm", x, y) == pytest.approx(ncm_float64(x, y, C), abs=1e-4)
+    y[0] = C
+    assert score("ncm", x, y, c=C + 3) == pytest.approx(ncm_float64(x, y, C + 3), abs=1e-4)
+
+
+def test_ncm_is_nan_where_all_images_have_one_direction():
+    y = labels_of("classes")
+    x = np.outer(np.arange(1, N + 1), np.random.default_rng(0).random(D)).astype(np.float32)
+    assert np.isnan(score("ncm", x, y))
+    with pytest.warns(UndefinedScoreWarning, match="same direction"):
+        assert np.isnan(score_bank({"a": x}, y, methods="ncm").values[0, 0])
+
+
+def test_ncm_of_directions_that_float32_confuses():
+    # a large offset leaves little of the differences: score_bank computes in float64
+    y = labels_of("classes")
+    x = features_of(y, 1.0).astype(np.float64) + 3e5
+    expected = ncm_float64(x, y, C)
+    assert score_bank({"a": x}, y, methods="ncm").values[0] == pytest.approx(expected, abs=1e-4)
+    for offset in np.float32([500, 1e4, 3e5]):
+        x = features_of(y, 0.7) + offset
+        expected = ncm_float64(x, y, C)
+        assert score_bank({"a": x}, y, methods="ncm").values[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("d", [D, 200])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_logme_has_the_published_value_as_a_variant(d, scale):
+    y = labels_of("classes")
+    x = np.random.default_rng(1).standard_normal((N, d)).astype(np.float32) + 1
+    x[:, :D] += features_of(y, 1.5)
+    x *= np.float32(scale)
+    published = functools.partial(selectors.logme, variant="thuml")
+    values = score_bank({"a": x}, y, methods=["logme", published]).values[0]
+    assert values[1] == pytest.approx(logme_as_published(x, y, C), rel=1e-4, abs=1e-4)
+    assert values[0] == pytest.approx(logme_float64(x, y, C), abs=1e-5)
+    # (d - n) / 2 ln alpha is left out of theirs
+    assert (abs(values[1] - values[0]) > 1) == (d > N)
+    with pytest.raises(ValueError, match="unknown variant 'icml'; known: evidence, thuml"):
+        selectors.logme(probe_of(x, y), variant="icml")
+
+
+def test_logme_ignores_classes_without_images():
+    y = labels_of("classes")
+    x = features_of(y, 0.5)
+    assert score("logme", x, y, c=4 * C) == pytest.approx(score("logme", x, y), rel=1e-6)
+
+
+def test_logme_without_signal_is_the_evidence_of_noise():
+    # features orthogonal to the labels: the best weights are 0
+    y = np.arange(N, dtype=np.int32) % C
+    x = np.random.default_rng(0).standard_normal((N, D))
+    one_hot = np.eye(C)[y]
+    x = (x - one_hot @ np.linalg.lstsq(one_hot, x, rcond=None)[0]).astype(np.float32)
+    expected = -0.5 * (1 + np.log(2 * np.pi * N / C / N))
+    assert score("logme", x, y) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("offset", [30, 1e3, 1e5])
+@pytest.mark.parametrize("d", [D, 3 * N])
+def test_logme_of_features_with_an_offset(offset, d):
+    y = labels_of("classes")
+    x = np.random.default_rng(1).standard_normal((N, d)).astype(np.float32)
+    x[:, :D] += features_of(y, 1.5)
+    x += np.float32(offset) * np.random.default_rng(2).random(d, np.float32)
+    expected = logme_float64(x, y, C)
+    assert score_bank({"a": x}, y, methods="logme").values[0] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["logme", "ridge", "ncm"])
+@pytest.mark.parametrize("dominant", [1, 2, 3])
+def test_directions_that_dominate_do_not_hide_the_others(method, dominant):
+    # the Gram matrix shows only these in float32
+    y = labels_of("classes")
+    x = features_of(y, 2.0)
+    x[:, :dominant] = 1e4 * np.random.default_rng(0).standard_normal((N, dominant))
+    expected = FLOAT64[method](x, y, C)
+    assert score_bank({"a": x}, y, methods=method).values[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_logme_of_few_images_or_one_direction():
+    y = np.int32([0, 0, 1])
+    x = np.float32([[1, 2], [2, 4], [-1, -2]])
+    assert score("logme", x, y, c=2) == pytest.approx(logme_float64(x, y, 2), abs=1e-4)
+    assert np.isnan(score("logme", np.full_like(x, 0.1), y, c=2))
 
 
 def test_identical_models_are_alike():

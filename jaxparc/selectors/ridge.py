@@ -1,0 +1,87 @@
+"""Ridge: linear regression of the labels on the features, with every image left out in turn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxparc import stats
+from jaxparc.selectors.probe import Probe
+
+# Penalties that are tried, over the largest eigenvalue of the centred Gram matrix.
+PENALTIES = 10.0 ** np.arange(-5.0, 1.5, 0.5)
+
+
+def ridge(probe: Probe, *, n_dims: int | None = None) -> Array:
+    """Score how well ridge regression on the other images predicts the label of each image.
+
+    The labels Y (n, c), one-hot for classes, are regressed on the features with a free intercept.
+    With K = V diag(w) V^T the Gram matrix of the centred features, penalty lambda,
+
+        fitted values F = mean(Y) + V diag(w / (w + lambda)) V^T (Y - mean(Y)),
+        leverages h_i = 1/n + sum_k V_ik^2 w_k / (w_k + lambda),
+
+    the prediction for an image from all others is y_i - (y_i - F_i) / (1 - h_i), exactly (Allen,
+    Technometrics 1974). Of the `PENALTIES` times max(w), that with the smallest mean squared error
+    of these predictions is used; it is the same for all columns.
+
+    Args:
+        probe: needs `features` (n, d) and `labels` of any kind.
+        n_dims: f, reduce the features by PCA of all images first; None for no reduction.
+
+    Returns:
+        () float32. Classes: percentage of images whose largest prediction is that of their class; t
+        equal ones count 1 / t, and classes without images do not count. Multi-label: percentage of
+        entries on the right side of 0.5, half for those on it. Annotation vectors: minus the L1
+        distance from the prediction, averaged over images. NaN if the features are constant.
+    """
+    predicted = left_out(probe, n_dims)
+    if probe.labels.ndim == 1:
+        present = (probe.targets(predicted.dtype) > 0).any(axis=0, keepdims=True)
+        right = stats.hits(jnp.where(present, predicted, -jnp.inf), probe.labels)
+    elif probe.vectors:
+        right = -jnp.sum(jnp.abs(predicted - probe.labels), axis=1) / 100.0
+    else:
+        side = (jnp.sign(predicted - 0.5) + 1.0) / 2.0
+        right = jnp.mean(1.0 - jnp.abs(side - probe.labels), axis=1)
+    score = jnp.minimum(100.0 * jnp.mean(right), 100.0)
+    return jnp.where(jnp.all(jnp.isfinite(predicted)), score, jnp.nan)
+
+
+def needs_float64(probe: Probe, *, n_dims: int | None = None) -> Array:
+    """Return whether float32 is too coarse for the features, () bool; options as in `ridge`."""
+    return probe.crowded(n_dims)
+
+
+def left_out(probe: Probe, n_dims: int | None) -> Array:
+    """Return the prediction for every image from all others, (n, c) float32; see `ridge`."""
+
+    def compute() -> Array:
+        values, vectors, _ = spectrum = probe.spectrum(n_dims)
+        y = probe.targets(values.dtype)
+        inside, outside = spectrum.project(y)
+        squares = jnp.square(vectors)
+        # Of 1 - h_i, what lies outside of the span of V; see `Spectrum.project`.
+        unseen = jnp.zeros(len(y), y.dtype)
+        if vectors.shape[0] > vectors.shape[1]:
+            unseen = jnp.maximum(1.0 - 1.0 / len(y) - jnp.sum(squares, axis=1), 0.0)
+
+        def errors(penalty: Array) -> Array:
+            # As a sum of positive terms: 1 - h would cancel where h is near 1.
+            shrunk = penalty / (values + penalty)
+            residual = stats.matmul(vectors, shrunk[:, None] * inside) + outside
+            rest = stats.matmul(squares, shrunk[:, None]) + unseen[:, None]
+            return residual / rest
+
+        def better(best: tuple[Array, Array], penalty: Array) -> tuple[tuple[Array, Array], None]:
+            found = errors(penalty)
+            size = jnp.mean(jnp.square(found))
+            less = size < best[0]
+            return (jnp.where(less, size, best[0]), jnp.where(less, found, best[1])), None
+
+        start = jnp.asarray(jnp.inf, y.dtype), jnp.full_like(y, jnp.nan)
+        penalties = jnp.asarray(PENALTIES, y.dtype) * jnp.max(values)
+        (_, found), _ = jax.lax.scan(better, start, penalties)
+        return y - found
+
+    return probe.once(("ridge", n_dims), compute)
