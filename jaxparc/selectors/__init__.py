@@ -16,6 +16,9 @@ from jaxparc.errors import InputError
 from jaxparc.labels import KINDS, Labels, two_of_each_class
 from jaxparc.selectors.dds import dds as dds
 from jaxparc.selectors.dds import reference_arrangement
+from jaxparc.selectors.gbc import N_DIMS as GBC_N_DIMS
+from jaxparc.selectors.gbc import gbc as gbc
+from jaxparc.selectors.gbc import needs_float64 as gbc_needs_float64
 from jaxparc.selectors.heuristic import heuristic as heuristic
 from jaxparc.selectors.hscore import caveat as hscore_caveat
 from jaxparc.selectors.hscore import hscore as hscore
@@ -32,6 +35,8 @@ from jaxparc.selectors.parc import parc as parc
 from jaxparc.selectors.probe import Probe as Probe
 from jaxparc.selectors.rsa import reference_ranks
 from jaxparc.selectors.rsa import rsa as rsa
+from jaxparc.selectors.transrate import needs_float64 as transrate_needs_float64
+from jaxparc.selectors.transrate import transrate as transrate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Selector:
         title: name in tables.
         needs: the fields of `Probe` that it reads.
         reducible: whether the features can be reduced by PCA first ("parc_f32").
+        n_dims: the number of components that it reduces features to if its name has no suffix; None
+            if it then reads the features as they are.
         kinds: the kinds of labels that it accepts, from `jaxparc.labels.KINDS`.
         check: maps encoded labels to the reason why the score is not defined on them, phrased as
             the end of a sentence about the method, or None if it is defined.
@@ -64,6 +71,7 @@ class Selector:
     title: str
     needs: tuple[str, ...] = ("features", "labels")
     reducible: bool = True
+    n_dims: int | None = None
     kinds: tuple[str, ...] = KINDS
     check: Callable[[Labels], str | None] | None = None
     target: Callable[..., Array] | None = None
@@ -162,6 +170,25 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             summaries=_gram,
             undefined="the optimiser does not converge on features of this scale; standardise them",
         ),
+        "transrate": Selector(
+            transrate,
+            "TransRate",
+            kinds=_CLASSES,
+            needs_float64=transrate_needs_float64,
+            summaries=_gram,
+            undefined="features are too large or too small beside the constant eps; standardise "
+            "them",
+            bytes_per_pair=16,
+        ),
+        "gbc": Selector(
+            gbc,
+            "GBC",
+            n_dims=GBC_N_DIMS,
+            kinds=_CLASSES,
+            needs_float64=gbc_needs_float64,
+            summaries=_gram,
+            undefined="squared distances between classes are not finite",
+        ),
         "heuristic": Selector(
             heuristic,
             "Heuristic",
@@ -231,7 +258,7 @@ def method(name: str | Callable[[Probe], Array]) -> Method:
     """
     if not isinstance(name, str):
         return _of_function(name)
-    matched = re.fullmatch(r"([a-z]+)(?:_f([1-9][0-9]*))?(\+l)?", name)
+    matched = re.fullmatch(r"([a-z_]+?)(?:_f([1-9][0-9]*))?(\+l)?", name)
     if matched is None or matched[1] not in SELECTORS:
         raise InputError(f"unknown method {name!r}; known: {_known()}")
     selector = SELECTORS[matched[1]]
@@ -256,6 +283,8 @@ def _method(
     needs: tuple[str, ...],
     plus_layers: bool = False,
 ) -> Method:
+    if selector.n_dims is not None:  # "gbc" and "gbc_f64" share one function
+        options = tuple(sorted(({"n_dims": selector.n_dims} | dict(options)).items()))
     n_dims: int | None = dict(options).get("n_dims")
     reduction = () if n_dims is None else (("n_dims", n_dims),)
     return Method(
