@@ -37,6 +37,9 @@ from jaxparc.selectors.parc import parc as parc
 from jaxparc.selectors.probe import Probe as Probe
 from jaxparc.selectors.rsa import reference_ranks
 from jaxparc.selectors.rsa import rsa as rsa
+from jaxparc.selectors.sfda import N_DIMS as SFDA_N_DIMS
+from jaxparc.selectors.sfda import needs_float64 as sfda_needs_float64
+from jaxparc.selectors.sfda import sfda as sfda
 from jaxparc.selectors.transrate import needs_float64 as transrate_needs_float64
 from jaxparc.selectors.transrate import transrate as transrate
 
@@ -199,6 +202,16 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             summaries=_gram,
             undefined="the shrinkage of the covariance matrix is 0",
             bytes_per_pair=8,
+        ),
+        "sfda": Selector(
+            sfda,
+            "SFDA",
+            n_dims=SFDA_N_DIMS,
+            kinds=_CLASSES,
+            check=two_of_each_class,
+            needs_float64=sfda_needs_float64,
+            summaries=_gram,
+            undefined="logits of the discriminant are not finite",
         ),
         "heuristic": Selector(
             heuristic,

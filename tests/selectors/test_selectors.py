@@ -30,19 +30,22 @@ every_method = pytest.mark.parametrize("method", METHODS)
 # What the definitions promise, one set per property; `test_no_selector_is_forgotten` holds them
 # to the registry.
 SEES_FEATURES = {"parc", "knn", "rsa", "dds", "hscore", "logistic"}
-SEES_FEATURES |= {"transrate", "gbc", "hscore_shrunk"}
+SEES_FEATURES |= {"transrate", "gbc", "hscore_shrunk", "sfda"}
 SEES_PROBS = {"nce", "leep"}
 BLIND = {"heuristic"}
 ONE_CLASS_PER_IMAGE = {"nce", "leep", "hscore", "hscore_f8", "logistic", "logistic_f8"}
 ONE_CLASS_PER_IMAGE |= {"transrate", "transrate_f8", "gbc", "gbc_f8"}
-ONE_CLASS_PER_IMAGE |= {"hscore_shrunk", "hscore_shrunk_f8"}
+ONE_CLASS_PER_IMAGE |= {"hscore_shrunk", "hscore_shrunk_f8", "sfda", "sfda_f8"}
 NEEDS_TWO_OF_A_CLASS = {"knn", "logistic"}
+NEEDS_TWO_OF_A_CLASS |= {"sfda"}
 IGNORES_SCALE_OF_COLUMNS = {"parc", "rsa", "dds", "nce", "leep", "hscore"}
 SEES_SCALE = {"logistic", "logistic_f8"}  # its ridge
 SEES_SCALE |= {"transrate", "transrate_f8"}  # its distortion
 SEES_SCALE |= {"gbc", "gbc_f8"}  # the smallest variance
+SEES_SCALE |= {"sfda", "sfda_f8"}  # its shrinkage
 IGNORES_SCALE_AND_SHIFT = set(METHODS) - SEES_SCALE
 SEES_ORDER = {"logistic", "logistic_f8"}  # it splits by position
+SEES_ORDER |= {"sfda", "sfda_f8"}  # likewise
 
 
 def test_no_selector_is_forgotten():
@@ -227,6 +230,30 @@ def hscore_shrunk_float64(x, y, c, f=None, **_):
     return (1 - delta) * np.trace(np.linalg.solve(shrunk, between))
 
 
+def sfda_float64(x, y, c, f=32, **_):
+    """By the densities of Gaussians of one covariance, image by image."""
+    x = reduced(np.asarray(x, np.float64), f)
+    half = -(-len(x) // 2)
+    parts = (x[:half], y[:half]), (x[half:], y[half:])
+    total = 0.0
+    for (fitted, classes), (others, own) in (parts, parts[::-1]):
+        present = np.unique(classes)
+        means = np.array([fitted[classes == label].mean(0) for label in present])
+        rest = fitted - means[np.searchsorted(present, classes)]
+        within = rest.T @ rest / len(fitted)
+        sigma = np.linalg.norm(within, 2)
+        shrinkage = np.exp(-5 * sigma)
+        within = (1 - shrinkage) * within + max(shrinkage, 1e-6 * sigma) * np.eye(len(within))
+        for image, label in zip(others, own, strict=True):
+            logs = [
+                np.log(np.mean(classes == other))
+                + scipy.stats.multivariate_normal(mean, within).logpdf(image)
+                for other, mean in zip(present, means, strict=True)
+            ]
+            total += scipy.special.softmax(logs)[list(present).index(label)]
+    return total / len(x)
+
+
 FLOAT64 = {
     "parc": parc_float64,
     "parc_f8": functools.partial(parc_float64, f=8),
@@ -246,6 +273,8 @@ FLOAT64 = {
     "gbc_f8": functools.partial(gbc_float64, f=8),
     "hscore_shrunk": hscore_shrunk_float64,
     "hscore_shrunk_f8": functools.partial(hscore_shrunk_float64, f=8),
+    "sfda": sfda_float64,
+    "sfda_f8": functools.partial(sfda_float64, f=8),
     "transrate": transrate_float64,
     "transrate_f8": functools.partial(transrate_float64, f=8),
 }
