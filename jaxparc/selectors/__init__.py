@@ -31,6 +31,9 @@ from jaxparc.selectors.leep import leep as leep
 from jaxparc.selectors.logistic import logistic as logistic
 from jaxparc.selectors.logistic import needs_float64 as logistic_needs_float64
 from jaxparc.selectors.nce import nce as nce
+from jaxparc.selectors.nleep import N_DIMS as NLEEP_N_DIMS
+from jaxparc.selectors.nleep import caveat as nleep_caveat
+from jaxparc.selectors.nleep import nleep as nleep
 from jaxparc.selectors.parc import annotation_ranks
 from jaxparc.selectors.parc import check as parc_check
 from jaxparc.selectors.parc import parc as parc
@@ -87,7 +90,7 @@ class Selector:
     bytes_per_pair: int = 0
 
 
-def _gram(*, n_dims: int | None = None) -> tuple[str, ...]:
+def _gram(**options: Any) -> tuple[str, ...]:
     return ("centred_gram",)
 
 
@@ -183,7 +186,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             summaries=_gram,
             undefined="features are too large or too small beside the constant eps; standardise "
             "them",
-            bytes_per_pair=16,
+            bytes_per_pair=8,
         ),
         "gbc": Selector(
             gbc,
@@ -201,7 +204,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=hscore_shrunk_needs_float64,
             summaries=_gram,
             undefined="the shrinkage of the covariance matrix is 0",
-            bytes_per_pair=8,
+            bytes_per_pair=12,
         ),
         "sfda": Selector(
             sfda,
@@ -212,6 +215,16 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=sfda_needs_float64,
             summaries=_gram,
             undefined="logits of the discriminant are not finite",
+        ),
+        "nleep": Selector(
+            nleep,
+            "N-LEEP",
+            n_dims=NLEEP_N_DIMS,
+            kinds=_CLASSES,
+            summaries=_gram,
+            undefined="squared distances between images are not finite",
+            caveat=nleep_caveat,
+            bytes_per_pair=16,
         ),
         "heuristic": Selector(
             heuristic,

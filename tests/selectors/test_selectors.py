@@ -30,12 +30,13 @@ every_method = pytest.mark.parametrize("method", METHODS)
 # What the definitions promise, one set per property; `test_no_selector_is_forgotten` holds them
 # to the registry.
 SEES_FEATURES = {"parc", "knn", "rsa", "dds", "hscore", "logistic"}
-SEES_FEATURES |= {"transrate", "gbc", "hscore_shrunk", "sfda"}
+SEES_FEATURES |= {"transrate", "gbc", "hscore_shrunk", "sfda", "nleep"}
 SEES_PROBS = {"nce", "leep"}
 BLIND = {"heuristic"}
 ONE_CLASS_PER_IMAGE = {"nce", "leep", "hscore", "hscore_f8", "logistic", "logistic_f8"}
 ONE_CLASS_PER_IMAGE |= {"transrate", "transrate_f8", "gbc", "gbc_f8"}
 ONE_CLASS_PER_IMAGE |= {"hscore_shrunk", "hscore_shrunk_f8", "sfda", "sfda_f8"}
+ONE_CLASS_PER_IMAGE |= {"nleep", "nleep_f8"}
 NEEDS_TWO_OF_A_CLASS = {"knn", "logistic"}
 NEEDS_TWO_OF_A_CLASS |= {"sfda"}
 IGNORES_SCALE_OF_COLUMNS = {"parc", "rsa", "dds", "nce", "leep", "hscore"}
@@ -46,6 +47,7 @@ SEES_SCALE |= {"sfda", "sfda_f8"}  # its shrinkage
 IGNORES_SCALE_AND_SHIFT = set(METHODS) - SEES_SCALE
 SEES_ORDER = {"logistic", "logistic_f8"}  # it splits by position
 SEES_ORDER |= {"sfda", "sfda_f8"}  # likewise
+SEES_ORDER |= {"nleep", "nleep_f8"}  # it draws images by position
 
 
 def test_no_selector_is_forgotten():
@@ -254,6 +256,32 @@ def sfda_float64(x, y, c, f=32, **_):
     return total / len(x)
 
 
+def nleep_float64(x, y, c, f=64, seed=0, **_):
+    """Image by image and Gaussian by Gaussian, from the same random numbers."""
+    x = reduced(np.asarray(x, np.float64), f)
+    n, f = x.shape
+    x /= np.sqrt(np.square(x).sum(1).mean())
+    drawn = np.random.default_rng(seed).random(min(5 * c, n))
+    centres = [x[int(drawn[0] * n)]]
+    for number in drawn[1:]:
+        squares = [min(np.square(image - centre).sum() for centre in centres) for image in x]
+        upto = np.cumsum(squares) / np.sum(squares)
+        centres.append(x[np.searchsorted(upto, number, side="right")])
+    posterior = np.zeros((n, len(drawn)))
+    for i, image in enumerate(x):
+        posterior[i, np.argmin([np.square(image - centre).sum() for centre in centres])] = 1
+    for _round in range(30):
+        logs = np.full(posterior.shape, -np.inf)
+        for k, weights in enumerate(posterior.T):
+            if weights.sum() > 0:
+                mean = np.average(x, axis=0, weights=weights)
+                variance = np.average(np.square(x - mean).mean(1), weights=weights)
+                of_one = scipy.stats.norm(mean, np.sqrt(max(variance, 1e-4 / f)))
+                logs[:, k] = np.log(weights.sum()) + of_one.logpdf(x).sum(1)
+        posterior = scipy.special.softmax(logs, axis=1)
+    return leep_float64(x, y, c, probs=posterior)
+
+
 FLOAT64 = {
     "parc": parc_float64,
     "parc_f8": functools.partial(parc_float64, f=8),
@@ -275,6 +303,8 @@ FLOAT64 = {
     "hscore_shrunk_f8": functools.partial(hscore_shrunk_float64, f=8),
     "sfda": sfda_float64,
     "sfda_f8": functools.partial(sfda_float64, f=8),
+    "nleep": nleep_float64,
+    "nleep_f8": functools.partial(nleep_float64, f=8),
     "transrate": transrate_float64,
     "transrate_f8": functools.partial(transrate_float64, f=8),
 }
