@@ -56,7 +56,7 @@ def nleep(probe: Probe, *, n_dims: int = N_DIMS, seed: int = 0) -> Array:
 def caveat(score: float, d: int, labels: Labels) -> str | None:
     """Return a warning if the mixture has about as many Gaussians as there are images, or None."""
     n, k = len(labels.values), GAUSSIANS * len(np.unique(labels.values))
-    if 2 * k <= n:
+    if 2 * k <= n or np.isnan(score):
         return None
     return (
         f"{k} Gaussians, {GAUSSIANS} per class, for {n} images: most have one image, whose class "

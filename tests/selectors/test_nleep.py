@@ -60,7 +60,7 @@ def test_about_as_many_gaussians_as_images_is_a_warning():
     assert score(features(0), y) < 0  # 200 do not
 
 
-@pytest.mark.filterwarnings("ignore:nleep of")
+@pytest.mark.filterwarnings("ignore:nleep")
 def test_few_distinct_images():
     x = np.repeat(features(0)[:3], [200, 150, 50], axis=0)
     rates = np.array([[200, 0], [150, 0], [20, 30]])
