@@ -55,10 +55,10 @@ def score_bank(
             if all values are 0 or 1, else annotation vectors (see `jaxparc.labels` for those of
             boxes and masks). No label may be missing.
         methods: names in `jaxparc.selectors.SELECTORS`, such as "parc". Methods that read features
-            take a PCA suffix, such as "parc_f32" for 32 dimensions. "mean(parc_f32,knn)" is the mean
-            of methods, each standardised over the models of this call. All take the suffix "+l" for
-            eq. 6 over these models. Functions of `jaxparc.selectors`, with options bound by
-            `functools.partial`, are accepted too.
+            take a PCA suffix, such as "parc_f32" for 32 dimensions. "mean(parc_f32,knn)" is the
+            mean of methods, each standardised over the models of this call. All take the suffix
+            "+l" for eq. 6 over these models. Functions of `jaxparc.selectors`, with options bound
+            by `functools.partial`, are accepted too.
         probs: for each model the (n, z_m) class probabilities of the same images, as a mapping by
             name or one (m, n, z) array; rows must sum to 1 within 1e-2 and are normalised (needed
             by "nce", "leep").

@@ -16,9 +16,14 @@ from jaxparc.errors import InputError
 from jaxparc.labels import KINDS, Labels, two_of_each_class
 from jaxparc.selectors.dds import dds as dds
 from jaxparc.selectors.dds import reference_arrangement
+from jaxparc.selectors.gbc import N_DIMS as GBC_N_DIMS
+from jaxparc.selectors.gbc import gbc as gbc
+from jaxparc.selectors.gbc import needs_float64 as gbc_needs_float64
 from jaxparc.selectors.heuristic import heuristic as heuristic
 from jaxparc.selectors.hscore import caveat as hscore_caveat
 from jaxparc.selectors.hscore import hscore as hscore
+from jaxparc.selectors.hscore_shrunk import hscore_shrunk as hscore_shrunk
+from jaxparc.selectors.hscore_shrunk import needs_float64 as hscore_shrunk_needs_float64
 from jaxparc.selectors.knn import knn as knn
 from jaxparc.selectors.knn import needs_float64 as knn_needs_float64
 from jaxparc.selectors.knn import summaries as knn_summaries
@@ -33,6 +38,9 @@ from jaxparc.selectors.nce import nce as nce
 from jaxparc.selectors.ncm import ncm as ncm
 from jaxparc.selectors.ncm import needs_float64 as ncm_needs_float64
 from jaxparc.selectors.ncm import summaries as ncm_summaries
+from jaxparc.selectors.nleep import N_DIMS as NLEEP_N_DIMS
+from jaxparc.selectors.nleep import caveat as nleep_caveat
+from jaxparc.selectors.nleep import nleep as nleep
 from jaxparc.selectors.parc import annotation_ranks
 from jaxparc.selectors.parc import check as parc_check
 from jaxparc.selectors.parc import parc as parc
@@ -41,6 +49,11 @@ from jaxparc.selectors.ridge import needs_float64 as ridge_needs_float64
 from jaxparc.selectors.ridge import ridge as ridge
 from jaxparc.selectors.rsa import reference_ranks
 from jaxparc.selectors.rsa import rsa as rsa
+from jaxparc.selectors.sfda import N_DIMS as SFDA_N_DIMS
+from jaxparc.selectors.sfda import needs_float64 as sfda_needs_float64
+from jaxparc.selectors.sfda import sfda as sfda
+from jaxparc.selectors.transrate import needs_float64 as transrate_needs_float64
+from jaxparc.selectors.transrate import transrate as transrate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +66,8 @@ class Selector:
         title: name in tables.
         needs: the fields of `Probe` that it reads.
         reducible: whether the features can be reduced by PCA first ("parc_f32").
+        n_dims: the number of components that it reduces features to if its name has no suffix; None
+            if it then reads the features as they are.
         kinds: the kinds of labels that it accepts, from `jaxparc.labels.KINDS`.
         check: maps encoded labels to the reason why the score is not defined on them, phrased as
             the end of a sentence about the method, or None if it is defined.
@@ -73,6 +88,7 @@ class Selector:
     title: str
     needs: tuple[str, ...] = ("features", "labels")
     reducible: bool = True
+    n_dims: int | None = None
     kinds: tuple[str, ...] = KINDS
     check: Callable[[Labels], str | None] | None = None
     target: Callable[..., Array] | None = None
@@ -83,7 +99,7 @@ class Selector:
     bytes_per_pair: int = 0
 
 
-def _gram(*, n_dims: int | None = None) -> tuple[str, ...]:
+def _gram(**options: Any) -> tuple[str, ...]:
     return ("centred_gram",)
 
 
@@ -206,6 +222,54 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             undefined="the features are constant after the reduction",
             bytes_per_pair=8,
         ),
+        "transrate": Selector(
+            transrate,
+            "TransRate",
+            kinds=_CLASSES,
+            needs_float64=transrate_needs_float64,
+            summaries=_gram,
+            undefined="features are too large or too small beside the constant eps; standardise "
+            "them",
+            bytes_per_pair=8,
+        ),
+        "gbc": Selector(
+            gbc,
+            "GBC",
+            n_dims=GBC_N_DIMS,
+            kinds=_CLASSES,
+            needs_float64=gbc_needs_float64,
+            summaries=_gram,
+            undefined="squared distances between classes are not finite",
+        ),
+        "hscore_shrunk": Selector(
+            hscore_shrunk,
+            "shrunk H-Score",
+            kinds=_CLASSES,
+            needs_float64=hscore_shrunk_needs_float64,
+            summaries=_gram,
+            undefined="the shrinkage of the covariance matrix is 0",
+            bytes_per_pair=12,
+        ),
+        "sfda": Selector(
+            sfda,
+            "SFDA",
+            n_dims=SFDA_N_DIMS,
+            kinds=_CLASSES,
+            check=two_of_each_class,
+            needs_float64=sfda_needs_float64,
+            summaries=_gram,
+            undefined="logits of the discriminant are not finite",
+        ),
+        "nleep": Selector(
+            nleep,
+            "N-LEEP",
+            n_dims=NLEEP_N_DIMS,
+            kinds=_CLASSES,
+            summaries=_gram,
+            undefined="squared distances between images are not finite",
+            caveat=nleep_caveat,
+            bytes_per_pair=16,
+        ),
         "heuristic": Selector(
             heuristic,
             "Heuristic",
@@ -326,7 +390,7 @@ def _ensemble(label: str, names: str, plus_layers: bool) -> Ensemble:
 
 
 def _of_name(name: str) -> Method:
-    matched = re.fullmatch(r"([a-z]+)(?:_f([1-9][0-9]*))?(\+l)?", name)
+    matched = re.fullmatch(r"([a-z_]+?)(?:_f([1-9][0-9]*))?(\+l)?", name)
     if matched is None or matched[1] not in SELECTORS:
         raise InputError(f"unknown method {name!r}; known: {_known()}")
     selector = SELECTORS[matched[1]]
@@ -351,6 +415,8 @@ def _method(
     needs: tuple[str, ...],
     plus_layers: bool = False,
 ) -> Method:
+    if selector.n_dims is not None:  # "gbc" and "gbc_f64" share one function
+        options = tuple(sorted(({"n_dims": selector.n_dims} | dict(options)).items()))
     n_dims: int | None = dict(options).get("n_dims")
     reduction = () if n_dims is None else (("n_dims", n_dims),)
     return Method(

@@ -68,10 +68,8 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         c, half = probe.num_classes, -(-len(probe.labels) // 2)
         # The intercept is not penalised, so centring does not change the problem.
         squares, scale = probe.centred_gram(n_dims)
-        if probe.scale is not None:
-            scale = scale * probe.scale
         order = halves(probe.labels)
-        squares = squares[order][:, order] * jnp.square(scale)
+        squares = squares[order][:, order] * jnp.square(probe.original_scale(scale))
         labels = probe.labels[order]
         y = jax.nn.one_hot(labels[:half], c, dtype=squares.dtype)
         present = jnp.any(y > 0, axis=0, keepdims=True)

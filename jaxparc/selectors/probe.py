@@ -100,12 +100,12 @@ class Probe:
         layers: () float32, the number of layers of the architecture (ell).
         source_images: () float32, the number of images that the model was trained on.
         target_images: () float32, the number of images in the target data set.
-        scale: () float32 or float64, the number that the features were divided by (only the
-            logistic selector and a variant of logme depend on it); None for 1.
+        scale: () float32 or float64, the number that the features were divided by (only
+            selectors that are not invariant to the scale depend on it); None for 1.
         summaries: results of functions in `SUMMARIES`, and components under `components_name`;
             None if there are none. Selectors that need nothing else of the features also work
             without them.
-        width: () int32, d, if there are summaries.
+        width: () int32, d, if there are summaries; see `num_columns`.
         num_classes: c, the number of classes of the target; static.
         vectors: whether (n, c) labels are annotation vectors, not zeros and ones; static.
         absent: number of further classes, beyond the c, that have no image; static.
@@ -181,6 +181,12 @@ class Probe:
         left, values, kept = self.principal(n_dims)
         return left * values[None, :], kept
 
+    def num_columns(self, n_dims: int | None) -> Array:
+        """Return d, () int32, or the number of principal components that are not noise."""
+        if n_dims is not None:
+            return jnp.sum(self.principal(n_dims)[2], dtype=jnp.int32)
+        return jnp.int32(self.features.shape[1]) if self._has_features else self.width
+
     def represented(self, n_dims: int | None) -> tuple[Array, Array | None]:
         """Return features reduced to n_dims, unless it is None, and standardised.
 
@@ -214,7 +220,10 @@ class Probe:
         return self.once(("dissimilarity_ranks", n_dims), compute)
 
     def centred_gram(self, n_dims: int | None) -> tuple[Array, Array]:
-        """Return `stats.centred_gram` of the features, reduced to n_dims unless it is None."""
+        """Return `stats.centred_gram` of the features, reduced to n_dims unless it is None.
+
+        The scale does not include that of `Probe.scale`; see `original_scale`.
+        """
         if n_dims is None:
             return self.summary("centred_gram")
         return self.once(
@@ -247,6 +256,10 @@ class Probe:
 
         return self.once(("spectrum", n_dims), compute)
 
+    def original_scale(self, scale: Array) -> Array:
+        """Return what features were divided by altogether, if they were then divided by `scale`."""
+        return scale if self.scale is None else scale * self.scale
+
     # Checks of whether float32, or the summaries, are precise enough.
 
     def unresolved(self, n_dims: int) -> Array:
@@ -257,7 +270,9 @@ class Probe:
         if self._has_features or components_name(n_dims) in self.summaries:
             return jnp.bool_(False)
         f = min(n_dims, len(self.centred_gram(None)[0]))
-        return ~self._principal_of_gram(n_dims)[3] | (f > components.most_from_gram(self.width))
+        return ~self._principal_of_gram(n_dims)[3] | (
+            f > components.most_from_gram(self.num_columns(None))
+        )
 
     def ill_conditioned(self, n_dims: int | None = None) -> Array:
         """Return whether rounding to float32 hides the smallest requested component, () bool.

@@ -13,6 +13,16 @@ import scipy.optimize
 import scipy.spatial
 import scipy.special
 import scipy.stats
+from definitions import (
+    FLOAT64,
+    knn_float64,
+    logme_as_published,
+    logme_float64,
+    nce_float64,
+    ncm_float64,
+    parc_float64,
+    ridge_float64,
+)
 from same import assert_same
 
 from jaxparc import Probe, labels, score_bank, selectors
@@ -32,19 +42,30 @@ every_method = pytest.mark.parametrize("method", METHODS)
 SEES_FEATURES = {
     *("parc", "knn", "rsa", "dds", "hscore", "logistic"),
     *("ridge", "lfc", "ncm", "logme"),
+    *("transrate", "gbc", "hscore_shrunk", "sfda", "nleep"),
 }
 SEES_PROBS = {"nce", "leep"}
 BLIND = {"heuristic"}
-ONE_CLASS_PER_IMAGE = {
-    *("nce", "leep", "hscore", "hscore_f8", "logistic", "logistic_f8"),
-    *("lfc", "lfc_f8", "ncm", "ncm_f8"),
+ONE_CLASS_PER_IMAGE = {"nce", "leep"} | {
+    name + f
+    for name in ("hscore", "logistic", "lfc", "ncm")
+    + ("transrate", "gbc", "hscore_shrunk", "sfda", "nleep")
+    for f in ("", "_f8")
 }
-NEEDS_TWO_OF_A_CLASS = {"knn", "logistic", "ridge", "ncm"}
+NEEDS_TWO_OF_A_CLASS = {"knn", "logistic", "ridge", "ncm", "sfda"}
 IGNORES_SCALE_OF_COLUMNS = {"parc", "rsa", "dds", "nce", "leep", "hscore"}
-SEES_SCALE = {"logistic", "logistic_f8"}  # its ridge
+SEES_SCALE = {
+    *("logistic", "logistic_f8"),  # its ridge
+    *("transrate", "transrate_f8"),  # its distortion
+    *("gbc", "gbc_f8"),  # the smallest variance
+    *("sfda", "sfda_f8"),  # its shrinkage
+}
 SEES_SHIFT = {"ncm", "logme"}  # directions; a model without intercept
 IGNORES_SCALE_AND_SHIFT = set(METHODS) - SEES_SCALE - SEES_SHIFT
-SEES_ORDER = {"logistic", "logistic_f8"}  # it splits by position
+SEES_ORDER = {
+    *("logistic", "logistic_f8", "sfda", "sfda_f8"),  # they split by position
+    *("nleep", "nleep_f8"),  # it draws images by position
+}
 IGNORES_ROTATION = {"knn", "ridge", "lfc", "ncm", "logme"}  # and their reduced forms
 
 
@@ -68,248 +89,6 @@ def test_registry_and_files_agree():
     assert registered == files - {"probe", "components"}
     for name, selector in SELECTORS.items():
         assert getattr(selectors, selector.function.__name__) is selector.function, name
-
-
-# ------------------------------------------------------------------- float64, from the definitions
-
-
-def reduced(x, f):
-    """Exact scores; directions without variance left out."""
-    centred = x - x.mean(0)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    scores = (left * values)[:, : min(f, (values > 1e-5 * values[0]).sum())]
-    return scores * np.sign(scores[np.abs(scores).argmax(0), np.arange(scores.shape[1])])
-
-
-def standardised(x, f):
-    x = np.asarray(x, np.float64)
-    if f is not None:
-        x = reduced(x, f)
-    return (x - x.mean(0)) / np.where(x.max(0) == x.min(0), 1, x.std(0))
-
-
-def parc_float64(x, y, c, f=None, **_):
-    pairs = np.triu_indices(len(x), 1)
-    d_theta = 1 - np.corrcoef(standardised(x, f))[pairs]
-    if y.ndim == 1:
-        d_y = (y[:, None] != y)[pairs] * c / (c - 1)
-    else:  # rounded: equal distances differ in the last digits otherwise
-        d_y = np.round(1 - np.corrcoef(y.astype(np.float64))[pairs], 5)
-    return 100 * scipy.stats.spearmanr(d_theta, d_y).statistic
-
-
-def rsa_float64(x, y, c, f=None, *, reference, **_):
-    pairs = np.triu_indices(len(x), 1)
-    a, b = ((1 - np.corrcoef(standardised(v, f)))[pairs] for v in (x, reference))
-    return 100 * scipy.stats.spearmanr(a, b).statistic
-
-
-def dds_float64(x, y, c, f=None, *, reference, **_):
-    """By loops: U-centring is subtle, and a slip in both would agree."""
-    n = len(x)
-    centred = []
-    for v in (x, reference):
-        v = standardised(v, f)
-        d = np.zeros((n, n))
-        for i in range(n):
-            for j in range(n):
-                d[i, j] = i != j and 1 - v[i] @ v[j] / np.sqrt((v[i] @ v[i]) * (v[j] @ v[j]))
-        u = d - d.sum(0) / (n - 2) - d.sum(1)[:, None] / (n - 2) + d.sum() / ((n - 1) * (n - 2))
-        np.fill_diagonal(u, 0)
-        assert abs(u.sum(0)).max() < 1e-9  # what U-centring is for
-        centred.append(u)
-    a, b = centred
-    return 100 * (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
-
-
-def nce_float64(x, y, c, *, probs, **_):
-    seen, z = probs.argmax(1), probs.shape[1]
-    total = 0.0
-    for source in range(z):
-        marginal = np.mean(seen == source) + 1e-5
-        for target in range(c):
-            joint = np.mean((seen == source) & (y == target)) + 1e-5
-            total += joint * np.log(joint / marginal)
-    return total
-
-
-def leep_float64(x, y, c, *, probs, **_):
-    probs = np.asarray(probs, np.float64)
-    joint = np.array([probs[y == target].sum(0) for target in range(c)])
-    conditional = joint / np.maximum(probs.sum(0), 1e-300)
-    return np.mean([np.log(conditional[label] @ p) for label, p in zip(y, probs, strict=True)])
-
-
-def knn_float64(x, y, c, f=None, **_):
-    x = np.asarray(x, np.float64)
-    if f is not None:
-        x = reduced(x, f)
-    right = []
-    for i, image in enumerate(x):
-        distance = np.square(x - image).sum(1)
-        distance[i] = np.inf
-        nearest = y[distance.argmin()]
-        vectors = y.ndim == 2 and not np.isin(y, (0, 1)).all()
-        right.append(-abs(nearest - y[i]).sum() / 100 if vectors else np.mean(nearest == y[i]))
-    return 100 * np.mean(right)
-
-
-def hscore_float64(x, y, c, f=None, **_):
-    """By covariances and a pseudo-inverse, as it is defined."""
-    x = standardised(x, f)
-    means = np.array([x[y == label].mean(0) for label in y])
-    return np.trace(np.linalg.pinv(np.cov(x.T), rcond=1e-10) @ np.cov(means.T))
-
-
-def logistic_float64(x, y, c, f=None, **_):
-    """In the features themselves, by L-BFGS, until nothing moves."""
-    x = np.asarray(x, np.float64)
-    x = reduced(x, f) if f is not None else x
-    half = -(-len(x) // 2)
-    classes = np.unique(y[:half])
-    train = np.c_[x[:half], np.ones(half)]
-    one_hot = (y[:half, None] == classes).astype(np.float64)
-
-    def loss(flat):
-        w = flat.reshape(train.shape[1], len(classes))
-        logits = train @ w
-        log_sum = scipy.special.logsumexp(logits, axis=1)
-        slope = train.T @ (np.exp(logits - log_sum[:, None]) - one_hot)
-        slope[:-1] += w[:-1]
-        return log_sum.sum() - (logits * one_hot).sum() + (w[:-1] ** 2).sum() / 2, slope.ravel()
-
-    found = scipy.optimize.minimize(
-        loss,
-        np.zeros(train.shape[1] * len(classes)),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 10_000, "gtol": 1e-8, "ftol": 1e-16},
-    )
-    w = found.x.reshape(train.shape[1], len(classes))
-    return 100 * np.mean(classes[(x[half:] @ w[:-1] + w[-1]).argmax(1)] == y[half:])
-
-
-def ridge_float64(x, y, c, f=None, **_):
-    """By solving for the weights without each image in turn."""
-    x = np.asarray(x, np.float64)
-    x = reduced(x, f) if f is not None else x
-    rows = np.eye(c)[y] if y.ndim == 1 else np.asarray(y, np.float64)
-    largest = np.linalg.norm(x - x.mean(0), 2) ** 2
-    best = np.inf
-    for k in np.arange(-5, 1.5, 0.5):
-        predicted = np.empty_like(rows)
-        for i in range(len(x)):
-            others = np.arange(len(x)) != i
-            mean, target = x[others].mean(0), rows[others].mean(0)
-            a = x[others] - mean
-            w = np.linalg.solve(
-                a.T @ a + largest * 10**k * np.eye(x.shape[1]), a.T @ (rows[others] - target)
-            )
-            predicted[i] = (x[i] - mean) @ w + target
-        error = np.square(predicted - rows).mean()
-        if error < best:
-            best, chosen = error, predicted
-    if y.ndim == 1:
-        return 100 * np.mean(chosen.argmax(1) == y)
-    if not np.isin(y, (0, 1)).all():
-        return -np.abs(chosen - rows).sum(1).mean()
-    return 100 * np.mean((chosen > 0.5) == (rows > 0.5))
-
-
-def lfc_float64(x, y, c, f=None, **_):
-    x = np.asarray(x, np.float64)
-    x = reduced(x, f) if f is not None else x
-    centred = x - x.mean(0)
-    pairs = [(i, j) for i in range(len(x)) for j in range(i)]
-    products = [centred[i] @ centred[j] for i, j in pairs]
-    return 100 * scipy.stats.pearsonr(products, [float(y[i] == y[j]) for i, j in pairs]).statistic
-
-
-def ncm_float64(x, y, c, f=None, **_):
-    x = np.asarray(x, np.float64)
-    x = reduced(x, f) if f is not None else x
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300)
-    right = []
-    for i, image in enumerate(x):
-        others = np.arange(len(x)) != i
-        distances = [
-            np.linalg.norm(image - x[others & (y == k)].mean(0)) if (y[others] == k).any() else 9
-            for k in range(c)
-        ]
-        tied = np.flatnonzero(distances < min(distances) + 1e-9)
-        right.append((y[i] in tied) / len(tied))
-    return 100 * np.mean(right)
-
-
-def logme_float64(x, y, c, f=None, **_):
-    """By the density of the labels, of covariance (I + x x^T / r) / beta, over r and beta."""
-    x = np.asarray(x, np.float64)
-    x = reduced(x, f) if f is not None else x
-    rows = np.eye(c)[y] if y.ndim == 1 else np.asarray(y, np.float64)
-    rows = rows[:, rows.any(0)]
-
-    def evidence(logarithm):
-        half = np.linalg.cholesky(np.eye(len(x)) + x @ x.T * np.exp(-logarithm))
-        variance = np.square(scipy.linalg.solve_triangular(half, rows, lower=True)).mean(0)
-        constants = np.log(np.diag(half)).mean() + 0.5 + np.log(2 * np.pi) / 2
-        return -0.5 * np.log(variance) - constants
-
-    grid = np.log(np.square(x).sum()) + np.arange(-32, 20, 0.5)
-    table = np.array([evidence(logarithm) for logarithm in grid])
-    best = []
-    for k, place in enumerate(table.argmax(0)):
-        around = grid[place] - 0.5, grid[place] + 0.5
-        cost = lambda logarithm, k=k: -evidence(logarithm)[k]  # noqa: E731
-        best.append(-scipy.optimize.minimize_scalar(cost, bounds=around, method="bounded").fun)
-    return np.mean(best)
-
-
-def logme_as_published(x, y, c):
-    """The arithmetic of the published code, by a singular value decomposition."""
-    n, d = x.shape
-    left, values, _ = np.linalg.svd(x.astype(np.float64), full_matrices=False)
-    sigma, found = values**2, []
-    for label in range(c):
-        column = (y == label).astype(np.float64)
-        z = np.square(left.T @ column)
-        alpha = beta = 1.0
-        for _ in range(11):
-            t = alpha / beta
-            gamma = (sigma / (sigma + t)).sum()
-            m2 = (sigma * z / (t + sigma) ** 2).sum()
-            res2 = (z * (t / (sigma + t)) ** 2).sum() + column.sum() - z.sum()
-            alpha, beta = gamma / (m2 + 1e-5), (n - gamma) / (res2 + 1e-5)
-            if abs(alpha / beta - t) <= 1e-3 * t:
-                break
-        evidence = d * np.log(alpha) + n * np.log(beta / (2 * np.pi)) - beta * res2 - alpha * m2
-        found.append((evidence - np.log(alpha + beta * sigma).sum()) / 2 / n)
-    return np.mean(found)
-
-
-FLOAT64 = {
-    "logme": logme_float64,
-    "logme_f8": functools.partial(logme_float64, f=8),
-    "ncm": ncm_float64,
-    "ncm_f8": functools.partial(ncm_float64, f=8),
-    "lfc": lfc_float64,
-    "lfc_f8": functools.partial(lfc_float64, f=8),
-    "ridge": ridge_float64,
-    "ridge_f8": functools.partial(ridge_float64, f=8),
-    "parc": parc_float64,
-    "parc_f8": functools.partial(parc_float64, f=8),
-    "knn": knn_float64,
-    "knn_f8": functools.partial(knn_float64, f=8),
-    "rsa": rsa_float64,
-    "rsa_f8": functools.partial(rsa_float64, f=8),
-    "dds": dds_float64,
-    "dds_f8": functools.partial(dds_float64, f=8),
-    "nce": nce_float64,
-    "leep": leep_float64,
-    "hscore": hscore_float64,
-    "hscore_f8": functools.partial(hscore_float64, f=8),
-    "logistic": logistic_float64,
-    "logistic_f8": functools.partial(logistic_float64, f=8),
-}
 
 
 # -------------------------------------------------------------------------------------- synthetic
@@ -427,6 +206,7 @@ def test_a_selector_may_be_transformed_inside_of_a_transformation(method):
     assert {one.dtype for one in found} == {jnp.dtype("float32")}
 
 
+@pytest.mark.filterwarnings("ignore:nleep")  # 25 Gaussians for 45 images
 @pytest.mark.parametrize("form", ["classes", "multi-label", "vectors"])
 def test_scores_are_the_same_with_x64_and_without_rank_promotion(form):
     y = labels_of(form)
@@ -454,7 +234,9 @@ def test_order_of_images_does_not_matter(method, form):
     y = labels_of(form)
     x = features_of(y, 1.0)
     order = np.random.default_rng(1).permutation(N)
-    assert score(method, x[order], y[order]) == pytest.approx(score(method, x, y), abs=2e-3)
+    # of eight directions in 45, rounding leaves less than `score_bank` accepts in float32
+    tolerance = 5e-3 if method == "transrate_f8" else 2e-3
+    assert score(method, x[order], y[order]) == pytest.approx(score(method, x, y), abs=tolerance)
 
 
 @in_both_forms(METHODS)
@@ -516,7 +298,9 @@ def test_scale_of_a_column_does_not_matter(method):
 @in_both_forms([m for m in METHODS if m not in BLIND])
 def test_better_separated_features_score_higher(method, form):
     y = labels_of(form)
-    scores = [score(method, features_of(y, s), y) for s in (0.0, 0.7, 2.5)]
+    # components of about equal variance are shrunk to a multiple of the identity, which scores 0
+    separations = (0.7, 1.2, 2.5) if method == "hscore_shrunk_f8" else (0.0, 0.7, 2.5)
+    scores = [score(method, features_of(y, s), y) for s in separations]
     assert scores == sorted(set(scores))
 
 
@@ -529,6 +313,7 @@ def test_more_capacity_scores_higher(method):
     assert score(method, x, y, source=1e6) > base
 
 
+@pytest.mark.filterwarnings("ignore:nleep")
 def test_undefined_features_score_nan_in_a_bank_and_leave_the_others_alone():
     y = labels_of("classes")
     good = features_of(y, 1.0)
@@ -545,7 +330,7 @@ def test_undefined_features_score_nan_in_a_bank_and_leave_the_others_alone():
     bank = {"good": good, "same": np.full_like(good, 0.1), "inf": bad}
     with pytest.warns(UndefinedScoreWarning) as warned:
         values = score_bank(bank, y, methods=METHODS, **given).values
-    assert len(warned) == 2
+    assert len([one for one in warned if one.category is UndefinedScoreWarning]) == 2
     undefined = [method not in BLIND | SEES_PROBS for method in METHODS]
     assert np.isnan(values).tolist() == [[False] * len(METHODS), undefined, undefined]
     alone = given | {key: given[key][:1] for key in ("layers", "source_images", "probs")}
@@ -691,12 +476,6 @@ def test_goldens_are_all_there():
 
 
 FURTHER = json.loads((GOLDEN / "more_methods.json").read_text())
-FURTHER_TOLERANCES = {
-    "ridge": {"rel": 1e-5},
-    "logme": {"rel": 1e-5, "abs": 1e-6},
-    "ncm": {"rel": 1e-5},
-    "lfc": {"rel": 1e-5},
-}
 
 
 @functools.cache
@@ -705,19 +484,16 @@ def further(case):
         scores = score_bank(
             {case: arrays["features"]},
             arrays["labels"],
-            methods=[m for m in FURTHER_TOLERANCES if m in FURTHER[case]],
+            methods=list(FURTHER[case]),
             num_classes=CASES[case]["num_classes"],
         )
     return dict(zip(scores.methods, scores.values[0], strict=True))
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize(
-    ("case", "method"), [(c, m) for c in FURTHER for m in FURTHER[c] if m in FURTHER_TOLERANCES]
-)
+@pytest.mark.parametrize(("case", "method"), [(c, m) for c in FURTHER for m in FURTHER[c]])
 def test_score_is_that_of_the_definition_in_float64(case, method):
-    expected = pytest.approx(FURTHER[case][method], **FURTHER_TOLERANCES[method])
-    assert further(case)[method] == expected
+    assert further(case)[method] == pytest.approx(FURTHER[case][method], rel=1e-4, abs=1e-6)
 
 
 # ----------------------------------------------------------------------------------------- names

@@ -1,0 +1,66 @@
+"""GBC: Gaussian Bhattacharyya coefficient."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxparc import stats
+from jaxparc.selectors.probe import Probe
+
+N_DIMS = 64
+
+# Smallest variance of a class.
+LEAST_VARIANCE = 1e-4
+
+
+def gbc(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
+    """Score how little the classes overlap, each taken for a spherical Gaussian.
+
+    Pandy et al., CVPR 2022 (eq. 4 and 5, with spherical covariances): after PCA, every class has a
+    mean and one variance s, that of its images averaged over the components. With s the mean of
+    s_i and s_j, the Bhattacharyya distance of two classes is
+
+        ||mu_i - mu_j||^2 / (8 s) + (ln s - (ln s_i + ln s_j) / 2) / 2,
+
+    and the score is minus the sum of exp(-distance) over all ordered pairs of different classes.
+
+    Args:
+        probe: needs `features` (n, d) and `labels` (n,) classes.
+        n_dims: f, number of principal components, or the rank if that is smaller.
+
+    Returns:
+        () float32 in [-c (c - 1), 0]. It depends on the scale of the features only where a variance
+        is raised to LEAST_VARIANCE, such as that of a class of one image. Classes without images do
+        not count.
+
+    As in the published code, the logarithms are not multiplied by f, as they would be in the
+    distance of two f-dimensional Gaussians.
+    """
+    return probe.once(("gbc", n_dims), lambda: _score(probe, n_dims))
+
+
+def needs_float64(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
+    """Return whether float32 is too coarse for the features, () bool; options as in `gbc`."""
+    return ~jnp.isfinite(gbc(probe, n_dims=n_dims))
+
+
+def _score(probe: Probe, n_dims: int) -> Array:
+    x, _ = probe.reduced(n_dims)
+    x = x * probe.original_scale(jnp.ones((), x.dtype))
+    y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=x.dtype)
+    images = jnp.sum(y, axis=0)
+    divisor = jnp.maximum(images, 1.0)
+    means = stats.matmul(y.T, x) / divisor[:, None]
+    squares = jnp.sum(jnp.square(x - means[probe.labels]), axis=1)
+    variances = stats.matmul(squares, y) / (divisor * probe.num_columns(n_dims).astype(x.dtype))
+    variances = jnp.maximum(variances, LEAST_VARIANCE)
+    # As the means are centred, cancellation in the squared distances is about that of one class.
+    products = stats.matmul(means, means.T)
+    lengths = jnp.diagonal(products)
+    apart = jnp.maximum(lengths[:, None] + lengths[None, :] - 2.0 * products, 0.0)
+    both = (variances[:, None] + variances[None, :]) / 2.0
+    logs = jnp.log(variances)
+    distance = apart / (8.0 * both) + (jnp.log(both) - (logs[:, None] + logs[None, :]) / 2.0) / 2.0
+    present = images > 0
+    pairs = present[:, None] & present[None, :] & ~jnp.eye(len(images), dtype=bool)
+    return -jnp.sum(jnp.exp(-distance), where=pairs)
