@@ -8,7 +8,7 @@ from jaxparc.selectors.probe import Probe
 
 # By the item size of the dtype: the square of a pivot, over the largest diagonal entry, below which
 # it holds more rounding noise than the score tolerates.
-PIVOT = {4: 1e-5, 8: 1e-12}
+PIVOT = {4: 1e-3, 8: 1e-12}
 
 
 def hscore_shrunk(probe: Probe, *, n_dims: int | None = None) -> Array:

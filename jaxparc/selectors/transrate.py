@@ -8,9 +8,10 @@ from jaxparc.selectors.probe import Probe
 # Distortion at which features are coded.
 EPS = 1e-4
 
-# Estimated relative error of a score that is not precise enough. Errors are about a tenth of the
-# estimate.
+# Estimated relative error of a score that is not precise enough; errors are about a tenth of the
+# estimate. A score below LEAST times the rate of all images passes for 0.
 TOLERANCE = 1e-3
+LEAST = 1e-6
 
 
 def transrate(probe: Probe, *, n_dims: int | None = None) -> Array:
@@ -63,7 +64,8 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         of_class, error_of_class = _log_det(jnp.where(same, products / images[:, None], 0.0))
         score = (whole - jnp.log1p(typical) - of_class / classes) / 2.0
         error = (error + error_of_class / classes) / 2.0
-        coarse = ~(error < TOLERANCE * jnp.abs(score))  # NaN, of a failed decomposition, is coarse
+        # NaN, of a failed decomposition, compares false.
+        coarse = ~(error < TOLERANCE * jnp.maximum(jnp.abs(score), LEAST * whole))
         if score.dtype == jnp.float64:  # there is no wider dtype to fall back on
             score = jnp.where(coarse, jnp.nan, score)
         return score, coarse
