@@ -21,7 +21,8 @@ def hscore_shrunk(probe: Probe, *, n_dims: int | None = None) -> Array:
     products of the centred features, a = (1 - delta) / n, b = delta mu, and P the projection that
     replaces every image by the mean of its class,
 
-        a tr((a X^T X + b I)^-1 X^T P X) = a tr(P K (a K + b I)^-1) = tr(P) - b tr(P (a K + b I)^-1).
+        a tr((a X^T X + b I)^-1 X^T P X) = a tr(P K (a K + b I)^-1)
+                                         = tr(P) - b tr(P (a K + b I)^-1).
 
     Args:
         probe: needs `features` (n, d) and `labels` (n,) classes.

@@ -455,8 +455,8 @@ def test_a_name_may_be_there_once():
     [
         ([], "methods is empty"),
         (
-            "logme",
-            "unknown method 'logme'; known: parc, rsa, dds, nce, leep, hscore, knn, logistic, heur",
+            "etran",
+            "unknown method 'etran'; known: parc, rsa, dds, nce, leep, hscore, knn, logistic, ",
         ),
         (["parc", "parc_x"], "unknown method 'parc_x'; known: parc"),
         (np.mean, "is not a selector; known: parc"),
