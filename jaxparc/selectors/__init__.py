@@ -243,7 +243,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         ),
         "hscore_shrunk": Selector(
             hscore_shrunk,
-            "shrunk H-Score",
+            "Shrunk H-Score",
             kinds=_CLASSES,
             needs_float64=hscore_shrunk_needs_float64,
             summaries=_gram,

@@ -16,8 +16,8 @@ LEAST_VARIANCE = 1e-4
 def gbc(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
     """Score how little the classes overlap, each taken for a spherical Gaussian.
 
-    Pandy et al., CVPR 2022 (eq. 4 and 5, with spherical covariances): after PCA, every class has a
-    mean and one variance s, that of its images averaged over the components. With s the mean of
+    Pandy et al., CVPR 2022, with spherical covariances: after PCA, every class has a mean mu and
+    one variance, that of its images averaged over the components. With s the mean of the variances
     s_i and s_j, the Bhattacharyya distance of two classes is
 
         ||mu_i - mu_j||^2 / (8 s) + (ln s - (ln s_i + ln s_j) / 2) / 2,

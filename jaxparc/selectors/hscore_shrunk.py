@@ -8,20 +8,21 @@ from jaxparc.selectors.probe import Probe
 
 # By the item size of the dtype: the square of a pivot, over the largest diagonal entry, below which
 # it holds more rounding noise than the score tolerates.
-PIVOT = {4: 1e-5, 8: 1e-12}
+PIVOT = {4: 1e-3, 8: 1e-12}
 
 
 def hscore_shrunk(probe: Probe, *, n_dims: int | None = None) -> Array:
     """Score how much of the features' variance lies between the classes, with shrinkage.
 
-    Ibrahim et al., ECML PKDD 2022 (eq. 8): (1 - delta) tr(M^-1 S_b), with
-    M = (1 - delta) S + delta mu 1, S the covariance matrix of the features, S_b that of their class
+    Ibrahim et al., ECML PKDD 2022: (1 - delta) tr(M^-1 S_b), with
+    M = (1 - delta) S + delta mu I, S the covariance matrix of the features, S_b that of their class
     means, mu = tr(S) / d, and delta the shrinkage of Ledoit and Wolf (2004), which minimises the
     expected error of M; `sklearn.covariance.ledoit_wolf` has the same. With K = X X^T the inner
     products of the centred features, a = (1 - delta) / n, b = delta mu, and P the projection that
     replaces every image by the mean of its class,
 
-        a tr((a X^T X + b)^-1 X^T P X) = a tr(P K (a K + b)^-1) = tr(P) - b tr(P (a K + b)^-1).
+        a tr((a X^T X + b I)^-1 X^T P X) = a tr(P K (a K + b I)^-1)
+                                         = tr(P) - b tr(P (a K + b I)^-1).
 
     Args:
         probe: needs `features` (n, d) and `labels` (n,) classes.

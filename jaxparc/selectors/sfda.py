@@ -23,9 +23,9 @@ RESOLVED = 1e-4
 def sfda(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
     """Score how probable the classes are under a Fisher discriminant of other images.
 
-    From Shao et al., ECCV 2022, are the regularised discriminant (eq. 3 to 5) and the mean
-    probability as the score: with S_W the covariance matrix within classes, sigma its largest
-    eigenvalue, and W = (1 - lambda) S_W + lambda 1 with lambda = exp(-5 sigma), the probabilities
+    From Shao et al., ECCV 2022, are the regularised discriminant and the mean probability as the
+    score: with S_W the covariance matrix within classes, sigma its largest
+    eigenvalue, and W = (1 - lambda) S_W + lambda I with lambda = exp(-5 sigma), the probabilities
     of the classes are the softmax of
 
         x^T W^-1 mu_y - mu_y^T W^-1 mu_y / 2 + ln q_y,
@@ -43,9 +43,10 @@ def sfda(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
 
     Differs from the published score, which is evaluated on the images that the discriminant was
     fitted to: where d exceeds n it is 1 for every model. As the images of a half are not fitted,
-    the second fit to images that are moved towards their class means is left out. The
-    multiple of the identity is at least 1e-6 sigma, so that W has an inverse. As in the paper, it
-    is lambda otherwise, where the code multiplies this by the mean variance.
+    the second fit, to images that are moved towards their class means, is left out. As in the
+    paper, W has lambda times the identity, where the published code has it times the mean variance
+    and estimates sigma by three power iterations; lambda is replaced by 1e-6 sigma if that is
+    larger, so that W has an inverse.
     """
     return _scored(probe, n_dims)[0]
 

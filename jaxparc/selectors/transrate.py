@@ -8,20 +8,21 @@ from jaxparc.selectors.probe import Probe
 # Distortion at which features are coded.
 EPS = 1e-4
 
-# Estimated relative error of a score that is not precise enough. Errors are about a tenth of the
-# estimate.
+# Estimated relative error of a score that is not precise enough; errors are about a tenth of the
+# estimate. A score below LEAST times the rate of all images passes for 0.
 TOLERANCE = 1e-3
+LEAST = 1e-6
 
 
 def transrate(probe: Probe, *, n_dims: int | None = None) -> Array:
     """Score the mutual information of features and labels, by coding rates.
 
-    Huang et al., ICML 2022 (eq. 5): with the rate of n rows Z,
-    R(Z) = ln det(1 + Z^T Z / (n eps)) / 2 and eps = 1e-4, the score is the rate of the centred
+    Huang et al., ICML 2022: with the rate of n rows Z,
+    R(Z) = ln det(I + Z^T Z / (n eps)) / 2 and eps = 1e-4, the score is the rate of the centred
     features minus the mean over the classes of the rates of their rows. As
-    det(1 + Z^T Z) = det(1 + Z Z^T), the inner products K of the centred features suffice, and
+    det(I + Z^T Z) = det(I + Z Z^T), the inner products K of the centred features suffice, and
 
-        score = ln det(1 + K / (n eps)) / 2 - ln det(1 + B) / (2 c),
+        score = ln det(I + K / (n eps)) / 2 - ln det(I + B) / (2 c),
 
     where B has K_ij / (n_y eps) for two images of one class y of n_y images, and 0 elsewhere: its
     determinant is the product of those of all c classes.
@@ -33,10 +34,11 @@ def transrate(probe: Probe, *, n_dims: int | None = None) -> Array:
     Returns:
         () float32, in nats. It depends on the scale of the features, since eps does not. NaN if
         they are so large that rounding errors exceed eps in directions where they do not vary, or
-        so small that 1 + x drops x.
+        so small that 1 + x rounds to 1.
 
-    The mean over the classes is not weighted by their images, as in the paper; with weights the
-    score of unbalanced classes differs severalfold. Classes without images do not count.
+    As in the program that the paper lists, the mean over the classes is not weighted by their
+    images; with weights the score of unbalanced classes differs severalfold. Differs from it where
+    classes have no images, which do not count here.
     """
     return _scored(probe, n_dims)[0]
 
@@ -63,7 +65,8 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         of_class, error_of_class = _log_det(jnp.where(same, products / images[:, None], 0.0))
         score = (whole - jnp.log1p(typical) - of_class / classes) / 2.0
         error = (error + error_of_class / classes) / 2.0
-        coarse = ~(error < TOLERANCE * jnp.abs(score))  # NaN, of a failed decomposition, is coarse
+        # NaN, of a failed decomposition, compares false.
+        coarse = ~(error < TOLERANCE * jnp.maximum(jnp.abs(score), LEAST * whole))
         if score.dtype == jnp.float64:  # there is no wider dtype to fall back on
             score = jnp.where(coarse, jnp.nan, score)
         return score, coarse
@@ -72,7 +75,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
 
 
 def _log_det(square: Array) -> tuple[Array, Array]:
-    """Return ln det(1 + K) of a positive semidefinite matrix, and an estimate of its error."""
+    """Return ln det(I + K) of a positive semidefinite matrix, and an estimate of its error."""
     shifted = square + jnp.eye(len(square), dtype=square.dtype)
     pivots = jnp.square(jnp.diagonal(jnp.linalg.cholesky(shifted)))
     rounding = jnp.finfo(square.dtype).eps * jnp.max(jnp.diagonal(shifted))

@@ -83,3 +83,14 @@ def test_undefined_without_shrinkage(method):
     with pytest.warns(UndefinedScoreWarning, match="the shrinkage of the covariance matrix is 0"):
         scores = score_bank({"a": x}, np.arange(N) % 4 // 2, methods=method)
     assert np.isnan(scores.values).all()
+
+
+def test_the_trace_is_of_a_matrix_product():
+    x = features(20)
+    centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
+    shrunk, delta = sklearn.covariance.ledoit_wolf(centred, assume_centered=True)
+    averaged = np.array([centred[label == Y].mean(0) for label in Y])
+    inverse, between = np.linalg.inv(shrunk), averaged.T @ averaged / N
+    assert score(x) == pytest.approx((1 - delta) * np.trace(inverse @ between), rel=1e-4)
+    # what a product of entries, which is in copies of the method, gives
+    assert abs((1 - delta) * np.trace(inverse * between) / score(x) - 1) > 0.1

@@ -87,7 +87,3 @@ def test_memory_does_not_grow_beyond_one_gaussian_per_image():
     )
     memory = jax.jit(selectors.method("nleep").function).lower(probe).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 2**25
-
-
-def test_features_are_reduced_to_64_components_by_default():
-    assert selectors.method("nleep").function is selectors.method("nleep_f64").function

@@ -506,6 +506,8 @@ def test_score_is_that_of_the_definition_in_float64(case, method):
         ("parc_f32", "PARC f=32", ("features", "labels")),
         ("parc_f32+l", "PARC f=32 + layers", ("features", "labels", "layers")),
         ("knn+l", "1-NN CV + layers", ("features", "labels", "layers")),
+        ("gbc+l", "GBC + layers", ("features", "labels", "layers")),
+        ("hscore_shrunk_f8", "Shrunk H-Score f=8", ("features", "labels")),
         ("heuristic+l", "Heuristic + layers", ("layers", "source_images", "target_images")),
     ],
 )
@@ -516,11 +518,36 @@ def test_a_name_says_all_options(name, title, needs):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "prac", "parc_f", "parc_f0", "parc_f-3", "parc+l+l", "parc_32", "parc ", "parc\n"]
+    "name",
+    [
+        "",
+        "prac",
+        "parc_f",
+        "parc_f0",
+        "parc_f-3",
+        "parc+l+l",
+        "parc_32",
+        "parc_",
+        "parc ",
+        "parc\n",
+    ],
 )
 def test_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(ValueError, match=r"unknown method.*known: parc, .* heuristic; .*parc_f32"):
         selectors.method(name)
+
+
+def test_a_selector_may_have_a_reduction_of_its_own():
+    with_reduction = {name: s.n_dims for name, s in SELECTORS.items() if s.n_dims is not None}
+    assert with_reduction == {"gbc": 64, "nleep": 64, "sfda": 32}
+    for name, n_dims in with_reduction.items():
+        plain, same = selectors.method(name), selectors.method(f"{name}_f{n_dims}")
+        assert (plain.label, plain.n_dims, plain.function) == (name, n_dims, same.function)
+        assert (plain.unresolved, plain.summaries) == (same.unresolved, ("centred_gram",))
+        assert selectors.method(f"{name}_f8").n_dims == 8
+    seeded = selectors.method(functools.partial(selectors.nleep, seed=3))
+    assert (seeded.label, seeded.n_dims) == ("nleep(seed=3)", 64)
+    assert selectors.method("parc").n_dims is None
 
 
 @pytest.mark.parametrize("name", ["heuristic", "nce", "leep"])

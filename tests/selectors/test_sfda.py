@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxparc import score_bank, selectors
+from jaxparc import score_bank
 from jaxparc.errors import InputError
 
 N, C, D = 240, 8, 600
@@ -83,7 +83,3 @@ def test_few_images_of_every_class(images):
 def test_one_image_in_a_class_is_refused():
     with pytest.raises(InputError, match="image 0 is alone in its class"):
         score(features(1), np.where(np.arange(N) == 0, C, Y))
-
-
-def test_features_are_reduced_to_32_components_by_default():
-    assert selectors.method("sfda").function is selectors.method("sfda_f32").function

@@ -54,3 +54,8 @@ def test_rotation_shift_and_absent_classes_do_not_matter():
     expected = pytest.approx(score(X), rel=1e-5)
     assert score(moved) == expected
     assert score(X, 3 * Y, num_classes=40) == expected
+
+
+def test_classes_that_are_alike_score_0():
+    x = np.tile(X[:2], (6, 1))
+    assert score(x, np.repeat([0, 1, 2], 4)) == pytest.approx(0, abs=1e-6)
