@@ -158,7 +158,7 @@ def _problem(probe: Probe, n_dims: int | None) -> tuple[_Design, _Columns]:
         design = _Design(values, jnp.square(along), offset, jnp.asarray(len(y), y.dtype))
         columns = _Columns(
             jnp.square(inside).T,
-            inside.T * along,
+            inside.T * along[None, :],
             jnp.sum(jnp.square(outside), axis=0),
             jnp.mean(y, axis=0),
             jnp.any(y != 0, axis=0),

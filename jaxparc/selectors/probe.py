@@ -237,8 +237,8 @@ class Probe:
             if n_dims is None:
                 gram, scale = self.centred_gram(None)
                 values, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
-                # Exactly, the vectors have mean 0, but for that of the mean, whose value is 0. Where
-                # others have the value 0 too, the decomposition mixes them.
+                # Exactly, the vectors have mean 0, but for that of the mean, whose value is 0. The
+                # decomposition mixes it with others of value 0.
                 vectors = vectors - jnp.mean(vectors, axis=0, keepdims=True)
                 values = jnp.maximum(values, 0.0) * jnp.sum(jnp.square(vectors), axis=0)
                 return Spectrum(values, vectors, scale)
