@@ -154,6 +154,70 @@ def logistic(model: Model, f: int | None = None) -> float:
     return 100 * float(classifier.score(x[half:], model.labels[half:]))
 
 
+def ridge(model: Model, f: int | None = None) -> float:
+    """Return the leave-one-out accuracy of ridge regression to one-hot labels."""
+    x = reduce(model.features, f).astype(np.float64)
+    y = np.eye(model.num_classes)[model.labels]
+    left, values, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    squares, mean = values**2, y.mean(axis=0)
+    best = np.inf, y
+    for penalty in squares.max() * 10.0 ** np.arange(-5, 1.5, 0.5):
+        kept = squares / (squares + penalty)
+        fitted = mean + left @ (kept[:, None] * (left.T @ (y - mean)))
+        leverage = 1 / len(x) + np.square(left) @ kept
+        residual = (y - fitted) / (1 - leverage)[:, None]
+        best = min(best, (np.square(residual).mean(), y - residual), key=lambda found: found[0])
+    return 100 * float((best[1].argmax(axis=1) == model.labels).mean())
+
+
+def logme(model: Model, f: int | None = None) -> float:
+    """Return the evidence of linear models, by a fixed-point iteration per class."""
+    x = reduce(model.features, f).astype(np.float64)
+    n, found = len(x), []
+    left, values, _ = np.linalg.svd(x, full_matrices=False)
+    sigma = values**2
+    for label in np.unique(model.labels):
+        y = (model.labels == label).astype(np.float64)
+        squares = np.square(left.T @ y)
+        outside = max(y.sum() - squares.sum(), 0.0)
+        ratio = sigma.mean()
+        for _ in range(200):
+            gamma = (sigma / (sigma + ratio)).sum()
+            weights = (sigma * squares / (sigma + ratio) ** 2).sum()
+            residual = (squares * (ratio / (sigma + ratio)) ** 2).sum() + outside
+            alpha, beta = gamma / weights, (n - gamma) / residual
+            if abs(alpha / beta - ratio) <= 1e-6 * ratio:
+                break
+            ratio = alpha / beta
+        evidence = n * np.log(beta / (2 * np.pi)) - beta * residual - alpha * weights
+        found.append((evidence - np.log1p(sigma / ratio).sum()) / 2 / n)
+    return float(np.mean(found))
+
+
+def ncm(model: Model, f: int | None = None) -> float:
+    """Return the leave-one-out accuracy of the nearest class mean of rows of length 1."""
+    x = reduce(model.features, f).astype(np.float64)
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+    y = np.eye(model.num_classes)[model.labels]
+    sums, images = y.T @ x, y.sum(axis=0)
+    right = []
+    for image, label in zip(x, model.labels, strict=True):
+        own = np.arange(model.num_classes) == label
+        counts = images - own
+        means = (sums - own[:, None] * image) / np.maximum(counts, 1)[:, None]
+        distances = np.where(counts > 0, np.linalg.norm(image - means, axis=1), np.inf)
+        right.append(distances.argmin() == label)
+    return 100 * float(np.mean(right))
+
+
+def lfc(model: Model, f: int | None = None) -> float:
+    """Return the correlation of inner products with whether two images have the same class."""
+    x = reduce(model.features, f).astype(np.float64)
+    x = x - x.mean(axis=0)
+    same = model.labels[:, None] == model.labels
+    return 100 * float(np.corrcoef(_pairs(x @ x.T), _pairs(same))[0, 1])
+
+
 def heuristic(model: Model) -> float:
     """Return the heuristic of the paper, eq. 4."""
     return model.layers + float(np.log(model.source_images + model.target_images))
@@ -169,6 +233,10 @@ METHODS: Mapping[str, Callable[..., float]] = MappingProxyType(
         "hscore": hscore,
         "knn": knn,
         "logistic": logistic,
+        "ridge": ridge,
+        "logme": logme,
+        "ncm": ncm,
+        "lfc": lfc,
         "heuristic": heuristic,
     }
 )

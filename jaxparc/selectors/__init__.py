@@ -194,6 +194,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=ridge_needs_float64,
             summaries=_gram,
             undefined="the predictions are not finite",
+            bytes_per_pair=24,
         ),
         "lfc": Selector(
             lfc,
@@ -220,7 +221,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=logme_needs_float64,
             summaries=logme_summaries,
             undefined="the features are constant after the reduction",
-            bytes_per_pair=8,
+            bytes_per_pair=24,
         ),
         "transrate": Selector(
             transrate,

@@ -16,13 +16,14 @@ VARIANTS = ("evidence", "thuml")
 # Ratios alpha / beta that are tried: their number, the smallest, over the largest eigenvalue of the
 # centred Gram matrix and by the item size of the dtype, and the largest, over a bound of the
 # eigenvalues of the Gram matrix.
-RATIOS = 512
-SMALLEST = {4: 1e-6, 8: 1e-12}
+RATIOS = 256
+SMALLEST = {4: 1e-7, 8: 1e-12}
 LARGEST = 1e6
 
-# Of the largest eigenvalue: the ratio below which rounding in float32 changes the evidence, and the
-# eigenvalue that it cannot tell from 0.
-RESOLVED = 2e-5
+# Of the largest eigenvalue: the ratio below which the evidence depends on the smallest eigenvalues,
+# the smallest eigenvalue for which it may in float32, and one that float32 cannot tell from 0.
+SMALL = 2e-5
+RESOLVED = 1e-4
 LOST = 2e-7
 
 # Of the fixed-point iteration of the published code.
@@ -74,7 +75,7 @@ def logme(probe: Probe, *, n_dims: int | None = None, variant: str = "evidence")
         raise InputError(f"logme: unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
     design, columns = _problem(probe, n_dims)
     if variant == "evidence":
-        values, _ = _best(design, columns)
+        values, _ = _best(probe, n_dims)
     else:
         spectrum = probe.spectrum(n_dims)
         scale = spectrum.scale if probe.scale is None else spectrum.scale * probe.scale
@@ -90,16 +91,17 @@ def needs_float64(probe: Probe, *, n_dims: int | None = None, variant: str = "ev
     """Return whether float32 is too coarse for the features, () bool; options as in `logme`."""
     del variant
     design, columns = _problem(probe, n_dims)
-    ratios = jnp.where(columns.present, _best(design, columns)[1], jnp.inf)
-    largest = jnp.max(design.values)
-    coarse = jnp.min(ratios) < RESOLVED * largest
-    if n_dims is not None:
-        return coarse
-    # Directions may hold the signal however small they are. In general no more eigenvalues are 0
-    # than that of the mean, and those beyond the number of columns that vary.
-    n = design.values.shape[0]
-    expected = jnp.minimum(probe.summary("varying"), n - 1)
-    return coarse | (jnp.sort(design.values)[n - expected] < LOST * largest)
+    ratios = jnp.where(columns.present, _best(probe, n_dims)[1], jnp.inf)
+    largest, n = jnp.max(design.values), design.values.shape[0]
+    # In general no more eigenvalues are 0 than that of the mean, and those beyond the number of
+    # columns that vary. The others may hold the signal however small they are.
+    if n_dims is None:
+        nonzero = jnp.minimum(probe.summary("varying"), n - 1)
+        smallest = jnp.sort(design.values)[n - nonzero]
+    else:  # components without rank are 0
+        smallest = jnp.min(design.values, where=design.values > 0, initial=jnp.inf)
+    coarse = (jnp.min(ratios) < SMALL * largest) & (smallest < RESOLVED * largest)
+    return coarse | (smallest < LOST * largest)
 
 
 def summaries(*, n_dims: int | None = None, variant: str = "evidence") -> tuple[str, ...]:
@@ -188,8 +190,12 @@ def _evidence(ratio: Array, design: _Design, column: _Columns) -> Array:
 _CONSTANT = 0.5 * (1.0 + np.log(2.0 * np.pi)).item()
 
 
-def _best(design: _Design, columns: _Columns) -> tuple[Array, Array]:
+def _best(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
     """Return the largest logarithm of the evidence per image and its r, (c,) each."""
+    return probe.once(("logme_best", n_dims), lambda: _maximised(*_problem(probe, n_dims)))
+
+
+def _maximised(design: _Design, columns: _Columns) -> tuple[Array, Array]:
     dtype = design.values.dtype
     largest = jnp.max(design.values)
     first = jnp.log(SMALLEST[dtype.itemsize] * largest)

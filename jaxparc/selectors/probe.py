@@ -246,10 +246,11 @@ class Probe:
             if n_dims is None:
                 gram, scale = self.centred_gram(None)
                 values, vectors = jnp.linalg.eigh(gram, symmetrize_input=False)
-                # Centring leaves only vectors whose mean is 0, and one whose value is 0. Where
-                # others have the value 0 too, the decomposition mixes them.
+                # Exactly, the vectors have mean 0, but for that of the mean, whose value is 0. The
+                # decomposition mixes it with others of value 0.
                 vectors = vectors - jnp.mean(vectors, axis=0, keepdims=True)
-                return Spectrum(jnp.maximum(values, 0.0), vectors, scale)
+                values = jnp.maximum(values, 0.0) * jnp.sum(jnp.square(vectors), axis=0)
+                return Spectrum(values, vectors, scale)
             left, values, _ = self.principal(n_dims)
             scale = jnp.where(values[0] == 0, 1.0, values[0])
             return Spectrum(jnp.square(values / scale), left, scale)

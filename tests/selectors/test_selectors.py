@@ -16,12 +16,8 @@ import scipy.stats
 from definitions import (
     FLOAT64,
     knn_float64,
-    logme_as_published,
-    logme_float64,
     nce_float64,
-    ncm_float64,
     parc_float64,
-    ridge_float64,
 )
 from same import assert_same
 
@@ -556,127 +552,6 @@ def test_what_cannot_be_reduced_says_so(name):
         selectors.method(f"{name}_f32")
 
 
-def test_ridge_of_an_image_that_nothing_else_resembles():
-    # its leverage is near 1: 1 - h has no digits left in float32, computed as a difference
-    y = labels_of("classes")
-    x = features_of(y, 2.0)
-    x[7] = 0
-    x[7, 3] = 1e5
-    expected = ridge_float64(x, y, C)
-    assert score_bank({"a": x}, y, methods="ridge").values[0] == pytest.approx(expected, abs=1e-4)
-
-
-def test_ridge_ignores_classes_without_images():
-    y = labels_of("classes")
-    x = features_of(y, 0.5)
-    assert score("ridge", x, y, c=4 * C) == score("ridge", x, y)
-    # the one image of a class cannot be predicted
-    y[0] = C
-    found = score("ridge", x, y, c=C + 1)
-    assert found == pytest.approx(ridge_float64(x, y, C + 1), abs=1e-4)
-
-
-def test_ridge_of_few_images_or_one_direction_is_defined():
-    y = np.int32([0, 0, 1, 1])
-    x = np.float32([[0, 0], [0, 0], [1, 2], [1, 2]])
-    assert score("ridge", x, y, c=2) == 100
-    assert score("ridge", x[1:3], y[1:3], c=2) == 0
-    assert np.isnan(score("ridge", np.full_like(x, 0.1), y, c=2))
-
-
-def test_lfc_is_nan_where_all_pairs_are_alike():
-    x = features_of(labels_of("classes"), 1.0)
-    assert np.isnan(score("lfc", x, np.arange(N, dtype=np.int32), c=N))
-    assert np.isnan(score("lfc", x, np.zeros(N, np.int32), c=1))
-    assert np.isnan(score("lfc", x[:1], np.int32([0]), c=2))
-    assert np.isnan(score("lfc", np.full_like(x, 0.1), labels_of("classes")))
-    with pytest.raises(ValueError, match="no class has two"):
-        score_bank({"a": x}, np.arange(N), methods="lfc")
-
-
-def test_ncm_shares_ties_and_ignores_lengths():
-    # every row is 1 or -1 after division by its length
-    y = np.int32([0, 0, 0, 1, 1, 1, 2, 2])
-    x = np.float32([[1], [2], [3e3], [1e-3], [5], [-2], [-3], [-4]])
-    assert score("ncm", x, y, c=3) == pytest.approx(ncm_float64(x, y, 3), abs=1e-4)
-    x = np.float32([[0], [0], [1], [1], [2], [0]])  # rows of zeros have no direction
-    y = np.int32([0, 0, 1, 1, 2, 2])
-    assert score("ncm", x, y, c=3) == pytest.approx(ncm_float64(x, y, 3), abs=1e-4)
-
-
-def test_ncm_of_a_row_of_zeros_or_of_one_class_without_others():
-    y = labels_of("classes")
-    x = features_of(y, 0.5) + 1
-    x[3:5] = 0
-    assert score("ncm", x, y) == pytest.approx(ncm_float64(x, y, C), abs=1e-4)
-    y[0] = C
-    assert score("ncm", x, y, c=C + 3) == pytest.approx(ncm_float64(x, y, C + 3), abs=1e-4)
-
-
-def test_ncm_is_nan_where_all_images_have_one_direction():
-    y = labels_of("classes")
-    x = np.outer(np.arange(1, N + 1), np.random.default_rng(0).random(D)).astype(np.float32)
-    assert np.isnan(score("ncm", x, y))
-    with pytest.warns(UndefinedScoreWarning, match="same direction"):
-        assert np.isnan(score_bank({"a": x}, y, methods="ncm").values[0, 0])
-
-
-def test_ncm_of_directions_that_float32_confuses():
-    # a large offset leaves little of the differences: score_bank computes in float64
-    y = labels_of("classes")
-    x = features_of(y, 1.0).astype(np.float64) + 3e5
-    expected = ncm_float64(x, y, C)
-    assert score_bank({"a": x}, y, methods="ncm").values[0] == pytest.approx(expected, abs=1e-4)
-    for offset in np.float32([500, 1e4, 3e5]):
-        x = features_of(y, 0.7) + offset
-        expected = ncm_float64(x, y, C)
-        assert score_bank({"a": x}, y, methods="ncm").values[0] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("d", [D, 200])
-@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
-def test_logme_has_the_published_value_as_a_variant(d, scale):
-    y = labels_of("classes")
-    x = np.random.default_rng(1).standard_normal((N, d)).astype(np.float32) + 1
-    x[:, :D] += features_of(y, 1.5)
-    x *= np.float32(scale)
-    published = functools.partial(selectors.logme, variant="thuml")
-    values = score_bank({"a": x}, y, methods=["logme", published]).values[0]
-    assert values[1] == pytest.approx(logme_as_published(x, y, C), rel=1e-4, abs=1e-4)
-    assert values[0] == pytest.approx(logme_float64(x, y, C), abs=1e-5)
-    # (d - n) / 2 ln alpha is left out of theirs
-    assert (abs(values[1] - values[0]) > 1) == (d > N)
-    with pytest.raises(ValueError, match="unknown variant 'icml'; known: evidence, thuml"):
-        selectors.logme(probe_of(x, y), variant="icml")
-
-
-def test_logme_ignores_classes_without_images():
-    y = labels_of("classes")
-    x = features_of(y, 0.5)
-    assert score("logme", x, y, c=4 * C) == pytest.approx(score("logme", x, y), rel=1e-6)
-
-
-def test_logme_without_signal_is_the_evidence_of_noise():
-    # features orthogonal to the labels: the best weights are 0
-    y = np.arange(N, dtype=np.int32) % C
-    x = np.random.default_rng(0).standard_normal((N, D))
-    one_hot = np.eye(C)[y]
-    x = (x - one_hot @ np.linalg.lstsq(one_hot, x, rcond=None)[0]).astype(np.float32)
-    expected = -0.5 * (1 + np.log(2 * np.pi * N / C / N))
-    assert score("logme", x, y) == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("offset", [30, 1e3, 1e5])
-@pytest.mark.parametrize("d", [D, 3 * N])
-def test_logme_of_features_with_an_offset(offset, d):
-    y = labels_of("classes")
-    x = np.random.default_rng(1).standard_normal((N, d)).astype(np.float32)
-    x[:, :D] += features_of(y, 1.5)
-    x += np.float32(offset) * np.random.default_rng(2).random(d, np.float32)
-    expected = logme_float64(x, y, C)
-    assert score_bank({"a": x}, y, methods="logme").values[0] == pytest.approx(expected, abs=1e-4)
-
-
 @pytest.mark.parametrize("method", ["logme", "ridge", "ncm"])
 @pytest.mark.parametrize("dominant", [1, 2, 3])
 def test_directions_that_dominate_do_not_hide_the_others(method, dominant):
@@ -686,13 +561,6 @@ def test_directions_that_dominate_do_not_hide_the_others(method, dominant):
     x[:, :dominant] = 1e4 * np.random.default_rng(0).standard_normal((N, dominant))
     expected = FLOAT64[method](x, y, C)
     assert score_bank({"a": x}, y, methods=method).values[0] == pytest.approx(expected, abs=1e-4)
-
-
-def test_logme_of_few_images_or_one_direction():
-    y = np.int32([0, 0, 1])
-    x = np.float32([[1, 2], [2, 4], [-1, -2]])
-    assert score("logme", x, y, c=2) == pytest.approx(logme_float64(x, y, 2), abs=1e-4)
-    assert np.isnan(score("logme", np.full_like(x, 0.1), y, c=2))
 
 
 def test_identical_models_are_alike():
