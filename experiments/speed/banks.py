@@ -17,7 +17,7 @@ POOL = 16  # models with different values; a larger bank has copies of them unde
 TOGETHER = ("parc_f32", "parc", "rsa", "dds", "nce", "leep", "knn", "logistic", "heuristic")
 ALONE = (
     *("parc", "rsa", "rsa_f32", "dds", "dds_f32", "nce", "leep", "knn", "logistic", "hscore_f32"),
-    *("ridge", "logme", "ncm", "lfc"),
+    *("ridge", "logme", "ncm", "lfc", "transrate", "gbc", "hscore_shrunk", "sfda", "nleep"),
 )
 
 

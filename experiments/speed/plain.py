@@ -218,6 +218,80 @@ def lfc(model: Model, f: int | None = None) -> float:
     return 100 * float(np.corrcoef(_pairs(x @ x.T), _pairs(same))[0, 1])
 
 
+def transrate(model: Model, f: int | None = None) -> float:
+    """Return the difference of coding rates of all images and of each class, averaged."""
+    x = reduce(model.features, f).astype(np.float64)
+    x = x - x.mean(axis=0)
+
+    def rate(rows: np.ndarray) -> float:
+        products = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+        square = np.eye(len(products)) + products / (len(rows) * 1e-4)
+        return float(np.linalg.slogdet(square)[1]) / 2
+
+    classes = np.unique(model.labels)
+    return rate(x) - float(np.mean([rate(x[model.labels == label]) for label in classes]))
+
+
+def gbc(model: Model, f: int = 64) -> float:
+    """Return minus the sum of Bhattacharyya coefficients of spherical classes."""
+    x = model.features - model.features.mean(axis=0, dtype=np.float64)
+    left, values, _ = np.linalg.svd(x, full_matrices=False)
+    x = (left * values)[:, : min(f, int((values > 1e-5 * values[0]).sum()))]
+    groups = [x[model.labels == label] for label in np.unique(model.labels)]
+    means = np.array([rows.mean(axis=0) for rows in groups])
+    own = np.array([max(rows.var(axis=0).mean(), 1e-4) for rows in groups])
+    both = (own[:, None] + own) / 2
+    apart = np.square(means[:, None] - means).sum(axis=2)
+    coefficients = np.exp(-apart / 8 / both) * np.sqrt(np.sqrt(own[:, None] * own) / both)
+    return -float(coefficients.sum() - np.trace(coefficients))
+
+
+def hscore_shrunk(model: Model, f: int | None = None) -> float:
+    """Return the H-Score with the covariance matrix of Ledoit and Wolf."""
+    from sklearn.covariance import ledoit_wolf
+
+    x = reduce(model.features, f).astype(np.float64)
+    x = x - x.mean(axis=0)
+    shrunk, delta = ledoit_wolf(x, assume_centered=True)
+    means = np.array([x[model.labels == label].mean(axis=0) for label in model.labels])
+    return float((1 - delta) * np.trace(np.linalg.solve(shrunk, means.T @ means / len(x))))
+
+
+def sfda(model: Model, f: int = 32) -> float:
+    """Return the mean probability of the own class, by a shrunk discriminant of the other half."""
+    x = reduce(model.features, f).astype(np.float64)
+    half, total = -(-len(x) // 2), 0.0
+    parts = [(x[:half], model.labels[:half]), (x[half:], model.labels[half:])]
+    for (fitted, labels), (others, own) in (parts, parts[::-1]):
+        classes = np.unique(labels)
+        means = np.array([fitted[labels == label].mean(axis=0) for label in classes])
+        rest = fitted - means[np.searchsorted(classes, labels)]
+        within = rest.T @ rest / len(fitted)
+        sigma = np.linalg.norm(within, 2)
+        shrinkage = np.exp(-5 * sigma)
+        within = (1 - shrinkage) * within + max(shrinkage, 1e-6 * sigma) * np.eye(len(within))
+        weights = np.linalg.solve(within, means.T)
+        shares = np.array([(labels == label).mean() for label in classes])
+        logits = others @ weights - (means.T * weights).sum(axis=0) / 2 + np.log(shares)
+        logits -= logits.max(axis=1, keepdims=True)
+        probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        total += probs[own[:, None] == classes].sum()
+    return float(total / len(x))
+
+
+def nleep(model: Model, f: int = 64) -> float:
+    """Return LEEP of the clusters of a mixture of spherical Gaussians, five per class."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    x = reduce(model.features, f).astype(np.float64)
+    clusters = min(5 * model.num_classes, len(x))
+    mixture = GaussianMixture(clusters, covariance_type="spherical", max_iter=30, random_state=0)
+    with warnings.catch_warnings(category=ConvergenceWarning, action="ignore"):
+        probs = mixture.fit(x).predict_proba(x)
+    return leep(model._replace(probs=probs))
+
+
 def heuristic(model: Model) -> float:
     """Return the heuristic of the paper, eq. 4."""
     return model.layers + float(np.log(model.source_images + model.target_images))
@@ -237,6 +311,11 @@ METHODS: Mapping[str, Callable[..., float]] = MappingProxyType(
         "logme": logme,
         "ncm": ncm,
         "lfc": lfc,
+        "transrate": transrate,
+        "gbc": gbc,
+        "hscore_shrunk": hscore_shrunk,
+        "sfda": sfda,
+        "nleep": nleep,
         "heuristic": heuristic,
     }
 )

@@ -515,7 +515,7 @@ def test_the_reference_looks_at_its_own_target_and_is_no_transfer(finished):
 def test_every_method_scores_every_transfer(finished):
     scores = rows(finished.out / "scores.csv")
     assert set(tiny.TINY.methods) <= set(scores[0])
-    assert {m.removesuffix("+l").partition("_")[0] for m in tiny.TINY.methods} == set(SELECTORS)
+    assert {m.removesuffix("+l").partition("_f")[0] for m in tiny.TINY.methods} == set(SELECTORS)
     # what the stage wrote is what score_bank gives of its files
     bank = [Transfer("resnet18", source, "digits") for source in ("glyph_digits", "glyph_letters")]
     probes = {"/".join(t): read_probe(finished, t, 0) for t in bank}

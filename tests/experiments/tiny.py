@@ -16,6 +16,7 @@ from experiments import (
 )
 from experiments.runner import command_line
 from experiments.runner.run import Run, Stage, prepare
+from jaxparc.selectors import SELECTORS
 from jaxparc.training import loop
 from jaxparc.training.steps import Recipe
 
@@ -35,6 +36,8 @@ TINY = dataclasses.replace(
     validation_images=64,
     probe_images=40,
     eval_batch_size=64,
+    # those of the paper, and every other one once
+    methods=tuple(dict.fromkeys((*benchmarks.SMOKE.methods, *SELECTORS))),
 )
 
 STAGES = (
