@@ -204,7 +204,8 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             "LogME",
             needs_float64=logme_needs_float64,
             summaries=logme_summaries,
-            undefined="the features are constant after the reduction",
+            undefined="the features are constant after the reduction, or fit a column of the "
+            "labels exactly",
             bytes_per_pair=24,
         ),
         "heuristic": Selector(
