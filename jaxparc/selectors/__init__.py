@@ -178,7 +178,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=ridge_needs_float64,
             summaries=_gram,
             undefined="the predictions are not finite",
-            bytes_per_pair=24,
+            bytes_per_pair=32,
         ),
         "lfc": Selector(
             lfc,
@@ -187,7 +187,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             check=parc_check,
             summaries=_gram,
             undefined="the inner products of all pairs of images are equal",
-            bytes_per_pair=12,
+            bytes_per_pair=28,
         ),
         "ncm": Selector(
             ncm,
@@ -197,7 +197,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=ncm_needs_float64,
             summaries=ncm_summaries,
             undefined="the features of all images have the same direction",
-            bytes_per_pair=8,
+            bytes_per_pair=16,
         ),
         "logme": Selector(
             logme,
@@ -206,7 +206,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             summaries=logme_summaries,
             undefined="the features are constant after the reduction, or fit a column of the "
             "labels exactly",
-            bytes_per_pair=24,
+            bytes_per_pair=32,
         ),
         "heuristic": Selector(
             heuristic,
