@@ -194,7 +194,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=ridge_needs_float64,
             summaries=_gram,
             undefined="the predictions are not finite",
-            bytes_per_pair=24,
+            bytes_per_pair=32,
         ),
         "lfc": Selector(
             lfc,
@@ -203,7 +203,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             check=parc_check,
             summaries=_gram,
             undefined="the inner products of all pairs of images are equal",
-            bytes_per_pair=12,
+            bytes_per_pair=28,
         ),
         "ncm": Selector(
             ncm,
@@ -213,15 +213,16 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=ncm_needs_float64,
             summaries=ncm_summaries,
             undefined="the features of all images have the same direction",
-            bytes_per_pair=8,
+            bytes_per_pair=16,
         ),
         "logme": Selector(
             logme,
             "LogME",
             needs_float64=logme_needs_float64,
             summaries=logme_summaries,
-            undefined="the features are constant after the reduction",
-            bytes_per_pair=24,
+            undefined="the features are constant after the reduction, or fit a column of the "
+            "labels exactly",
+            bytes_per_pair=32,
         ),
         "transrate": Selector(
             transrate,

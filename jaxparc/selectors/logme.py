@@ -62,7 +62,8 @@ def logme(probe: Probe, *, n_dims: int | None = None, variant: str = "evidence")
 
     Returns:
         () float32; columns of zeros, such as those of classes without images, do not count. NaN if
-        the features are constant.
+        the features are constant, or of lower rank than n and fit a column exactly (the evidence is
+        infinite).
 
     Raises:
         InputError: the variant is unknown.
@@ -214,6 +215,11 @@ def _maximised(design: _Design, columns: _Columns) -> tuple[Array, Array]:
     ratios = jnp.exp(grid[place] + step * jnp.clip(move, -1.0, 1.0))
     refined = jax.vmap(_evidence, (0, None, 0))(ratios, design, columns)
     best = jnp.maximum(refined, jnp.max(found, axis=1))
+    # r to 0: the noise is 0. Where features of lower rank than n fit a column exactly, the evidence
+    # grows by 1 / 2n or more per unit of -ln r, without limit.
+    growth = (found[:, 0] - found[:, 1]) * design.images / step
+    endless = (jnp.argmax(found, axis=1) == 0) & (growth > 0.1)
+    best = jnp.where(endless, jnp.nan, best)
     # r to infinity: the weights are 0.
     length = jnp.sum(columns.squares, axis=1) + columns.outside
     length = length + design.images * jnp.square(columns.mean)

@@ -34,6 +34,8 @@ def ridge(probe: Probe, *, n_dims: int | None = None) -> Array:
         equal ones count 1 / t, and classes without images do not count. Multi-label: percentage of
         entries on the right side of 0.5, half for those on it. Annotation vectors: minus the L1
         distance from the prediction, averaged over images. NaN if the features are constant.
+        Features without signal score less than chance, 0 for classes of equal size: without an
+        image its class is rarer than the others.
     """
     predicted = left_out(probe, n_dims)
     if probe.labels.ndim == 1:

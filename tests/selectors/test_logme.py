@@ -8,6 +8,7 @@ from definitions import logme_float64
 from test_selectors import C, D, N, features_of, labels_of, probe_of, score
 
 from jaxparc import score_bank, selectors
+from jaxparc.errors import UndefinedScoreWarning
 
 
 def logme_as_published(x, y, c):
@@ -81,3 +82,16 @@ def test_logme_of_few_images_or_one_direction():
     x = np.float32([[1, 2], [2, 4], [-1, -2]])
     assert score("logme", x, y, c=2) == pytest.approx(logme_float64(x, y, 2), abs=1e-4)
     assert np.isnan(score("logme", np.full_like(x, 0.1), y, c=2))
+
+
+def test_logme_is_nan_where_the_evidence_is_infinite():
+    # as many directions as classes, without noise
+    y = labels_of("classes")
+    x = np.random.default_rng(0).standard_normal((C, D)).astype(np.float32)[y]
+    with pytest.warns(UndefinedScoreWarning, match="fit a column of the labels exactly"):
+        assert np.isnan(score_bank({"a": x}, y, methods="logme").values[0, 0])
+    # as many directions as images fit them too, but no better than their number explains
+    wide = np.random.default_rng(0).standard_normal((N, 300)).astype(np.float32)
+    wide += 3 * np.random.default_rng(1).standard_normal((C, 300)).astype(np.float32)[y]
+    expected = logme_float64(wide, y, C)
+    assert score("logme", wide, y) == pytest.approx(expected, abs=1e-5)
