@@ -29,6 +29,7 @@ class ModelInput(NamedTuple):
         name: name of the model.
         width: d, the number of features per image.
         layers: number of layers; NaN if not given.
+        prior: the number that "+p" adds, not standardised; NaN if not given.
         fields: the arrays of its `Probe`, except those that all models share.
         numbers: the scalars of its `Probe`.
         prepared: its features; None if no method reads them.
@@ -38,6 +39,7 @@ class ModelInput(NamedTuple):
     name: str
     width: int
     layers: float
+    prior: float
     fields: dict[str, Any]
     numbers: dict[str, Any]
     prepared: Prepared | None
@@ -54,6 +56,7 @@ class Bank:
         probs: see `score_bank`.
         layers: see `score_bank`.
         source_images: see `score_bank`.
+        prior: see `score_bank`.
     """
 
     features: Features
@@ -62,6 +65,7 @@ class Bank:
     probs: Any = None
     layers: Any = None
     source_images: Any = None
+    prior: Any = None
 
     def models(self) -> Iterator[ModelInput]:
         """Yield every model, reading its arrays lazily.
@@ -80,7 +84,7 @@ class Bank:
         names: set[str] = set()
         columns = {
             argument: _column(argument, getattr(self, argument))
-            for argument in ("probs", "layers", "source_images")
+            for argument in ("probs", *_NUMBERS)
             if argument in self.needs
         }
         for index, item in enumerate(_pairs(self.features)):
@@ -100,7 +104,7 @@ class Bank:
                 if column is not None:
                     given[argument] = _entry(argument, column, key, index)
                 elif own is features:
-                    given[argument] = getattr(own, argument)
+                    given[argument] = getattr(own, argument, None)
                 else:
                     raise InputError(
                         f"method {self.needs[argument]!r} needs the argument {argument}"
@@ -112,8 +116,8 @@ class Bank:
                     )
             if "probs" in given:
                 _check_shape(name, "probs", given["probs"], self.n)
-            layers, images = (_number(name, a, given.get(a)) for a in ("layers", "source_images"))
-            yield _Declared(index, name, own.features, given.get("probs"), layers, images)
+            numbers = [_number(name, argument, given.get(argument)) for argument in _NUMBERS]
+            yield _Declared(index, name, own.features, given.get("probs"), *numbers)
         if not names:
             raise InputError("features are empty; expected at least one model")
         for argument, column in columns.items():
@@ -140,7 +144,19 @@ class Bank:
                 numbers["scale"] = np.ldexp(np.float32(1), prepared.exponent)
         if "probs" in self.needs:
             fields["probs"] = _probabilities(name, declared.probs)
-        return ModelInput(declared.place, name, width, declared.layers, fields, numbers, prepared)
+        return ModelInput(
+            declared.place,
+            name,
+            width,
+            declared.layers,
+            declared.prior,
+            fields,
+            numbers,
+            prepared,
+        )
+
+
+_NUMBERS = ("layers", "source_images", "prior")  # arguments with one number per model
 
 
 class _Declared(NamedTuple):
@@ -152,6 +168,7 @@ class _Declared(NamedTuple):
     probs: Any
     layers: float
     source_images: float
+    prior: float
 
 
 def reference(reference: Any, n: int) -> np.ndarray:

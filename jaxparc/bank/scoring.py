@@ -36,6 +36,8 @@ def score_bank(
     source_images: PerModel | None = None,
     target_images: float | None = None,
     ell_max: float = 50,
+    prior: PerModel | None = None,
+    prior_weight: float = 1,
     label_kind: str | None = None,
     chunk: int | None = None,
 ) -> BankScores:
@@ -56,9 +58,9 @@ def score_bank(
             boxes and masks). No label may be missing.
         methods: names in `jaxparc.selectors.SELECTORS`, such as "parc". Methods that read features
             take a PCA suffix, such as "parc_f32" for 32 dimensions. "mean(parc_f32,knn)" is the
-            mean of methods, each standardised over the models of this call. All take the suffix
-            "+l" for eq. 6 over these models. Functions of `jaxparc.selectors`, with options bound
-            by `functools.partial`, are accepted too.
+            mean of methods, each standardised over the models of this call. All take the suffixes
+            "+l" for eq. 6 over these models, and "+p" for a prior. Functions of
+            `jaxparc.selectors`, with options bound by `functools.partial`, are accepted too.
         probs: for each model the (n, z_m) class probabilities of the same images, as a mapping by
             name or one (m, n, z) array; rows must sum to 1 within 1e-2 and are normalised (needed
             by "nce", "leep").
@@ -71,6 +73,10 @@ def score_bank(
             "heuristic").
         target_images: number of images in the target data set (needed by "heuristic").
         ell_max: number of layers with relative depth 1 in eq. 6.
+        prior: for each model a number that is larger for better ones whatever the target, such as
+            the logarithm of its parameters or its accuracy on ImageNet (needed by "+p").
+        prior_weight: weight of the prior, which is standardised over the models of this call like
+            the scores that it is added to.
         label_kind: "classes", "multi_label" or "vectors"; by default inferred from the labels.
         chunk: maximum number of models that one call of a program scores; by default 1 on a CPU,
             and else as many as fit into an eighth of the device's memory, at most 128.
@@ -102,7 +108,7 @@ def score_bank(
         if argument in needs and value is None:
             raise InputError(f"method {needs[argument]!r} needs the argument {argument}")
     notes = dict.fromkeys([labels_.caveat(labels)])
-    bank = arguments.Bank(features, n, needs, probs, layers, source_images)
+    bank = arguments.Bank(features, n, needs, probs, layers, source_images, prior)
     values, num_classes, absent = labels_.present(encoded)
     shared: dict[str, Any] = {
         "labels": values,
@@ -116,7 +122,7 @@ def score_bank(
     sizes = chunks.Sizes(n, members, chunk, devices)
     rows = sorted(_scored(bank.models(), programs, sizes), key=lambda row: row.model.place)
     notes |= dict.fromkeys(_caveats(rows, members, encoded))
-    scores, undefined = _table(rows, members, chosen, ell_max)
+    scores, undefined = _table(rows, members, chosen, ell_max, prior_weight)
     for note in filter(None, notes):
         warnings.warn(note, stacklevel=2)
     for note in _undefined_notes(undefined):
@@ -197,18 +203,25 @@ def _table(
     members: Sequence[Method],
     methods: Sequence[Method | Ensemble],
     ell_max: float,
+    prior_weight: float,
 ) -> tuple[np.ndarray, dict[tuple[str, str], str]]:
-    """Return the scores after means and "+ layers", (m, k), and the reason for every NaN."""
+    """Return the scores after means, "+l" and "+p", (m, k), and the reason for every NaN."""
     scored = np.stack([row.scores for row in rows])
     raw = {member: scored[:, column] for column, member in enumerate(members)}
     layers = np.array([row.model.layers for row in rows])
+    prior = np.array([row.model.prior for row in rows])
+    prior = prior_weight * standardised(np.where(np.isfinite(prior), prior, np.nan))
     undefined: dict[tuple[str, str], str] = {}
     scores = np.empty((len(rows), len(methods)))
     for column, method in enumerate(methods):
         found = raw[method.members[0]]
         if isinstance(method, Ensemble):
             found = np.mean([standardised(raw[member]) for member in method.members], axis=0)
-        scores[:, column] = plus_layers(found, layers, ell_max) if method.plus_layers else found
+        if method.plus_layers:
+            found = plus_layers(found, layers, ell_max)
+        elif method.plus_prior:
+            found = standardised(found)
+        scores[:, column] = found + prior if method.plus_prior else found
         for place in map(int, np.flatnonzero(np.isnan(scores[:, column]))):
             of_model = {member: raw[member][place] for member in method.members}
             reason = _reason(method, rows[place], of_model)
@@ -223,8 +236,11 @@ def _reason(method: Method | Ensemble, row: Scored, scores: Mapping[Method, floa
             return (row.flaw if member.reads_images else None) or member.selector.undefined
     if method.plus_layers and not np.isfinite(row.model.layers):
         return "layers is not a finite number"
-    step = "mean(...)" if isinstance(method, Ensemble) else "+l"
-    return f"{step} needs scores of at least two models that are not all equal"
+    if method.plus_prior and not np.isfinite(row.model.prior):
+        return "prior is not a finite number"
+    step = "mean(...)" if isinstance(method, Ensemble) else "+l" if method.plus_layers else "+p"
+    needed = "scores and priors" if method.plus_prior else "scores"
+    return f"{step} needs {needed} of at least two models that are not all equal"
 
 
 def _undefined_notes(undefined: Mapping[tuple[str, str], str]) -> Iterator[str]:
@@ -255,4 +271,4 @@ def _caveats(rows: Sequence[Scored], methods: Sequence[Method], labels: Labels) 
             if text := method.selector.caveat(row.scores[column], row.model.width, labels):
                 found.setdefault(text, []).append(row.model.name)
         for text, names in found.items():
-            yield f"{method.label.removesuffix('+l')} of {_models(names)}: {text}"
+            yield f"{method.label.partition('+')[0]} of {_models(names)}: {text}"

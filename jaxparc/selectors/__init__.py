@@ -300,8 +300,10 @@ class Method:
         summaries: all that it needs of the features, from `probe.SUMMARIES`; None if it needs the
             features themselves.
         n_dims: f, the number of components that it reduces features to; or None.
-        needs: the fields of `Probe` that it reads, and "layers" if `plus_layers`.
+        needs: the fields of `Probe` that it reads, "layers" if `plus_layers`, and "prior" if
+            `plus_prior`.
         plus_layers: whether eq. 6 is applied to the scores of a target's models.
+        plus_prior: whether a number of each model is added to the standardised scores.
     """
 
     label: str
@@ -316,6 +318,7 @@ class Method:
     n_dims: int | None
     needs: tuple[str, ...]
     plus_layers: bool = False
+    plus_prior: bool = False
 
     @property
     def reads_images(self) -> bool:
@@ -341,19 +344,22 @@ class Ensemble:
         label: the column's name, such as "mean(parc_f32,knn)".
         title: name in tables.
         members: the methods.
-        plus_layers: whether eq. 6 is applied to the means of a target's models.
+        plus_layers: see `Method`.
+        plus_prior: see `Method`.
     """
 
     label: str
     title: str
     members: tuple[Method, ...]
     plus_layers: bool = False
+    plus_prior: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The fields of `Probe` that the members read, and "layers" if `plus_layers`."""
+        """What the members need, "layers" if `plus_layers`, and "prior" if `plus_prior`."""
         needs = [need for member in self.members for need in member.needs]
-        return tuple(dict.fromkeys(needs + ["layers"] * self.plus_layers))
+        needs += ["layers"] * self.plus_layers + ["prior"] * self.plus_prior
+        return tuple(dict.fromkeys(needs))
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -366,33 +372,37 @@ def method(name: str | Callable[[Probe], Array]) -> Method | Ensemble:
     """Return the method of a name such as "parc", "parc_f32" or "knn+l", or of a function.
 
     Args:
-        name: a key of `SELECTORS`, optionally followed by "_f" and a number of dimensions, and by
-            "+l"; the mean of several, such as "mean(parc_f32,knn)", optionally followed by "+l"; or
-            a function of this module, its options bound by `functools.partial`.
+        name: a key of `SELECTORS`, optionally followed by "_f" and a number of dimensions, or the
+            mean of several, such as "mean(parc_f32,knn)", and either optionally followed by "+l",
+            "+p" or both; or a function of this module, its options bound by `functools.partial`.
 
     Raises:
         InputError: the method is unknown, or its features cannot be reduced.
     """
     if not isinstance(name, str):
         return _of_function(name)
-    if matched := re.fullmatch(r"mean\((.*)\)(\+l)?", name):
-        return _ensemble(name, matched[1], bool(matched[2]))
+    if matched := re.fullmatch(r"mean\((.*)\)(\+l)?(\+p)?", name):
+        return _ensemble(name, matched[1], bool(matched[2]), bool(matched[3]))
     return _of_name(name)
 
 
-def _ensemble(label: str, names: str, plus_layers: bool) -> Ensemble:
+def _ensemble(label: str, names: str, plus_layers: bool, plus_prior: bool) -> Ensemble:
     members = tuple(_of_name(name.strip()) for name in names.split(","))
     if len({member.label for member in members}) < max(2, len(members)):
         raise InputError(f"method {label!r}: expected at least two distinct methods in mean(...)")
-    if layered := [member.label for member in members if member.plus_layers]:
-        raise InputError(f"method {label!r}: {layered[0]!r} in mean(...); expected +l after it")
-    titles = ", ".join(member.title for member in members)
-    label = f"mean({','.join(member.label for member in members)})" + "+l" * plus_layers
-    return Ensemble(label, f"mean of {titles}" + " + layers" * plus_layers, members, plus_layers)
+    if added := [member.label for member in members if member.plus_layers or member.plus_prior]:
+        raise InputError(
+            f"method {label!r}: {added[0]!r} in mean(...); expected +l and +p after it"
+        )
+    title = f"mean of {', '.join(member.title for member in members)}"
+    label = f"mean({','.join(member.label for member in members)})"
+    label += "+l" * plus_layers + "+p" * plus_prior
+    title += " + layers" * plus_layers + " + prior" * plus_prior
+    return Ensemble(label, title, members, plus_layers, plus_prior)
 
 
 def _of_name(name: str) -> Method:
-    matched = re.fullmatch(r"([a-z_]+?)(?:_f([1-9][0-9]*))?(\+l)?", name)
+    matched = re.fullmatch(r"([a-z_]+?)(?:_f([1-9][0-9]*))?(\+l)?(\+p)?", name)
     if matched is None or matched[1] not in SELECTORS:
         raise InputError(f"unknown method {name!r}; known: {_known()}")
     selector = SELECTORS[matched[1]]
@@ -406,7 +416,10 @@ def _of_name(name: str) -> Method:
     if matched[3]:
         title += " + layers"
         needs = tuple(dict.fromkeys((*needs, "layers")))
-    return _method(name, title, selector, options, needs, bool(matched[3]))
+    if matched[4]:
+        title += " + prior"
+        needs = (*needs, "prior")
+    return _method(name, title, selector, options, needs, bool(matched[3]), bool(matched[4]))
 
 
 def _method(
@@ -416,6 +429,7 @@ def _method(
     options: tuple[tuple[str, Any], ...],
     needs: tuple[str, ...],
     plus_layers: bool = False,
+    plus_prior: bool = False,
 ) -> Method:
     if selector.n_dims is not None:  # "gbc" and "gbc_f64" share one function
         options = tuple(sorted(({"n_dims": selector.n_dims} | dict(options)).items()))
@@ -434,6 +448,7 @@ def _method(
         n_dims,
         needs,
         plus_layers,
+        plus_prior,
     )
 
 
@@ -460,6 +475,6 @@ def _of_function(function: Callable[..., Array]) -> Method:
 def _known() -> str:
     names = ", ".join(SELECTORS)
     return (
-        f"{names}; with a reduction such as parc_f32, with layers such as parc_f32+l, and means "
-        "such as mean(parc_f32,knn)"
+        f"{names}; with a reduction such as parc_f32, with layers such as parc_f32+l, with a prior "
+        "such as parc_f32+p, and means such as mean(parc_f32,knn)"
     )

@@ -53,6 +53,34 @@ def test_a_mean_over_one_model_says_why_it_is_undefined():
         score_bank({"a": BANK["0"]}, Y, methods="mean(parc,knn)")
 
 
+PRIOR = {name: float(np.log(1e6 + 1e6 * int(name) ** 2)) for name in BANK}
+
+
+@pytest.mark.parametrize("prior", [PRIOR, list(PRIOR.values())])
+@pytest.mark.parametrize("weight", [1, 0.25])
+def test_a_prior_is_standardised_and_weighted(prior, weight):
+    methods = ("knn+p", "knn", "mean(parc,knn)+l+p", "mean(parc,knn)+l", "knn+l+p", "knn+l")
+    found = score_bank(
+        BANK, Y, methods=methods, layers=LAYERS, prior=prior, prior_weight=weight
+    ).values.T
+    added = weight * standardised(np.array(list(PRIOR.values())))
+    np.testing.assert_allclose(found[0], standardised(found[1]) + added, atol=1e-12)
+    np.testing.assert_allclose(found[2], found[3] + added, atol=1e-12)
+    np.testing.assert_allclose(found[4], found[5] + added, atol=1e-12)
+
+
+def test_a_prior_that_is_lacking_or_says_nothing_is_told():
+    with pytest.raises(InputError, match=r"method 'knn\+p' needs the argument prior"):
+        score_bank(BANK, Y, methods="knn+p")
+    with pytest.raises(InputError, match="prior has no entry for model '0'"):
+        score_bank(BANK, Y, methods="knn+p", prior={"a": 1})
+    with pytest.warns(UndefinedScoreWarning, match=r"\+p needs scores and priors of at least two"):
+        score_bank(BANK, Y, methods="knn+p", prior=dict.fromkeys(BANK, 3.0))
+    with pytest.warns(UndefinedScoreWarning, match="model '1': .* prior is not a finite number"):
+        found = score_bank(BANK, Y, methods="knn+p", prior={**PRIOR, "1": np.inf})
+    assert np.isnan(found.values[:, 0]).tolist() == [False, True, False, False, False]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -60,7 +88,8 @@ def test_a_mean_over_one_model_says_why_it_is_undefined():
         ("mean(parc,parc)", "at least two distinct methods"),
         ("mean()", "unknown method ''"),
         ("mean(parc,x)", "unknown method 'x'"),
-        ("mean(parc+l,knn)", r"'parc\+l' in mean\(...\); expected \+l after it"),
+        ("mean(parc+l,knn)", r"'parc\+l' in mean\(...\); expected \+l and \+p after it"),
+        ("knn+p+l", r"unknown method 'knn\+p\+l'"),
         ("mean(nce_f3,knn)", "nce cannot be reduced"),
     ],
 )
