@@ -174,6 +174,11 @@ def _read_ahead(images: Any, first: int, size: int) -> Iterator[np.ndarray]:
         ahead = reader.submit(_slice, images, first, size)
         for start in range(first + size, n + size, size):
             batch = ahead.result()
+            if len(batch) != (expected := min(start, n) - (start - size)):
+                raise InputError(
+                    f"images {start - size} to {min(start, n) - 1}: a slice has {len(batch)} rows; "
+                    f"expected {expected}"
+                )
             if start < n:
                 ahead = reader.submit(_slice, images, start, size)
             yield batch
@@ -275,7 +280,8 @@ def _fetched(outputs: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
 
 def _computed(outputs: tuple[Any, ...]) -> tuple[Array, ...]:
     """Wait for arrays on devices, and place others there."""
-    return jax.block_until_ready(jax.device_put(outputs, jax.local_devices()[0]))
+    arrays = [output if isinstance(output, Array) else np.asarray(output) for output in outputs]
+    return tuple(jax.block_until_ready(jax.device_put(arrays, jax.local_devices()[0])))
 
 
 def _joined(parts: Sequence[Any], n: int) -> Any:

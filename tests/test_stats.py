@@ -402,3 +402,10 @@ def test_mean_products_complete_the_centred_gram_matrix(offset):
     v, s = stats.mean_products(x)
     whole = np.asarray(gram + v[:, None] + v[None, :] + s, np.float64) * float(scale) ** 2
     np.testing.assert_allclose(whole, x.astype(float) @ x.astype(float).T, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [0, 1, 777, 4998, 4999])
+def test_ranks_with_nan_anywhere_are_nan(place):
+    x = drawn(5000)
+    x[place] = np.nan
+    assert np.isnan(np.asarray(jax.jit(stats.ranks)(x))).all()

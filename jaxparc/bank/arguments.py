@@ -57,6 +57,7 @@ class Bank:
         layers: see `score_bank`.
         source_images: see `score_bank`.
         prior: see `score_bank`.
+        copy: whether to copy NumPy features, which the caller may reuse.
     """
 
     features: Features
@@ -66,6 +67,7 @@ class Bank:
     layers: Any = None
     source_images: Any = None
     prior: Any = None
+    copy: bool = False
 
     def models(self) -> Iterator[ModelInput]:
         """Yield every model, reading its arrays lazily.
@@ -138,7 +140,7 @@ class Bank:
         fields: dict[str, Any] = {}
         prepared = None
         if "features" in self.needs:
-            prepared = preparation.read(f"model {name!r}", declared.features)
+            prepared = preparation.read(f"model {name!r}", declared.features, copy=self.copy)
             fields["features"] = prepared.features
             with np.errstate(over="ignore"):  # logistic then finds no optimum in float32
                 numbers["scale"] = np.ldexp(np.float32(1), prepared.exponent)

@@ -62,12 +62,13 @@ class _Examined(NamedTuple):
     offset: Any  # the magnitude of a column exceeds OFFSET times its range
 
 
-def read(owner: str, array: Any) -> Prepared:
+def read(owner: str, array: Any, *, copy: bool = False) -> Prepared:
     """Read the features of a model; arrays on a device stay there.
 
     Args:
         owner: what the features belong to, for error messages.
         array: (n, d) real numbers.
+        copy: whether to copy them if they are in NumPy.
 
     Returns:
         float64 features as `prepare` returns them; others unchanged and unexamined, which
@@ -77,6 +78,8 @@ def read(owner: str, array: Any) -> Prepared:
         InputError: `array` does not hold real numbers.
     """
     x = _real(owner, array)
+    if copy and isinstance(x, np.ndarray):
+        x = x.copy()
     return prepare(owner, x) if x.dtype == np.float64 else Prepared(x, x, examined=False)
 
 
@@ -124,16 +127,18 @@ def examine(x: Array) -> tuple[Array, Array, Array]:
     """
     x = x.astype(jnp.float32)
     found = _examined(jnp.max(x, axis=0), jnp.min(x, axis=0), jnp)
+    # On a CPU the largest and the smallest of values may leave NaN out.
+    finite = jnp.all(jnp.isfinite(x))
     # By their bits: the arithmetic of some devices takes subnormal numbers for zero.
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & np.uint32(0x7FFFFFFF)
     subnormal = jnp.any((bits > 0) & (bits < np.uint32(0x00800000)))
     constant = found.constant & ~subnormal
-    flawed = ~found.finite | constant
+    flawed = ~finite | constant
     # In two factors, each of which is a normal number.
     half = found.exponent // 2
     one = jnp.float32(1)
     x = x * jnp.ldexp(one, -half) * jnp.ldexp(one, half - found.exponent)
-    flags = jnp.stack([~found.finite, found.finite & constant, found.small | subnormal])
+    flags = jnp.stack([~finite, finite & constant, found.small | subnormal])
     return jnp.where(flawed, 0.0, x), jnp.ldexp(one, found.exponent), flags
 
 

@@ -52,7 +52,8 @@ def score_bank(
             result of `jaxparc.extract`, which also carries probs and the number of layers. Pass a
             mapping from model name; one (m, n, d) array, whose models are named "0", "1", ...; or
             an iterable of (name, array) pairs, which is read lazily, so that a bank may be larger
-            than memory. Integer names become strings.
+            than memory (NumPy arrays of an iterator are copied where several models are scored at
+            once, so that it may reuse them). Integer names become strings.
         labels: (n,) classes, non-negative integers or other hashable values, or (n, c): multi-label
             if all values are 0 or 1, else annotation vectors (see `jaxparc.labels` for those of
             boxes and masks). No label may be missing.
@@ -108,7 +109,10 @@ def score_bank(
         if argument in needs and value is None:
             raise InputError(f"method {needs[argument]!r} needs the argument {argument}")
     notes = dict.fromkeys([labels_.caveat(labels)])
-    bank = arguments.Bank(features, n, needs, probs, layers, source_images, prior)
+    devices = chunks.devices()
+    sizes = chunks.Sizes(n, [m for method in chosen for m in method.members], chunk, devices)
+    reused = isinstance(features, Iterator) and sizes.most * devices > 1
+    bank = arguments.Bank(features, n, needs, probs, layers, source_images, prior, copy=reused)
     values, num_classes, absent = labels_.present(encoded)
     shared: dict[str, Any] = {
         "labels": values,
@@ -116,10 +120,8 @@ def score_bank(
     }
     if "reference" in needs:
         shared["reference"] = arguments.reference(reference, n)
-    devices = chunks.devices()
     members = tuple(dict.fromkeys(member for method in chosen for member in method.members))
     programs = Programs(members, shared, num_classes, encoded.kind == "vectors", absent, devices)
-    sizes = chunks.Sizes(n, members, chunk, devices)
     rows = sorted(_scored(bank.models(), programs, sizes), key=lambda row: row.model.place)
     notes |= dict.fromkeys(_caveats(rows, members, encoded))
     scores, undefined = _table(rows, members, chosen, ell_max, prior_weight)
@@ -216,7 +218,7 @@ def _table(
     for column, method in enumerate(methods):
         found = raw[method.members[0]]
         if isinstance(method, Ensemble):
-            found = np.mean([standardised(raw[member]) for member in method.members], axis=0)
+            found = _mean([raw[member] for member in method.members])
         if method.plus_layers:
             found = plus_layers(found, layers, ell_max)
         elif method.plus_prior:
@@ -227,6 +229,21 @@ def _table(
             reason = _reason(method, rows[place], of_model)
             undefined[rows[place].model.name, method.label] = reason
     return scores, undefined
+
+
+def _mean(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean, (m,), of the standardised scores of methods.
+
+    A method by which all models tie says nothing, and counts as 0; NaN throughout if all are such.
+    """
+    parts = [standardised(of_method) for of_method in scores]
+    tied = [np.isnan(part).all() for part in parts]
+    if not all(tied):
+        parts = [
+            np.where(np.isfinite(of_method), 0.0, np.nan) if ties else part
+            for of_method, part, ties in zip(scores, parts, tied, strict=True)
+        ]
+    return np.asarray(np.mean(parts, axis=0))
 
 
 def _reason(method: Method | Ensemble, row: Scored, scores: Mapping[Method, float]) -> str:

@@ -387,8 +387,11 @@ def method(name: str | Callable[[Probe], Array]) -> Method | Ensemble:
 
 
 def _ensemble(label: str, names: str, plus_layers: bool, plus_prior: bool) -> Ensemble:
-    members = tuple(_of_name(name.strip()) for name in names.split(","))
-    if len({member.label for member in members}) < max(2, len(members)):
+    split = [name.strip() for name in names.split(",")]
+    if not all(split) or "(" in names:
+        raise InputError(f"method {label!r}: expected names of methods in mean(...), with commas")
+    members = tuple(map(_of_name, split))
+    if len({member.function for member in members}) < max(2, len(members)):
         raise InputError(f"method {label!r}: expected at least two distinct methods in mean(...)")
     if added := [member.label for member in members if member.plus_layers or member.plus_prior]:
         raise InputError(

@@ -151,6 +151,7 @@ def _by_stages(x: Array, f: int) -> tuple[Array, Array]:
     """
     size = jnp.dtype(x.dtype).itemsize
     whole, scale = stats.centred(x)
+    finite = jnp.all(jnp.isfinite(x)) & jnp.isfinite(scale)
     cut: Array | float = RANK_CUT
     if size == 8:
         cut = jnp.where(
@@ -190,11 +191,11 @@ def _by_stages(x: Array, f: int) -> tuple[Array, Array]:
         jnp.int32(0),
     )
     *_, left, values, _, _ = jax.lax.while_loop(
-        lambda s: (s[5] < f) & (s[6] < STAGES) & jnp.any(s[0] != 0) & jnp.isfinite(scale),
+        lambda s: (s[5] < f) & (s[6] < STAGES) & jnp.any(s[0] != 0) & finite,
         stage,
         start,
     )
-    return left, jnp.where(jnp.isfinite(scale), scale * values, jnp.nan)
+    return left, jnp.where(finite, scale * values, jnp.nan)
 
 
 def _decomposed(x: Array, f: int) -> tuple[Array, Array]:
@@ -254,8 +255,9 @@ def _leading(square: Array, scale: Array, f: int) -> tuple[Array, Array, Array]:
     _, _, vectors, values, remainder = jax.lax.while_loop(
         lambda state: (state[4] > RESIDUAL) & (state[1] < 4), improve, state
     )
-    # NaN compares false, so the result of a failed iteration is not trusted.
+    # The result of a failed iteration is not trusted.
     trusted = (remainder <= RESIDUAL) & (values[-1] > GRAM_CUT[square.dtype.itemsize] * values[0])
+    trusted = trusted & jnp.all(jnp.isfinite(vectors))
     return vectors.T, scale * jnp.sqrt(values), trusted
 
 

@@ -6,6 +6,9 @@ from jax import Array
 
 from jaxparc.selectors.probe import Probe
 
+# Spread of scores, over the largest, that is rounding: some are computed in float64.
+ROUNDING = 5e-7
+
 
 def heuristic(probe: Probe) -> Array:
     """Return the number of layers plus the logarithm of the training images (the paper, eq. 4).
@@ -45,11 +48,11 @@ def standardised(scores: np.ndarray) -> np.ndarray:
         scores: (m,) scores of the models of one target.
 
     Returns:
-        (m,) float64; NaN where the score is, and throughout if the finite scores are all equal or
-        fewer than two.
+        (m,) float64; NaN where the score is, and throughout if the finite scores are all equal, up
+        to rounding in float32, or fewer than two.
     """
     scores = np.asarray(scores, np.float64)
     defined = scores[np.isfinite(scores)]
-    if defined.size < 2 or np.all(defined == defined[0]):
+    if defined.size < 2 or np.ptp(defined) <= ROUNDING * np.abs(defined).max():
         return np.full(scores.shape, np.nan)
     return (scores - defined.mean()) / defined.std()

@@ -65,7 +65,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         score = jnp.where(delta < 1.0, score, 0.0)  # not a rounding error, which would be ranked
         pivots = jnp.square(jnp.diagonal(lower))
         # NaN, of a failed decomposition, compares false.
-        noisy = ~(jnp.min(pivots) > PIVOT[size] * jnp.max(jnp.diagonal(shifted)))
+        noisy = ~jnp.all(pivots > PIVOT[size] * jnp.max(jnp.diagonal(shifted)))
         if size == 8:  # there is no wider dtype to fall back on
             score = jnp.where(noisy, jnp.nan, score)
         return score, noisy

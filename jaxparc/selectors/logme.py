@@ -92,7 +92,10 @@ def needs_float64(probe: Probe, *, n_dims: int | None = None, variant: str = "ev
     """Return whether float32 is too coarse for the features, () bool; options as in `logme`."""
     del variant
     design, columns = _problem(probe, n_dims)
-    ratios = jnp.where(columns.present, _best(probe, n_dims)[1], jnp.inf)
+    evidence, found = _best(probe, n_dims)
+    ratios = jnp.where(columns.present, found, jnp.inf)
+    # In float32 the grid may end above the best ratio, which then seems to be 0.
+    undefined = jnp.any(columns.present & ~jnp.isfinite(evidence))
     largest, n = jnp.max(design.values), design.values.shape[0]
     # In general no more eigenvalues are 0 than that of the mean, and those beyond the number of
     # columns that vary. The others may hold the signal however small they are.
@@ -102,7 +105,7 @@ def needs_float64(probe: Probe, *, n_dims: int | None = None, variant: str = "ev
     else:  # components without rank are 0
         smallest = jnp.min(design.values, where=design.values > 0, initial=jnp.inf)
     coarse = (jnp.min(ratios) < SMALL * largest) & (smallest < RESOLVED * largest)
-    return coarse | (smallest < LOST * largest)
+    return coarse | (smallest < LOST * largest) | undefined
 
 
 def summaries(*, n_dims: int | None = None, variant: str = "evidence") -> tuple[str, ...]:

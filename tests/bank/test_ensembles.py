@@ -3,6 +3,7 @@ import pytest
 
 from jaxparc import score_bank, selectors
 from jaxparc.errors import InputError, UndefinedScoreWarning
+from jaxparc.selectors.heuristic import standardised as standardised_scores
 
 N = 24
 Y = np.arange(N) % 3
@@ -48,6 +49,19 @@ def test_a_mean_is_undefined_where_a_member_is():
     np.testing.assert_allclose(found.values[:-1, 0], alone.values[:, 0], atol=1e-6)
 
 
+def test_a_method_by_which_all_models_tie_leaves_a_mean_to_the_others():
+    easy = {name: x + 50 * np.eye(8, x.shape[1], dtype=np.float32)[Y] for name, x in BANK.items()}
+    found = score_bank(easy, Y, methods=("mean(parc,ncm)", "parc", "ncm")).values.T
+    np.testing.assert_allclose(found[2], 100)
+    np.testing.assert_allclose(found[0], standardised(found[1]) / 2, atol=1e-12)
+
+
+def test_scores_that_differ_by_rounding_are_equal_in_a_mean():
+    spread = np.array([2.0, 2.0 - 1.2e-7, 2.0 + 2.4e-7])
+    assert np.isnan(standardised_scores(spread)).all()
+    assert np.isfinite(standardised_scores(spread + [0, 1e-5, 0])).all()
+
+
 def test_a_mean_over_one_model_says_why_it_is_undefined():
     with pytest.warns(UndefinedScoreWarning, match="mean.* needs scores of at least two models"):
         score_bank({"a": BANK["0"]}, Y, methods="mean(parc,knn)")
@@ -86,7 +100,10 @@ def test_a_prior_that_is_lacking_or_says_nothing_is_told():
     [
         ("mean(parc)", "at least two distinct methods"),
         ("mean(parc,parc)", "at least two distinct methods"),
-        ("mean()", "unknown method ''"),
+        ("mean()", r"method 'mean\(\)': expected names of methods"),
+        ("mean(parc,knn,)", "expected names of methods in mean"),
+        ("mean(mean(parc,knn),lfc)", "expected names of methods in mean"),
+        ("mean(gbc,gbc_f64)", "at least two distinct methods"),
         ("mean(parc,x)", "unknown method 'x'"),
         ("mean(parc+l,knn)", r"'parc\+l' in mean\(...\); expected \+l and \+p after it"),
         ("knn+p+l", r"unknown method 'knn\+p\+l'"),

@@ -243,7 +243,7 @@ def test_a_chunk_is_what_fits_into_memory(monkeypatch):
     assert sizes().most == backend.choices().models_per_call
     monkeypatch.setattr(backend, "choices", lambda: backend.ACCELERATOR)
     model = programs.ModelInput(
-        0, "a", 2048, 1.0, {"features": np.broadcast_to(np.float32(0), (500, 2048))}, {}, None
+        0, "a", 2048, 1.0, 1.0, {"features": np.broadcast_to(np.float32(0), (500, 2048))}, {}, None
     )
     found = []
     for gib in (1, 8, 80):
@@ -309,3 +309,34 @@ def test_components_of_a_gram_matrix_are_those_of_the_features():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
     assert not components.iterates_over(100, F)
     assert components.most_from_gram(75) >= F > components.most_from_gram(20)
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
+def test_nan_is_found_wherever_it_is(asarray):
+    """On a CPU the largest of many values may leave NaN out."""
+    n, d = 64, 256
+    good = np.random.default_rng(0).standard_normal((n, d)).astype(np.float32)
+    places = [(0, 0), (1, 5), (n - 1, d - 1), (n // 2, 100), (n - 2, 0), (3, 3)]
+    bank = {}
+    for i, j in places:
+        bank[f"{i} {j}"] = good.copy()
+        bank[f"{i} {j}"][i, j] = np.nan
+    with pytest.warns(UndefinedScoreWarning, match="features are not finite"):
+        found = score_bank(
+            {k: asarray(x) for k, x in bank.items()}, np.arange(n) % 4, methods="lfc"
+        )
+    assert set(found.undefined.values()) == {preparation.NOT_FINITE}
+    assert len(found.undefined) == len(places)
+
+
+def test_an_iterator_may_reuse_its_array():
+    def pairs():
+        array = np.empty((N, 20), np.float32)
+        for seed in range(4):
+            array[:] = features(20, seed)
+            yield str(seed), array
+
+    expected = score_bank({str(seed): features(20, seed) for seed in range(4)}, Y, methods="lfc")
+    for chunk in (None, 3):
+        found = score_bank(pairs(), Y, methods="lfc", chunk=chunk)
+        np.testing.assert_allclose(found.values, expected.values, rtol=1e-5)
