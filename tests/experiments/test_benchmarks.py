@@ -87,7 +87,7 @@ def test_the_demo_is_what_the_readme_says():
         ("architectures", ("vgg16",), "unknown architecture 'vgg16'; known: alexnet"),
         ("sources", ("imagenet21k",), "unknown data set 'imagenet21k'; known: digits"),
         ("targets", ("imagenet21k",), "unknown data set"),
-        ("methods", ("logme",), "unknown method 'logme'; known: parc"),
+        ("methods", ("prac",), "unknown method 'prac'; known: parc"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_runs(field, value, message):
