@@ -206,28 +206,6 @@ def logme_float64(x, y, c, f=None, **_):
     return np.mean(best)
 
 
-def logme_as_published(x, y, c):
-    """The arithmetic of the published code, by a singular value decomposition."""
-    n, d = x.shape
-    left, values, _ = np.linalg.svd(x.astype(np.float64), full_matrices=False)
-    sigma, found = values**2, []
-    for label in range(c):
-        column = (y == label).astype(np.float64)
-        z = np.square(left.T @ column)
-        alpha = beta = 1.0
-        for _ in range(11):
-            t = alpha / beta
-            gamma = (sigma / (sigma + t)).sum()
-            m2 = (sigma * z / (t + sigma) ** 2).sum()
-            res2 = (z * (t / (sigma + t)) ** 2).sum() + column.sum() - z.sum()
-            alpha, beta = gamma / (m2 + 1e-5), (n - gamma) / (res2 + 1e-5)
-            if abs(alpha / beta - t) <= 1e-3 * t:
-                break
-        evidence = d * np.log(alpha) + n * np.log(beta / (2 * np.pi)) - beta * res2 - alpha * m2
-        found.append((evidence - np.log(alpha + beta * sigma).sum()) / 2 / n)
-    return np.mean(found)
-
-
 def transrate_float64(x, y, c, f=None, **_):
     """With d x d matrices, class by class."""
     x = np.asarray(x, np.float64)
