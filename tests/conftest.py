@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jaxlib
+import numpy as np
 import pytest
 
 PLATFORM = os.environ.get("JAXPARC_TEST_PLATFORM", "cpu")
@@ -75,3 +76,21 @@ def optimisations(request):
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """Shapes of the device arrays that NumPy copies: a CPU is exempt from JAX's transfer guard."""
+    shapes = []
+
+    def noting(convert):
+        def noted(given, *args, **options):
+            arrays = given if isinstance(given, list | tuple) else [given]
+            shapes.extend(a.shape for a in arrays if isinstance(a, jax.Array))
+            return convert(given, *args, **options)
+
+        return noted
+
+    for name in ("array", "asarray", "concatenate", "stack"):
+        monkeypatch.setattr(np, name, noting(getattr(np, name)))
+    return shapes

@@ -82,24 +82,6 @@ def test_all_devices_work():
 # On the device
 
 
-@pytest.fixture
-def copied(monkeypatch):
-    """Shapes of the device arrays that NumPy copies: a CPU is exempt from JAX's transfer guard."""
-    shapes = []
-
-    def noting(convert):
-        def noted(given, *args, **options):
-            arrays = given if isinstance(given, list | tuple) else [given]
-            shapes.extend(a.shape for a in arrays if isinstance(a, jax.Array))
-            return convert(given, *args, **options)
-
-        return noted
-
-    for name in ("array", "asarray", "concatenate", "stack"):
-        monkeypatch.setattr(np, name, noting(getattr(np, name)))
-    return shapes
-
-
 def own_network():
     task = task_of("alexnet")
     variables = steps.initial(task.module, SIZE, 0)

@@ -57,7 +57,7 @@ class Bank:
         layers: see `score_bank`.
         source_images: see `score_bank`.
         prior: see `score_bank`.
-        copy: whether to copy NumPy features, which the caller may reuse.
+        ahead: whether further models are read before one has been scored.
     """
 
     features: Features
@@ -67,7 +67,13 @@ class Bank:
     layers: Any = None
     source_images: Any = None
     prior: Any = None
-    copy: bool = False
+    ahead: bool = False
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether models are read as they come, from arrays that the caller may reuse."""
+        held = isinstance(self.features, (Mapping, Sequence)) or hasattr(self.features, "__array__")
+        return not held
 
     def models(self) -> Iterator[ModelInput]:
         """Yield every model, reading its arrays lazily.
@@ -78,9 +84,7 @@ class Bank:
                 before the first model is read.
         """
         declared = self._declared()
-        if isinstance(self.features, (Mapping, Sequence)) or hasattr(self.features, "__array__"):
-            declared = iter(list(declared))
-        return map(self._read, declared)
+        return map(self._read, declared if self.is_lazy else iter(list(declared)))
 
     def _declared(self) -> "Iterator[_Declared]":
         names: set[str] = set()
@@ -139,13 +143,14 @@ class Bank:
         }
         fields: dict[str, Any] = {}
         prepared = None
+        copy = self.is_lazy and self.ahead
         if "features" in self.needs:
-            prepared = preparation.read(f"model {name!r}", declared.features, copy=self.copy)
+            prepared = preparation.read(f"model {name!r}", declared.features, copy=copy)
             fields["features"] = prepared.features
             with np.errstate(over="ignore"):  # logistic then finds no optimum in float32
                 numbers["scale"] = np.ldexp(np.float32(1), prepared.exponent)
         if "probs" in self.needs:
-            fields["probs"] = _probabilities(name, declared.probs)
+            fields["probs"] = _probabilities(name, declared.probs, copy=copy)
         return ModelInput(
             declared.place,
             name,
@@ -287,7 +292,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _probabilities(name: str, probs: Any) -> np.ndarray | Array:
+def _probabilities(name: str, probs: Any, *, copy: bool) -> np.ndarray | Array:
     """Return class probabilities, (n, z) of at most float32; those on a device stay there."""
     if isinstance(probs, Array) and probs.dtype.name in ("float16", "bfloat16", "float32"):
         return probs
@@ -295,7 +300,8 @@ def _probabilities(name: str, probs: Any) -> np.ndarray | Array:
         probs = np.ma.filled(probs.astype(np.float64), np.nan)
     try:
         found = np.asarray(probs)
-        return found if found.dtype == np.float16 else found.astype(np.float32, copy=False)
+        dtype = np.float16 if found.dtype == np.float16 else np.float32
+        return found.astype(dtype, copy=copy)
     except (TypeError, ValueError, RuntimeError) as error:
         message = f"model {name!r}: probs cannot be read as numbers: {_line(error)}"
         raise InputError(message) from error

@@ -68,7 +68,7 @@ def read(owner: str, array: Any, *, copy: bool = False) -> Prepared:
     Args:
         owner: what the features belong to, for error messages.
         array: (n, d) real numbers.
-        copy: whether to copy them if they are in NumPy.
+        copy: whether to copy them unless they are on a device.
 
     Returns:
         float64 features as `prepare` returns them; others unchanged and unexamined, which

@@ -52,8 +52,8 @@ def score_bank(
             result of `jaxparc.extract`, which also carries probs and the number of layers. Pass a
             mapping from model name; one (m, n, d) array, whose models are named "0", "1", ...; or
             an iterable of (name, array) pairs, which is read lazily, so that a bank may be larger
-            than memory (NumPy arrays of an iterator are copied where several models are scored at
-            once, so that it may reuse them). Integer names become strings.
+            than memory (its NumPy arrays are copied where further models are read before one is
+            scored, so that it may reuse them). Integer names become strings.
         labels: (n,) classes, non-negative integers or other hashable values, or (n, c): multi-label
             if all values are 0 or 1, else annotation vectors (see `jaxparc.labels` for those of
             boxes and masks). No label may be missing.
@@ -110,9 +110,10 @@ def score_bank(
             raise InputError(f"method {needs[argument]!r} needs the argument {argument}")
     notes = dict.fromkeys([labels_.caveat(labels)])
     devices = chunks.devices()
-    sizes = chunks.Sizes(n, [m for method in chosen for m in method.members], chunk, devices)
-    reused = isinstance(features, Iterator) and sizes.most * devices > 1
-    bank = arguments.Bank(features, n, needs, probs, layers, source_images, prior, copy=reused)
+    members = tuple(dict.fromkeys(member for method in chosen for member in method.members))
+    sizes = chunks.Sizes(n, members, chunk, devices)
+    ahead = sizes.most * devices > 1 or backend.choices().calls_ahead > 0
+    bank = arguments.Bank(features, n, needs, probs, layers, source_images, prior, ahead)
     values, num_classes, absent = labels_.present(encoded)
     shared: dict[str, Any] = {
         "labels": values,
@@ -120,7 +121,6 @@ def score_bank(
     }
     if "reference" in needs:
         shared["reference"] = arguments.reference(reference, n)
-    members = tuple(dict.fromkeys(member for method in chosen for member in method.members))
     programs = Programs(members, shared, num_classes, encoded.kind == "vectors", absent, devices)
     rows = sorted(_scored(bank.models(), programs, sizes), key=lambda row: row.model.place)
     notes |= dict.fromkeys(_caveats(rows, members, encoded))

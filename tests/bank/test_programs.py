@@ -1,5 +1,6 @@
 """What an accelerator does: chunks of models, arrays that stay on the device, several devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -141,24 +142,6 @@ def test_only_what_the_gram_matrix_does_not_resolve_is_computed_from_features(
 # ---------------------------------------------------------------------------------- on the device
 
 
-@pytest.fixture
-def copied(monkeypatch):
-    """Shapes of the device arrays that NumPy copies: a CPU is exempt from JAX's transfer guard."""
-    shapes = []
-
-    def noting(convert):
-        def noted(given, *args, **options):
-            arrays = given if isinstance(given, list | tuple) else [given]
-            shapes.extend(a.shape for a in arrays if isinstance(a, jax.Array))
-            return convert(given, *args, **options)
-
-        return noted
-
-    for name in ("array", "asarray", "concatenate", "stack"):
-        monkeypatch.setattr(np, name, noting(getattr(np, name)))
-    return shapes
-
-
 @pytest.mark.parametrize("form", ["mapping", "array", "extracted"])
 def test_arrays_on_the_device_stay_there(copied, scored, form):
     names = [f"75 {seed}" for seed in range(3)]
@@ -266,9 +249,7 @@ def test_a_chunk_holds_at_least_one_model(chunk):
 def test_a_lazy_bank_is_never_read_far_ahead(monkeypatch):
     ahead = backend.ACCELERATOR.calls_ahead
     choices = backend.choices()
-    monkeypatch.setattr(
-        backend, "choices", lambda: programs.dataclasses.replace(choices, calls_ahead=ahead)
-    )
+    monkeypatch.setattr(backend, "choices", lambda: dataclasses.replace(choices, calls_ahead=ahead))
     read, fetched = [], []
     inner = programs.Programs._fetched
 
@@ -329,14 +310,23 @@ def test_nan_is_found_wherever_it_is(asarray):
     assert len(found.undefined) == len(places)
 
 
-def test_an_iterator_may_reuse_its_array():
-    def pairs():
-        array = np.empty((N, 20), np.float32)
-        for seed in range(4):
-            array[:] = features(20, seed)
-            yield str(seed), array
+class Reusing:
+    """Pairs whose arrays are the same ones, filled anew."""
 
-    expected = score_bank({str(seed): features(20, seed) for seed in range(4)}, Y, methods="lfc")
-    for chunk in (None, 3):
-        found = score_bank(pairs(), Y, methods="lfc", chunk=chunk)
-        np.testing.assert_allclose(found.values, expected.values, rtol=1e-5)
+    def __iter__(self):
+        x, probs = np.empty((N, 20), np.float32), np.empty((N, 5), np.float32)
+        for seed in range(4):
+            x[:], probs[:] = features(20, seed), probabilities(5, seed)
+            yield str(seed), Extracted(x, probs)
+
+
+@pytest.mark.parametrize("form", [Reusing, lambda: iter(Reusing())], ids=["iterable", "iterator"])
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("calls_ahead", [0, 2])
+def test_a_lazy_bank_may_reuse_its_arrays(monkeypatch, form, chunk, calls_ahead):
+    held = {str(seed): Extracted(features(20, seed), probabilities(5, seed)) for seed in range(4)}
+    expected = score_bank(held, Y, methods=("lfc", "leep"))
+    choices = dataclasses.replace(backend.choices(), calls_ahead=calls_ahead)
+    monkeypatch.setattr(backend, "choices", lambda: choices)
+    found = score_bank(form(), Y, methods=("lfc", "leep"), chunk=chunk)
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-5)
