@@ -42,7 +42,7 @@ class Choices:
         gram_of_parts: whether the inner products of float32 features are sums of products of
             bfloat16 numbers, for matrix units; see `stats.gram_of_parts`.
         models_per_call: maximum number of models that one call of a program of `score_bank` scores.
-            A CPU takes four times as long for models at once as for one after another.
+            A CPU takes 1.4 times as long for four models at once as for one after another.
         calls_ahead: number of calls of `score_bank` under way while the models of the next one are
             read. Programs that run at once compete for the cores of a CPU.
         scoring_devices: whether `score_bank` uses all local devices: those of a CPU share its
