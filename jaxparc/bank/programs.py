@@ -114,7 +114,7 @@ class Programs:
 
     @functools.cached_property
     def distinct(self) -> tuple[Method, ...]:
-        """The methods, without those that differ only in "+ layers", which is added afterwards."""
+        """The methods, without those that differ only in "+l" and "+p", which are added later."""
         return tuple({m.function: m for m in self.methods}.values())
 
     @functools.cached_property
@@ -157,10 +157,9 @@ class Programs:
 
     @functools.cached_property
     def _placed(self) -> tuple[Fields, tuple[Any, ...]]:
-        """The same as `_on_host`, on the devices."""
-        shared = {key: value for key, value in self.shared.items() if key != "reference"}
+        """The fields that all models share, without the reference, and targets, on the devices."""
         place = jax.device_put if self.devices == 1 else parallel.replicate
-        return place((shared, self.targets))
+        return place((self._of_models, self.targets))
 
     def place(self, models: Sequence[ModelInput], size: int) -> Placed:
         """Start to copy the arrays of models of the same shapes to the devices.
@@ -407,9 +406,13 @@ class Programs:
 
     @functools.cached_property
     def _on_host(self) -> tuple[Fields, tuple[Any, ...]]:
-        """The fields that all models share, without the reference, and targets, in NumPy."""
-        shared = {key: value for key, value in self.shared.items() if key != "reference"}
-        return shared, jax.tree.map(np.asarray, self.targets)
+        """The same as `_placed`, in NumPy."""
+        return self._of_models, jax.tree.map(np.asarray, self.targets)
+
+    @property
+    def _of_models(self) -> Fields:
+        """The shared fields that the programs of models read: targets stand for the reference."""
+        return {key: value for key, value in self.shared.items() if key != "reference"}
 
     def _columns(self, places: Sequence[int]) -> tuple[Column, ...]:
         return tuple(Column.of(self.distinct[place]) for place in places)

@@ -44,6 +44,7 @@ def _arrangement(probe: Probe, n_dims: int | None) -> Array:
     # PARC and RSA also need the inner products of the centred rows, so these are shared.
     # Components without rank are columns of zeros, which do not change a cosine.
     found = probe.products(n_dims)
-    products = found.centred + found.columns * found.means[:, None] * found.means[None, :]
+    columns = probe.num_columns(n_dims).astype(found.means.dtype)
+    products = found.centred + columns * found.means[:, None] * found.means[None, :]
     norm = jnp.where(found.nonzero, jnp.sqrt(jnp.diagonal(products)), jnp.nan)
     return stats.u_centred(1.0 - products / (norm[:, None] * norm[None, :]))

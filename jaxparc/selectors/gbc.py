@@ -1,6 +1,5 @@
 """GBC: Gaussian Bhattacharyya coefficient."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -47,7 +46,7 @@ def needs_float64(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
 def _score(probe: Probe, n_dims: int) -> Array:
     x, _ = probe.reduced(n_dims)
     x = x * probe.original_scale(jnp.ones((), x.dtype))
-    y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=x.dtype)
+    y = probe.targets(x.dtype)
     images = jnp.sum(y, axis=0)
     divisor = jnp.maximum(images, 1.0)
     means = stats.matmul(y.T, x) / divisor[:, None]

@@ -1,6 +1,5 @@
 """H-Score: the separation of the classes relative to the spread of the features."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -38,7 +37,7 @@ def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:
         left, kept = components.basis(probe.represented(None)[0])
     else:
         left, _, kept = probe.principal(n_dims)
-    y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=left.dtype)
+    y = probe.targets(left.dtype)
     images = jnp.sum(y, axis=0)
     sums = stats.matmul(y.T, left)
     between = jnp.sum(jnp.square(sums), axis=1) / jnp.maximum(images, 1.0)

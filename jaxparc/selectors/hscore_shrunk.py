@@ -56,7 +56,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         # any other eigenvalue does too, and does not pass for a direction without variance.
         eye = jnp.eye(n, dtype=products.dtype)
         shifted = a * (products + 1.0 / n) + b * eye
-        y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=products.dtype)
+        y = probe.targets(products.dtype)
         images = jnp.sum(y, axis=0, keepdims=True)
         centred = (y - images / n) * jax.lax.rsqrt(jnp.maximum(images, 1.0))
         lower = jnp.linalg.cholesky(shifted)

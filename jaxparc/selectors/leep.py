@@ -1,6 +1,5 @@
 """LEEP: log expected empirical prediction."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -22,7 +21,7 @@ def leep(probe: Probe) -> Array:
         () float32 <= 0: the mean log probability of the labels. Source classes without any mass are
         ignored.
     """
-    y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=probe.probs.dtype)
+    y = probe.targets(probe.probs.dtype)
     joint = stats.matmul(y.T, probe.probs)
     marginal = jnp.sum(probe.probs, axis=0, keepdims=True)
     conditional = joint / jnp.where(marginal > 0, marginal, 1.0)

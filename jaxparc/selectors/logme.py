@@ -79,9 +79,8 @@ def logme(probe: Probe, *, n_dims: int | None = None, variant: str = "evidence")
         values, _ = _best(probe, n_dims)
     else:
         spectrum = probe.spectrum(n_dims)
-        scale = spectrum.scale if probe.scale is None else spectrum.scale * probe.scale
-        width = probe.features.shape[1] if probe.summaries is None else probe.width
-        d = width if n_dims is None else spectrum.values.shape[0]
+        scale = probe.original_scale(spectrum.scale)
+        d = probe.num_columns(None) if n_dims is None else spectrum.values.shape[0]
         values = _published(design, columns, scale, d)
     counts = columns.present
     score = jnp.sum(jnp.where(counts, values, 0.0)) / jnp.sum(counts).astype(values.dtype)

@@ -32,7 +32,7 @@ def nce(probe: Probe) -> Array:
     places = jnp.arange(z, dtype=jnp.int32)
     first = jnp.min(jnp.where(probe.probs == highest, places, z), axis=1)
     predicted = jax.nn.one_hot(first, z, dtype=probe.probs.dtype)
-    y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=probe.probs.dtype)
+    y = probe.targets(probe.probs.dtype)
     counts = stats.matmul(predicted.T, y)
     joint = counts / n + SMOOTHING
     marginal = jnp.sum(counts, axis=1, keepdims=True) / n + SMOOTHING

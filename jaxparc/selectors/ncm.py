@@ -1,6 +1,5 @@
 """NCM: the nearest class mean, with every image left out in turn."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -32,7 +31,7 @@ def ncm(probe: Probe, *, n_dims: int | None = None) -> Array:
         the same direction.
     """
     products = probe.directions(n_dims)
-    y = jax.nn.one_hot(probe.labels, probe.num_classes, dtype=products.dtype)
+    y = probe.targets(products.dtype)
     images = jnp.sum(y, axis=0)
     means = y / jnp.maximum(images, 1.0)[None, :]
     # ||x - m||^2 = x x - 2 x m + m m; centring keeps the terms about as large as the distances.

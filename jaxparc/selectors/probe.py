@@ -53,14 +53,12 @@ class Products(NamedTuple):
         means: (n,) float32, the means of the rows over the columns that count.
         varies: (n,) bool, which rows are not constant over these columns.
         nonzero: (n,) bool, which rows have a value other than 0.
-        columns: () float32, the number of columns that count.
     """
 
     centred: Array
     means: Array
     varies: Array
     nonzero: Array
-    columns: Array
 
 
 # `score_bank` checks that a probe has all the fields that a selector needs.
@@ -308,7 +306,7 @@ class Probe:
         """
 
         def compute() -> Array:
-            if self.features is not None and self.features.dtype == jnp.float64:
+            if self._has_features and self.features.dtype == jnp.float64:
                 return stats.squared_distances(self.reduced(n_dims)[0])
             # ||a - b||^2 = ||a||^2 + ||b||^2 - 2ab cancels; centring keeps the terms about as large
             # as the distances themselves.
@@ -334,11 +332,8 @@ def components_name(n_dims: int) -> str:
 
 
 def _products(x: Array, kept: Array | None) -> Products:
-    products, means = stats.row_products(x, kept)
-    columns = jnp.float32(x.shape[1]) if kept is None else jnp.sum(kept)
-    return Products(
-        products, means, stats.varies(x, kept), jnp.any(x != 0, axis=1), columns.astype(x.dtype)
-    )
+    varies, nonzero = stats.varies(x, kept), jnp.any(x != 0, axis=1)
+    return Products(*stats.row_products(x, kept), varies, nonzero)
 
 
 # What selectors compare images by, computed from the features. All that follows has arrays of
