@@ -76,7 +76,7 @@ def _section(name: str, quick: bool) -> Section:
     """Return a section; if its module cannot be imported, one whose only case says why."""
     try:
         module = importlib.import_module(f"experiments.speed.{name}")
-        section: Section = module.tiny() if quick else module.full()
+        section: Section = module.section(module.TINY if quick else module.default())
     except Exception as error:
         return _failing(name, error)
     return section

@@ -20,7 +20,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments.speed import banks, ceilings, machine, measured, plain
+from experiments.speed.banks import TINY as TINY
 from experiments.speed.banks import Banks, Sizes
+from experiments.speed.banks import default as default
 from experiments.speed.measured import Case, Section
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "scikit-learn")
@@ -313,16 +315,6 @@ def section(sizes: Sizes) -> Section:
     )
 
 
-def full() -> Section:
-    """Return the section for this machine's devices."""
-    return section(banks.default())
-
-
-def tiny() -> Section:
-    """Return a section that takes seconds on a CPU."""
-    return section(banks.TINY)
-
-
 def add(command: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     measured.add_quick(command, "sizes")
@@ -334,7 +326,7 @@ def add(command: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    sizes = banks.default(args.quick)
+    sizes = default(args.quick)
     if args.skip_slow:
         sizes = dataclasses.replace(sizes, slow=False)
     measured.run(section(sizes), args.out, args.ran)

@@ -201,17 +201,7 @@ def section(sizes: Sizes) -> Section:
     )
 
 
-def full() -> Section:
-    """Return the section for this machine's devices."""
-    return section(default())
-
-
-def tiny() -> Section:
-    """Return a section that takes seconds on a CPU."""
-    return section(TINY)
-
-
 def add(command: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     measured.add_out(command)
-    command.set_defaults(run=lambda args: measured.run(full(), args.out, args.ran))
+    command.set_defaults(run=lambda args: measured.run(section(default()), args.out, args.ran))

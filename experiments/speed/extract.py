@@ -260,16 +260,6 @@ def section(sizes: Sizes) -> Section:
     )
 
 
-def full() -> Section:
-    """Return the section for this machine's devices."""
-    return section(default())
-
-
-def tiny() -> Section:
-    """Return a section that takes seconds on a CPU."""
-    return section(TINY)
-
-
 def add(command: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     measured.add_quick(command, "networks")
