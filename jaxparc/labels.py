@@ -397,23 +397,23 @@ def _shares(amounts: np.ndarray) -> np.ndarray:
     return (amounts / np.where(totals > 0, totals, 1)).astype(np.float32)
 
 
-def distances(labels: Array, num_classes: int, *, vectors: bool = False) -> Array:
+def distances(labels: Array, num_classes: int, kind: str) -> Array:
     """Return D_y: one minus the correlation of the annotation vectors of two images (eq. 7).
 
     Args:
         labels: (n,) int32 classes, or (n, c) float32.
         num_classes: c.
-        vectors: whether (n, c) labels are annotation vectors, not zeros and ones.
+        kind: one of `KINDS`.
 
     Returns:
         (n, n) float32 in [0, 2], symmetric. Classes: 0 for the same class, else c / (c - 1), the
         distance of two one-hot vectors. Multi-label: computed from the three integers that
         determine it. Annotation vectors: multiples of 1 / VECTOR_GRID.
     """
-    if labels.ndim == 1:
+    if kind == "classes":
         other = np.float32(num_classes / (num_classes - 1))
         return jnp.where(labels[:, None] == labels[None, :], 0.0, other)
-    if vectors:
+    if kind == "vectors":
         # Correlations that are mathematically equal, such as those of equal vectors or of vectors
         # that are permutations of each other, differ by rounding; on this grid they tie.
         return 1.0 - jnp.round(stats.corrcoef(labels) * VECTOR_GRID) / VECTOR_GRID

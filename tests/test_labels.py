@@ -248,7 +248,7 @@ def test_masks_and_boxes_have_whole_classes():
 def test_distances_of_classes_take_exactly_two_values(c):
     y = np.random.default_rng(0).integers(0, c, 60)
     y[:2] = 0, 1
-    d = np.asarray(labels.distances(jnp.asarray(y), c))
+    d = np.asarray(labels.distances(jnp.asarray(y), c, "classes"))
     np.testing.assert_array_equal(d[y[:, None] == y], 0)
     assert np.unique(d[y[:, None] != y]).tolist() == [np.float32(c / (c - 1))]
     np.testing.assert_allclose(d, 1 - np.corrcoef(np.eye(c)[y]), atol=1e-6)
@@ -257,7 +257,7 @@ def test_distances_of_classes_take_exactly_two_values(c):
 @pytest.mark.parametrize("c", [2, 5, 20, 90])
 def test_distances_of_multi_label_rows_are_one_minus_their_correlation(c):
     y = multi_label(50, c)
-    d = labels.distances(jnp.asarray(y), c)
+    d = labels.distances(jnp.asarray(y), c, "multi_label")
     np.testing.assert_allclose(d, 1 - np.corrcoef(y.astype(np.float64)), atol=1e-6)
 
 
@@ -270,7 +270,9 @@ def exact(a, b):
 
 
 def assert_equal_values_are_equal_floats(y):
-    d = np.asarray(jax.jit(labels.distances, static_argnums=1)(jnp.asarray(y), y.shape[1]))
+    d = np.asarray(
+        jax.jit(labels.distances, static_argnums=(1, 2))(jnp.asarray(y), y.shape[1], "multi_label")
+    )
     floats = {}
     for i, j in itertools.combinations_with_replacement(range(len(y)), 2):
         floats.setdefault(exact(y[i], y[j]), set()).update((d[i, j], d[j, i]))
@@ -285,7 +287,7 @@ def assert_equal_values_are_equal_floats(y):
 def test_equal_annotation_distances_are_bitwise_equal_for_all_vectors(c):
     rows = [row for row in itertools.product((0, 1), repeat=c) if 0 < sum(row) < c]
     if c == 2:  # only two such vectors: 0, and 2
-        d = labels.distances(jnp.asarray(rows, jnp.float32), c)
+        d = labels.distances(jnp.asarray(rows, jnp.float32), c, "multi_label")
         assert np.asarray(d).tolist() == [[0, 2], [2, 0]]
         return
     assert_equal_values_are_equal_floats(np.array(rows, np.float32))

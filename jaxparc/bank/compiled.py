@@ -1,7 +1,7 @@
 """The compiled programs of `score_bank`: the only place that jits and vmaps selectors.
 
 Programs are kept by their options; see `Programs` for what they are used for. Fields are those of a
-`Probe`. The last three options of most are `Probe.num_classes`, `vectors` and `absent`.
+`Probe`. The last three options of most are `Probe.num_classes`, `kind` and `absent`.
 """
 
 import functools
@@ -70,7 +70,7 @@ def part(
     size: int,
     devices: int,
     num_classes: int,
-    vectors: bool,
+    kind: str,
     absent: int,
 ) -> Callable[..., Any]:
     """Return the first program, for `size` models of one shape on each device.
@@ -98,7 +98,7 @@ def part(
             if "probs" in given:
                 fields["probs"], flags["probs"] = preparation.normalise(given["probs"])
             probe = Probe(
-                **fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent
+                **fields, **shared, num_classes=num_classes, kind=kind, absent=absent
             ).computing_once()
             summary: Fields = {}
             if summaries:
@@ -126,7 +126,7 @@ def scores(
     size: int,
     devices: int,
     num_classes: int,
-    vectors: bool,
+    kind: str,
     absent: int,
 ) -> Callable[..., Array]:
     """Return the second program, for the first `size` rows of a table.
@@ -136,9 +136,7 @@ def scores(
 
     def run(table: Fields, numbers: Fields, shared: Fields, targets: tuple[Any, ...]) -> Array:
         def of_model(fields: Fields) -> Array:
-            probe = Probe(
-                **fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent
-            )
+            probe = Probe(**fields, **shared, num_classes=num_classes, kind=kind, absent=absent)
             return evaluated(probe, columns, targets)
 
         rows = jax.tree.map(lambda leaf: leaf[:size], table)
@@ -184,7 +182,7 @@ def _on_devices(
 
 @functools.lru_cache(maxsize=256)
 def scores_in_float64(
-    columns: tuple[Column, ...], num_classes: int, vectors: bool, absent: int
+    columns: tuple[Column, ...], num_classes: int, kind: str, absent: int
 ) -> Callable[..., Array]:
     """Return the program that scores one model in float64, with the features as they are."""
 
@@ -192,7 +190,7 @@ def scores_in_float64(
     def run(fields: Fields, shared: Fields, targets: tuple[Any, ...]) -> Array:
         if "probs" in fields:
             fields = fields | {"probs": preparation.normalise(fields["probs"])[0]}
-        probe = Probe(**fields, **shared, num_classes=num_classes, vectors=vectors, absent=absent)
+        probe = Probe(**fields, **shared, num_classes=num_classes, kind=kind, absent=absent)
         return evaluated(probe, columns, targets)
 
     return run
@@ -202,14 +200,14 @@ def scores_in_float64(
 def targets(
     targets: tuple[Callable[[Probe], Array] | None, ...],
     num_classes: int,
-    vectors: bool,
+    kind: str,
     absent: int,
 ) -> Callable[[Fields], tuple[Any, ...]]:
     """Return the program that computes, per method, the part all models share, or None."""
 
     @jax.jit
     def run(shared: Fields) -> tuple[Any, ...]:
-        probe = Probe(**shared, num_classes=num_classes, vectors=vectors, absent=absent)
+        probe = Probe(**shared, num_classes=num_classes, kind=kind, absent=absent)
         probe = probe.computing_once()
         return tuple(None if target is None else target(probe) for target in targets)
 

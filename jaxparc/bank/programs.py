@@ -99,7 +99,7 @@ class Programs:
         shared: fields of `Probe` that all models share: labels (n,) or (n, c), target_images, and
             reference if a method needs it.
         num_classes: c; see `Probe`.
-        vectors: see `Probe`.
+        kind: see `Probe`.
         absent: see `Probe`.
         devices: the number of devices: 1, or all local devices, each of which scores a model of
             every row.
@@ -108,7 +108,7 @@ class Programs:
     methods: tuple[Method, ...]
     shared: Fields
     num_classes: int
-    vectors: bool
+    kind: str
     absent: int
     devices: int = 1
 
@@ -421,8 +421,8 @@ class Programs:
         return tuple(targets[place] for place in places)
 
     @property
-    def _options(self) -> tuple[int, bool, int]:
-        return self.num_classes, self.vectors, self.absent
+    def _options(self) -> tuple[int, str, int]:
+        return self.num_classes, self.kind, self.absent
 
 
 @contextlib.contextmanager

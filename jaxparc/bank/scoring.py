@@ -121,7 +121,7 @@ def score_bank(
     }
     if "reference" in needs:
         shared["reference"] = arguments.reference(reference, n)
-    programs = Programs(members, shared, num_classes, encoded.kind == "vectors", absent, devices)
+    programs = Programs(members, shared, num_classes, encoded.kind, absent, devices)
     rows = sorted(_scored(bank.models(), programs, sizes), key=lambda row: row.model.place)
     notes |= dict.fromkeys(_caveats(rows, members, encoded))
     scores, undefined = _table(rows, members, chosen, ell_max, prior_weight)

@@ -86,14 +86,14 @@ def _distances(probe: Probe, n_dims: int | None, metric: str) -> Array:
 def _agreement(probe: Probe, nearest: Array) -> Array:
     """Return how well the labels of the (n, k) nearest images predict each image's own."""
     k = nearest.shape[1]
-    if probe.labels.ndim == 1:
+    if probe.kind == "classes":
         votes = jnp.sum(
             jax.nn.one_hot(probe.labels[nearest], probe.num_classes, dtype=jnp.float32), axis=1
         )
         right = jnp.mean(stats.hits(votes, probe.labels))
     else:
         share = jnp.sum(probe.labels[nearest], axis=1) / np.float32(k)
-        if probe.vectors:
+        if probe.kind == "vectors":
             return -jnp.mean(jnp.sum(jnp.abs(share - probe.labels), axis=1))
         # A tied vote is 1/2, which agrees by half with either label.
         voted = (jnp.sign(share - 0.5) + 1.0) / 2.0

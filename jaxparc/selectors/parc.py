@@ -51,5 +51,5 @@ def annotation_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:
     Returns:
         (n * (n - 1) / 2,) float32, see `stats.standard_ranks`.
     """
-    d_y = labels.distances(probe.labels, probe.num_classes, vectors=probe.vectors)
+    d_y = labels.distances(probe.labels, probe.num_classes, probe.kind)
     return stats.standard_ranks(stats.upper_triangle(d_y))

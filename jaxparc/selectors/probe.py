@@ -79,7 +79,7 @@ _ABSENT: Any = None
         "summaries",
         "width",
     ],
-    meta_fields=["num_classes", "vectors", "absent"],
+    meta_fields=["num_classes", "kind", "absent"],
 )
 @dataclasses.dataclass(frozen=True)
 class Probe:
@@ -105,7 +105,7 @@ class Probe:
             without them.
         width: () int32, d, if there are summaries; see `num_columns`.
         num_classes: c, the number of classes of the target; static.
-        vectors: whether (n, c) labels are annotation vectors, not zeros and ones; static.
+        kind: the kind of the labels, one of `jaxparc.labels.KINDS`; static.
         absent: number of further classes, beyond the c, that have no image; static.
     """
 
@@ -120,7 +120,7 @@ class Probe:
     summaries: Mapping[str, Any] = _ABSENT
     width: Array = _ABSENT
     num_classes: int = 0
-    vectors: bool = False
+    kind: str = "classes"
     absent: int = 0
 
     def computing_once(self) -> "Probe":
@@ -147,7 +147,7 @@ class Probe:
 
     def targets(self, dtype: Any) -> Array:
         """Return the labels as numbers, (n, c): one-hot for classes."""
-        if self.labels.ndim == 1:
+        if self.kind == "classes":
             return jax.nn.one_hot(self.labels, self.num_classes, dtype=dtype)
         return self.labels.astype(dtype)
 

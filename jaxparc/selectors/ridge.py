@@ -38,10 +38,10 @@ def ridge(probe: Probe, *, n_dims: int | None = None) -> Array:
         image its class is rarer than the others.
     """
     predicted = left_out(probe, n_dims)
-    if probe.labels.ndim == 1:
+    if probe.kind == "classes":
         present = (probe.targets(predicted.dtype) > 0).any(axis=0, keepdims=True)
         right = stats.hits(jnp.where(present, predicted, -jnp.inf), probe.labels)
-    elif probe.vectors:
+    elif probe.kind == "vectors":
         right = -jnp.sum(jnp.abs(predicted - probe.labels), axis=1) / 100.0
     else:
         side = (jnp.sign(predicted - 0.5) + 1.0) / 2.0

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.spatial.distance
+from definitions import kind_of
 
 from jaxparc import Probe, score_bank
 from jaxparc.selectors import knn
@@ -39,7 +40,7 @@ def score(y, **options):
         features=jnp.asarray(X),
         labels=jnp.asarray(y),
         num_classes=C,
-        vectors=y.ndim == 2 and not np.isin(y, (0, 1)).all(),
+        kind=kind_of(y),
     )
     return float(knn(probe, **options))
 

@@ -15,6 +15,7 @@ import scipy.special
 import scipy.stats
 from definitions import (
     FLOAT64,
+    kind_of,
     knn_float64,
     nce_float64,
     parc_float64,
@@ -140,7 +141,7 @@ def probe_of(x, y, c=C, layers=50.0, source=1e4, target=1e3, others=None):
     return Probe(
         features=jnp.asarray(x),
         labels=jnp.asarray(y),
-        vectors=y.ndim == 2 and not np.isin(y, (0, 1)).all(),
+        kind=kind_of(y),
         layers=jnp.float32(layers),
         source_images=jnp.float32(source),
         target_images=jnp.float32(target),
