@@ -18,8 +18,9 @@ from jax import Array
 from jaxparc import files, stats
 from jaxparc.errors import InputError
 
-# (n,) one class per image; (n, c) zeros and ones; (n, c) numbers such as shares of area.
-KINDS = ("classes", "multi_label", "vectors")
+# (n,) one class per image; (n, c) zeros and ones; (n, c) numbers such as shares of area; (n, k)
+# real numbers to predict, such as ages.
+KINDS = ("classes", "multi_label", "vectors", "values")
 
 # Integers from here on are treated as names of classes, like strings, not as class indices.
 NAMES_FROM = 1_000_000

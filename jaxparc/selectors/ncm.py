@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxparc import stats
+from jaxparc.selectors import outcomes
 from jaxparc.selectors.probe import Probe
 
 # Squared distances closer than this, over the mean squared distance of an image from the mean of
@@ -27,8 +28,17 @@ def ncm(probe: Probe, *, n_dims: int | None = None) -> Array:
 
     Returns:
         () float32 in [0, 100], the percentage of images whose class is nearest; t equally near ones
-        count 1 / t. A class without another image cannot be predicted. NaN if all features point in
-        the same direction.
+        count 1 / t. The only image of a class counts 0. NaN if all features point in the same
+        direction.
+    """
+    return outcomes.score(probe, contributions(probe, n_dims=n_dims))
+
+
+def contributions(probe: Probe, *, n_dims: int | None = None) -> Array:
+    """Return what each image contributes to the score, (n,) float32; options as in `ncm`.
+
+    The mean is the score: 100 if the class is nearest, 100 / t if t are. NaN throughout if the
+    score is.
     """
     products = probe.directions(n_dims)
     y = probe.targets(products.dtype)
@@ -44,8 +54,7 @@ def ncm(probe: Probe, *, n_dims: int | None = None) -> Array:
     distances = jnp.where(images[None, :] > 0, distances, jnp.inf)
     size = jnp.mean(squares)
     right = stats.hits(-distances, probe.labels, SLACK[products.dtype.itemsize] * size)
-    score = jnp.minimum(100.0 * jnp.mean(right), 100.0)
-    return jnp.where(size > 0, score, jnp.nan)
+    return jnp.where(size > 0, 100.0 * right, jnp.nan)
 
 
 def needs_float64(probe: Probe, *, n_dims: int | None = None) -> Array:

@@ -6,6 +6,7 @@ import numpy as np
 from jax import Array
 
 from jaxparc import stats
+from jaxparc.selectors import outcomes
 from jaxparc.selectors.probe import Probe
 
 # Penalties that are tried, over the largest eigenvalue of the centred Gram matrix.
@@ -31,23 +32,26 @@ def ridge(probe: Probe, *, n_dims: int | None = None) -> Array:
 
     Returns:
         () float32. Classes: percentage of images whose largest prediction is that of their class; t
-        equal ones count 1 / t, and classes without images do not count. Multi-label: percentage of
-        entries on the right side of 0.5, half for those on it. Annotation vectors: minus the L1
-        distance from the prediction, averaged over images. NaN if the features are constant.
-        Features without signal score less than chance, 0 for classes of equal size: without an
-        image its class is rarer than the others.
+        equal ones count 1 / t, and classes without images do not count. The only image of a class
+        cannot be right: all others predict 0 for it, and 1 is shared by the other classes.
+        Multi-label: percentage of entries on the right side of 0.5, half for those on it.
+        Annotation vectors: minus the L1 distance from the prediction, averaged over images. Values:
+        R^2 of the predictions, at most 1, averaged over columns (scikit-learn's r2_score with its
+        default multioutput="uniform_average"). NaN if the features are constant. Features without
+        signal score less than chance: 0 for classes of equal size, as without an image its class is
+        rarer than the others, and a little below 0 for values.
+    """
+    return outcomes.score(probe, contributions(probe, n_dims=n_dims))
+
+
+def contributions(probe: Probe, *, n_dims: int | None = None) -> Array:
+    """Return what each image contributes to the score, (n,) float32; options as in `ridge`.
+
+    The mean is the score; see `outcomes.of_predictions`. NaN throughout if the score is.
     """
     predicted = left_out(probe, n_dims)
-    if probe.kind == "classes":
-        present = (probe.targets(predicted.dtype) > 0).any(axis=0, keepdims=True)
-        right = stats.hits(jnp.where(present, predicted, -jnp.inf), probe.labels)
-    elif probe.kind == "vectors":
-        right = -jnp.sum(jnp.abs(predicted - probe.labels), axis=1) / 100.0
-    else:
-        side = (jnp.sign(predicted - 0.5) + 1.0) / 2.0
-        right = jnp.mean(1.0 - jnp.abs(side - probe.labels), axis=1)
-    score = jnp.minimum(100.0 * jnp.mean(right), 100.0)
-    return jnp.where(jnp.all(jnp.isfinite(predicted)), score, jnp.nan)
+    found = outcomes.of_predictions(probe, predicted)
+    return jnp.where(jnp.all(jnp.isfinite(predicted)), found, jnp.nan)
 
 
 def needs_float64(probe: Probe, *, n_dims: int | None = None) -> Array:

@@ -83,7 +83,7 @@ def test_registry_and_files_agree():
     registered = {
         s.function.__module__.removeprefix("jaxparc.selectors.") for s in SELECTORS.values()
     }
-    assert registered == files - {"probe", "components"}
+    assert registered == files - {"probe", "components", "outcomes"}
     for name, selector in SELECTORS.items():
         assert getattr(selectors, selector.function.__name__) is selector.function, name
 

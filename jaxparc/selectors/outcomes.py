@@ -1,0 +1,51 @@
+"""Per-image outcomes of predicted labels, whose mean is a score."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxparc import stats
+from jaxparc.selectors.probe import Probe
+
+# The largest score by kind of label, which rounding of a mean might exceed.
+BEST = {"classes": 100.0, "multi_label": 100.0, "vectors": 0.0, "values": 1.0}
+
+
+def of_predictions(probe: Probe, predicted: Array) -> Array:
+    """Return what each image contributes to the score of predictions: the score is the mean.
+
+    Args:
+        probe: needs `labels` (n,) or (n, c).
+        predicted: (n, c) float32, predictions for the columns of `Probe.targets`, each made
+            without the image itself.
+
+    Returns:
+        (n,) float32. Classes: 100 if the largest prediction is that of the class, 100 / t if t
+        classes tie, else 0; classes without images do not count. Multi-label: the percentage of
+        entries on the right side of 0.5, half for those on it. Annotation vectors: minus the L1
+        distance from the prediction. Values: with e the error and v the variance of a column,
+
+            R^2 + ((1 - R^2) (y - mean(y))^2 - e^2) / v,   R^2 = 1 - mean(e^2) / v,
+
+        averaged over columns: the linear part of R^2 in the weights of the images, so that sums
+        over resampled images approximate the R^2 of these. NaN in columns without variance.
+    """
+    if probe.kind == "classes":
+        present = jnp.any(probe.targets(predicted.dtype) > 0, axis=0, keepdims=True)
+        return 100.0 * stats.hits(jnp.where(present, predicted, -jnp.inf), probe.labels)
+    y = probe.targets(predicted.dtype)
+    if probe.kind == "multi_label":
+        # A prediction of 1/2 agrees by half with either label.
+        side = (jnp.sign(predicted - 0.5) + 1.0) / 2.0
+        return 100.0 * jnp.mean(1.0 - jnp.abs(side - y), axis=1)
+    if probe.kind == "vectors":
+        return -jnp.sum(jnp.abs(predicted - y), axis=1)
+    errors = jnp.square(predicted - y)
+    spread = jnp.square(y - jnp.mean(y, axis=0, keepdims=True))
+    variance = jnp.mean(spread, axis=0, keepdims=True)
+    lost = jnp.mean(errors, axis=0, keepdims=True) / variance
+    return jnp.mean(1.0 - lost + (lost * spread - errors) / variance, axis=1)
+
+
+def score(probe: Probe, contributions: Array) -> Array:
+    """Return the mean of (n,) contributions, () float32, at most the `BEST` of the kind."""
+    return jnp.minimum(jnp.mean(contributions), BEST[probe.kind])
