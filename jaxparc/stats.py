@@ -5,6 +5,8 @@ precision of their arguments, float32 or float64, with the highest matrix precis
 where the quantity is undefined. n images are rows, d features are columns.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -362,28 +364,47 @@ def hits(scores: Array, labels: Array, slack: Array | float = 0.0) -> Array:
     return own.astype(scores.dtype) / tied.astype(scores.dtype)
 
 
-def pearson(a: Array, b: Array, where: Array) -> Array:
-    """Return Pearson's correlation of two arrays of the same shape.
+def standard(x: Array, where: Array) -> Array:
+    """Return entries with mean 0 and length 1, whose inner product is Pearson's correlation.
 
     Args:
-        a: float32.
-        b: float32.
-        where: bool, the entries that count.
+        x: float32.
+        where: bool, the entries that count; the others become 0.
 
     Returns:
-        () float32 in [-1, 1]; NaN if the entries of either are equal, or one is not finite.
+        float32, of the same shape; NaN throughout if the entries are equal, or one is not finite.
     """
-    return cosine(_standard(a, where), _standard(b, where))
-
-
-def _standard(x: Array, where: Array) -> Array:
-    """Return entries with mean 0 and length 1; NaN throughout if they are all equal."""
     # Decided on the values: centring a constant leaves rounding noise.
     highest = jnp.max(x, where=where, initial=-jnp.inf)
     lowest = jnp.min(x, where=where, initial=jnp.inf)
     centred = jnp.where(where, x - jnp.mean(x, where=where), 0.0)
     norm = jnp.sqrt(jnp.sum(jnp.square(centred)))
     return jnp.where(highest > lowest, centred / norm, jnp.nan)
+
+
+def pair_contributions(a: Array, b: Array) -> Array:
+    """Return what each image contributes to `cosine(a, b)` over pairs of images, up to a constant.
+
+    To first order, an average over pairs changes with the images as an average over images does, of
+    twice the mean of the pairs that an image is in (the projection of a U-statistic, Hoeffding
+    1948). Pairs are averaged here that contribute to a correlation of a and b, each of which has
+    mean 0.
+
+    Args:
+        a: (n, n), symmetric with a diagonal of 0, or (n * (n - 1) / 2,), see `upper_triangle`;
+            with mean 0 and length 1.
+        b: as a.
+
+    Returns:
+        (n,), of the dtype of the first, with mean 0.
+    """
+    b = b.astype(a.dtype)
+    change = a * b - jnp.sum(a * b) * (jnp.square(a) + jnp.square(b)) / 2.0
+    if a.ndim == 2:
+        return 2.0 * len(a) * jnp.sum(change, axis=1)
+    n = (1 + math.isqrt(1 + 8 * len(a))) // 2
+    first, second = np.triu_indices(n, k=1)
+    return n * jnp.zeros(n, a.dtype).at[first].add(change).at[second].add(change)
 
 
 def cosine(a: Array, b: Array) -> Array:

@@ -14,45 +14,63 @@ from jax import Array
 
 from jaxparc.errors import InputError
 from jaxparc.labels import KINDS, Labels, two_of_each_class
+from jaxparc.selectors.dds import contributions as dds_contributions
 from jaxparc.selectors.dds import dds as dds
 from jaxparc.selectors.dds import reference_arrangement
 from jaxparc.selectors.gbc import N_DIMS as GBC_N_DIMS
+from jaxparc.selectors.gbc import contributions as gbc_contributions
 from jaxparc.selectors.gbc import gbc as gbc
 from jaxparc.selectors.gbc import needs_float64 as gbc_needs_float64
+from jaxparc.selectors.heuristic import contributions as heuristic_contributions
 from jaxparc.selectors.heuristic import heuristic as heuristic
 from jaxparc.selectors.hscore import caveat as hscore_caveat
+from jaxparc.selectors.hscore import contributions as hscore_contributions
 from jaxparc.selectors.hscore import hscore as hscore
+from jaxparc.selectors.hscore_shrunk import contributions as hscore_shrunk_contributions
 from jaxparc.selectors.hscore_shrunk import hscore_shrunk as hscore_shrunk
 from jaxparc.selectors.hscore_shrunk import needs_float64 as hscore_shrunk_needs_float64
+from jaxparc.selectors.knn import contributions as knn_contributions
 from jaxparc.selectors.knn import knn as knn
 from jaxparc.selectors.knn import needs_float64 as knn_needs_float64
 from jaxparc.selectors.knn import summaries as knn_summaries
+from jaxparc.selectors.leep import contributions as leep_contributions
 from jaxparc.selectors.leep import leep as leep
+from jaxparc.selectors.lfc import contributions as lfc_contributions
 from jaxparc.selectors.lfc import lfc as lfc
+from jaxparc.selectors.logistic import contributions as logistic_contributions
 from jaxparc.selectors.logistic import logistic as logistic
 from jaxparc.selectors.logistic import needs_float64 as logistic_needs_float64
+from jaxparc.selectors.logme import contributions as logme_contributions
 from jaxparc.selectors.logme import logme as logme
 from jaxparc.selectors.logme import needs_float64 as logme_needs_float64
 from jaxparc.selectors.logme import summaries as logme_summaries
+from jaxparc.selectors.nce import contributions as nce_contributions
 from jaxparc.selectors.nce import nce as nce
+from jaxparc.selectors.ncm import contributions as ncm_contributions
 from jaxparc.selectors.ncm import ncm as ncm
 from jaxparc.selectors.ncm import needs_float64 as ncm_needs_float64
 from jaxparc.selectors.ncm import summaries as ncm_summaries
 from jaxparc.selectors.nleep import N_DIMS as NLEEP_N_DIMS
 from jaxparc.selectors.nleep import caveat as nleep_caveat
+from jaxparc.selectors.nleep import contributions as nleep_contributions
 from jaxparc.selectors.nleep import nleep as nleep
 from jaxparc.selectors.parc import annotation_ranks
 from jaxparc.selectors.parc import check as parc_check
+from jaxparc.selectors.parc import contributions as parc_contributions
 from jaxparc.selectors.parc import parc as parc
 from jaxparc.selectors.probe import Probe as Probe
 from jaxparc.selectors.ridge import needs_float64 as ridge_needs_float64
+from jaxparc.selectors.ridge import contributions as ridge_contributions
 from jaxparc.selectors.ridge import ridge as ridge
 from jaxparc.selectors.rsa import reference_ranks
+from jaxparc.selectors.rsa import contributions as rsa_contributions
 from jaxparc.selectors.rsa import rsa as rsa
 from jaxparc.selectors.sfda import N_DIMS as SFDA_N_DIMS
 from jaxparc.selectors.sfda import needs_float64 as sfda_needs_float64
+from jaxparc.selectors.sfda import contributions as sfda_contributions
 from jaxparc.selectors.sfda import sfda as sfda
 from jaxparc.selectors.transrate import needs_float64 as transrate_needs_float64
+from jaxparc.selectors.transrate import contributions as transrate_contributions
 from jaxparc.selectors.transrate import transrate as transrate
 
 
@@ -64,6 +82,9 @@ class Selector:
         function: maps a `Probe` to the score, () float32; takes `n_dims=f` if `reducible`, and
             `target=` if `target` is given.
         title: name in tables.
+        contributions: maps the same arguments to what each image contributes to the score, (n,) and
+            up to a constant: to first order, the score of a resample of the images is the mean over
+            it. The standard error of the score is that of the mean.
         needs: the fields of `Probe` that it reads.
         reducible: whether the features can be reduced by PCA first ("parc_f32").
         n_dims: the number of components that it reduces features to if its name has no suffix; None
@@ -86,6 +107,7 @@ class Selector:
 
     function: Callable[..., Array]
     title: str
+    contributions: Callable[..., Array]
     needs: tuple[str, ...] = ("features", "labels")
     reducible: bool = True
     n_dims: int | None = None
@@ -121,6 +143,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "parc": Selector(
             parc,
             "PARC",
+            parc_contributions,
             check=parc_check,
             target=annotation_ranks,
             summaries=_gram_or_products,
@@ -130,6 +153,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "rsa": Selector(
             rsa,
             "RSA",
+            rsa_contributions,
             ("features", "reference"),
             target=reference_ranks,
             summaries=_gram_or_products,
@@ -139,6 +163,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "dds": Selector(
             dds,
             "DDS",
+            dds_contributions,
             ("features", "reference"),
             target=reference_arrangement,
             summaries=_gram_or_products,
@@ -149,6 +174,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "nce": Selector(
             nce,
             "NCE",
+            nce_contributions,
             ("probs", "labels"),
             reducible=False,
             kinds=_CLASSES,
@@ -157,6 +183,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "leep": Selector(
             leep,
             "LEEP",
+            leep_contributions,
             ("probs", "labels"),
             reducible=False,
             kinds=_CLASSES,
@@ -165,6 +192,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "hscore": Selector(
             hscore,
             "H-Score",
+            hscore_contributions,
             kinds=_CLASSES,
             summaries=_gram_if_reduced,
             undefined="the features have rank 0",
@@ -173,6 +201,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "knn": Selector(
             knn,
             "1-NN CV",
+            knn_contributions,
             check=two_of_each_class,
             needs_float64=knn_needs_float64,
             summaries=knn_summaries,
@@ -181,6 +210,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "logistic": Selector(
             logistic,
             "Logistic",
+            logistic_contributions,
             kinds=_CLASSES,
             check=two_of_each_class,
             needs_float64=logistic_needs_float64,
@@ -190,6 +220,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "ridge": Selector(
             ridge,
             "Ridge",
+            ridge_contributions,
             check=two_of_each_class,
             needs_float64=ridge_needs_float64,
             summaries=_gram,
@@ -199,6 +230,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "lfc": Selector(
             lfc,
             "LFC",
+            lfc_contributions,
             kinds=_CLASSES,
             check=parc_check,
             summaries=_gram,
@@ -208,6 +240,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "ncm": Selector(
             ncm,
             "NCM",
+            ncm_contributions,
             kinds=_CLASSES,
             check=two_of_each_class,
             needs_float64=ncm_needs_float64,
@@ -218,6 +251,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "logme": Selector(
             logme,
             "LogME",
+            logme_contributions,
             needs_float64=logme_needs_float64,
             summaries=logme_summaries,
             undefined="the features are constant after the reduction, or fit a column of the "
@@ -227,6 +261,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "transrate": Selector(
             transrate,
             "TransRate",
+            transrate_contributions,
             kinds=_CLASSES,
             needs_float64=transrate_needs_float64,
             summaries=_gram,
@@ -237,6 +272,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "gbc": Selector(
             gbc,
             "GBC",
+            gbc_contributions,
             n_dims=GBC_N_DIMS,
             kinds=_CLASSES,
             needs_float64=gbc_needs_float64,
@@ -246,6 +282,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "hscore_shrunk": Selector(
             hscore_shrunk,
             "Shrunk H-Score",
+            hscore_shrunk_contributions,
             kinds=_CLASSES,
             needs_float64=hscore_shrunk_needs_float64,
             summaries=_gram,
@@ -255,6 +292,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "sfda": Selector(
             sfda,
             "SFDA",
+            sfda_contributions,
             n_dims=SFDA_N_DIMS,
             kinds=_CLASSES,
             check=two_of_each_class,
@@ -265,6 +303,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "nleep": Selector(
             nleep,
             "N-LEEP",
+            nleep_contributions,
             n_dims=NLEEP_N_DIMS,
             kinds=_CLASSES,
             summaries=_gram,
@@ -275,6 +314,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "heuristic": Selector(
             heuristic,
             "Heuristic",
+            heuristic_contributions,
             ("layers", "source_images", "target_images"),
             reducible=False,
             undefined="layers, source_images or target_images is not a positive number",
@@ -292,6 +332,7 @@ class Method:
         title: name in tables, such as "PARC f=32 + layers".
         selector: the selector that computes it.
         function: maps a `Probe`, and `target=` if there is one, to the score.
+        contributions: maps the same arguments to what each image contributes; see `Selector`.
         target: maps a `Probe` without features to the part that all models share; or None.
         needs_float64: maps a `Probe` to whether float32 is too coarse; or None.
         needs_float64_if_rounded: the same, for features that were rounded to float32; or None.
@@ -310,6 +351,7 @@ class Method:
     title: str
     selector: Selector
     function: Callable[..., Array]
+    contributions: Callable[..., Array]
     target: Callable[[Probe], Array] | None
     needs_float64: Callable[[Probe], Array] | None
     needs_float64_if_rounded: Callable[[Probe], Array] | None
@@ -443,6 +485,7 @@ def _method(
         title,
         selector,
         _bound(selector.function, options),
+        _bound(selector.contributions, options),
         selector.target and _bound(selector.target, options),
         selector.needs_float64 and _bound(selector.needs_float64, options),
         _bound(Probe.ill_conditioned, reduction) if reduction else None,

@@ -27,6 +27,17 @@ def dds(probe: Probe, *, n_dims: int | None = None, target: Array | None = None)
     return 100.0 * stats.cosine(_arrangement(probe, n_dims), target)
 
 
+def contributions(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:
+    """Return what each image contributes to the score, (n,) float32, up to a constant.
+
+    The centring is taken as given: to first order it does not matter. See
+    `stats.pair_contributions`; options as in `dds`.
+    """
+    if target is None:
+        target = reference_arrangement(probe, n_dims=n_dims)
+    return 100.0 * stats.pair_contributions(_arrangement(probe, n_dims), target)
+
+
 def reference_arrangement(probe: Probe, *, n_dims: int | None = None) -> Array:
     """Return the centred distances of the reference, which are the same for every model.
 
@@ -41,10 +52,13 @@ def reference_arrangement(probe: Probe, *, n_dims: int | None = None) -> Array:
 
 
 def _arrangement(probe: Probe, n_dims: int | None) -> Array:
-    # PARC and RSA also need the inner products of the centred rows, so these are shared.
-    # Components without rank are columns of zeros, which do not change a cosine.
-    found = probe.products(n_dims)
-    columns = probe.num_columns(n_dims).astype(found.means.dtype)
-    products = found.centred + columns * found.means[:, None] * found.means[None, :]
-    norm = jnp.where(found.nonzero, jnp.sqrt(jnp.diagonal(products)), jnp.nan)
-    return stats.u_centred(1.0 - products / (norm[:, None] * norm[None, :]))
+    def compute() -> Array:
+        # PARC and RSA also need the inner products of the centred rows, so these are shared.
+        # Components without rank are columns of zeros, which do not change a cosine.
+        found = probe.products(n_dims)
+        columns = probe.num_columns(n_dims).astype(found.means.dtype)
+        products = found.centred + columns * found.means[:, None] * found.means[None, :]
+        norm = jnp.where(found.nonzero, jnp.sqrt(jnp.diagonal(products)), jnp.nan)
+        return stats.u_centred(1.0 - products / (norm[:, None] * norm[None, :]))
+
+    return probe.once(("dds", n_dims), compute)

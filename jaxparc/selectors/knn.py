@@ -38,7 +38,7 @@ def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "e
     Raises:
         InputError: k is out of range, or the metric is unknown.
     """
-    return outcomes.score(probe, contributions(probe, n_dims=n_dims, k=k, metric=metric))
+    return outcomes.score(probe, _outcomes(probe, n_dims, k, metric))
 
 
 def contributions(
@@ -46,20 +46,48 @@ def contributions(
 ) -> Array:
     """Return what each image contributes to the score, (n,) float32; options as in `knn`.
 
-    The mean is the score; see `outcomes.of_predictions`. NaN throughout if the score is.
+    This is the outcome of its own prediction, and by how much it improves those for which it is a
+    neighbour, over the next nearest image: the jackknife's pseudo-value. NaN throughout if the
+    score is.
     """
-    n = len(probe.labels)
-    if not 1 <= k < n:
-        raise InputError(f"knn: k is {k}; expected 1 to {n - 1} for {n} images")
-    distances = _distances(probe, n_dims, metric)
-    # The image itself is excluded by index: by distance, a duplicate could be excluded instead.
-    away = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
-    # Like argmin, top_k prefers the first of equally near images.
-    nearest = jnp.argmin(away, axis=1)[:, None] if k == 1 else jax.lax.top_k(-away, k)[1]
-    # Summed before division, so that equal numbers of votes tie.
-    predicted = jnp.sum(probe.targets(distances.dtype)[nearest], axis=1) / k
+    away, nearest, predicted = _neighbours(probe, n_dims, k, metric)
+    images = jnp.arange(len(away))[:, None]
+    following = jnp.argmin(away.at[images, nearest].set(jnp.inf), axis=1)
+    y = probe.targets(predicted.dtype)
+    gain = outcomes.gains(probe, predicted)
+    found = _outcomes(probe, n_dims, k, metric)
+    for place in range(k):
+        without = predicted + (y[following] - y[nearest[:, place]]) / k
+        found = found.at[nearest[:, place]].add(gain - outcomes.gains(probe, without))
+    return found
+
+
+def _outcomes(probe: Probe, n_dims: int | None, k: int, metric: str) -> Array:
+    away, _, predicted = _neighbours(probe, n_dims, k, metric)
     found = outcomes.of_predictions(probe, predicted)
-    return jnp.where(jnp.all(jnp.isfinite(distances)), found, jnp.nan)
+    return jnp.where(jnp.any(jnp.isnan(away)), jnp.nan, found)
+
+
+def _neighbours(
+    probe: Probe, n_dims: int | None, k: int, metric: str
+) -> tuple[Array, Array, Array]:
+    """Return distances, infinite from an image itself, the k nearest, (n, k), and predictions."""
+
+    def compute() -> tuple[Array, Array, Array]:
+        n = len(probe.labels)
+        if not 1 <= k < n:
+            raise InputError(f"knn: k is {k}; expected 1 to {n - 1} for {n} images")
+        distances = _distances(probe, n_dims, metric)
+        distances = jnp.where(jnp.all(jnp.isfinite(distances)), distances, jnp.nan)
+        # The image itself is excluded by index: by distance, a duplicate could be excluded instead.
+        away = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, distances)
+        # Like argmin, top_k prefers the first of equally near images.
+        nearest = jnp.argmin(away, axis=1)[:, None] if k == 1 else jax.lax.top_k(-away, k)[1]
+        # Summed before division, so that equal numbers of votes tie.
+        predicted = jnp.sum(probe.targets(distances.dtype)[nearest], axis=1) / k
+        return away, nearest, predicted
+
+    return probe.once(("knn", n_dims, k, metric), compute)
 
 
 def needs_float64(

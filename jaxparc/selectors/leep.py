@@ -21,9 +21,28 @@ def leep(probe: Probe) -> Array:
         () float32 <= 0: the mean log probability of the labels. Source classes without any mass are
         ignored.
     """
+    return jnp.mean(jnp.log(_fitted(probe)[2]))
+
+
+def contributions(probe: Probe) -> Array:
+    """Return what each image contributes to the score, (n,) float32, up to a constant.
+
+    This is the log probability of its label, and how those of other images change with the
+    classifier that it is part of.
+    """
+    conditional, mass, predicted = _fitted(probe)
+    y = probe.targets(predicted.dtype)
+    # The derivative of the sum of log probabilities with respect to P(y | z).
+    slope = stats.matmul(y.T, probe.probs / predicted[:, None])
+    rise = (slope - jnp.sum(conditional * slope, axis=0, keepdims=True)) / mass
+    return jnp.log(predicted) + jnp.sum(probe.probs * rise[probe.labels], axis=1)
+
+
+def _fitted(probe: Probe) -> tuple[Array, Array, Array]:
+    """Return P(y | z), (c, z), the mass of each z, (1, z), and P of the labels, (n,)."""
     y = probe.targets(probe.probs.dtype)
     joint = stats.matmul(y.T, probe.probs)
-    marginal = jnp.sum(probe.probs, axis=0, keepdims=True)
-    conditional = joint / jnp.where(marginal > 0, marginal, 1.0)
-    predicted = jnp.sum(conditional[probe.labels] * probe.probs, axis=1)
-    return jnp.mean(jnp.log(predicted))
+    mass = jnp.sum(probe.probs, axis=0, keepdims=True)
+    mass = jnp.where(mass > 0, mass, 1.0)
+    conditional = joint / mass
+    return conditional, mass, jnp.sum(conditional[probe.labels] * probe.probs, axis=1)

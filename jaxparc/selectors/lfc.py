@@ -21,8 +21,25 @@ def lfc(probe: Probe, *, n_dims: int | None = None) -> Array:
         () float32 in [-100, 100], 100 times the correlation; NaN if all pairs, or no pair, are of
         the same class, or all inner products are equal.
     """
-    products, _ = probe.centred_gram(n_dims)
-    same = probe.labels[:, None] == probe.labels[None, :]
-    # Every pair is there twice, which does not change a correlation.
-    pairs = ~jnp.eye(len(same), dtype=bool)
-    return 100.0 * stats.pearson(products, same.astype(products.dtype), pairs)
+    return 100.0 * stats.cosine(*_standard(probe, n_dims))
+
+
+def contributions(probe: Probe, *, n_dims: int | None = None) -> Array:
+    """Return what each image contributes to the score, (n,) float32, up to a constant.
+
+    See `stats.pair_contributions`; options as in `lfc`.
+    """
+    return 100.0 * stats.pair_contributions(*_standard(probe, n_dims))
+
+
+def _standard(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
+    """Return the inner products, and which are of one class, (n, n) of mean 0 and length 1."""
+
+    def compute() -> tuple[Array, Array]:
+        products, _ = probe.centred_gram(n_dims)
+        same = probe.labels[:, None] == probe.labels[None, :]
+        # Every pair is there twice, which does not change a correlation.
+        pairs = ~jnp.eye(len(same), dtype=bool)
+        return stats.standard(products, pairs), stats.standard(same.astype(products.dtype), pairs)
+
+    return probe.once(("lfc", n_dims), compute)

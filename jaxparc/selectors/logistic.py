@@ -52,8 +52,24 @@ def logistic(probe: Probe, *, n_dims: int | None = None) -> Array:
     this is the converged optimum, which does not depend on the optimiser. On unscaled features of
     real networks it is up to 8 points above theirs.
     """
-    score, error = _scored(probe, n_dims)
-    return jnp.where(error <= GIVEN_UP[score.dtype.itemsize], score, jnp.nan)
+    score = jnp.mean(contributions(probe, n_dims=n_dims))
+    return jnp.clip(score, 0.0, 100.0)  # a mean of ones may be rounded above 1
+
+
+def contributions(probe: Probe, *, n_dims: int | None = None) -> Array:
+    """Return what each image contributes to the score, (n,) float32; options as in `logistic`.
+
+    The mean is the score: images of the first half contribute just that. The variance is that of a
+    mean over the second half, times two, since the classifier depends on as many images (Nadeau
+    and Bengio 2003, with equal halves).
+    """
+    right, error = _scored(probe, n_dims)
+    n, tested = len(probe.labels), len(right)
+    score = 100.0 * jnp.mean(right)
+    beyond = (100.0 * right - score) * (n / tested * 2.0**0.5)
+    found = score + jnp.concatenate([jnp.zeros(n - tested, right.dtype), beyond])
+    found = jnp.zeros_like(found).at[halves(probe.labels)].set(found)
+    return jnp.where(error <= GIVEN_UP[found.dtype.itemsize], found, jnp.nan)
 
 
 def needs_float64(probe: Probe, *, n_dims: int | None = None) -> Array:
@@ -62,7 +78,10 @@ def needs_float64(probe: Probe, *, n_dims: int | None = None) -> Array:
 
 
 def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
-    """Return the percentage correct, and the norm of the gradient over that of the weights."""
+    """Return which images of the second half are classified correctly, 1 or 0, and an error.
+
+    The error is the norm of the gradient over that of the weights.
+    """
 
     def compute() -> tuple[Array, Array]:
         c, half = probe.num_classes, -(-len(probe.labels) // 2)
@@ -77,7 +96,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         products = stats.matmul(squares[half:, :half], fitted.weights)
         logits = products + fitted.intercept
         best = jnp.argmax(jnp.where(present, logits, -jnp.inf), axis=1).astype(labels.dtype)
-        right = jnp.mean((best == labels[half:]).astype(squares.dtype))
+        right = (best == labels[half:]).astype(squares.dtype)
         # argmax would take NaN for the largest logit.
         error = jnp.where(jnp.all(jnp.isfinite(logits)), error, jnp.nan)
         # Features whose effect is smaller than the rounding of the intercepts decide nothing.
@@ -85,7 +104,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         error = jnp.where(reach > LEAST[squares.dtype.itemsize], error, jnp.nan)
         if squares.dtype == jnp.float64:  # there is no wider dtype to fall back on
             error = jnp.where(_drowned(probe, n_dims), jnp.nan, error)
-        return jnp.minimum(100.0 * right, 100.0), error  # a mean of ones may be rounded above 1
+        return right, error
 
     return probe.once(("logistic", n_dims), compute)
 

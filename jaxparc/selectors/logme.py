@@ -87,6 +87,43 @@ def logme(probe: Probe, *, n_dims: int | None = None, variant: str = "evidence")
     return jnp.where(jnp.max(design.values) > 0, score, jnp.nan)
 
 
+def contributions(probe: Probe, *, n_dims: int | None = None, variant: str = "evidence") -> Array:
+    """Return what each image contributes to the score, (n,) float32, up to a constant.
+
+    This is n - 1 times the change of the evidence if the image is left out (the jackknife), with
+    the same alpha / beta, at the best of which it does not matter to first order. With
+    Q = r (G + r I)^-1 and e = Q y, y^T Q y loses e_i^2 / Q_ii and det(I + G / r) is multiplied by
+    Q_ii, so that
+
+        (n - 1)/2 ln(1 - e_i^2 / (Q_ii y^T Q y)) + 1/2 ln Q_ii.
+
+    Options as in `logme`; NaN for the variant "thuml", whose alpha and beta are not the best.
+    """
+    if variant != "evidence":
+        return jnp.full(len(probe.labels), jnp.nan)
+    design, columns = _problem(probe, n_dims)
+    ratios = _best(probe, n_dims)[1]
+    values, vectors, _ = spectrum = probe.spectrum(n_dims)
+    y = probe.targets(values.dtype)
+    n = design.images
+    # (K + r I)^-1, and r times it, which is finite where r is not.
+    inverse = 1.0 / (values[:, None] + ratios[None, :])
+    shrunk = 1.0 / (1.0 + values[:, None] / ratios[None, :])
+    inside, outside = spectrum.project(y)
+    along = stats.matmul(vectors, design.along[:, None] * inverse)
+    offset = jnp.maximum(design.offset - stats.matmul(jnp.square(design.along), inverse), 0.0)
+    rest = 1.0 + n * offset / ratios
+    shift = (columns.mean - jnp.sum(columns.mixed.T * inverse, axis=0)) / rest
+    residual = stats.matmul(vectors, shrunk * inside) + outside + shift * (1.0 - n * along)
+    unseen = jnp.maximum(1.0 - 1.0 / n - jnp.sum(jnp.square(vectors), axis=1), 0.0)
+    free = stats.matmul(jnp.square(vectors), shrunk) + unseen[:, None]
+    free = free + jnp.square(1.0 - n * along) / (n * rest)
+    share = jnp.square(residual) / (free * jnp.sum(y * residual, axis=0))
+    found = ((n - 1.0) * jnp.log1p(-jnp.minimum(share, 1.0 - jnp.finfo(share.dtype).eps)) + jnp.log(free)) / 2.0
+    counts = columns.present
+    return jnp.sum(jnp.where(counts, found, 0.0), axis=1) / jnp.sum(counts).astype(found.dtype)
+
+
 def needs_float64(probe: Probe, *, n_dims: int | None = None, variant: str = "evidence") -> Array:
     """Return whether float32 is too coarse for the features, () bool; options as in `logme`."""
     del variant
@@ -118,13 +155,13 @@ class _Design(NamedTuple):
 
     Attributes:
         values: (k,), w.
-        offsets: (k,), squares of V^T v.
+        along: (k,), V^T v.
         offset: (), |m|^2.
         images: (), n.
     """
 
     values: Array
-    offsets: Array
+    along: Array
     offset: Array
     images: Array
 
@@ -158,7 +195,7 @@ def _problem(probe: Probe, n_dims: int | None) -> tuple[_Design, _Columns]:
             along = stats.matmul(products, vectors)
         else:  # components are centred
             offset, along = jnp.zeros((), y.dtype), jnp.zeros_like(values)
-        design = _Design(values, jnp.square(along), offset, jnp.asarray(len(y), y.dtype))
+        design = _Design(values, along, offset, jnp.asarray(len(y), y.dtype))
         columns = _Columns(
             jnp.square(inside).T,
             inside.T * along[None, :],
@@ -175,7 +212,7 @@ def _terms(ratio: Array, design: _Design, column: _Columns) -> tuple[Array, Arra
     """Return r y^T (G + r I)^-1 y and ln det(I + G / r), () each, of one r and one column."""
     n = design.images
     inverse = 1.0 / (design.values + ratio)
-    offset = jnp.maximum(design.offset - jnp.sum(design.offsets * inverse), 0.0)
+    offset = jnp.maximum(design.offset - jnp.sum(jnp.square(design.along) * inverse), 0.0)
     shift = column.mean - stats.matmul(inverse, column.mixed)
     misfit = stats.matmul(ratio * inverse, column.squares) + column.outside
     misfit = misfit + n * jnp.square(shift) * ratio / (ratio + n * offset)

@@ -26,6 +26,24 @@ def nce(probe: Probe) -> Array:
     Returns:
         () float32, at most about 0: the sum over all z x c cells of p(z, y) log(p(z, y) / p(z)).
     """
+    joint, marginal, _ = _frequencies(probe)
+    # All cells of a class without images are empty, so one sum serves every absent class.
+    empty = jnp.sum(SMOOTHING * jnp.log(SMOOTHING / marginal))
+    return jnp.sum(joint * jnp.log(joint / marginal)) + probe.absent * empty
+
+
+def contributions(probe: Probe) -> Array:
+    """Return what each image contributes to the score, (n,) float32, up to a constant.
+
+    This is log(p(z, y) / p(z)) of its label y and its most probable source class z.
+    """
+    joint, marginal, predicted = _frequencies(probe)
+    logs = jnp.log(joint / marginal)
+    return jnp.sum(predicted * logs.T[probe.labels], axis=1)
+
+
+def _frequencies(probe: Probe) -> tuple[Array, Array, Array]:
+    """Return p(z, y), (z, c), p(z), (z, 1), and the most probable source classes, one-hot (n, z)."""
     n, z = probe.probs.shape
     # The first maximum of each row; on a CPU two reductions are several times faster than argmax.
     highest = jnp.max(probe.probs, axis=1, keepdims=True)
@@ -36,6 +54,4 @@ def nce(probe: Probe) -> Array:
     counts = stats.matmul(predicted.T, y)
     joint = counts / n + SMOOTHING
     marginal = jnp.sum(counts, axis=1, keepdims=True) / n + SMOOTHING
-    # All cells of a class without images are empty, so one sum serves every absent class.
-    empty = jnp.sum(SMOOTHING * jnp.log(SMOOTHING / marginal))
-    return jnp.sum(joint * jnp.log(joint / marginal)) + probe.absent * empty
+    return joint, marginal, predicted

@@ -7,6 +7,7 @@ from jax import Array
 
 from jaxparc import stats
 from jaxparc.labels import Labels
+from jaxparc.selectors.leep import contributions as contributions_of_leep
 from jaxparc.selectors.leep import leep
 from jaxparc.selectors.probe import Probe
 
@@ -40,6 +41,24 @@ def nleep(probe: Probe, *, n_dims: int = N_DIMS, seed: int = 0) -> Array:
     covariance matrices, which have f (f + 1) / 2 parameters there, more than the few images of a
     Gaussian determine.
     """
+    return leep(_clustered(probe, n_dims, seed))
+
+
+def contributions(probe: Probe, *, n_dims: int = N_DIMS, seed: int = 0) -> Array:
+    """Return what each image contributes to the score, (n,) float32, up to a constant.
+
+    The mixture, which is fitted without the labels, is taken as given; see `leep.contributions`.
+    Options as in `nleep`.
+    """
+    return contributions_of_leep(_clustered(probe, n_dims, seed))
+
+
+def _clustered(probe: Probe, n_dims: int, seed: int) -> Probe:
+    """Return a probe with the posterior probabilities of the Gaussians as `probs`."""
+    return probe.once(("nleep", n_dims, seed), lambda: _fitted(probe, n_dims, seed))
+
+
+def _fitted(probe: Probe, n_dims: int, seed: int) -> Probe:
     x, _ = probe.reduced(n_dims)
     n = len(x)
     x = x * jax.lax.rsqrt(jnp.mean(jnp.sum(jnp.square(x), axis=1)))
@@ -54,7 +73,7 @@ def nleep(probe: Probe, *, n_dims: int = N_DIMS, seed: int = 0) -> Array:
     start = jax.nn.one_hot(nearest, k, dtype=x.dtype)
     f = probe.num_columns(n_dims).astype(x.dtype)
     posterior = jax.lax.fori_loop(0, ROUNDS, lambda _, found: _improved(x, f, found), start)
-    return leep(Probe(labels=probe.labels, probs=posterior, num_classes=probe.num_classes))
+    return Probe(labels=probe.labels, probs=posterior, num_classes=probe.num_classes)
 
 
 def caveat(score: float, d: int, labels: Labels) -> str | None:

@@ -33,6 +33,17 @@ def parc(probe: Probe, *, n_dims: int | None = None, target: Array | None = None
     return 100.0 * stats.cosine(probe.dissimilarity_ranks(n_dims), target)
 
 
+def contributions(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:
+    """Return what each image contributes to the score, (n,) float32, up to a constant.
+
+    Ranks, and the components of the PCA, are taken as given; see `stats.pair_contributions`.
+    Options as in `parc`.
+    """
+    if target is None:
+        target = annotation_ranks(probe)
+    return 100.0 * stats.pair_contributions(probe.dissimilarity_ranks(n_dims), target)
+
+
 def check(encoded: labels.Labels) -> str | None:
     """Return why PARC is not defined on these labels, or None if it is."""
     n = len(encoded.values)

@@ -41,17 +41,26 @@ def ridge(probe: Probe, *, n_dims: int | None = None) -> Array:
         signal score less than chance: 0 for classes of equal size, as without an image its class is
         rarer than the others, and a little below 0 for values.
     """
-    return outcomes.score(probe, contributions(probe, n_dims=n_dims))
+    return outcomes.score(probe, _outcomes(probe, n_dims))
 
 
 def contributions(probe: Probe, *, n_dims: int | None = None) -> Array:
     """Return what each image contributes to the score, (n,) float32; options as in `ridge`.
 
-    The mean is the score; see `outcomes.of_predictions`. NaN throughout if the score is.
+    This is the outcome of its own prediction, and to first order by how much it improves those of
+    others (see `outcomes.slopes`): without image i, the prediction for j changes by
+    -H_ij r_i / (1 - h_j), where H_ij = 1/n + sum_k V_ik V_jk w_k / (w_k + lambda) and r_i is the
+    error of the prediction for i. The penalty is taken as given. NaN throughout if the score is.
     """
-    predicted = left_out(probe, n_dims)
-    found = outcomes.of_predictions(probe, predicted)
-    return jnp.where(jnp.all(jnp.isfinite(predicted)), found, jnp.nan)
+    values, vectors, _ = probe.spectrum(n_dims)
+    errors, penalty, rest = _fitted(probe, n_dims)
+    slopes = outcomes.slopes(probe, probe.targets(errors.dtype) - errors) / rest
+    kept = values / (values + penalty)
+    helped = stats.matmul(vectors, kept[:, None] * stats.matmul(vectors.T, slopes))
+    helped = helped + jnp.mean(slopes, axis=0, keepdims=True)
+    # Of others: without H_ii.
+    helped = helped - (1.0 - rest) * slopes
+    return _outcomes(probe, n_dims) + jnp.sum(errors * helped, axis=1)
 
 
 def needs_float64(probe: Probe, *, n_dims: int | None = None) -> Array:
@@ -59,10 +68,16 @@ def needs_float64(probe: Probe, *, n_dims: int | None = None) -> Array:
     return probe.crowded(n_dims)
 
 
-def left_out(probe: Probe, n_dims: int | None) -> Array:
-    """Return the prediction for every image from all others, (n, c) float32; see `ridge`."""
+def _outcomes(probe: Probe, n_dims: int | None) -> Array:
+    errors, _, _ = _fitted(probe, n_dims)
+    found = outcomes.of_predictions(probe, probe.targets(errors.dtype) - errors)
+    return jnp.where(jnp.all(jnp.isfinite(errors)), found, jnp.nan)
 
-    def compute() -> Array:
+
+def _fitted(probe: Probe, n_dims: int | None) -> tuple[Array, Array, Array]:
+    """Return errors of left-out predictions, (n, c), the penalty, (), and 1 - h, (n, 1)."""
+
+    def compute() -> tuple[Array, Array, Array]:
         values, vectors, _ = spectrum = probe.spectrum(n_dims)
         y = probe.targets(values.dtype)
         inside, outside = spectrum.project(y)
@@ -72,22 +87,25 @@ def left_out(probe: Probe, n_dims: int | None) -> Array:
         if vectors.shape[0] > vectors.shape[1]:
             unseen = jnp.maximum(1.0 - 1.0 / len(y) - jnp.sum(squares, axis=1), 0.0)
 
-        def errors(penalty: Array) -> Array:
+        def fit(penalty: Array) -> tuple[Array, Array]:
             # As a sum of positive terms: 1 - h would cancel where h is near 1.
             shrunk = penalty / (values + penalty)
             residual = stats.matmul(vectors, shrunk[:, None] * inside) + outside
             rest = stats.matmul(squares, shrunk[:, None]) + unseen[:, None]
-            return residual / rest
+            return residual / rest, rest
 
-        def better(best: tuple[Array, Array], penalty: Array) -> tuple[tuple[Array, Array], None]:
-            found = errors(penalty)
+        def better(
+            best: tuple[Array, Array, Array], penalty: Array
+        ) -> tuple[tuple[Array, Array, Array], None]:
+            found, _ = fit(penalty)
             size = jnp.mean(jnp.square(found))
             less = size < best[0]
-            return (jnp.where(less, size, best[0]), jnp.where(less, found, best[1])), None
+            new = (size, found, penalty)
+            return jax.tree.map(lambda new, old: jnp.where(less, new, old), new, best), None
 
-        start = jnp.asarray(jnp.inf, y.dtype), jnp.full_like(y, jnp.nan)
         penalties = jnp.asarray(PENALTIES, y.dtype) * jnp.max(values)
-        (_, found), _ = jax.lax.scan(better, start, penalties)
-        return y - found
+        start = jnp.asarray(jnp.inf, y.dtype), jnp.full_like(y, jnp.nan), penalties[0]
+        (_, found, penalty), _ = jax.lax.scan(better, start, penalties)
+        return found, penalty, fit(penalty)[1]
 
     return probe.once(("ridge", n_dims), compute)

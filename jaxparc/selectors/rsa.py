@@ -27,6 +27,13 @@ def rsa(probe: Probe, *, n_dims: int | None = None, target: Array | None = None)
     return 100.0 * stats.cosine(probe.dissimilarity_ranks(n_dims), target)
 
 
+def contributions(probe: Probe, *, n_dims: int | None = None, target: Array | None = None) -> Array:
+    """Return what each image contributes to the score, as for `parc`; options as in `rsa`."""
+    if target is None:
+        target = reference_ranks(probe, n_dims=n_dims)
+    return 100.0 * stats.pair_contributions(probe.dissimilarity_ranks(n_dims), target)
+
+
 def reference_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:
     """Return the ranks of the reference's dissimilarities, which are the same for every model.
 

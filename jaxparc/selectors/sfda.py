@@ -48,7 +48,19 @@ def sfda(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
     and estimates sigma by three power iterations; lambda is replaced by 1e-6 sigma if that is
     larger, so that W has an inverse.
     """
-    return _scored(probe, n_dims)[0]
+    return jnp.mean(_scored(probe, n_dims)[0])
+
+
+def contributions(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
+    """Return what each image contributes to the score, (n,) float32; options as in `sfda`.
+
+    The mean is the score: that of the probabilities of the classes of the images. Their variance is
+    multiplied by three, since the discriminants depend on the images as well (Nadeau and Bengio
+    2003, with two splits into equal halves).
+    """
+    found = _scored(probe, n_dims)[0]
+    mean = jnp.mean(found)
+    return mean + (found - mean) * 3.0**0.5
 
 
 def needs_float64(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
@@ -57,7 +69,7 @@ def needs_float64(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
 
 
 def _scored(probe: Probe, n_dims: int) -> tuple[Array, Array]:
-    """Return the score, and whether float32 is too coarse for it, () bool."""
+    """Return the probability of each image's class, and whether float32 is too coarse, () bool."""
 
     def compute() -> tuple[Array, Array]:
         x, _ = probe.reduced(n_dims)
@@ -67,7 +79,8 @@ def _scored(probe: Probe, n_dims: int) -> tuple[Array, Array]:
         y = jax.nn.one_hot(probe.labels[order], probe.num_classes, dtype=x.dtype)
         second, coarse = _own_probabilities(x[:half], y[:half], x[half:], y[half:])
         first, coarse_too = _own_probabilities(x[half:], y[half:], x[:half], y[:half])
-        return (jnp.sum(first) + jnp.sum(second)) / len(x), coarse | coarse_too
+        found = jnp.concatenate([first, second])
+        return jnp.zeros_like(found).at[order].set(found), coarse | coarse_too
 
     return probe.once(("sfda", n_dims), compute)
 
