@@ -8,6 +8,7 @@ where there should be two, and so ranks rounding noise.
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -17,6 +18,10 @@ from jaxparc.errors import InputError
 
 # Correlations of annotation vectors are rounded to multiples of the inverse of this.
 VECTOR_GRID = np.float32(1 << 14)
+
+# Distances of standardised values are rounded to multiples of the inverse, by the item size of the
+# dtype.
+VALUE_GRID = {4: 1 << 12, 8: 1 << 24}
 
 
 def from_boxes(boxes: Sequence[Any], classes: Sequence[Any], num_classes: int) -> np.ndarray:
@@ -111,17 +116,22 @@ def _shares(amounts: np.ndarray) -> np.ndarray:
 
 
 def distances(labels: Array, num_classes: int, kind: str) -> Array:
-    """Return D_y: one minus the correlation of the annotation vectors of two images (eq. 7).
+    """Return D_y, the distances of the annotations of two images.
+
+    One minus the correlation of their annotation vectors (eq. 7), or, for values, the Euclidean
+    distance of the values, standardised per column.
 
     Args:
-        labels: (n,) int32 classes, or (n, c) float32.
+        labels: (n,) int32 classes, or (n, c) float32 or float64.
         num_classes: c.
-        kind: one of `KINDS`.
+        kind: one of `jaxparc.labels.KINDS`.
 
     Returns:
-        (n, n) float32 in [0, 2], symmetric. Classes: 0 for the same class, else c / (c - 1), the
-        distance of two one-hot vectors. Multi-label: computed from the three integers that
-        determine it. Annotation vectors: multiples of 1 / VECTOR_GRID.
+        (n, n), symmetric, in [0, 2] but for values. Classes: 0 for the same class, else
+        c / (c - 1), the distance of two one-hot vectors. Multi-label: computed from the three
+        integers that determine it. Annotation vectors: multiples of 1 / VECTOR_GRID. Values:
+        multiples of 1 / VALUE_GRID. NaN for multi-label rows and annotation vectors whose entries
+        are all equal.
     """
     if kind == "classes":
         other = np.float32(num_classes / (num_classes - 1))
@@ -130,6 +140,12 @@ def distances(labels: Array, num_classes: int, kind: str) -> Array:
         # Correlations that are mathematically equal, such as those of equal vectors or of vectors
         # that are permutations of each other, differ by rounding; on this grid they tie.
         return 1.0 - jnp.round(stats.corrcoef(labels) * VECTOR_GRID) / VECTOR_GRID
+    if kind == "values":
+        # So that equal differences, such as those of whole years, tie.
+        grid = VALUE_GRID[labels.dtype.itemsize]
+        y = stats.standardize(labels)
+        squares = jax.lax.map(lambda row: jnp.sum(jnp.square(y - row[None, :]), axis=1), y)
+        return jnp.round(jnp.sqrt(squares) * grid) / grid
     # For vectors with a and b ones, of which k are shared, the correlation is
     # (c k - a b) / sqrt(a (c - a) b (c - b)). Numerator and product are integers that float32
     # represents exactly up to c = 90, and division and root are correctly rounded, so equal ratios

@@ -4,6 +4,7 @@ import math
 import numbers
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Set
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,8 +28,10 @@ class Labels(NamedTuple):
     """Encoded labels, in the form that `Probe` holds them.
 
     Attributes:
-        values: (n,) int32, or (n, c) float32.
-        num_classes: c.
+        values: (n,) int32 classes, (n, c) float32, or, of kind "values", (n, k) float64 of mean 0
+            and population standard deviation 1 per column. `Probe` holds these in float32; what is
+            computed once per bank is computed in float64.
+        num_classes: c, or k.
         kind: one of `KINDS`.
     """
 
@@ -68,21 +71,26 @@ def encode(
         num_classes: c, if the target has classes without images here; integers under a million are
             then positions in [0, c). By default the number of distinct values, or of columns.
         kind: one of `KINDS`; by default (n,) are classes, (n, c) with only zeros and ones are
-            multi-label, and any other (n, c) are annotation vectors.
+            multi-label, and any other (n, c) are annotation vectors. "values", (n,) or (n, k) real
+            numbers to predict, are never inferred. They are standardised per column, in float64,
+            so that nothing depends on their units and offsets.
 
     Raises:
         InputError: the labels have another form, a label is missing, two distinct labels read
-            alike, a class is fractional or outside [0, c), fewer than two classes are present, or
-            an image's annotation is constant (and so has no correlation with others).
+            alike, a class is fractional or outside [0, c), fewer than two classes are present, all
+            rows are equal, a value is not a finite number, or a column of values is constant.
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"unknown label kind {kind!r}; known: {', '.join(KINDS)}")
     values = _read(labels)
     _refuse_missing(values)
+    if kind == "values":
+        return _encode_values(values, num_classes)
     y = values if isinstance(values, np.ndarray) else _array(values)
-    if y.ndim == 2 and 1 in y.shape:
+    if y.ndim == 2 and 1 in y.shape and kind in (None, "classes"):
         raise InputError(
-            f"labels have shape {y.shape}; expected (n,) classes: pass numpy.ravel(labels)"
+            f"labels have shape {y.shape}; expected (n,) classes: pass numpy.ravel(labels), or "
+            "label_kind='values' for numbers to predict"
         )
     if y.ndim not in (1, 2) or (kind is not None and y.ndim != (1 if kind == "classes" else 2)):
         expected = {None: "(n,) classes or (n, c)", "classes": "(n,) classes"}.get(kind, "(n, c)")
@@ -116,8 +124,18 @@ def two_of_each_class(labels: Labels) -> str | None:
     return f"needs two images of every class; image {first[images == 1][0]} is alone in its class"
 
 
-def caveat(labels: Any) -> str | None:
-    """Return a warning if a single negative label may mean "no class", as -1 often does."""
+def no_two_of_a_class(labels: Labels) -> str | None:
+    """Return that every image is alone in its class, as a clause, or None if that is not so."""
+    n = len(labels.values)
+    if labels.kind != "classes" or len(np.unique(labels.values)) < n:
+        return None
+    return f"no class has two of these {n} images"
+
+
+def caveat(labels: Any, kind: str) -> str | None:
+    """Return a warning if a single negative class may mean "no class", as -1 often does."""
+    if kind != "classes":
+        return None
     y = np.array(_read(labels))
     if y.dtype.kind != "i" or y.ndim != 1:
         return None
@@ -263,7 +281,8 @@ def _encode_classes(y: np.ndarray, num_classes: int | None) -> Labels:
         if broken.size:
             raise InputError(
                 f"labels are not integers (image {broken[0]}: {y[broken[0]]:g}); expected classes "
-                "as integers or names: round them, or convert them to text"
+                "as integers or names: round them, convert them to text, or pass "
+                "label_kind='values' for numbers to predict"
             )
         if (abs(y) < 2**53).all():
             y = y.astype(np.int64)
@@ -290,12 +309,50 @@ def _encode_rows(y: np.ndarray, num_classes: int | None, kind: str | None) -> La
         kind = "multi_label" if binary else "vectors"
     if kind == "multi_label" and not binary:
         raise InputError("labels hold other values than 0 and 1; expected multi-label rows")
-    y = y.astype(np.float32)
-    constant = np.flatnonzero((y == y[:, :1]).all(axis=1))
+    if (y == y[:1]).all():
+        raise InputError(f"labels of all {len(y)} images are equal; expected different ones")
+    return Labels(y.astype(np.float32), c, kind)
+
+
+def _encode_values(values: np.ndarray | list[Any], num_classes: int | None) -> Labels:
+    if num_classes is not None:
+        raise InputError(f"num_classes is {num_classes}; labels that are values have no classes")
+    y = values if isinstance(values, np.ndarray) else _numbers(values)
+    if y.ndim == 1:
+        y = y[:, None]
+    if y.ndim != 2 or 0 in y.shape:
+        raise InputError(f"labels have shape {np.shape(values)}; expected (n,) or (n, k) values")
+    y = y.astype(np.float64)
+    if not np.isfinite(y).all():
+        i, j = np.argwhere(~np.isfinite(y))[0]
+        raise InputError(f"label of image {i} is {y[i, j]:g}; expected a finite number")
+    constant = np.flatnonzero((y == y[0]).all(axis=0))
     if constant.size:
-        i = int(constant[0])
-        what = f"has {int(y[i].sum())} of {c} labels" if kind == "multi_label" else "has one value"
+        column = f"column {constant[0]} of the labels" if y.shape[1] > 1 else "labels"
         raise InputError(
-            f"image {i} {what}: its annotation is constant and has no correlation with others"
+            f"{column}: all {len(y)} values are {y[0, constant[0]]:g}; expected at least two "
+            "different ones"
         )
-    return Labels(y, c, kind)
+    # By a power of two, which is exact: sums and squares of numbers near the largest overflow.
+    y = np.ldexp(y, -np.frexp(np.abs(y).max(axis=0))[1])
+    y = y - np.median(y, axis=0)  # of an offset, which then costs the mean no digits
+    y = np.ldexp(y, -np.frexp(np.abs(y).max(axis=0))[1])
+    y = y - y.mean(axis=0)
+    return Labels(y / y.std(axis=0), y.shape[1], "values")
+
+
+def _numbers(values: list[Any]) -> np.ndarray:
+    """Return a list of numbers, or of rows of them, as an array of float64."""
+    for i, value in enumerate(values):
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(one, (numbers.Real, Decimal)):
+                raise InputError(
+                    f"label of image {i} is {_shown(one)}; expected a number, as label_kind is "
+                    "'values'"
+                )
+    try:
+        return np.array(values, np.float64)
+    except ValueError:
+        raise InputError("labels are rows of several lengths; expected (n, k) values") from None
+    except OverflowError:
+        raise InputError("labels hold an integer that is too large; expected float64") from None

@@ -146,10 +146,10 @@ class Programs:
     def targets(self) -> tuple[Any, ...]:
         """Per distinct method, the part of the score that all models share, or None.
 
-        Computed in float64 if the reference is float64, and returned in float32.
+        Computed in float64 if the reference or the labels are, and returned in float32.
         """
         prepare = compiled.targets(tuple(m.target for m in self.distinct), *self._options)
-        if self.shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
+        if all(field.dtype != np.float64 for field in self.shared.values()):
             return prepare(self.shared)
         with _on_cpu(), jax.enable_x64(True):  # some accelerators lack float64
             found = prepare(self.shared)

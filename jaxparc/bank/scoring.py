@@ -56,7 +56,8 @@ def score_bank(
             scored, so that it may reuse them). Integer names become strings.
         labels: (n,) classes, non-negative integers or other hashable values, or (n, c): multi-label
             if all values are 0 or 1, else annotation vectors (see `jaxparc.labels` for those of
-            boxes and masks). No label may be missing.
+            boxes and masks); with `label_kind="values"`, (n,) or (n, k) numbers to predict, such as
+            ages. No label may be missing.
         methods: names in `jaxparc.selectors.SELECTORS`, such as "parc". Methods that read features
             take a PCA suffix, such as "parc_f32" for 32 dimensions. "mean(parc_f32,knn)" is the
             mean of methods, each standardised over the models of this call. All take the suffixes
@@ -78,7 +79,9 @@ def score_bank(
             the logarithm of its parameters or its accuracy on ImageNet (needed by "+p").
         prior_weight: weight of the prior, which is standardised over the models of this call like
             the scores that it is added to.
-        label_kind: "classes", "multi_label" or "vectors"; by default inferred from the labels.
+        label_kind: "classes", "multi_label", "vectors" or "values"; by default inferred from the
+            labels, but for "values". Of the methods that read labels, "parc", "knn", "ridge" and
+            "logme" take values; they do not depend on their units and offsets.
         chunk: maximum number of models that one call of a program scores; by default 1 on a CPU,
             and else as many as fit into an eighth of the device's memory, at most 128.
 
@@ -108,7 +111,7 @@ def score_bank(
     for argument, value in {"reference": reference, "target_images": target_images}.items():
         if argument in needs and value is None:
             raise InputError(f"method {needs[argument]!r} needs the argument {argument}")
-    notes = dict.fromkeys([labels_.caveat(labels)])
+    notes = dict.fromkeys([labels_.caveat(labels, encoded.kind)])
     devices = chunks.devices()
     members = tuple(dict.fromkeys(member for method in chosen for member in method.members))
     sizes = chunks.Sizes(n, members, chunk, devices)

@@ -13,7 +13,7 @@ from typing import Any
 from jax import Array
 
 from jaxparc.errors import InputError
-from jaxparc.labels import KINDS, Labels, two_of_each_class
+from jaxparc.labels import KINDS, Labels, no_two_of_a_class, two_of_each_class
 from jaxparc.selectors.dds import dds as dds
 from jaxparc.selectors.dds import reference_arrangement
 from jaxparc.selectors.gbc import N_DIMS as GBC_N_DIMS
@@ -111,6 +111,11 @@ def _gram_if_reduced(*, n_dims: int | None = None) -> tuple[str, ...] | None:
     return None if n_dims is None else ("centred_gram",)
 
 
+def _leaves_one_out(labels: Labels) -> str | None:
+    alone = no_two_of_a_class(labels)
+    return alone and f"predicts the class of an image from other images of it; {alone}"
+
+
 _CLASSES = ("classes",)
 _RANKS = 40  # bytes per pair of images
 _CONSTANT = "all standardised features of an image are equal"
@@ -190,7 +195,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "ridge": Selector(
             ridge,
             "Ridge",
-            check=two_of_each_class,
+            check=_leaves_one_out,
             needs_float64=ridge_needs_float64,
             summaries=_gram,
             undefined="the predictions are not finite",
@@ -209,7 +214,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             ncm,
             "NCM",
             kinds=_CLASSES,
-            check=two_of_each_class,
+            check=_leaves_one_out,
             needs_float64=ncm_needs_float64,
             summaries=ncm_summaries,
             undefined="the features of all images have the same direction",
