@@ -1,21 +1,19 @@
-"""Annotations g(y) and the distances between them (the paper, sections 4.1 and 6.2).
-
-Pairs of equal annotations must have bitwise equal distances, because Spearman ranks any difference.
-Computing the distances of one-hot vectors by a floating-point correlation gives up to seven values
-where there should be two, and so ranks rounding noise.
-"""
+"""Encode the labels of a probe set: classes, several per image, annotation vectors or values."""
 
 import math
 import numbers
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Set
+from decimal import Decimal
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxparc import files, stats
+from jaxparc import files
+from jaxparc.annotations import distances as distances
+from jaxparc.annotations import from_boxes as from_boxes
+from jaxparc.annotations import from_masks as from_masks
 from jaxparc.errors import InputError
 
 # (n,) one class per image; (n, c) zeros and ones; (n, c) numbers such as shares of area; (n, k)
@@ -25,16 +23,15 @@ KINDS = ("classes", "multi_label", "vectors", "values")
 # Integers from here on are treated as names of classes, like strings, not as class indices.
 NAMES_FROM = 1_000_000
 
-# Correlations of annotation vectors are rounded to multiples of the inverse of this.
-VECTOR_GRID = np.float32(1 << 14)
-
 
 class Labels(NamedTuple):
     """Encoded labels, in the form that `Probe` holds them.
 
     Attributes:
-        values: (n,) int32, or (n, c) float32.
-        num_classes: c.
+        values: (n,) int32 classes, (n, c) float32, or, of kind "values", (n, k) float64 of mean 0
+            and population standard deviation 1 per column. `Probe` holds these in float32; what is
+            computed once per bank is computed in float64.
+        num_classes: c, or k.
         kind: one of `KINDS`.
     """
 
@@ -74,21 +71,26 @@ def encode(
         num_classes: c, if the target has classes without images here; integers under a million are
             then positions in [0, c). By default the number of distinct values, or of columns.
         kind: one of `KINDS`; by default (n,) are classes, (n, c) with only zeros and ones are
-            multi-label, and any other (n, c) are annotation vectors.
+            multi-label, and any other (n, c) are annotation vectors. "values", (n,) or (n, k) real
+            numbers to predict, are never inferred. They are standardised per column, in float64,
+            so that nothing depends on their units and offsets.
 
     Raises:
         InputError: the labels have another form, a label is missing, two distinct labels read
-            alike, a class is fractional or outside [0, c), fewer than two classes are present, or
-            an image's annotation is constant (and so has no correlation with others).
+            alike, a class is fractional or outside [0, c), fewer than two classes are present, all
+            rows are equal, a value is not a finite number, or a column of values is constant.
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"unknown label kind {kind!r}; known: {', '.join(KINDS)}")
     values = _read(labels)
     _refuse_missing(values)
+    if kind == "values":
+        return _encode_values(values, num_classes)
     y = values if isinstance(values, np.ndarray) else _array(values)
-    if y.ndim == 2 and 1 in y.shape:
+    if y.ndim == 2 and 1 in y.shape and kind in (None, "classes"):
         raise InputError(
-            f"labels have shape {y.shape}; expected (n,) classes: pass numpy.ravel(labels)"
+            f"labels have shape {y.shape}; expected (n,) classes: pass numpy.ravel(labels), or "
+            "label_kind='values' for numbers to predict"
         )
     if y.ndim not in (1, 2) or (kind is not None and y.ndim != (1 if kind == "classes" else 2)):
         expected = {None: "(n,) classes or (n, c)", "classes": "(n,) classes"}.get(kind, "(n, c)")
@@ -122,8 +124,18 @@ def two_of_each_class(labels: Labels) -> str | None:
     return f"needs two images of every class; image {first[images == 1][0]} is alone in its class"
 
 
-def caveat(labels: Any) -> str | None:
-    """Return a warning if a single negative label may mean "no class", as -1 often does."""
+def no_two_of_a_class(labels: Labels) -> str | None:
+    """Return that every image is alone in its class, as a clause, or None if that is not so."""
+    n = len(labels.values)
+    if labels.kind != "classes" or len(np.unique(labels.values)) < n:
+        return None
+    return f"no class has two of these {n} images"
+
+
+def caveat(labels: Any, kind: str) -> str | None:
+    """Return a warning if a single negative class may mean "no class", as -1 often does."""
+    if kind != "classes":
+        return None
     y = np.array(_read(labels))
     if y.dtype.kind != "i" or y.ndim != 1:
         return None
@@ -269,7 +281,8 @@ def _encode_classes(y: np.ndarray, num_classes: int | None) -> Labels:
         if broken.size:
             raise InputError(
                 f"labels are not integers (image {broken[0]}: {y[broken[0]]:g}); expected classes "
-                "as integers or names: round them, or convert them to text"
+                "as integers or names: round them, convert them to text, or pass "
+                "label_kind='values' for numbers to predict"
             )
         if (abs(y) < 2**53).all():
             y = y.astype(np.int64)
@@ -296,136 +309,50 @@ def _encode_rows(y: np.ndarray, num_classes: int | None, kind: str | None) -> La
         kind = "multi_label" if binary else "vectors"
     if kind == "multi_label" and not binary:
         raise InputError("labels hold other values than 0 and 1; expected multi-label rows")
-    y = y.astype(np.float32)
-    constant = np.flatnonzero((y == y[:, :1]).all(axis=1))
+    if (y == y[:1]).all():
+        raise InputError(f"labels of all {len(y)} images are equal; expected different ones")
+    return Labels(y.astype(np.float32), c, kind)
+
+
+def _encode_values(values: np.ndarray | list[Any], num_classes: int | None) -> Labels:
+    if num_classes is not None:
+        raise InputError(f"num_classes is {num_classes}; labels that are values have no classes")
+    y = values if isinstance(values, np.ndarray) else _numbers(values)
+    if y.ndim == 1:
+        y = y[:, None]
+    if y.ndim != 2 or 0 in y.shape:
+        raise InputError(f"labels have shape {np.shape(values)}; expected (n,) or (n, k) values")
+    y = y.astype(np.float64)
+    if not np.isfinite(y).all():
+        i, j = np.argwhere(~np.isfinite(y))[0]
+        raise InputError(f"label of image {i} is {y[i, j]:g}; expected a finite number")
+    constant = np.flatnonzero((y == y[0]).all(axis=0))
     if constant.size:
-        i = int(constant[0])
-        what = f"has {int(y[i].sum())} of {c} labels" if kind == "multi_label" else "has one value"
+        column = f"column {constant[0]} of the labels" if y.shape[1] > 1 else "labels"
         raise InputError(
-            f"image {i} {what}: its annotation is constant and has no correlation with others"
+            f"{column}: all {len(y)} values are {y[0, constant[0]]:g}; expected at least two "
+            "different ones"
         )
-    return Labels(y, c, kind)
+    # By a power of two, which is exact: sums and squares of numbers near the largest overflow.
+    y = np.ldexp(y, -np.frexp(np.abs(y).max(axis=0))[1])
+    y = y - np.median(y, axis=0)  # of an offset, which then costs the mean no digits
+    y = np.ldexp(y, -np.frexp(np.abs(y).max(axis=0))[1])
+    y = y - y.mean(axis=0)
+    return Labels(y / y.std(axis=0), y.shape[1], "values")
 
 
-def from_boxes(boxes: Sequence[Any], classes: Sequence[Any], num_classes: int) -> np.ndarray:
-    """Compute annotation vectors of detection: the share of box area that each class has.
-
-    Args:
-        boxes: for each of n images, (k, 4) as (x0, y0, x1, y1), in pixels or any other unit, which
-            may differ between images; or as (y0, x0, y1, x1), the order of TFDS.
-        classes: for each image, (k,) integers in [0, c).
-        num_classes: c.
-
-    Returns:
-        (n, c) float32, rows summing to 1, or 0 for an image without a box (which `encode` then
-        refuses, naming its index). Pixels covered by two boxes count twice.
-
-    Raises:
-        InputError: an image's boxes or classes are invalid; the message has its index.
-    """
-    if len(boxes) != len(classes):
-        raise InputError(
-            f"boxes are of {len(boxes)} images and classes of {len(classes)}; expected one number"
-        )
-    vectors = np.zeros((len(boxes), num_classes))
-    for i, (given, of) in enumerate(zip(boxes, classes, strict=True)):
-        corners = np.asarray(given, np.float64).reshape(-1, 4) if len(given) else np.zeros((0, 4))
-        kinds = _classes_of(of, i)
-        if len(corners) != len(kinds):
-            raise InputError(
-                f"image {i}: {len(corners)} boxes and {len(kinds)} classes; expected one number"
-            )
-        if not ((kinds >= 0) & (kinds < num_classes)).all():
-            raise InputError(
-                f"image {i}: classes {kinds.tolist()}; expected 0 to {num_classes - 1}"
-            )
-        sides = corners[:, 2:] - corners[:, :2]
-        if not (sides >= 0).all():  # also true for NaN
-            raise InputError(f"image {i}: a box ends before it starts, or is not finite")
-        np.add.at(vectors[i], kinds, sides.prod(axis=1))
-    return _shares(vectors)
-
-
-def from_masks(
-    masks: Sequence[Any] | np.ndarray, num_classes: int, *, ignore: int | None = 255
-) -> np.ndarray:
-    """Compute annotation vectors of segmentation: the share of pixels that each class has.
-
-    Args:
-        masks: for each of n images, (h, w) integers in [0, c), or `ignore`; sizes may differ.
-        num_classes: c.
-        ignore: value of pixels that do not count; None to count all pixels.
-
-    Returns:
-        (n, c) float32, rows summing to 1, or 0 for an image without a pixel that counts.
-
-    Raises:
-        InputError: a pixel's class is outside [0, c); the message has the image's index.
-    """
-    vectors = np.zeros((len(masks), num_classes))
-    for i, mask in enumerate(masks):
-        pixels = _classes_of(mask, i)
-        if ignore is not None:
-            pixels = pixels[pixels != ignore]
-        if pixels.size and not (pixels.min() >= 0 and pixels.max() < num_classes):
-            worst = pixels.min() if pixels.min() < 0 else pixels.max()
-            raise InputError(
-                f"image {i}: a pixel has class {worst}; expected 0 to {num_classes - 1}"
-            )
-        vectors[i] = np.bincount(pixels, minlength=num_classes)
-    return _shares(vectors)
-
-
-def _classes_of(image: Any, i: int) -> np.ndarray:
-    """Return the classes of boxes or pixels, (k,) int64, without masked ones."""
-    if isinstance(image, np.ma.MaskedArray):
-        image = image.compressed()
-    found = np.asarray(image).ravel()
+def _numbers(values: list[Any]) -> np.ndarray:
+    """Return a list of numbers, or of rows of them, as an array of float64."""
+    for i, value in enumerate(values):
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(one, (numbers.Real, Decimal)):
+                raise InputError(
+                    f"label of image {i} is {_shown(one)}; expected a number, as label_kind is "
+                    "'values'"
+                )
     try:
-        with np.errstate(invalid="ignore"):  # NaN becomes an integer that it differs from
-            whole = found.astype(np.int64)
-        same = bool((whole == found).all())
-    except (TypeError, ValueError):
-        same = False
-    if not same:
-        raise InputError(f"image {i}: classes are {found.dtype}; expected integers")
-    return whole
-
-
-def _shares(amounts: np.ndarray) -> np.ndarray:
-    """Divide the rows of (n, c) by their sums; rows of zeros are unchanged."""
-    totals = amounts.sum(axis=1, keepdims=True)
-    return (amounts / np.where(totals > 0, totals, 1)).astype(np.float32)
-
-
-def distances(labels: Array, num_classes: int, kind: str) -> Array:
-    """Return D_y: one minus the correlation of the annotation vectors of two images (eq. 7).
-
-    Args:
-        labels: (n,) int32 classes, or (n, c) float32.
-        num_classes: c.
-        kind: one of `KINDS`.
-
-    Returns:
-        (n, n) float32 in [0, 2], symmetric. Classes: 0 for the same class, else c / (c - 1), the
-        distance of two one-hot vectors. Multi-label: computed from the three integers that
-        determine it. Annotation vectors: multiples of 1 / VECTOR_GRID.
-    """
-    if kind == "classes":
-        other = np.float32(num_classes / (num_classes - 1))
-        return jnp.where(labels[:, None] == labels[None, :], 0.0, other)
-    if kind == "vectors":
-        # Correlations that are mathematically equal, such as those of equal vectors or of vectors
-        # that are permutations of each other, differ by rounding; on this grid they tie.
-        return 1.0 - jnp.round(stats.corrcoef(labels) * VECTOR_GRID) / VECTOR_GRID
-    # For vectors with a and b ones, of which k are shared, the correlation is
-    # (c k - a b) / sqrt(a (c - a) b (c - b)). Numerator and product are integers that float32
-    # represents exactly up to c = 90, and division and root are correctly rounded, so equal ratios
-    # give equal floats.
-    c = np.float32(num_classes)
-    ones = jnp.sum(labels, axis=1)
-    shared = jnp.matmul(labels, labels.T)
-    covariance = c * shared - ones[:, None] * ones[None, :]
-    spread = ones * (c - ones)
-    ratio = jnp.square(covariance) / (spread[:, None] * spread[None, :])
-    return 1.0 - jnp.sign(covariance) * jnp.sqrt(ratio)
+        return np.array(values, np.float64)
+    except ValueError:
+        raise InputError("labels are rows of several lengths; expected (n, k) values") from None
+    except OverflowError:
+        raise InputError("labels hold an integer that is too large; expected float64") from None

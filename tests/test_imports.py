@@ -101,6 +101,7 @@ ROOMS = [
     "jaxparc.stats",
     "jaxparc.sampling",
     "jaxparc.parallel",
+    "jaxparc.annotations",
     "jaxparc.labels",
     "jaxparc.selectors",
     "jaxparc.datasets",

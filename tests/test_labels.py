@@ -102,7 +102,11 @@ def test_multi_label_rows(dtype):
         ([1, 1, 1], None, "1 class"),
         (["a", "a"], 5, "1 class"),
         ([0.0, np.inf, 1.0], None, r"not integers \(image 1: inf\)"),
-        ([2.5, 1.0], None, r"not integers \(image 0: 2.5\); expected classes as integers or names"),
+        (
+            [2.5, 1.0],
+            None,
+            r"not integers \(image 0: 2.5\); expected classes .*label_kind='values'",
+        ),
         (np.float32([0, 1, 0.5]), None, r"not integers \(image 2: 0.5\)"),
         ([[0], [1], [0]], None, r"shape \(3, 1\); expected \(n,\) classes: pass numpy.ravel"),
         (np.array([["cat"], ["dog"]]), None, r"shape \(2, 1\)"),
@@ -116,14 +120,112 @@ def test_multi_label_rows(dtype):
         (["a", "b", "c"], 2, "class 2; num_classes=2"),
         ([[0, 1], [1, 0]], 3, "2 columns; expected num_classes=3"),
         ([[np.inf, 1], [1, 0]], None, "not finite"),
-        ([[0.2, 0.8], [0.3, 0.3]], None, "image 1 has one value: its annotation is constant"),
-        ([[0, 1, 0], [0, 0, 0]], None, "image 1 has 0 of 3 labels"),
-        ([[1, 1, 1], [0, 1, 0]], None, "image 0 has 3 of 3 labels"),
+        ([[0, 0, 0]] * 4, None, "labels of all 4 images are equal; expected different ones"),
+        ([[0.2, 0.8]] * 3, None, "labels of all 3 images are equal"),
     ],
 )
 def test_what_is_no_annotation_is_refused(given, num_classes, message):
     with pytest.raises(ValueError, match=message):
         labels.encode(given, num_classes)
+
+
+def test_one_column_is_a_kind_of_rows_on_request():
+    y, c, kind = labels.encode([[0], [1], [0]], kind="multi_label")
+    assert (y.tolist(), c, kind) == ([[0], [1], [0]], 1, "multi_label")
+    assert labels.encode([[0.5], [0], [1]], kind="vectors").kind == "vectors"
+    with pytest.raises(ValueError, match=r"shape \(3, 1\); expected .*label_kind='values'"):
+        labels.encode([[0.5], [0], [1]])
+
+
+# --------------------------------------------------------------------------------------- values
+
+AGES = np.random.default_rng(3).integers(1, 90, 60)
+
+
+def test_values_are_standardised_per_column():
+    rows = np.stack([AGES, AGES**2], 1)
+    y, k, kind = labels.encode(rows, kind="values")
+    assert (y.shape, y.dtype, k, kind) == ((60, 2), np.float64, 2, "values")
+    expected = (rows - rows.mean(0)) / rows.std(0)
+    np.testing.assert_allclose(y, expected, atol=1e-14)
+    np.testing.assert_array_equal(labels.encode(AGES, kind="values").values, y[:, :1])
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1, -7, 1e300, 5e-320])
+@pytest.mark.parametrize("offset", [0, 1e6])
+def test_values_keep_their_digits_whatever_their_units(scale, offset):
+    moved = AGES * scale + (offset if 1e-9 < abs(scale) < 100 else 0)
+    exact = np.array([Fraction(x) for x in moved])
+    exact = exact - sum(exact) / 60
+    spread = np.sqrt(float(sum(exact**2) / 60 / max(abs(exact)) ** 2))
+    expected = (exact / max(abs(exact))).astype(float) / spread
+    np.testing.assert_allclose(labels.encode(moved, kind="values").values[:, 0], expected, 1e-13)
+
+
+def test_values_of_the_largest_range():
+    y = labels.encode([1.7e308, -1.7e308, 0.0], kind="values").values
+    np.testing.assert_allclose(y[:, 0], np.sqrt([1.5, 1.5, 0]) * [1, -1, 1])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        np.float16,
+        np.int8,
+        np.array,
+        jnp.float32,
+        pandas.Series,
+        lambda ages: pandas.Series(ages, dtype="Int64"),
+        lambda ages: pandas.DataFrame({"age": ages}),
+        lambda ages: [Decimal(int(age)) for age in ages],
+        lambda ages: [[age] for age in ages.tolist()],
+        lambda ages: ages[:, None],
+        lambda ages: np.array(ages, object),
+    ],
+)
+def test_values_of_any_library(form):
+    expected = labels.encode(AGES, kind="values").values
+    found = labels.encode(form(AGES), kind="values").values
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["a", "b"], "label of image 0 is 'a'; expected a number, as label_kind is 'values'"),
+        ([1, "2"], "label of image 1 is '2'; expected a number"),
+        ([[1, 2], [3, "x"]], "label of image 1 is 'x'"),
+        ([1, 2j], "label of image 1 is 2j"),
+        (np.array(["2020-01-01", "2020-01-02"], "datetime64[D]"), "image 0 is datetime.date"),
+        ([1, None], r"labels of 1 of 2 images are missing \(image 1: None\)"),
+        (np.float32([1, np.nan]), r"labels of 1 of 2 images are missing \(image 1: nan\)"),
+        ([1.0, -np.inf], "label of image 1 is -inf; expected a finite number"),
+        ([1, 10**400], "an integer that is too large"),
+        ([2.5, 2.5, 2.5], "^labels: all 3 values are 2.5; expected at least two different ones"),
+        ([[1, 7], [2, 7]], "^column 1 of the labels: all 2 values are 7"),
+        ([[1, 2], [3]], "rows of several lengths"),
+        (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\); expected \(n,\) or \(n, k\) values"),
+        (np.zeros((2, 0)), r"shape \(2, 0\)"),
+        ([], r"shape \(0,\)"),
+        (3, r"shape \(\)"),
+        ({"a": 1}, "labels are a dict"),
+    ],
+)
+def test_what_is_no_value_is_refused(given, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        labels.encode(given, kind="values")
+    assert "\n" not in str(refused.value)
+
+
+def test_values_have_no_classes():
+    with pytest.raises(ValueError, match="num_classes is 3; labels that are values have no class"):
+        labels.encode([1, 2, 3], 3, "values")
+
+
+def test_numbers_are_never_values_unless_asked():
+    assert labels.encode([1, 2, 3]).kind == "classes"
+    assert labels.encode([[1, 2], [3, 5]]).kind == "vectors"
 
 
 NAN = float("nan")
@@ -291,6 +393,28 @@ def test_equal_annotation_distances_are_bitwise_equal_for_all_vectors(c):
         assert np.asarray(d).tolist() == [[0, 2], [2, 0]]
         return
     assert_equal_values_are_equal_floats(np.array(rows, np.float32))
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("offset", [0, 1e6])
+def test_equal_differences_of_values_are_equal_distances(x64, offset):
+    ages = np.arange(5)[np.random.default_rng(0).integers(0, 5, 60)] / 10 + offset
+    with jax.enable_x64(x64):
+        y = jnp.asarray(labels.encode(ages, kind="values").values)
+        d = np.asarray(labels.distances(y, 1, "values"))
+    assert d.dtype == (np.float64 if x64 else np.float32)
+    np.testing.assert_allclose(d, abs(ages[:, None] - ages) / ages.std(), atol=2e-4)
+    assert len(np.unique(d)) == 5
+
+
+def test_distances_of_several_values_are_euclidean():
+    rows = np.random.default_rng(0).normal(size=(40, 3)) * [1, 100, 1e-3]
+    y = labels.encode(rows, kind="values").values
+    d = labels.distances(jnp.asarray(y), 3, "values")
+    expected = np.linalg.norm(y[:, None] - y[None], axis=2)
+    np.testing.assert_allclose(d, expected, atol=2e-4)
+    # also of values that are not standardised
+    np.testing.assert_allclose(labels.distances(jnp.asarray(rows), 3, "values"), d, atol=3e-4)
 
 
 @pytest.mark.parametrize("c", [20, 81, 90])

@@ -22,37 +22,40 @@ Fields: TypeAlias = dict[str, Any]
 
 
 class Column(NamedTuple):
-    """The functions of a method; see `Method`."""
+    """The functions of a method; see `Method`. `contributions` is None if they are not wanted."""
 
     function: Callable[..., Array]
+    contributions: Callable[..., Array] | None
     needs_float64: Callable[[Probe], Array] | None
     needs_float64_if_rounded: Callable[[Probe], Array] | None
     unresolved: Callable[[Probe], Array] | None
 
     @classmethod
-    def of(cls, method: Method) -> "Column":
-        """Return the functions of a method."""
-        return cls(*(getattr(method, name) for name in cls._fields))
+    def of(cls, method: Method, contributions: bool) -> "Column":
+        """Return the functions of a method, with or without its contributions."""
+        found = cls(*(getattr(method, name) for name in cls._fields))
+        return found if contributions else found._replace(contributions=None)
 
 
 def evaluated(probe: Probe, columns: Sequence[Column], targets: tuple[Any, ...]) -> Array:
-    """Return the scores of methods and what their checks found, (4, k).
+    """Return the scores of methods, what their checks found, and contributions, (4 + u, k).
 
-    All methods are in one program, so that XLA computes shared intermediates once.
+    The number u of contributions is that of the images, or 0 if they are not wanted. All methods
+    are in one program, so that XLA computes shared intermediates once.
     """
     probe = probe.computing_once()
     dtype = jnp.result_type(float)  # float64 if enabled, else float32
-    rows = [
-        [
-            column.function(probe) if target is None else column.function(probe, target=target)
-            for column, target in zip(columns, targets, strict=True)
-        ],
-        *(
-            [jnp.bool_(False) if check is None else check(probe) for check in checks]
-            for checks in list(zip(*columns, strict=True))[1:]
-        ),
-    ]
-    return jnp.stack([jnp.stack([jnp.asarray(one, dtype) for one in row]) for row in rows])
+
+    def of_column(column: Column, target: Any) -> Array:
+        given = {} if target is None else {"target": target}
+        function, contributions, *checks = column
+        first = [function(probe, **given), *(check and check(probe) for check in checks)]
+        found = jnp.stack([jnp.asarray(False if one is None else one, dtype) for one in first])
+        if contributions is None:
+            return found
+        return jnp.concatenate([found, contributions(probe, **given).astype(dtype)])
+
+    return jnp.stack(list(map(of_column, columns, targets)), axis=1)
 
 
 def _over_models(function: Callable[[Fields], Any], fields: Fields) -> Any:
@@ -76,7 +79,7 @@ def part(
     """Return the first program, for `size` models of one shape on each device.
 
     It is a function of (table, models, numbers, row, shared, targets), where `row` is the first row
-    of the table to write. It returns the table, results (m, 4, k), and by field the flags of
+    of the table to write. It returns the table, results (m, 4 + u, k), and by field the flags of
     `preparation`. `reads` are the fields and summaries of the `Part`.
     """
     _, summaries = reads
@@ -104,7 +107,7 @@ def part(
             if summaries:
                 of_names = {name: probe.summary(name) for name in summaries}
                 summary = {"scale": fields["scale"], "summaries": of_names}
-            found = evaluated(probe, columns, targets) if columns else jnp.zeros((4, 0))
+            found = evaluated(probe, columns, targets) if columns else None
             return summary, found, flags
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
@@ -131,7 +134,7 @@ def scores(
 ) -> Callable[..., Array]:
     """Return the second program, for the first `size` rows of a table.
 
-    It is a function of (table, numbers, shared, targets) that returns results (m, 4, k).
+    It is a function of (table, numbers, shared, targets) that returns results (m, 4 + u, k).
     """
 
     def run(table: Fields, numbers: Fields, shared: Fields, targets: tuple[Any, ...]) -> Array:

@@ -36,8 +36,8 @@ NUMBERS = ("layers", "source_images", "width")  # of a model that the second pro
 
 FLAGS = {"features": (3,), "probs": ()}  # shapes of the flags of `preparation`, by field
 
-# Rows of the results of a model.
-SCORE, COARSE, COARSE_IF_ROUNDED, UNRESOLVED = range(4)
+# Rows of the results of a model, which are followed by what each image contributes, if wanted.
+SCORE, COARSE, COARSE_IF_ROUNDED, UNRESOLVED, CONTRIBUTIONS = range(5)
 
 
 class Part(NamedTuple):
@@ -73,7 +73,7 @@ class Chunk(NamedTuple):
 
     Attributes:
         models: the models, in rows of one per device.
-        results: (methods, results (m, 4, k)) of every part; see `Part.methods`.
+        results: (methods, results (m, 4 + u, k)) of every part; see `Part.methods`.
         flags: by field, the flags of `preparation`, (m, ...).
     """
 
@@ -83,10 +83,19 @@ class Chunk(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """The scores of a model, (k,) float64, and why no score is defined on its features, or None."""
+    """The scores of a model.
+
+    Attributes:
+        model: the model.
+        scores: (k,) float64.
+        contributions: what each image contributes to them, (k, n) float64, up to a constant, or
+            (k, 0) if that is not wanted.
+        flaw: why no score is defined on its features, or None.
+    """
 
     model: ModelInput
     scores: np.ndarray
+    contributions: np.ndarray
     flaw: str | None
 
 
@@ -103,6 +112,7 @@ class Programs:
         absent: see `Probe`.
         devices: the number of devices: 1, or all local devices, each of which scores a model of
             every row.
+        contributions: whether to return what each image contributes to the scores.
     """
 
     methods: tuple[Method, ...]
@@ -111,6 +121,7 @@ class Programs:
     kind: str
     absent: int
     devices: int = 1
+    contributions: bool = False
 
     @functools.cached_property
     def distinct(self) -> tuple[Method, ...]:
@@ -146,10 +157,10 @@ class Programs:
     def targets(self) -> tuple[Any, ...]:
         """Per distinct method, the part of the score that all models share, or None.
 
-        Computed in float64 if the reference is float64, and returned in float32.
+        Computed in float64 if the reference or the labels are, and returned in float32.
         """
         prepare = compiled.targets(tuple(m.target for m in self.distinct), *self._options)
-        if self.shared.get("reference", np.zeros(0, np.float32)).dtype != np.float64:
+        if all(field.dtype != np.float64 for field in self.shared.values()):
             return prepare(self.shared)
         with _on_cpu(), jax.enable_x64(True):  # some accelerators lack float64
             found = prepare(self.shared)
@@ -256,10 +267,12 @@ class Programs:
         start = 0
         for chunk, (results, of_fields) in zip(chunks, first, strict=True):
             m = len(chunk.models)
-            values = np.zeros((m, 4, len(self.distinct)))
+            rows = CONTRIBUTIONS + len(self.shared["labels"]) * self.contributions
+            values = np.zeros((m, rows, len(self.distinct)))
             flags = {field: np.zeros((m, *shape), bool) for field, shape in FLAGS.items()}
             for methods, result in results:
-                values[:, :, methods] = self._in_order(result)[:m]
+                if methods:
+                    values[:, :, methods] = self._in_order(result)[:m]
             for field, of_models in of_fields.items():
                 flags[field][:] = self._in_order(of_models)[:m]
             if second is not None:
@@ -271,8 +284,9 @@ class Programs:
     def _checked(
         self, models: Sequence[ModelInput], values: np.ndarray, flags: dict[str, np.ndarray]
     ) -> list[Scored]:
-        """Return the scores in `values` (m, 4, k), computing again what was too coarse."""
-        suspect = values[:, 1:].any(axis=(1, 2)) | flags["probs"] | flags["features"].any(axis=1)
+        """Return the scores in `values` (m, 4 + u, k), computing again what was too coarse."""
+        suspect = values[:, COARSE:CONTRIBUTIONS].any(axis=(1, 2))
+        suspect |= flags["probs"] | flags["features"].any(axis=1)
         scored = []
         for place, model in enumerate(models):
             flaw, prepared = None, model.prepared
@@ -281,7 +295,8 @@ class Programs:
                     arguments.check_probabilities(model)
                 if prepared is not None:
                     flaw = self._score_again(model, values[place], *flags["features"][place])
-            scored.append(Scored(model, values[place, SCORE, self._places], flaw))
+            found = values[place][:, self._places]
+            scored.append(Scored(model, found[SCORE], found[CONTRIBUTIONS:].T, flaw))
         return scored
 
     def _score_again(
@@ -292,7 +307,7 @@ class Programs:
         constant: bool,
         coarse: bool,
     ) -> str | None:
-        """Replace scores in `values` (4, k) that are not precise enough, or not defined.
+        """Replace scores in `values` (4 + u, k) that are not precise enough, or not defined.
 
         Returns:
             Why no score is defined on the features, or None.
@@ -315,9 +330,9 @@ class Programs:
                     prepared = preparation.prepare(f"model {model.name!r}", prepared.original)
                 flaw = prepared.flaw
                 places = np.flatnonzero(again)
-                values[SCORE, places] = self._in_float64(model, prepared, tuple(places.tolist()))
+                values[:, places] = self._in_float64(model, prepared, tuple(places.tolist()))
         if flaw is not None:
-            values[SCORE, reads_images] = np.nan
+            values[:, reads_images] = np.nan
         return flaw
 
     def _in_order(self, found: np.ndarray) -> np.ndarray:
@@ -374,7 +389,7 @@ class Programs:
         return [*models, *[models[-1]] * (size * self.devices - len(models))]
 
     def _from_features(self, model: ModelInput, places: tuple[int, ...]) -> np.ndarray:
-        """Return the results of some methods, (4, k), with components found from the features.
+        """Return the results of some methods, (4 + u, k), with components found from the features.
 
         On a CPU: accelerators take far longer for decompositions of single matrices.
         """
@@ -390,7 +405,7 @@ class Programs:
     def _in_float64(
         self, model: ModelInput, prepared: Prepared, places: tuple[int, ...]
     ) -> np.ndarray:
-        """Return the scores of one model by some methods in float64, (k,)."""
+        """Return the results of one model by some methods, (4 + u, k), in float64."""
         wide = {
             "features": prepared.float64(),
             "scale": np.ldexp(np.float64(1), prepared.exponent),
@@ -402,7 +417,7 @@ class Programs:
             shared, targets = self._on_host
             of_bank = jax.tree.map(lambda found: found.astype(np.float64), targets)
             of_methods = self._of(of_bank, places)
-            return np.asarray(run(wide | numbers | probs, shared, of_methods))[SCORE]
+            return np.asarray(run(wide | numbers | probs, shared, of_methods))
 
     @functools.cached_property
     def _on_host(self) -> tuple[Fields, tuple[Any, ...]]:
@@ -415,7 +430,7 @@ class Programs:
         return {key: value for key, value in self.shared.items() if key != "reference"}
 
     def _columns(self, places: Sequence[int]) -> tuple[Column, ...]:
-        return tuple(Column.of(self.distinct[place]) for place in places)
+        return tuple(Column.of(self.distinct[place], self.contributions) for place in places)
 
     def _of(self, targets: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
         return tuple(targets[place] for place in places)

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COLUMNS = 80  # width of the terminal that tables are laid out for
 NAME = 12  # minimum width of the column of names; longer names are folded, not truncated
 LISTED = 8  # maximum number of models that a caption names
+DEFAULT_LEVEL = 0.95  # of confidence, for `BankScores.tied`
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -34,6 +35,10 @@ class BankScores:
         methods: the k column labels.
         values_per_run: (r, m, k) float64, one run per probe set.
         undefined: (model, method) -> why that score is NaN, for every NaN.
+        contributions: for every probe set what each of its n images contributes to the scores,
+            (m, k, n) float32, with mean 0; empty unless `score_bank` was asked for intervals. To
+            first order, the scores of a resample of the images are larger by the mean over it.
+        level: confidence level of `intervals` and `tied`.
 
     Raises:
         InputError: `values_per_run` has the wrong shape.
@@ -43,6 +48,8 @@ class BankScores:
     methods: tuple[str, ...]
     values_per_run: np.ndarray
     undefined: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    contributions: tuple[np.ndarray, ...] = ()
+    level: float = DEFAULT_LEVEL
 
     def __post_init__(self) -> None:
         found, expected = np.shape(self.values_per_run), (len(self.names), len(self.methods))
@@ -63,6 +70,13 @@ class BankScores:
             raise InputError("scores are empty; expected at least one BankScores")
         undefined: dict[tuple[str, str], str] = {}
         for number, one in enumerate(scores):
+            if bool(one.contributions) != bool(scores[0].contributions) or (
+                one.contributions and one.level != scores[0].level
+            ):
+                raise InputError(
+                    f"probe set {number} was scored with other intervals than probe set 0; "
+                    "expected the same for all"
+                )
             for argument in ("names", "methods"):
                 first, found = getattr(scores[0], argument), getattr(one, argument)
                 if first != found:
@@ -72,7 +86,10 @@ class BankScores:
                     )
             undefined = {**one.undefined, **undefined}
         values = np.concatenate([one.values_per_run for one in scores])
-        return cls(scores[0].names, scores[0].methods, values, undefined)
+        contributions = tuple(part for one in scores for part in one.contributions)
+        return cls(
+            scores[0].names, scores[0].methods, values, undefined, contributions, scores[0].level
+        )
 
     @property
     def values(self) -> np.ndarray:
@@ -114,13 +131,43 @@ class BankScores:
         column = self.values[:, self._index(method)]
         return [(self.names[i], float(column[i])) for i in self._order(method)]
 
+    @property
+    def intervals(self) -> np.ndarray:
+        """Confidence intervals of the mean scores over the choice of images, (m, k, 2) float64.
+
+        Each is the score plus and minus its standard error, times the quantile of Student's t at
+        `level`. The standard error is that of the mean over images of what they contribute: the
+        jackknife, to first order (Efron 1982, chapter 6). The intervals are for scores of as many
+        images, and describe the noise of a method, not whether it is right. NaN where the score
+        is.
+
+        Raises:
+            InputError: `score_bank` was not asked for intervals.
+        """
+        half = self._half_widths(self._noise())
+        return np.stack([self.values - half, self.values + half], axis=-1)
+
+    def interval(self, method: str | None = None) -> dict[str, tuple[float, float]]:
+        """Return the intervals of one method: name -> (low, high), in the order of `names`.
+
+        Args:
+            method: one of `methods`; the first if None.
+
+        Raises:
+            InputError: the method was not scored, or `score_bank` was not asked for intervals.
+        """
+        pairs = self.intervals[:, self._index(method)].tolist()
+        return {name: (low, high) for name, (low, high) in zip(self.names, pairs, strict=True)}
+
     def tied(self, method: str | None = None) -> list[str]:
         """Return the models that are indistinguishable from the best one, given the noise.
 
-        A model is tied if the two-sided 95 % t interval of its paired differences from the best
-        one, one difference per probe set, contains 0. The intervals assume that probe sets are
-        independent, and are corrected neither for the number of models nor for picking the best one
-        by the same scores. They describe the noise of a method, not whether it is right.
+        A model is tied if the t interval at `level` of its difference from the best one contains 0.
+        The comparison is paired: all models are scored on the same images, so noise that they share
+        cancels. With `contributions` the noise is that of the choice of images; else that over
+        probe sets, which are assumed to be independent. The intervals are corrected neither for the
+        number of models nor for picking the best one by the same scores. They describe the noise of
+        a method, not whether it is right.
 
         Args:
             method: one of `methods`; the first if None.
@@ -130,23 +177,49 @@ class BankScores:
             the list is empty if the method is undefined for all.
 
         Raises:
-            InputError: the method was not scored, or there is only one probe set.
+            InputError: the method was not scored, or there is only one probe set, without
+                contributions.
         """
         k, r = self._index(method), len(self.values_per_run)
-        if r < 2:
+        if r < 2 and not self.contributions:
             raise InputError(
-                "scores are of 1 probe set; expected at least 2, to estimate their noise"
+                "scores are of 1 probe set, without intervals; expected at least 2 probe sets, or "
+                "score_bank(..., intervals=0.95), to estimate their noise"
             )
-        from scipy.stats import t
-
         order = self._order(method)
         scores = self.values_per_run[:, order, k]
         with np.errstate(invalid="ignore"):  # infinite scores tie with nothing
             apart = scores[:, :1] - scores
-            half = t.ppf(0.975, r - 1) * apart.std(axis=0, ddof=1) / np.sqrt(r)
+            if self.contributions:
+                parts = [part[:, k][order] for part in self.contributions]
+                half = self._half_widths([part[:1] - part for part in parts])
+            else:
+                half = self._half_widths([apart.T])
             tied = np.abs(apart.mean(axis=0)) <= half
         tied[0] = not np.isnan(scores[:, 0]).any()
         return [self.names[i] for i, is_tied in zip(order, tied, strict=True) if is_tied]
+
+    def _noise(self) -> tuple[np.ndarray, ...]:
+        if not self.contributions:
+            raise InputError(
+                "scores have no intervals; expected score_bank(..., intervals=0.95) to compute them"
+            )
+        return self.contributions
+
+    def _half_widths(self, samples: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the half width of the t interval of the mean of means of samples, (...).
+
+        Args:
+            samples: (..., n) each; n may differ.
+        """
+        from scipy.stats import t
+
+        variances = [
+            sample.var(axis=-1, ddof=1, dtype=float) / sample.shape[-1] for sample in samples
+        ]
+        error = np.sqrt(np.sum(variances, axis=0)) / len(samples)
+        freedom = sum(sample.shape[-1] - 1 for sample in samples)
+        return np.asarray(t.ppf((1 + self.level) / 2, freedom) * error)
 
     def table(self) -> "rich.table.Table":
         """Return all scores as a `rich` table, ranked by the first method, ties in the caption.
@@ -161,20 +234,19 @@ class BankScores:
         from rich.table import Table
         from rich.text import Text
 
-        runs = len(self.values_per_run)
-        title = "one probe set" if runs == 1 else f"mean ± std over {runs} probe sets"
+        title = self._title()
         names = [printing.shown(str(name), encoding) for name in self.names]
         title = printing.shown(title, encoding)
         table = Table(title=f"{printing.count(len(names), 'model')}, {title}")
         if caption := self._caption():
             table.caption = Text(printing.shown(caption, encoding), style="dim italic")
-        spread = printing.shown("±", encoding)
+        spread, bars = printing.shown("±", encoding), self._bars()
         cells = [
             [
-                [f"{value:.2f}"] if runs == 1 else [f"{value:.2f}", f"{spread} {std:.2f}"]
-                for value, std in zip(*rows, strict=True)
+                [f"{value:.2f}"] if bars is None else [f"{value:.2f}", f"{spread} {bar:.2f}"]
+                for value, bar in zip(*rows, strict=True)
             ]
-            for rows in zip(self.values, self._spread(), strict=True)
+            for rows in zip(self.values, self.values if bars is None else bars, strict=True)
         ]
         longest = max(map(len, names), default=0)
         heads, glue = [printing.shown(method, encoding) for method in self.methods], " "
@@ -199,7 +271,8 @@ class BankScores:
     def plot(self) -> "matplotlib.figure.Figure":
         """Draw a dot plot: a panel per method, models ranked by the first (needs matplotlib).
 
-        Bars are standard deviations over probe sets. Filled dots are the best model and those that
+        Bars are confidence intervals if there are any, else standard deviations over probe sets.
+        Filled dots are the best model and those that
         are indistinguishable from it (see `tied`). Undefined scores are marked as such.
 
         Returns:
@@ -223,7 +296,7 @@ class BankScores:
                 self.savefig(data, format="png", dpi=self.dpi)
                 return data.getvalue()
 
-        runs, m = len(self.values_per_run), len(self.names)
+        m, bars = len(self.names), self._bars()
         order = self._order()
         labels = [_elided(printing.visible(str(self.names[i]))) for i in order]
         longest = max(map(len, labels), default=0)
@@ -232,9 +305,8 @@ class BankScores:
         figure = Shown(figsize=size, dpi=100, layout=layout)
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(self.methods), sharey=True, squeeze=False)[0]
-        spread = self._spread()
         for k, (method, panel) in enumerate(zip(self.methods, panels, strict=True)):
-            tied = set(self.tied(method) if runs > 1 else self.names)
+            tied = set(self.names if bars is None else self.tied(method))
             for y, i in enumerate(order):
                 x = self.values[i, k]
                 if not np.isfinite(x):
@@ -252,7 +324,7 @@ class BankScores:
                     )
                     continue
                 fill = "tab:blue" if self.names[i] in tied else "white"
-                bar = spread[i, k] if runs > 1 else None
+                bar = None if bars is None else bars[i, k]
                 panel.errorbar(
                     x, y, xerr=bar, fmt="o", ms=5, mfc=fill, color="tab:blue", elinewidth=1.2
                 )
@@ -265,17 +337,17 @@ class BankScores:
                 panel.spines[side].set_visible(False)
         panels[0].set_yticks(range(m), labels, parse_math=False)
         panels[0].set_ylim(m - 0.4, -0.6)
-        if runs > 1:
-            note = f"mean and std over {runs} probe sets; filled: indistinguishable from the best"
-        else:
-            note = "one probe set"
+        note = self._title()
+        if bars is not None:
+            note += "; filled: indistinguishable from the best"
         figure.supxlabel(f"score, larger is better\n{note}", size=8, color="0.35")
         return figure
 
     def to_csv(self, path: str | Path | None = None, *, per_run: bool = False) -> str:
         """Return scores as CSV, one row per model; an undefined score is "nan".
 
-        Names that a spreadsheet would take for formulas are preceded by an apostrophe.
+        Every score is followed by the limits of its interval, if there are any. Names that a
+        spreadsheet would take for formulas are preceded by an apostrophe.
 
         Args:
             path: file to write as well, in UTF-8; None for none.
@@ -286,6 +358,10 @@ class BankScores:
         """
         head: list[str] = ["model", *self.methods]
         runs = self.values_per_run if per_run else self.values[None]
+        if self.contributions and not per_run:
+            head = ["model", *(m + end for m in self.methods for end in ("", "_low", "_high"))]
+            with_limits = np.concatenate([self.values[..., None], self.intervals], axis=-1)
+            runs = with_limits.reshape(1, len(self.names), -1)
         rows = [
             [str(name), *map("{:.6f}".format, row)]
             for values in runs
@@ -353,18 +429,34 @@ class BankScores:
         # argsort puts NaN last; stable, so that equal scores keep the bank's order
         return np.argsort(-self.values[:, self._index(method)], kind="stable").tolist()
 
-    def _spread(self) -> np.ndarray:
-        """Return sample standard deviations over probe sets, (m, k); 0 for a single one."""
+    def _bars(self) -> np.ndarray | None:
+        """Return what follows ± after a score, (m, k): see `_title`; None for nothing."""
+        if self.contributions:
+            return self._half_widths(self.contributions)
+        if len(self.values_per_run) == 1:
+            return None
         with np.errstate(invalid="ignore"):
-            return self.values_per_run.std(axis=0, ddof=min(1, len(self.values_per_run) - 1))
+            return self.values_per_run.std(axis=0, ddof=1)
+
+    def _title(self) -> str:
+        """Return what the scores are of, and what follows ±."""
+        runs = len(self.values_per_run)
+        sets = "one probe set" if runs == 1 else f"{runs} probe sets"
+        if self.contributions:
+            return f"{sets}, ± {self._percent()} interval"
+        return sets if runs == 1 else f"mean ± std over {sets}"
+
+    def _percent(self) -> str:
+        return f"{100 * self.level:g} %"
 
     def _caption(self) -> str:
-        """Return a caption that names the models tied with the best; "" for one probe set."""
-        runs = len(self.values_per_run)
-        if runs < 2 or len(self.names) < 2 or not (tied := self.tied()):
+        """Return a caption that names the models tied with the best; "" if that is not known."""
+        if self._bars() is None or len(self.names) < 2 or not (tied := self.tied()):
             return ""
         others = printing.some(list(map(str, tied[1:])), LISTED) or "none"
-        how = f"95 %, paired over {runs} probe sets"
+        runs = len(self.values_per_run)
+        over = "images" if self.contributions else f"{runs} probe sets"
+        how = f"{self._percent()}, paired over {over}"
         return f"indistinguishable from the best by {self.methods[0]}: {others} ({how})"
 
 

@@ -10,14 +10,13 @@ from jax import Array
 
 from jaxparc import backend, parallel, printing, selectors
 from jaxparc import labels as labels_
-from jaxparc.bank import arguments, chunks, memory
+from jaxparc.bank import arguments, chunks, columns, memory
 from jaxparc.bank.arguments import Features, ModelInput, PerModel
 from jaxparc.bank.programs import Programs, Scored
-from jaxparc.bank.scores import BankScores
+from jaxparc.bank.scores import DEFAULT_LEVEL, BankScores
 from jaxparc.errors import InputError, UndefinedScoreWarning
 from jaxparc.labels import Labels
 from jaxparc.selectors import Ensemble, Method, Probe
-from jaxparc.selectors.heuristic import plus_layers, standardised
 
 LISTED = 8  # maximum number of models that a warning names
 
@@ -40,6 +39,7 @@ def score_bank(
     prior_weight: float = 1,
     label_kind: str | None = None,
     chunk: int | None = None,
+    intervals: float | None = None,
 ) -> BankScores:
     """Predict which of m pretrained models will be best after fine-tuning.
 
@@ -56,7 +56,8 @@ def score_bank(
             scored, so that it may reuse them). Integer names become strings.
         labels: (n,) classes, non-negative integers or other hashable values, or (n, c): multi-label
             if all values are 0 or 1, else annotation vectors (see `jaxparc.labels` for those of
-            boxes and masks). No label may be missing.
+            boxes and masks); with `label_kind="values"`, (n,) or (n, k) numbers to predict, such as
+            ages. No label may be missing.
         methods: names in `jaxparc.selectors.SELECTORS`, such as "parc". Methods that read features
             take a PCA suffix, such as "parc_f32" for 32 dimensions. "mean(parc_f32,knn)" is the
             mean of methods, each standardised over the models of this call. All take the suffixes
@@ -78,9 +79,14 @@ def score_bank(
             the logarithm of its parameters or its accuracy on ImageNet (needed by "+p").
         prior_weight: weight of the prior, which is standardised over the models of this call like
             the scores that it is added to.
-        label_kind: "classes", "multi_label" or "vectors"; by default inferred from the labels.
+        label_kind: "classes", "multi_label", "vectors" or "values"; by default inferred from the
+            labels, but for "values". Of the methods that read labels, "parc", "knn", "ridge" and
+            "logme" take values; they do not depend on their units and offsets.
         chunk: maximum number of models that one call of a program scores; by default 1 on a CPU,
             and else as many as fit into an eighth of the device's memory, at most 128.
+        intervals: confidence level in (0, 1), such as 0.95, of intervals over the choice of the
+            images, for `BankScores.intervals` and `tied`; None for none. Takes up to twice as long
+            again.
 
     Returns:
         The scores of every model by every method. They are computed in float32, and in float64
@@ -98,6 +104,9 @@ def score_bank(
         UndefinedScoreWarning: some scores are undefined; `BankScores.undefined` has all reasons.
         UserWarning: a score is less informative than it seems, such as an H-Score at its limit.
     """
+    level = DEFAULT_LEVEL if intervals is None else intervals
+    if not 0 < level < 1:
+        raise InputError(f"intervals is {intervals}; expected a level such as 0.95, or None")
     chosen = _methods(methods)
     arguments.check_form(features)
     if isinstance(labels, Iterator):
@@ -108,7 +117,7 @@ def score_bank(
     for argument, value in {"reference": reference, "target_images": target_images}.items():
         if argument in needs and value is None:
             raise InputError(f"method {needs[argument]!r} needs the argument {argument}")
-    notes = dict.fromkeys([labels_.caveat(labels)])
+    notes = dict.fromkeys([labels_.caveat(labels, encoded.kind)])
     devices = chunks.devices()
     members = tuple(dict.fromkeys(member for method in chosen for member in method.members))
     sizes = chunks.Sizes(n, members, chunk, devices)
@@ -121,16 +130,22 @@ def score_bank(
     }
     if "reference" in needs:
         shared["reference"] = arguments.reference(reference, n)
-    programs = Programs(members, shared, num_classes, encoded.kind, absent, devices)
+    programs = Programs(
+        members, shared, num_classes, encoded.kind, absent, devices, intervals is not None
+    )
     rows = sorted(_scored(bank.models(), programs, sizes), key=lambda row: row.model.place)
     notes |= dict.fromkeys(_caveats(rows, members, encoded))
-    scores, undefined = _table(rows, members, chosen, ell_max, prior_weight)
+    table = columns.table(rows, members, chosen, ell_max, prior_weight)
+    undefined = table.undefined
     for note in filter(None, notes):
         warnings.warn(note, stacklevel=2)
     for note in _undefined_notes(undefined):
         warnings.warn(note, UndefinedScoreWarning, stacklevel=2)
     names = tuple(row.model.name for row in rows)
-    return BankScores(names, tuple(m.label for m in chosen), scores[None], undefined)
+    noise = () if intervals is None else (table.contributions,)
+    return BankScores(
+        names, tuple(m.label for m in chosen), table.scores[None], undefined, noise, level
+    )
 
 
 def check_labels(
@@ -198,66 +213,6 @@ def _scored(
 
     for fetch in parallel.in_order(calls(), backend.choices().calls_ahead):
         yield from fetch()
-
-
-def _table(
-    rows: Sequence[Scored],
-    members: Sequence[Method],
-    methods: Sequence[Method | Ensemble],
-    ell_max: float,
-    prior_weight: float,
-) -> tuple[np.ndarray, dict[tuple[str, str], str]]:
-    """Return the scores after means, "+l" and "+p", (m, k), and the reason for every NaN."""
-    scored = np.stack([row.scores for row in rows])
-    raw = {member: scored[:, column] for column, member in enumerate(members)}
-    layers = np.array([row.model.layers for row in rows])
-    prior = np.array([row.model.prior for row in rows])
-    prior = prior_weight * standardised(np.where(np.isfinite(prior), prior, np.nan))
-    undefined: dict[tuple[str, str], str] = {}
-    scores = np.empty((len(rows), len(methods)))
-    for column, method in enumerate(methods):
-        found = raw[method.members[0]]
-        if isinstance(method, Ensemble):
-            found = _mean([raw[member] for member in method.members])
-        if method.plus_layers:
-            found = plus_layers(found, layers, ell_max)
-        elif method.plus_prior:
-            found = standardised(found)
-        scores[:, column] = found + prior if method.plus_prior else found
-        for place in map(int, np.flatnonzero(np.isnan(scores[:, column]))):
-            of_model = {member: raw[member][place] for member in method.members}
-            reason = _reason(method, rows[place], of_model)
-            undefined[rows[place].model.name, method.label] = reason
-    return scores, undefined
-
-
-def _mean(scores: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean, (m,), of the standardised scores of methods.
-
-    A method by which all models tie says nothing, and counts as 0; NaN throughout if all are such.
-    """
-    parts = [standardised(of_method) for of_method in scores]
-    tied = [np.isnan(part).all() for part in parts]
-    if not all(tied):
-        parts = [
-            np.where(np.isfinite(of_method), 0.0, np.nan) if ties else part
-            for of_method, part, ties in zip(scores, parts, tied, strict=True)
-        ]
-    return np.asarray(np.mean(parts, axis=0))
-
-
-def _reason(method: Method | Ensemble, row: Scored, scores: Mapping[Method, float]) -> str:
-    """Return why a method is undefined for a model by whose members it has these scores."""
-    for member, score in scores.items():
-        if np.isnan(score):
-            return (row.flaw if member.reads_images else None) or member.selector.undefined
-    if method.plus_layers and not np.isfinite(row.model.layers):
-        return "layers is not a finite number"
-    if method.plus_prior and not np.isfinite(row.model.prior):
-        return "prior is not a finite number"
-    step = "mean(...)" if isinstance(method, Ensemble) else "+l" if method.plus_layers else "+p"
-    needed = "scores and priors" if method.plus_prior else "scores"
-    return f"{step} needs {needed} of at least two models that are not all equal"
 
 
 def _undefined_notes(undefined: Mapping[tuple[str, str], str]) -> Iterator[str]:

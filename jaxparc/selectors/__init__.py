@@ -13,7 +13,7 @@ from typing import Any
 from jax import Array
 
 from jaxparc.errors import InputError
-from jaxparc.labels import KINDS, Labels, two_of_each_class
+from jaxparc.labels import KINDS, Labels, no_two_of_a_class, two_of_each_class
 from jaxparc.selectors.dds import contributions as dds_contributions
 from jaxparc.selectors.dds import dds as dds
 from jaxparc.selectors.dds import reference_arrangement
@@ -59,18 +59,18 @@ from jaxparc.selectors.parc import check as parc_check
 from jaxparc.selectors.parc import contributions as parc_contributions
 from jaxparc.selectors.parc import parc as parc
 from jaxparc.selectors.probe import Probe as Probe
-from jaxparc.selectors.ridge import needs_float64 as ridge_needs_float64
 from jaxparc.selectors.ridge import contributions as ridge_contributions
+from jaxparc.selectors.ridge import needs_float64 as ridge_needs_float64
 from jaxparc.selectors.ridge import ridge as ridge
-from jaxparc.selectors.rsa import reference_ranks
 from jaxparc.selectors.rsa import contributions as rsa_contributions
+from jaxparc.selectors.rsa import reference_ranks
 from jaxparc.selectors.rsa import rsa as rsa
 from jaxparc.selectors.sfda import N_DIMS as SFDA_N_DIMS
-from jaxparc.selectors.sfda import needs_float64 as sfda_needs_float64
 from jaxparc.selectors.sfda import contributions as sfda_contributions
+from jaxparc.selectors.sfda import needs_float64 as sfda_needs_float64
 from jaxparc.selectors.sfda import sfda as sfda
-from jaxparc.selectors.transrate import needs_float64 as transrate_needs_float64
 from jaxparc.selectors.transrate import contributions as transrate_contributions
+from jaxparc.selectors.transrate import needs_float64 as transrate_needs_float64
 from jaxparc.selectors.transrate import transrate as transrate
 
 
@@ -131,6 +131,11 @@ def _gram_or_products(*, n_dims: int | None = None) -> tuple[str, ...]:
 
 def _gram_if_reduced(*, n_dims: int | None = None) -> tuple[str, ...] | None:
     return None if n_dims is None else ("centred_gram",)
+
+
+def _leaves_one_out(labels: Labels) -> str | None:
+    alone = no_two_of_a_class(labels)
+    return alone and f"predicts the class of an image from other images of it; {alone}"
 
 
 _CLASSES = ("classes",)
@@ -221,7 +226,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             ridge,
             "Ridge",
             ridge_contributions,
-            check=two_of_each_class,
+            check=_leaves_one_out,
             needs_float64=ridge_needs_float64,
             summaries=_gram,
             undefined="the predictions are not finite",
@@ -242,7 +247,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             "NCM",
             ncm_contributions,
             kinds=_CLASSES,
-            check=two_of_each_class,
+            check=_leaves_one_out,
             needs_float64=ncm_needs_float64,
             summaries=ncm_summaries,
             undefined="the features of all images have the same direction",

@@ -57,7 +57,15 @@ def standardised(scores: np.ndarray) -> np.ndarray:
         to rounding in float32, or fewer than two.
     """
     scores = np.asarray(scores, np.float64)
+    deviation = deviation_of(scores)
+    if np.isnan(deviation):  # whatever the mean of no scores
+        return np.full(scores.shape, np.nan)
+    return np.asarray((scores - scores[np.isfinite(scores)].mean()) / deviation)
+
+
+def deviation_of(scores: np.ndarray) -> float:
+    """Return the population standard deviation of the finite scores of `standardised`, or NaN."""
     defined = scores[np.isfinite(scores)]
     if defined.size < 2 or np.ptp(defined) <= ROUNDING * np.abs(defined).max():
-        return np.full(scores.shape, np.nan)
-    return (scores - defined.mean()) / defined.std()
+        return np.nan
+    return float(defined.std())

@@ -11,6 +11,8 @@ from jaxparc.selectors.probe import Probe
 
 METRICS = ("euclidean", "cosine", "l1")
 
+HELP = 0.5  # of what an image contributes to the predictions for others; see `contributions`
+
 
 def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "euclidean") -> Array:
     """Score how well the nearest other images predict the label of each image (leave one out).
@@ -46,9 +48,11 @@ def contributions(
 ) -> Array:
     """Return what each image contributes to the score, (n,) float32; options as in `knn`.
 
-    This is the outcome of its own prediction, and by how much it improves those for which it is a
-    neighbour, over the next nearest image: the jackknife's pseudo-value. NaN throughout if the
-    score is.
+    This is the outcome of its own prediction, and half of how much it improves those for which it
+    is a neighbour, over the next nearest image. With all of that it would be the pseudo-value of
+    the jackknife, which counts what depends on two images with both (Efron and Stein 1981): its
+    variance is 1.1 to 2.8 times that of the score, and with half 0.6 to 1.4 times. NaN throughout
+    if the score is.
     """
     away, nearest, predicted = _neighbours(probe, n_dims, k, metric)
     images = jnp.arange(len(away))[:, None]
@@ -58,7 +62,7 @@ def contributions(
     found = _outcomes(probe, n_dims, k, metric)
     for place in range(k):
         without = predicted + (y[following] - y[nearest[:, place]]) / k
-        found = found.at[nearest[:, place]].add(gain - outcomes.gains(probe, without))
+        found = found.at[nearest[:, place]].add(HELP * (gain - outcomes.gains(probe, without)))
     return found
 
 

@@ -119,7 +119,8 @@ def contributions(probe: Probe, *, n_dims: int | None = None, variant: str = "ev
     free = stats.matmul(jnp.square(vectors), shrunk) + unseen[:, None]
     free = free + jnp.square(1.0 - n * along) / (n * rest)
     share = jnp.square(residual) / (free * jnp.sum(y * residual, axis=0))
-    found = ((n - 1.0) * jnp.log1p(-jnp.minimum(share, 1.0 - jnp.finfo(share.dtype).eps)) + jnp.log(free)) / 2.0
+    share = jnp.minimum(share, 1.0 - jnp.finfo(share.dtype).eps)
+    found = ((n - 1.0) * jnp.log1p(-share) + jnp.log(free)) / 2.0
     counts = columns.present
     return jnp.sum(jnp.where(counts, found, 0.0), axis=1) / jnp.sum(counts).astype(found.dtype)
 

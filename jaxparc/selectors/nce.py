@@ -43,7 +43,7 @@ def contributions(probe: Probe) -> Array:
 
 
 def _frequencies(probe: Probe) -> tuple[Array, Array, Array]:
-    """Return p(z, y), (z, c), p(z), (z, 1), and the most probable source classes, one-hot (n, z)."""
+    """Return p(z, y), (z, c), p(z), (z, 1), and the most probable z, one-hot, (n, z)."""
     n, z = probe.probs.shape
     # The first maximum of each row; on a CPU two reductions are several times faster than argmax.
     highest = jnp.max(probe.probs, axis=1, keepdims=True)

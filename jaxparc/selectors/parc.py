@@ -12,7 +12,8 @@ def parc(probe: Probe, *, n_dims: int | None = None, target: Array | None = None
 
     Features are standardised per column. D_theta is one minus the Pearson correlation between the
     features of two images, D_y one minus that between their annotations; the score is the rank
-    correlation of D_theta and D_y.
+    correlation of D_theta and D_y. Labels that are values, which the paper does not have, are
+    standardised per column, and D_y is their Euclidean distance.
 
     Args:
         probe: needs `features` (n, d) and `labels` of any kind.
@@ -46,10 +47,23 @@ def contributions(probe: Probe, *, n_dims: int | None = None, target: Array | No
 
 def check(encoded: labels.Labels) -> str | None:
     """Return why PARC is not defined on these labels, or None if it is."""
-    n = len(encoded.values)
-    if encoded.kind != "classes" or len(np.unique(encoded.values)) < n:
+    if encoded.kind == "classes":
+        alone = labels.no_two_of_a_class(encoded)
+        return alone and f"compares images of one class with others; {alone}"
+    if encoded.kind == "values":
         return None
-    return f"compares images of one class with others; no class has two of these {n} images"
+    y = encoded.values
+    constant = np.flatnonzero((y == y[:, :1]).all(axis=1))
+    if not constant.size:
+        return None
+    i = int(constant[0])
+    what = "one value in all columns"
+    if encoded.kind == "multi_label":
+        what = f"{int(y[i].sum())} of {y.shape[1]} labels"
+    return (
+        f"compares annotations by correlation; image {i} has {what}, which has no correlation with "
+        "others"
+    )
 
 
 def annotation_ranks(probe: Probe, *, n_dims: int | None = None) -> Array:

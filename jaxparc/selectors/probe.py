@@ -91,8 +91,8 @@ class Probe:
     Attributes:
         features: (n, d) float32, the input of the model's last linear layer in inference mode; if
             float64, scores are computed in float64.
-        labels: (n,) int32 classes in [0, c), or (n, c) float32: zeros and ones (multi-label), or
-            annotation vectors.
+        labels: (n,) int32 classes in [0, c), or (n, c) float32: zeros and ones (multi-label),
+            annotation vectors, or values of mean 0 and variance 1 per column.
         probs: (n, z) float32, class probabilities of the model, rows summing to 1.
         reference: (n, d') float32, features of a model trained on the target (RSA and DDS).
         layers: () float32, the number of layers of the architecture (ell).
@@ -104,7 +104,7 @@ class Probe:
             None if there are none. Selectors that need nothing else of the features also work
             without them.
         width: () int32, d, if there are summaries; see `num_columns`.
-        num_classes: c, the number of classes of the target; static.
+        num_classes: c, the number of classes of the target, or of columns; static.
         kind: the kind of the labels, one of `jaxparc.labels.KINDS`; static.
         absent: number of further classes, beyond the c, that have no image; static.
     """

@@ -215,7 +215,7 @@ def traces(monkeypatch):
         shapes.append(probe.features.shape)
         return jnp.sum(probe.features)
 
-    known = {**selectors.SELECTORS, "traced": selectors.Selector(traced, "Traced")}
+    known = {**selectors.SELECTORS, "traced": selectors.Selector(traced, "Traced", traced)}
     monkeypatch.setattr(selectors, "SELECTORS", known)
     selectors.method.cache_clear()
     yield shapes
@@ -276,7 +276,8 @@ def test_bad_features_of_a_mapping_are_refused_before_any_compilation(monkeypatc
         (Y, {"num_classes": 2}, "labels hold class 2; num_classes=2"),
         (Y[:, None, None], {}, r"labels have shape \(12, 1, 1\)"),
         (np.eye(3)[Y], {"num_classes": 4}, "labels have 3 columns"),
-        (np.zeros((N, 3)), {}, "image 0 has 0 of 3 labels"),
+        (np.zeros((N, 3)), {}, "labels of all 12 images are equal"),
+        (np.r_[np.zeros((1, 3)), np.eye(3)[Y[1:]]], {}, "image 0 has 0 of 3 labels"),
     ],
 )
 def test_bad_labels_say_what_is_wrong(labels, options, message):
@@ -547,12 +548,41 @@ def test_a_class_of_one_image_is_refused_where_two_are_needed(method):
     assert np.isfinite(score_bank({"a": A}, y, methods="parc").values).all()
 
 
-def test_parc_needs_two_images_of_some_class():
+def test_a_class_of_one_image_is_accepted_where_it_counts_as_wrong():
+    y = np.r_[Y[:-1], 7]
+    values = score_bank({"a": A}, y, methods=["ridge", "ncm"]).values
+    assert (values > 0).all()
+    assert (values < 100).all()
+
+
+@pytest.mark.parametrize("method", ["parc", "lfc", "ridge", "ncm"])
+def test_two_images_of_some_class_are_needed(method):
     refused(
-        "'parc' compares images of one class with others; no class has two of these 12",
+        f"'{method}' (compares|predicts) .*; no class has two of these 12",
         labels=np.arange(N),
-        methods="parc",
+        methods=method,
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [([0, 0, 0], "0 of 3 labels"), ([1, 1, 1], "3 of 3 labels"), ([0.5] * 3, "one value in all c")],
+)
+def test_parc_alone_refuses_annotations_without_correlation(row, what):
+    y = np.eye(3)[Y]
+    y[4] = row
+    refused(f"'parc' compares annotations by .*; image 4 has {what}", labels=y, methods="parc")
+    methods = ["ridge", "knn", "logme"]
+    assert np.isfinite(score_bank({"a": A}, y, methods=methods).values).all()
+
+
+def test_one_column_of_labels_is_scored_but_by_parc():
+    y = np.eye(3)[Y][:, :1]
+    for kind in ("multi_label", "vectors"):
+        values = score_bank({"a": A}, y, methods=["knn", "ridge", "logme"], label_kind=kind).values
+        assert np.isfinite(values).all()
+        what = "image 0 has (1 of 1 labels|one value in all columns)"
+        refused(f"'parc' compares ann.*; {what}", labels=y, label_kind=kind, methods="parc")
 
 
 @pytest.mark.parametrize("method", ["nce", "leep", "hscore", "logistic"])

@@ -13,12 +13,17 @@ import scipy.spatial
 import scipy.special
 import scipy.stats
 import sklearn.covariance
+import sklearn.metrics
+import sklearn.model_selection
+import sklearn.neighbors
 
 
 def kind_of(y):
     """The kind of encoded labels; see `jaxparc.labels.KINDS`."""
     if y.ndim == 1:
         return "classes"
+    if (y < 0).any():  # standardised
+        return "values"
     return "multi_label" if np.isin(y, (0, 1)).all() else "vectors"
 
 
@@ -42,6 +47,9 @@ def parc_float64(x, y, c, f=None, **_):
     d_theta = 1 - np.corrcoef(standardised(x, f))[pairs]
     if y.ndim == 1:
         d_y = (y[:, None] != y)[pairs] * c / (c - 1)
+    elif kind_of(y) == "values":
+        y = np.asarray(y, np.float64)
+        d_y = scipy.spatial.distance.pdist((y - y.mean(0)) / y.std(0))
     else:  # rounded: equal distances differ in the last digits otherwise
         d_y = np.round(1 - np.corrcoef(y.astype(np.float64))[pairs], 5)
     return 100 * scipy.stats.spearmanr(d_theta, d_y).statistic
@@ -89,10 +97,20 @@ def leep_float64(x, y, c, *, probs, **_):
     return np.mean([np.log(conditional[label] @ p) for label, p in zip(y, probs, strict=True)])
 
 
+def r2_float64(y, regressor, x):
+    """Of scikit-learn's predictions for each image from the others."""
+    y = np.asarray(y, np.float64)
+    folds = sklearn.model_selection.LeaveOneOut()
+    predicted = sklearn.model_selection.cross_val_predict(regressor, x, y, cv=folds)
+    return sklearn.metrics.r2_score(y, predicted)
+
+
 def knn_float64(x, y, c, f=None, **_):
     x = np.asarray(x, np.float64)
     if f is not None:
         x = reduced(x, f)
+    if kind_of(y) == "values":
+        return r2_float64(y, sklearn.neighbors.KNeighborsRegressor(1), x)
     right = []
     for i, image in enumerate(x):
         distance = np.square(x - image).sum(1)
@@ -162,6 +180,8 @@ def ridge_float64(x, y, c, f=None, **_):
             best, chosen = error, predicted
     if y.ndim == 1:
         return 100 * np.mean(chosen.argmax(1) == y)
+    if kind_of(y) == "values":
+        return sklearn.metrics.r2_score(rows, chosen)
     if kind_of(y) == "vectors":
         return -np.abs(chosen - rows).sum(1).mean()
     return 100 * np.mean((chosen > 0.5) == (rows > 0.5))
