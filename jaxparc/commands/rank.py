@@ -83,7 +83,7 @@ def rank(
     }
     # Inputs that no model can provide are refused now; whether one has a head is known only later.
     given = {**facts, "reference": _reference(reference, probe), "probs": True}
-    ranking.plan(choice, probe.labels, probe.num_classes, given)
+    ranking.plan(choice, probe.labels, probe.label_kind, probe.num_classes, given)
     extract.print_classes(job, target, data_dir)
     with features.alone_in(job.folder, probe, job.entries):
         failed = extract.run(job, Execution(executor, num_gpus))
