@@ -122,7 +122,10 @@ def _reference(path: str | None, probe: features.ProbeImages) -> ArrayFile | Non
         labels = folder.read_array(path, "labels") if Path(path).suffix == ".npz" else None
     except ValueError:  # labels are optional
         labels = None
-    if labels is not None and not np.array_equal(np.asarray(labels), probe.labels):
+    # Values (n,) are those of (n, 1).
+    if labels is not None and not np.array_equal(
+        np.ravel(np.asarray(labels)), probe.labels.ravel()
+    ):
         raise InputError(
             f"{path} has other labels than the {probe}; expected features of the same images in "
             "the same order"
