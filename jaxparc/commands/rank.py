@@ -122,10 +122,8 @@ def _reference(path: str | None, probe: features.ProbeImages) -> ArrayFile | Non
         labels = folder.read_array(path, "labels") if Path(path).suffix == ".npz" else None
     except ValueError:  # labels are optional
         labels = None
-    # Values (n,) are those of (n, 1).
-    if labels is not None and not np.array_equal(
-        np.ravel(np.asarray(labels)), probe.labels.ravel()
-    ):
+    # Flat, as values may be (n,) or (n, 1).
+    if labels is not None and not np.array_equal(np.ravel(labels), np.ravel(probe.labels)):
         raise InputError(
             f"{path} has other labels than the {probe}; expected features of the same images in "
             "the same order"
