@@ -133,10 +133,11 @@ class Benchmark:
                 )
 
     def _check_names(self) -> None:
-        """Check that names and data sets correspond one to one."""
+        """Check that names and data sets correspond one to one, and that these have classes."""
         names: dict[str, str] = {}
         identities: dict[Any, str] = {}
         for address in self.addresses:
+            datasets.require_classes(address, f"benchmark {self.name}")
             identity = datasets.folder_of(address)
             if identities.setdefault(identity, address) != address:
                 raise InputError(

@@ -33,8 +33,9 @@ class ProbeImages:
         target: short name of the target, as used in names of files.
         where: the folder or file of the target.
         images: n records.
-        labels: (n,) int32 classes, or (n, c) float32 of zeros and ones.
-        num_classes: c, of the target.
+        labels: (n,) int32 classes, (n, c) float32 of zeros and ones, or (n, 1) float64 values.
+        label_kind: as `jaxparc.score_bank` takes it.
+        num_classes: c, of the target; None if it has values.
         split_labels: labels of the whole training split, in the same form as `labels`.
         seed: seed that the images were drawn with.
         digest: hash of the name and version of the target (for user images, of their content) and
@@ -45,7 +46,8 @@ class ProbeImages:
     where: Path
     images: Any  # decoding.Subset, whose module is imported only when needed
     labels: np.ndarray
-    num_classes: int
+    label_kind: str
+    num_classes: int | None
     split_labels: np.ndarray
     seed: int
     digest: str
@@ -81,7 +83,8 @@ def probe_images(
         where=datasets.folder_of(target, data_dir=data_dir),
         images=decoding.Subset(source, indices),
         labels=labels[indices],
-        num_classes=source.spec.num_classes,
+        label_kind=source.spec.label_kind,
+        num_classes=source.spec.num_classes or None,
         split_labels=labels,
         seed=seed,
         digest=_hash(identity),
@@ -146,8 +149,9 @@ def units(
     Args:
         entries: the models.
         probe: the images.
-        folder: receives one .npz per model (features, labels and, if the network has a head,
-            probs), which `folder.read_bank` can read. The caller should hold it with `alone_in`.
+        folder: receives one .npz per model (features, labels, label_kind and, if the network has
+            a head, probs), which `folder.read_bank` can read. The caller should hold it with
+            `alone_in`.
         batch_size: images per batch, over all devices; rounded up to a multiple of their number.
     """
     return [
@@ -217,7 +221,7 @@ def read(
         features[entry.name] = arrays["features"]
         if "probs" in arrays:
             probs[entry.name] = arrays["probs"]
-    return Bank(features, probs, probe.labels)
+    return Bank(features, probs, probe.labels, label_kind=probe.label_kind)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -270,6 +274,7 @@ class _Extraction:
                 file,
                 **arrays,
                 labels=self.probe.labels,
+                label_kind=np.array(self.probe.label_kind),
                 made_of=np.array(made_of),
                 seen=np.array([self.probe.digest, str(self.probe)]),
             )

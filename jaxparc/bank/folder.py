@@ -1,9 +1,9 @@
 """Read a bank from a folder with one file of features per model, written by any framework.
 
 A file is a `.npy` with the features (n, d), or an `.npz` with `features` and optionally `probs`
-(n, z) and `labels` (`y` in the probe files of the benchmarks). Shapes are read at once and contents
-only when they are scored, so a bank may be larger than memory. Nothing is unpickled. Damage to an
-`.npz` is detected; a `.npy` has no checksum.
+(n, z), `labels` (`y` in the probe files of the benchmarks) and `label_kind`. Shapes are read at
+once and contents only when they are scored, so a bank may be larger than memory. Nothing is
+unpickled. Damage to an `.npz` is detected; a `.npy` has no checksum.
 """
 
 import csv
@@ -58,16 +58,22 @@ class Bank(NamedTuple):
         probs: model -> class probabilities (n, z); models without them are absent.
         labels: as `jaxparc.score_bank` takes them.
         reference: name of the model that serves as the reference; None if it is not in the folder.
+        label_kind: as `jaxparc.score_bank` takes it.
     """
 
     features: dict[str, ArrayFile]
     probs: dict[str, ArrayFile]
     labels: np.ndarray
     reference: str | None = None
+    label_kind: str | None = None
 
 
 def read_bank(
-    folder: str | Path, labels: str | Path | None = None, *, reference: str | Path | None = None
+    folder: str | Path,
+    labels: str | Path | None = None,
+    *,
+    reference: str | Path | None = None,
+    label_kind: str | None = None,
 ) -> Bank:
     """Open a folder of feature files.
 
@@ -77,6 +83,8 @@ def read_bank(
         labels: a file for `read_labels`; by default `labels.npy` in the folder, else the labels in
             the model files, which must then be identical in all of them.
         reference: file of the reference model; if it is in the folder, it may lack labels.
+        label_kind: as `jaxparc.score_bank` takes it; by default the text `label_kind` in the model
+            files, if the labels are from there and these have it.
 
     Raises:
         InputError: the folder or a file does not exist, the folder holds no model, a file cannot be
@@ -119,23 +127,25 @@ def read_bank(
         for name, arrays in members.items()
         if name != itself or not arrays.keys().isdisjoint(LABELS)
     }
+    values, recorded = _labels(folder, labels, labelled or members, label_kind)
     return Bank(
         {name: arrays["features"] for name, arrays in members.items()},
         {name: arrays["probs"] for name, arrays in members.items() if "probs" in arrays},
-        _labels(folder, labels, labelled or members),
+        values,
         itself,
+        label_kind or recorded,
     )
 
 
-def read_labels(path: str | Path) -> np.ndarray:
+def read_labels(path: str | Path, kind: str | None = None) -> np.ndarray:
     """Read labels: an array in any form that `score_bank` takes, or text with one label per line.
 
     Lines are read as integers if all of them are canonical integers, and as strings otherwise: `1`,
-    `01` and `1_0` are three labels.
+    `01` and `1_0` are three labels. If `kind` is "values", all must be numbers.
 
     Raises:
-        InputError: the file cannot be read, is empty, or holds an empty line, a missing label or
-            several columns.
+        InputError: the file cannot be read, is empty, or holds an empty line, a missing label,
+            several columns, or a label that is not of the kind.
     """
     path = Path(path)
     if path.suffix == ".npy":
@@ -164,8 +174,17 @@ def read_labels(path: str | Path) -> np.ndarray:
             f"{missing[0]} ({found[missing[0] - 1]!r}); expected one label per line, and no class "
             "named like a missing value"
         )
+    if kind == "values":
+        return np.array([_value(path, line, text) for line, text in enumerate(found, start=1)])
     whole = all(_INTEGER.fullmatch(label) for label in found)
     return np.array([int(label) for label in found]) if whole else np.array(found)
+
+
+def _value(path: Path, line: int, text: str) -> float:
+    try:
+        return files.number(text)
+    except ValueError:
+        raise InputError(f"{path} line {line}: {text!r}; expected a number") from None
 
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # fits into int64, as `str` writes it
@@ -254,12 +273,16 @@ def arrays_of(path: Path) -> dict[str, ArrayFile]:
 
 
 def _labels(
-    folder: Path, given: str | Path | None, members: Mapping[str, Mapping[str, ArrayFile]]
-) -> np.ndarray:
+    folder: Path,
+    given: str | Path | None,
+    members: Mapping[str, Mapping[str, ArrayFile]],
+    kind: str | None,
+) -> tuple[np.ndarray, str | None]:
+    """Return the labels of a folder, and their kind if the models' files say it."""
     if given is None and (folder / LABELS_FILE).exists():
         given = folder / LABELS_FILE
     if given is not None:
-        labels = read_labels(given)
+        labels = read_labels(given, kind)
         images = {arrays["features"].shape[:1] for arrays in members.values()}
         if labels.dtype.kind == "U" and images == {(len(labels) - 1,)}:
             raise InputError(
@@ -267,8 +290,9 @@ def _labels(
                 f"{printing.count(len(labels) - 1, 'image')}; the first one, {str(labels[0])!r}, "
                 "seems to be a column header"
             )
-        return labels
+        return labels, None
     first: tuple[str, np.ndarray] | None = None
+    recorded: dict[str, str] = {}  # kind -> a model whose file says so
     for name, arrays in members.items():
         key = next((key for key in LABELS if key in arrays), None)
         if key is None:
@@ -284,5 +308,10 @@ def _labels(
                 f"labels of model {name!r} differ from those of {first[0]!r}; expected features of "
                 "the same images in the same order"
             )
+        if "label_kind" in arrays:
+            recorded.setdefault(str(np.asarray(arrays["label_kind"])), name)
+    if len(recorded) > 1:
+        said = ", ".join(f"{kind} (model {name!r})" for kind, name in recorded.items())
+        raise InputError(f"{folder}: label_kind differs between models: {said}")
     assert first is not None
-    return first[1]
+    return first[1], next(iter(recorded), None)

@@ -295,7 +295,7 @@ def finetune(
         keep: called with the network and its new weights before the accuracy is measured.
 
     Raises:
-        InputError: the target is unknown, or the weights do not fit the network.
+        InputError: the target is unknown or has no classes, or the weights do not fit the network.
         DatasetError: the target cannot be read.
         DivergedError: the loss became infinite or NaN.
         OSError: the weights cannot be read.
@@ -304,6 +304,7 @@ def finetune(
     from jaxparc.training import decoding, loop
     from jaxparc.training import steps as training_steps
 
+    datasets.require_classes(target, "fine-tuning")
     data = datasets.spec_of(target, data_dir=data_dir)
     loaded = load(entry)
     spec = loaded.spec

@@ -72,7 +72,7 @@ def open_job(
 
 
 def print_classes(job: Job, target: str, data_dir: str | None) -> None:
-    """Print the classes and sizes of a target."""
+    """Print the classes, or the range of values, and the sizes of a target."""
     classes = datasets.summary(target, data_dir=data_dir)
     print(printing.shown(f"{job.probe.target}: {classes}"))
 

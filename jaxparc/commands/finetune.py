@@ -60,6 +60,7 @@ def finetune(
     }
     entry = _entry(bank, name)
     short_name = datasets.short_name(target)
+    datasets.require_classes(target, "fine-tuning")
     _check(options)
     try:
         inputs = [options, features.extraction_settings(entry), _version(target, data_dir)]

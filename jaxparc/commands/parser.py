@@ -118,6 +118,12 @@ def _add_score(commands: _Commands) -> None:
         help="number of classes of the target, if some have no label",
     )
     score.add_argument(
+        "--label_kind",
+        metavar="KIND",
+        help="classes, multi_label, vectors, or values for numbers to predict [as the models' "
+        "files say, or inferred]",
+    )
+    score.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="folder of scores.csv [.]"
     )
     score.set_defaults(module="score", function="score")
@@ -126,7 +132,7 @@ def _add_score(commands: _Commands) -> None:
 def _add_extract(commands: _Commands) -> None:
     extract = commands.add_parser(
         "extract",
-        parents=[_bank(), _target(), _probe(), _data_dir()],
+        parents=[_bank(), _target(_VALUES), _probe(), _data_dir()],
         help="extract the features of every model of a bank for a target",
         description="Extract the features of every model of a bank for a probe set of a target.",
     )
@@ -137,7 +143,7 @@ def _add_extract(commands: _Commands) -> None:
 def _add_rank(commands: _Commands) -> None:
     rank = commands.add_parser(
         "rank",
-        parents=[_bank(), _target(), _probe(), _data_dir(), _methods()],
+        parents=[_bank(), _target(_VALUES), _probe(), _data_dir(), _methods()],
         help="rank the models of a bank for a target: extract and score",
         description="Rank pretrained models by their expected accuracy after fine-tuning.",
     )
@@ -227,6 +233,7 @@ def _add_data(commands: _Commands) -> None:
 # Options that several commands have.
 
 _DATASET = "a data set from `data list`, or folder:PATH, csv:FILE or npz:FILE"
+_VALUES = "; csv:FILE:values=COLUMN for numbers to predict"
 
 
 def _bank() -> _Parser:
@@ -241,9 +248,9 @@ def _model() -> _Parser:
     return parser
 
 
-def _target() -> _Parser:
+def _target(more: str = "") -> _Parser:
     parser = _Parser(add_help=False)
-    parser.add_argument("target", metavar="TARGET", help=_DATASET)
+    parser.add_argument("target", metavar="TARGET", help=_DATASET + more)
     return parser
 
 

@@ -83,7 +83,7 @@ def rank(
     }
     # Inputs that no model can provide are refused now; whether one has a head is known only later.
     given = {**facts, "reference": _reference(reference, probe), "probs": True}
-    ranking.plan(choice, probe.labels, probe.num_classes, given)
+    ranking.plan(choice, probe.labels, probe.label_kind, probe.num_classes, given)
     extract.print_classes(job, target, data_dir)
     with features.alone_in(job.folder, probe, job.entries):
         failed = extract.run(job, Execution(executor, num_gpus))
@@ -122,7 +122,8 @@ def _reference(path: str | None, probe: features.ProbeImages) -> ArrayFile | Non
         labels = folder.read_array(path, "labels") if Path(path).suffix == ".npz" else None
     except ValueError:  # labels are optional
         labels = None
-    if labels is not None and not np.array_equal(np.asarray(labels), probe.labels):
+    # Flat, as values may be (n,) or (n, 1).
+    if labels is not None and not np.array_equal(np.ravel(labels), np.ravel(probe.labels)):
         raise InputError(
             f"{path} has other labels than the {probe}; expected features of the same images in "
             "the same order"

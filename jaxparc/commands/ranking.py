@@ -49,13 +49,18 @@ class Plan(NamedTuple):
 
 
 def plan(
-    choice: Choice, labels: np.ndarray, num_classes: int | None, given: Mapping[str, Any]
+    choice: Choice,
+    labels: np.ndarray,
+    label_kind: str | None,
+    num_classes: int | None,
+    given: Mapping[str, Any],
 ) -> Plan:
     """Decide which methods can be applied.
 
     Args:
         choice: the requested methods.
         labels: as `jaxparc.score_bank` takes them.
+        label_kind: as `jaxparc.score_bank` takes it.
         num_classes: as `jaxparc.score_bank` takes it.
         given: input of methods besides features -> its value; None or empty if it is missing.
 
@@ -73,7 +78,7 @@ def plan(
             left_out[name] = "; ".join(f"{name} needs {n}, from {sources[n]}" for n in lacking)
             continue
         try:
-            scoring.check_labels(labels, (method,), num_classes=num_classes)
+            scoring.check_labels(labels, (method,), num_classes=num_classes, kind=label_kind)
         except ValueError as error:
             left_out[name] = str(error)
     methods = tuple(name for name in asked if name not in left_out)
@@ -150,6 +155,7 @@ def score(
             bank.labels,
             methods=of_these,
             num_classes=num_classes,
+            label_kind=bank.label_kind,
             **{need: given[need] for need in wanted},
         )
         rows = [names.index(name) for name in able]
@@ -159,8 +165,12 @@ def score(
     return Scored(BankScores(names, tuple(methods), values, undefined), notes)
 
 
-def _images(labels: np.ndarray) -> str:
-    """Return the number of images and of their classes, in words."""
+def _images(labels: np.ndarray, kind: str | None) -> str:
+    """Return the number of images and of their classes, or the range of their values, in words."""
+    if kind == "values":
+        columns = np.asarray(labels, np.float64).reshape(len(labels), -1).T
+        ranges = [f"{column.min():g} to {column.max():g}" for column in columns]
+        return f"{printing.count(len(labels), 'image')}, values {printing.some(ranges)}"
     classes = labels.shape[1] if labels.ndim == 2 else len(np.unique(labels))
     return f"{printing.count(len(labels), 'image')}, {printing.count(classes, 'class', 'classes')}"
 
@@ -202,7 +212,7 @@ def print_ranking(
     if choice.reference is not None:
         given["reference"] = folder.read_array(choice.reference, "features")
         bank = bank._replace(reference=bank.reference or _same(bank, given["reference"]))
-    methods, left_out = plan(choice, bank.labels, num_classes, given)
+    methods, left_out = plan(choice, bank.labels, bank.label_kind, num_classes, given)
     table = out / "scores.csv"
     try:
         with (
@@ -218,6 +228,6 @@ def print_ranking(
     print(scores)
     for note in dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]):
         print(f"note: {printing.shown(note)}", file=sys.stderr)
-    print(_images(bank.labels))
+    print(_images(bank.labels, bank.label_kind))
     print(printing.shown(f"written to {table}"))
     return "; ".join(dict.fromkeys(left_out.values()))

@@ -25,6 +25,7 @@ def score(
     models: str | None = None,
     target_images: int | None = None,
     num_classes: int | None = None,
+    label_kind: str | None = None,
     out: Path = Path(),
     methods: Sequence[str] | None = None,
     probs: bool = False,
@@ -38,6 +39,7 @@ def score(
         models: a CSV file, as `bank.folder.read_facts` takes it.
         target_images: size of the target's training split.
         num_classes: number of classes of the target; None to infer it from the labels.
+        label_kind: as `bank.folder.read_bank` takes it.
         out: folder of scores.csv.
         methods: see `ranking.Choice`.
         probs: see `ranking.Choice`.
@@ -48,7 +50,7 @@ def score(
         OperationError: a method cannot be applied (the others still are), or scores.csv cannot be
             written.
     """
-    bank = feature_folder.read_bank(folder, labels, reference=reference)
+    bank = feature_folder.read_bank(folder, labels, reference=reference, label_kind=label_kind)
     facts: dict[str, Any] = {}
     if models is not None:
         names = [name for name in bank.features if name != bank.reference]

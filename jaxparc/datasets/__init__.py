@@ -62,9 +62,12 @@ class Source(Sequence[Record]):
         """Return all labels, without decoding any image.
 
         Returns:
-          (n,) int32 classes, or, for multi-label data sets, (n, c) float32 multi-hot.
+          (n,) int32 classes, or, for multi-label data sets, (n, c) float32 multi-hot, or, for those
+          with values, (n, 1) float64.
         """
         found = self._rows.labels()[self._chosen.start : self._chosen.stop]
+        if self.spec.values:
+            return np.array(found, np.float64)[:, None]
         if not self.spec.multi_label:
             return np.array(found, np.int32)
         labels = np.zeros((len(found), self.spec.num_classes), np.float32)
@@ -105,6 +108,23 @@ def short_name(name: str) -> str:
         if user_images.is_address(name)
         else (registered(name), name)[1]
     )
+
+
+def require_classes(name: str, purpose: str) -> None:
+    """Refuse a data set whose images have values instead of classes, without reading it.
+
+    Args:
+      name: as in `load`.
+      purpose: what needs classes, for the message.
+
+    Raises:
+      InputError: it has no classes, or as in `short_name`.
+    """
+    name = _address(name)
+    if user_images.is_address(name) and (column := user_images.parse(name).values):
+        raise InputError(
+            f"{name}: {purpose} needs classes; the values of {column!r} are numbers to predict"
+        )
 
 
 def root_of(data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -152,8 +172,8 @@ def load(
 
     Returns:
       A sequence of records in a fixed order. A record is a dictionary of `image` and `label`, an
-      int, or a tuple of ints in multi-label data sets. VOC's records also have `boxes`, (k, 4)
-      float32 of ymin, xmin, ymax, xmax in [0, 1] of the sides, and `box_labels`, (k,) int32.
+      int, a tuple of ints in multi-label data sets, or a float. VOC's records also have `boxes`,
+      (k, 4) float32 of ymin, xmin, ymax, xmax in [0, 1] of the sides, and `box_labels`, (k,) int32.
 
     Raises:
       InputError: the name or the split is unknown, or the slice exceeds the split.
@@ -186,8 +206,8 @@ def class_counts(
 ) -> dict[str, dict[str, int]]:
     """Return split -> class -> number of images; a multi-label image counts in each of its classes.
 
-    Classes of registered data sets are named by their indices. Arguments and exceptions are those
-    of `load`.
+    Classes of registered data sets are named by their indices; data sets with values have none.
+    Arguments and exceptions are those of `load`.
     """
     name = _address(name)
     if user_images.is_address(name):
@@ -204,11 +224,18 @@ def class_counts(
 def summary(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> str:
     """Return one line: the numbers of images and classes, and the classes of user images.
 
+    If they have values instead, these are the range and the median of the training images.
+
     Arguments and exceptions are those of `spec_of`.
     """
     name = _address(name)
     spec = spec_of(name, data_dir=data_dir)
     sizes = ", ".join(f"{split} {size:,}" for split, size in spec.sizes.items())
+    if spec.values:
+        found = labels(name, "train", data_dir=data_dir)
+        low, middle, high = found.min(), np.median(found), found.max()
+        what = printing.visible(spec.values)
+        return f"{what} {low:g} to {high:g}, median {middle:g}; images: {sizes}"
     line = f"{spec.num_classes:,} classes; images: {sizes}"
     if not user_images.is_address(name):
         return line

@@ -43,10 +43,10 @@ SHOWN = 5  # file extensions, or arrays, that a message names
 
 
 class Item(NamedTuple):
-    """An image and its class or classes, by the names in the data set."""
+    """An image and its class or classes, by the names in the data set, or its value."""
 
     image: Any  # a Path, or (h, w[, 3]) uint8
-    label: Any  # a string, or a tuple of strings
+    label: Any  # a string, a tuple of strings, or a float
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The layouts of user images: class folders (`folders`), CSV files, and arrays in .npz files."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,8 +20,17 @@ NPZ_NAMES = (
 )
 
 
-def _read_csv(where: Path) -> Listing:
-    """Read the columns path (absolute, or relative to the file), label and optionally split."""
+def read_csv(where: Path, values: str = "") -> Listing:
+    """Read the columns path (absolute, or relative to the file), label and optionally split.
+
+    Args:
+      where: the file.
+      values: a column of numbers to read in place of label; "" for label.
+
+    Raises:
+      DatasetError: the file cannot be read, lacks a column, or a cell is invalid.
+    """
+    target = " ".join(values.lower().split()) or "label"
     try:
         columns, table = files.read_table(where)
     except OSError as error:
@@ -28,39 +38,42 @@ def _read_csv(where: Path) -> Listing:
     except ValueError as error:
         flaw = str(error).removeprefix(f"{where} ")
         raise DatasetError(f"csv:{where} cannot be read: {flaw}") from error
-    names = [name.strip().lower() for name in columns]
-    if missing := {"path", "label"} - set(names):
+    names = [" ".join(name.lower().split()) for name in columns]
+    if missing := {"path", target} - set(names):
+        hint = ""
+        if columns and missing == {"label"}:
+            hint = " (for a column of numbers to predict, add its name: values=COLUMN)"
         raise DatasetError(
             f"csv:{where} has the columns {', '.join(columns) or 'none'}; missing: "
-            f"{' and '.join(sorted(missing))}"
+            f"{' and '.join(sorted(missing))}{hint}"
         )
-    if duplicate := [name for name in ("path", "label", "split") if names.count(name) > 1]:
+    if duplicate := [name for name in ("path", target, "split") if names.count(name) > 1]:
         raise DatasetError(f"csv:{where}: duplicate column {duplicate[0]!r}")
     rows = [
         (row.line, dict(zip(names, map(str.strip, row.cells.values()), strict=True)))
         for row in table
     ]
-    if incomplete := [(line, row) for line, row in rows if _is_incomplete(row)]:
+    if incomplete := [(line, row) for line, row in rows if _is_incomplete(row, target)]:
         line, row = incomplete[0]
         what = "empty"
-        if all(cell for cell in (row["path"], *row["label"].split("|"))):
-            what = f"missing ({row['path']}, {row['label']})"
+        if all(cell for cell in (row["path"], *row[target].split("|"))):
+            what = f"missing ({row['path']}, {row[target]})"
         others = len(incomplete) - 1
         more = f"; likewise in {others} more of {len(rows)} rows" if others else ""
-        raise DatasetError(f"csv:{where} line {line}: path or label is {what}{more}")
+        raise DatasetError(f"csv:{where} line {line}: path or {target} is {what}{more}")
     groups: dict[str, list[Item]] = {}
     lines: dict[str, int] = {}
-    several = any("|" in row["label"] for _, row in rows)
+    several = not values and any("|" in row["label"] for _, row in rows)
     for number, row in rows:
-        labels = tuple(dict.fromkeys(one.strip() for one in row["label"].split("|")))
         if "\0" in "".join(row.values()):
             raise DatasetError(f"csv:{where} line {number} holds a NUL character; expected text")
         path = where.parent / os.path.expanduser(row["path"])
         real = os.path.realpath(path)
         if real in lines:
+            hint = "" if values else "; write several labels of an image as a|b"
             raise DatasetError(
                 f"csv:{where} line {number}: duplicate image {row['path']}, also in line "
-                f"{lines[real]}; write several labels of an image as a|b"
+                f"{lines[real]}{hint}"
             )
         lines[real] = number
         split = folders.split_of(row.get("split") or "train")
@@ -68,7 +81,12 @@ def _read_csv(where: Path) -> Listing:
             raise DatasetError(
                 f"csv:{where} line {number}: split is {row['split']!r}; known: {folders.KNOWN}"
             )
-        groups.setdefault(split, []).append(Item(path, labels if several else row["label"]))
+        label: str | float | tuple[str, ...] = row[target]
+        if values:
+            label = _value(f"csv:{where} line {number}: {target}", row[target])
+        elif several:
+            label = tuple(dict.fromkeys(one.strip() for one in row[target].split("|")))
+        groups.setdefault(split, []).append(Item(path, label))
     if not groups.get("train"):
         raise DatasetError(f"csv:{where} has no images in the split train")
     found = Listing({"train": groups.pop("train")})
@@ -79,8 +97,18 @@ def _read_csv(where: Path) -> Listing:
     return found
 
 
-def _is_incomplete(row: Mapping[str, str]) -> bool:
-    cells = (row["path"], *map(str.strip, row["label"].split("|")))
+def _value(what: str, cell: str) -> float:
+    try:
+        number = files.number(cell)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DatasetError(f"{what} is {cell!r}; expected a finite number, such as -0.5 or 1e3")
+    return number
+
+
+def _is_incomplete(row: Mapping[str, str], target: str) -> bool:
+    cells = (row["path"], *map(str.strip, row[target].split("|")))
     return any(not cell or cell in files.MISSING for cell in cells)
 
 
@@ -166,5 +194,5 @@ def _pairs(where: str, pixels: str, x: np.ndarray, labels: str, y: np.ndarray) -
 
 
 READERS: Mapping[str, Callable[[Path], Listing]] = MappingProxyType(
-    {"folder": folders.read, "csv": _read_csv, "npz": _read_npz}
+    {"folder": folders.read, "csv": read_csv, "npz": _read_npz}
 )

@@ -34,9 +34,10 @@ class DatasetSpec:
       aliases: other names, as in the published benchmark.
       version: of the prepared files; another version is prepared beside it. For user images, a hash
         of all that decides what is read.
-      num_classes: number of classes, all of which have training images.
+      num_classes: number of classes, all of which have training images; 0 if there are values.
       sizes: split -> number of images; "train" and "test" among them.
       multi_label: whether an image may have several classes.
+      values: name of the numbers that the images have in place of classes; "" if they have classes.
       mirror: whether mirroring preserves an image's class (False for letters and digits).
       description: one line.
       licence: of the images, one line.
@@ -57,6 +58,7 @@ class DatasetSpec:
     num_classes: int
     sizes: Mapping[str, int]
     multi_label: bool = False
+    values: str = ""
     mirror: bool = True
     description: str
     licence: str
@@ -68,6 +70,11 @@ class DatasetSpec:
     stored: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     left_out: int | None = None
     label: str = "label"
+
+    @property
+    def label_kind(self) -> str:
+        """The kind of the labels, as `jaxparc.score_bank` takes it."""
+        return "values" if self.values else "multi_label" if self.multi_label else "classes"
 
     @property
     def needs_tensorflow(self) -> bool:

@@ -11,6 +11,7 @@ Options follow the path, as in "folder:pets:skip=10,mirror=no":
     test=SHARE      of the images to hold out as a test split if there is none [0.2]
     seed=N          of that choice and of the order of the images [0]
     mirror=no       mirroring changes an image's class, as for letters and digits [yes]
+    values=COLUMN   a column of csv:FILE with a number per image to predict, in place of label
 
 Every image is decoded once before anything else; the result is cached in the TFDS data folder until
 a file changes.
@@ -52,6 +53,7 @@ class Address(NamedTuple):
     test: float = 0.2
     seed: int = 0
     mirror: bool = True
+    values: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ class UserRows:
 
     Attributes:
       items: images and labels, in reading order.
-      codes: class name -> index.
+      codes: class name -> index; empty if the labels are numbers.
     """
 
     items: Sequence[Item]
@@ -92,6 +94,8 @@ class UserRows:
         return {label: found[label] for label in self.codes}
 
     def _class(self, label: Any) -> Any:
+        if isinstance(label, float):
+            return label
         if isinstance(label, tuple):
             return tuple(self.codes[one] for one in label)
         return self.codes[label]
@@ -162,6 +166,8 @@ def parse(name: str) -> Address:
             address = address._replace(**{key: read(value)})
         except (ValueError, KeyError):
             raise InputError(f"{name}: {key} is {value!r}; expected {expected}") from None
+    if address.values and kind != "csv":
+        raise InputError(f"{name}: values is a column of csv:FILE; {kind}: has no columns")
     return address
 
 
@@ -185,26 +191,20 @@ def open_set(name: str, root: Path) -> UserSet:
         them, cannot be decoded.
     """
     address = parse(name)
-    listing = layouts.READERS[address.kind](address.path)
+    if address.values:
+        listing = layouts.read_csv(address.path, address.values)
+    else:
+        listing = layouts.READERS[address.kind](address.path)
     if skipped := folders.described(listing.skipped):
         folders.say(name, f"skipped: {skipped}")
     decodable, content = _decodable(name, address, listing.groups, root)
     if "test" not in decodable:
         decodable = _split(address, decodable["train"])
-    classes = sorted(
-        {one for item in decodable["train"] for one in _classes(item.label)}, key=_natural
-    )
-    for item in decodable["test"]:
-        if missing := set(_classes(item.label)) - set(classes):
-            raise DatasetError(
-                f"{name}: class {min(missing)!r} has images in the test split and none in train"
-            )
-    if len(classes) < 2:
-        raise DatasetError(
-            f"{name}: all images are of class {classes[0]!r}; expected at least 2 classes"
-        )
-    if alike := _alike(classes):
-        folders.say(name, f"classes that only differ in spelling are kept separate: {alike}")
+    classes = []
+    if address.values:
+        _require_different(name, address.values, decodable["train"])
+    else:
+        classes = _class_names(name, decodable)
     codes = {label: code for code, label in enumerate(classes)}
     splits = {}
     for number, (split, items) in enumerate(decodable.items()):
@@ -216,11 +216,39 @@ def open_set(name: str, root: Path) -> UserSet:
         num_classes=len(classes),
         sizes=MappingProxyType({split: len(rows) for split, rows in splits.items()}),
         multi_label=any(isinstance(item.label, tuple) for item in decodable["train"]),
+        values=address.values,
         mirror=address.mirror,
         description=f"images of {address.path}",
         licence="your own",
     )
     return UserSet(spec, MappingProxyType(splits), tuple(classes))
+
+
+def _class_names(name: str, groups: Groups) -> list[str]:
+    """Return the classes of the training images, which those of the test images must be among."""
+    classes = sorted(
+        {one for item in groups["train"] for one in _classes(item.label)}, key=_natural
+    )
+    for item in groups["test"]:
+        if missing := set(_classes(item.label)) - set(classes):
+            raise DatasetError(
+                f"{name}: class {min(missing)!r} has images in the test split and none in train"
+            )
+    if len(classes) < 2:
+        raise DatasetError(
+            f"{name}: all images are of class {classes[0]!r}; expected at least 2 classes"
+        )
+    if alike := _alike(classes):
+        folders.say(name, f"classes that only differ in spelling are kept separate: {alike}")
+    return classes
+
+
+def _require_different(name: str, column: str, items: Sequence[Item]) -> None:
+    if len({item.label for item in items}) < 2:
+        raise DatasetError(
+            f"{name}: {column} is {items[0].label:g} for all {len(items)} images to train on; "
+            "expected at least two different values"
+        )
 
 
 def _count(value: str) -> int:
@@ -235,12 +263,19 @@ def _share(value: str) -> float:
     return float(value)
 
 
+def _column(value: str) -> str:
+    if not value.strip():
+        raise ValueError
+    return value.strip()
+
+
 _OPTIONS: Mapping[str, tuple[Callable[[str], Any], str]] = MappingProxyType(
     {
         "skip": (_count, "an integer of at least 0"),
         "test": (_share, "a number above 0 and below 1"),
         "seed": (_count, "an integer of at least 0"),
         "mirror": ({"yes": True, "no": False}.__getitem__, "yes or no"),
+        "values": (_column, "the name of a column"),
     }
 )
 
@@ -268,17 +303,20 @@ def _alike(classes: Sequence[str]) -> str:
 
 
 def _split(address: Address, items: list[Item]) -> Groups:
-    """Hold out a test split."""
-    labels = np.array(["|".join(_classes(item.label)) for item in items])
+    """Hold out a test split, of images of all classes, or at random if they have values."""
+    of_class = [() if address.values else _classes(item.label) for item in items]
+    labels = np.array(["|".join(classes) for classes in of_class])
     count = min(max(round(address.test * len(items)), 1), len(items) - 1)
     held = sampling.held_out(labels, count, seed=address.seed)
     train = [item for item, out in zip(items, held, strict=True) if not out]
     test: list[Item] = []
-    trained = {one for item in train for one in _classes(item.label)}
-    for item in (item for item, out in zip(items, held, strict=True) if out):
-        # Multi-label images and classes with one image could leave a class without training images.
-        (test if trained.issuperset(_classes(item.label)) else train).append(item)
-        trained.update(_classes(item.label))
+    trained = {one for place in np.flatnonzero(~held) for one in of_class[place]}
+    for item, classes, out in zip(items, of_class, held, strict=True):
+        if out:
+            # Multi-label images and classes with one image could leave a class without training
+            # images.
+            (test if trained.issuperset(classes) else train).append(item)
+            trained.update(classes)
     if not test:
         raise DatasetError(
             f"{address.kind}:{address.path}: no image can be held out for a test split; expected a "

@@ -55,7 +55,8 @@ def logme(probe: Probe, *, n_dims: int | None = None, variant: str = "evidence")
         det(I + G / r) = det(I + K / r) (1 + n t / r).
 
     Args:
-        probe: needs `features` (n, d) and `labels` of any kind.
+        probe: needs `features` (n, d) and `labels` of any kind. Values should have variance 1 per
+            column, as the evidence depends on it.
         n_dims: f, reduce the features by PCA, which centres them, first; None for no reduction.
         variant: "evidence", or "thuml", the value of the published code, for comparison with
             published numbers.

@@ -399,3 +399,81 @@ def test_damage_that_shows_when_it_is_read_names_the_file(folder):
     flip(folder)
     with pytest.raises(ValueError, match=r"whole\.npz cannot be read: Bad CRC-32"):
         np.asarray(array)
+
+
+# ----------------------------------------------------------------------------------------- values
+
+
+@pytest.fixture
+def ages(tmp_path):
+    """Two models of 40 images, labelled with numbers in a file beside them."""
+    rng = np.random.default_rng(0)
+    y = np.round(rng.normal(40, 12, 40), 1)
+    bank = tmp_path / "bank"
+    bank.mkdir()
+    for name, noise in (("a", 1), ("b", 9)):
+        x = np.c_[y, 9 * rng.normal(size=(40, 3))] + noise * rng.normal(size=(40, 4))
+        np.save(bank / f"{name}.npy", x.astype(np.float32))
+    (tmp_path / "ages.txt").write_text("\n".join(map(str, y)) + "\n")
+    return bank
+
+
+VALUES = ("--label_kind", "values")
+
+
+def test_text_labels_are_values_on_request(ages, capsys):
+    words = ("--labels", str(ages.parent / "ages.txt"), *VALUES, "--methods", "parc", "ridge")
+    assert score(ages, *words) == 0
+    out, err = capsys.readouterr()
+    y = np.loadtxt(ages.parent / "ages.txt")
+    assert f"40 images, values {y.min():g} to {y.max():g}" in out
+    assert err == ""
+    bank = {name: np.load(ages / f"{name}.npy") for name in "ab"}
+    expected = jaxparc.score_bank(bank, y, methods=["parc", "ridge"], label_kind="values")
+    for name, row in table(ages).items():
+        assert row == pytest.approx({m: expected[m][name] for m in row}, rel=1e-4)
+
+
+def test_several_columns_of_values_have_a_range_each(ages, capsys):
+    np.save(ages / "labels.npy", np.arange(80).reshape(40, 2))
+    assert score(ages, *VALUES) == 0
+    assert "40 images, values 0 to 78, 1 to 79" in capsys.readouterr().out
+
+
+def test_the_kind_of_labels_is_read_from_the_models(ages, capsys):
+    y = np.loadtxt(ages.parent / "ages.txt")
+    for name in "ab":
+        x = np.load(ages / f"{name}.npy")
+        np.savez(ages / f"{name}.npz", features=x, labels=y, label_kind=np.array("values"))
+        (ages / f"{name}.npy").unlink()
+    assert feature_files.read_bank(ages).label_kind == "values"
+    assert score(ages) == 0
+    # what is asked for wins
+    assert feature_files.read_bank(ages, label_kind="classes").label_kind == "classes"
+    np.savez(ages / "b.npz", features=x, labels=y, label_kind=np.array("vectors"))
+    assert score(ages) == 2
+    said = "label_kind differs between models: values (model 'a'), vectors (model 'b')"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        ("age\n3\n4\n", VALUES, "y.txt line 1: 'age'; expected a number"),
+        ("3\n4\n3,5\n", VALUES, "y.txt line 3: '3,5'; expected a number"),
+        ("3\n" * 40, VALUES, "labels: all 40 values are 3; expected at least two different ones"),
+        (
+            "3\n4\n" * 20,
+            (*VALUES, "--num_classes", "9"),
+            "num_classes is 9; labels that are values",
+        ),
+        ("3\n4\n" * 20, ("--label_kind", "age"), "unknown label kind 'age'; known: classes, mul"),
+        ("3\n4\n" * 20, (*VALUES, "--methods", "gbc"), "takes classes labels; these are values"),
+    ],
+)
+def test_labels_that_are_no_values_are_refused(content, words, message, ages, capsys):
+    (ages.parent / "y.txt").write_text(content)
+    assert score(ages, "--labels", str(ages.parent / "y.txt"), *words) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1

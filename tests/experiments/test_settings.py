@@ -77,6 +77,14 @@ def test_own_images_are_sources_targets_and_probes(own_images, tmp_path):
     prepare(Run(again, run.out, run.weights))
 
 
+def test_targets_of_numbers_are_refused(own_images, tmp_path):
+    hues, _ = own_images
+    (tmp_path / "ages.csv").write_text("path,age\n0.png,3\n")
+    name = f"csv:{tmp_path}/ages.csv:values=age"
+    with pytest.raises(ValueError, match=r"benchmark tiny needs classes; the values of 'age' are"):
+        dataclasses.replace(tiny.TINY, targets=(hues, name))
+
+
 def test_own_images_that_cannot_be_told_apart_are_refused(own_images, tmp_path):
     hues, several = own_images
     with pytest.raises(ValueError, match="are the same data set"):
