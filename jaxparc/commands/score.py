@@ -39,7 +39,7 @@ def score(
         target_images: size of the target's training split.
         num_classes: number of classes of the target; None to infer it from the labels.
         out: folder of scores.csv.
-        methods: see `ranking.Choice`.
+        methods: see `ranking.Choice`; None for `SCORED_BY`.
         probs: see `ranking.Choice`.
         reference: see `ranking.Choice`.
 
