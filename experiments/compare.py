@@ -42,6 +42,7 @@ ENSEMBLE = "mean(parc_f32,ridge,ncm)"
 METHODS = (
     *SELECTORS,
     "parc_f32",
+    "hscore_f32",
     ENSEMBLE,
     *(f"{method}+l" for method in ("parc_f32", "ridge", ENSEMBLE)),
 )

@@ -16,11 +16,14 @@ from experiments.runner.run import Run
 from experiments.tables.facts import read_facts
 from jaxparc import files
 from jaxparc.errors import InputError
+from jaxparc.selectors import SELECTORS
 
 METHODS = ("parc", "lfc", "ncm", "mean(lfc,ncm)")
 MODELS = tuple("abcdef")
 SETS = ("birds_s0", "birds_s1", "cars")
 N = 24
+RANDOM = "a random order"
+OTHERS = "mean z-score on the other targets"
 
 
 @pytest.fixture
@@ -117,10 +120,6 @@ def test_the_table_equals_scipy_and_brute_force(bank, capsys):
     assert rows["layers alone"][-1] == rows[OTHERS][-1] == ""
 
 
-RANDOM = "a random order"
-OTHERS = "mean z-score on the other targets"
-
-
 def test_regret_and_chance_of_all_orders(bank):
     rows = {}
     found = banks.of_files(bank.paths, bank.folder / "truth.csv", accuracy="acc")
@@ -137,19 +136,28 @@ def test_regret_and_chance_of_all_orders(bank):
 
 
 def test_every_method_is_compared_or_named(bank, capsys):
+    assert set(SELECTORS) < set(compare.METHODS)
     out = bank.folder / "out"
-    words = ("--facts", str(bank.folder / "facts.json"), "--reference", "a", "--out", str(out))
-    compare.main(
-        [str(bank.paths[2]), "--truth", str(bank.folder / "truth.csv"), "--accuracy", "acc"]
-        + [*words, "--resamples", "20"]
-    )
+    left_out = ("nce", "leep", "heuristic")
+    facts = ("--facts", str(bank.folder / "facts.json"))
+    words = (*facts, "--reference", "a", "--out", str(out))
+    run(bank, *words, methods=(*left_out, "rsa", "lfc+l"), paths=bank.paths[2:])
     printed = capsys.readouterr()
-    names = {row[0].removesuffix(" (without a)") for row in table(out / "all.csv")}
-    left_out = {"nce", "leep", "heuristic"}
-    assert set(compare.METHODS) - names == left_out
+    rows = [row[0] for row in table(out / "all.csv")]
+    assert {"rsa (without a)", "lfc+l", "layers alone", "log parameters", RANDOM} < set(rows)
+    assert not set(left_out) & set(rows)
     for method in left_out:
         assert f"not compared: {method} needs" in printed.out + printed.err
-    assert "rsa (without a)" in (out / "all.md").read_text()
+    run(bank, *words, methods=("rsa_f2", "lfc"), paths=bank.paths[2:])
+    by_set = {row[0]: row[1] for row in table(out / "all_by_probe_set.csv")}
+    with np.load(bank.paths[2]) as arrays:
+        features = {model: arrays[f"features/{model}"] for model in MODELS}
+        found = jaxparc.score_bank(
+            features, arrays["labels"], methods=("rsa_f2",), reference=features["a"]
+        )
+    x = list(found["rsa_f2"].values())[1:]
+    y = [bank.truth[model, "cars"] for model in MODELS[1:]]
+    assert float(by_set["rsa_f2"]) == pytest.approx(100 * scipy.stats.pearsonr(x, y)[0], abs=0.051)
 
 
 def test_undefined_scores_are_named(bank, capsys):
