@@ -56,7 +56,7 @@ class Scored(NamedTuple):
     Attributes:
         outcomes: accuracies and scores. Where targets have different numbers of probe sets, each is
             repeated equally often, so that all of a target's count the same.
-        milliseconds: method -> milliseconds per model, of all probe sets.
+        milliseconds: method -> milliseconds per model, of all probe sets; empty if not measured.
         notes: notes on methods and scores, one line each.
     """
 
@@ -65,8 +65,14 @@ class Scored(NamedTuple):
     notes: list[str]
 
 
-def scored(bank: Bank, methods: Sequence[str]) -> Scored:
+def scored(bank: Bank, methods: Sequence[str], *, times: bool = False) -> Scored:
     """Score all probe sets by the methods that apply to each of them.
+
+    Args:
+        bank: the bank.
+        methods: labels of methods.
+        times: whether to score by one method at a time, twice, to measure each alone. Otherwise
+            all methods share what they compute in common.
 
     Raises:
         InputError: a method is unknown, none applies, or the labels are malformed.
@@ -81,16 +87,19 @@ def scored(bank: Bank, methods: Sequence[str]) -> Scored:
     seconds: dict[str, float] = defaultdict(float)
     runs: dict[str, dict[str, list[dict[Transfer, float]]]] = {label: {} for label in methods}
     for one in bank.sets:
-        for group in score_probes.together(methods):
+        for group in score_probes.together(methods) if times else [methods]:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                found, elapsed = score_probes.timed(one.score, group)
+                if times:
+                    found, elapsed = score_probes.timed(one.score, group)
+                    seconds |= {label: seconds[label] + elapsed for label in group}
+                else:
+                    found = one.score(methods=group)
             notes += [f"{one.name}: {warning.message}" for warning in caught]
             for label in group:
                 column = zip(found.names, found[label].values(), strict=True)
                 scores = {one.transfer[name]: score for name, score in column}
                 runs[label].setdefault(one.target, []).append(scores)
-                seconds[label] += elapsed
         say(f"scored {one.name}: {printing.count(len(one.transfer), 'model')}")
     joined = {label: _joined(of_targets) for label, of_targets in runs.items()}
     present = {t for one in bank.sets for t in one.transfer.values()}
@@ -179,7 +188,7 @@ def tables(
     """
     without = {}
     if bank.reference is not None:
-        needing = [m for m in result.milliseconds if "reference" in selectors.method(m).needs]
+        needing = [m for m in result.outcomes.scores if "reference" in selectors.method(m).needs]
         without = dict.fromkeys(needing, (bank.reference,))
     places: dict[str, int] = defaultdict(int)
     sets = {}
@@ -267,6 +276,11 @@ def parser() -> argparse.ArgumentParser:
         help=f"resamples of models, targets and probe sets for intervals [{RESAMPLES}]",
     )
     made.add_argument(
+        "--times",
+        action="store_true",
+        help="also measure milliseconds per model, scoring by one method at a time, twice",
+    )
+    made.add_argument(
         "--out", type=Path, metavar="DIR", help="write the tables to DIR, as Markdown and CSV"
     )
     group = made.add_argument_group("probe files")
@@ -330,7 +344,7 @@ def compare(args: argparse.Namespace) -> None:
     bank = _open(args)
     names = {name: None for one in bank.sets for name in one.transfer}
     _check_facts(bank.facts, names, args)
-    result = scored(bank, args.methods)
+    result = scored(bank, args.methods, times=args.times)
     columns = {"layers": args.layers, PARAMETERS: args.parameters}
     columns |= {column: column for column in args.baselines}
     found = baselines(result.outcomes, bank.facts, columns, (PARAMETERS,))

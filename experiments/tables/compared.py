@@ -15,6 +15,10 @@ from jaxparc.report.sheets import Sheet
 
 COLUMNS = ("pearson", "weighted_tau", "regret1")  # the table is sorted by the first
 RANDOM = "a random order"
+_TIMES = (
+    " Milliseconds are per model, scored by this method alone, without feature extraction, in the "
+    "second of two calls."
+)
 
 
 def part(found: Outcomes, method: str, without: Mapping[str, Sequence[str]]) -> Outcomes:
@@ -73,26 +77,34 @@ def comparison(
         title: method -> title.
         heading: title of the table.
         without: method -> names of models that it does not score.
-        milliseconds: method -> milliseconds per model, without feature extraction.
+        milliseconds: method -> milliseconds per model, without feature extraction; empty for none.
         resamples: number of resamples of every interval.
     """
+
+    def time(method: str) -> list[str]:
+        cell = f"{milliseconds[method]:.1f}" if method in milliseconds else ""
+        return [cell] if milliseconds else []
+
     rows = []
     for method, cells in measured(found, without, resamples).items():
-        ms = milliseconds.get(method)
         named = f" (without {', '.join(without[method])})" if without.get(method) else ""
-        rows.append((f"{title(method)}{named}", *_cells(cells), "" if ms is None else f"{ms:.1f}"))
+        rows.append((f"{title(method)}{named}", *_cells(cells), *time(method)))
     chance = {name: resampling.chance(found, MEASURES[name], resamples) for name in COLUMNS}
-    rows.append((RANDOM, *_cells(chance), ""))
+    rows.append((RANDOM, *_cells(chance), *time(RANDOM)))
     head = [cell for name in COLUMNS for cell in (MEASURES[name].title, "95 %")]
     notes = [
         "Means over targets and their probe sets. PC (Pearson correlation) and weighted tau are "
         "times 100; regret@1 is in points of accuracy, smaller is better. Intervals of "
         f"{resamples:,} resamples of models, targets and probe sets; that of a random order, the "
-        "same for all targets, holds 95 % of orders. Milliseconds are per model, scored by this "
-        "method alone, without feature extraction, in the second of two calls.",
+        "same for all targets, holds 95 % of orders." + _TIMES * bool(milliseconds),
         *undefined(found, title, without),
     ]
-    return Sheet(heading, ("method", *head, "ms/model"), tuple(rows), tuple(notes))
+    return Sheet(
+        heading,
+        ("method", *head, *(["ms/model"] if milliseconds else [])),
+        tuple(rows),
+        tuple(notes),
+    )
 
 
 def by_probe_set(

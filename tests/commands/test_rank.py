@@ -293,7 +293,7 @@ def test_what_ranks_without_being_asked_for(bank, capsys):
     assert rank("--out", "f") == 0
     assert capsys.readouterr().err == ""
     head, *_ = (bank.path / "f" / "scores.csv").read_text().splitlines()
-    assert head == "model,ridge,parc_f32"
+    assert head == "model,parc_f32,ridge"
     assert main(["score", "f", "--out", "s"]) == 0
     assert (bank.path / "s" / "scores.csv").read_text().startswith("model,parc_f32\n")
 

@@ -116,8 +116,21 @@ def test_the_table_equals_scipy_and_brute_force(bank, capsys):
     assert "all: 6 models, 3 probe sets" in printed
     assert "kind=big: 4 models" in printed
     assert f"| {METHODS[-1]} |" in (out / "all.md").read_text()
-    assert all(float(rows[method][-1]) > 0 for method in METHODS)
-    assert rows["layers alone"][-1] == rows[OTHERS][-1] == ""
+    assert {"layers alone", OTHERS} < set(rows)
+
+
+def test_times_are_of_each_method_alone(bank):
+    out = bank.folder / "out"
+    run(bank, "--out", str(out))
+    together = table(out / "all.csv")
+    assert "ms/model" not in together[0]
+    run(bank, "--times", "--out", str(out))
+    alone = table(out / "all.csv")
+    assert [row[:-1] for row in alone] == together
+    times = {row[0]: row[-1] for row in alone}
+    assert times["method"] == "ms/model"
+    assert all(float(times[method]) > 0 for method in METHODS)
+    assert times[OTHERS] == times[RANDOM] == ""
 
 
 def test_regret_and_chance_of_all_orders(bank):
