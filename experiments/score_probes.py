@@ -134,7 +134,7 @@ class _Bank:
         bank = [t for t in probes if t.source != self.target]
         scores: dict[str, list[float | None]] = {}
         seconds: dict[str, float] = {}
-        for methods in _together(self.run.benchmark.methods):
+        for methods in together(self.run.benchmark.methods):
             if not given.has_all_of(methods[0]):
                 scores |= {label: [None] * len(bank) for label in methods}
                 continue
@@ -224,7 +224,7 @@ def timed(
     return scored, time.monotonic() - started
 
 
-def _together(methods: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def together(methods: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield groups of methods that differ only in "+ layers", which share a program and a time."""
     plain = dict.fromkeys(method.removesuffix("+l") for method in methods)
     for name in plain:

@@ -125,6 +125,8 @@ ROOMS = [
     "experiments.finetune_all",
     "experiments.extract_probes",
     "experiments.score_probes",
+    "experiments.banks",
+    "experiments.compare",
     "experiments.report",
     "experiments.benchmark",
     "experiments.sweep",

@@ -12,7 +12,7 @@ method, and optionally a column Run with the number of the probe set.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +80,43 @@ def read_accuracies(path: Path) -> Accuracies:
             has an accuracy outside [0, 100].
     """
     return _oracle(_table(path, ORACLE))
+
+
+def read_truth(
+    path: Path, column: str = LONG[2], without: Mapping[str, str] | None = None
+) -> tuple[Accuracies, list[Transfer]]:
+    """Read a table with the columns model, target and accuracy, in percent or as fractions.
+
+    Args:
+        path: the table; columns that are not named here are skipped.
+        column: name of the column of accuracies. If none of them is above 1, they are fractions.
+        without: column -> value of the rows to leave out.
+
+    Returns:
+        Accuracies in percent, and the transfers of the rows that are left out.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        TableError: a column is missing, a row is a duplicate or has an empty name, an accuracy is
+            not a number in [0, 100], or no row remains.
+    """
+    without = without or {}
+    table = _table(path, (*LONG[:2], column, *without))
+    accuracies: Accuracies = {}
+    left_out = []
+    for row, transfer in _transfers(table):
+        if any(row.cells[name] == value for name, value in without.items()):
+            left_out.append(transfer)
+            continue
+        accuracies[transfer] = row.number(column)
+        if not 0 <= accuracies[transfer] <= 100:
+            raise TableError(
+                f"{row.where}: {column} is {row.cells[column]!r}; expected a number in [0, 100]"
+            )
+    if not accuracies:
+        raise TableError(f"{path} has no row" + (" that is not left out" if left_out else ""))
+    scale = 100.0 if max(accuracies.values()) <= 1 else 1.0
+    return {transfer: scale * value for transfer, value in accuracies.items()}, left_out
 
 
 def read_scores(

@@ -1,3 +1,8 @@
 """The commands of `python -m jaxparc`: one module each, whose function takes plain arguments."""
 
 PROGRAM = "python -m jaxparc"
+
+# The methods of a command without --methods; the first determines the ranking. Those of `rank` are
+# chosen by the evidence in docs/evaluation.md and take every kind of labels.
+SCORED_BY = ("parc_f32",)
+RANKED_BY = ("parc_f32", "ridge")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from jaxparc import interrupts, printing
-from jaxparc.commands import PROGRAM
+from jaxparc.commands import PROGRAM, RANKED_BY, SCORED_BY
 from jaxparc.errors import InputError, OperationError, is_out_of_memory
 from jaxparc.units import options
 
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_score(commands: _Commands) -> None:
     score = commands.add_parser(
         "score",
-        parents=[_methods()],
+        parents=[_methods(SCORED_BY)],
         help="rank models by files with their features",
         description="Rank the models of a folder by their expected accuracy after fine-tuning.",
     )
@@ -143,7 +143,7 @@ def _add_extract(commands: _Commands) -> None:
 def _add_rank(commands: _Commands) -> None:
     rank = commands.add_parser(
         "rank",
-        parents=[_bank(), _target(_VALUES), _probe(), _data_dir(), _methods()],
+        parents=[_bank(), _target(_VALUES), _probe(), _data_dir(), _methods(RANKED_BY)],
         help="rank the models of a bank for a target: extract and score",
         description="Rank pretrained models by their expected accuracy after fine-tuning.",
     )
@@ -287,13 +287,14 @@ def _probe() -> _Parser:
     return parser
 
 
-def _methods() -> _Parser:
+def _methods(default: Sequence[str]) -> _Parser:
     parser = _Parser(add_help=False)
     parser.add_argument(
         "--methods",
         nargs="+",
         metavar="NAME",
-        help="names in jaxparc.selectors; the first one determines the ranking [parc_f32]",
+        help="names in jaxparc.selectors; the first one determines the ranking "
+        f"[{' '.join(default)}]",
     )
     parser.add_argument(
         "--probs",

@@ -9,7 +9,7 @@ import numpy as np
 from jaxparc import printing
 from jaxparc.bank import arguments, features, folder
 from jaxparc.bank.folder import ArrayFile
-from jaxparc.commands import extract, ranking
+from jaxparc.commands import RANKED_BY, extract, ranking
 from jaxparc.errors import InputError, OperationError
 from jaxparc.units.options import Execution
 
@@ -50,7 +50,7 @@ def rank(
         executor: see `Execution`; used for the extraction.
         num_gpus: see `Execution`.
         shard: refused, as a ranking needs all models.
-        methods: see `ranking.Choice`.
+        methods: see `ranking.Choice`; None for `RANKED_BY`.
         probs: see `ranking.Choice`.
         reference: see `ranking.Choice`.
 
@@ -75,7 +75,7 @@ def rank(
         out=out,
     )
     probe = job.probe
-    choice = ranking.Choice(methods, probs, reference, _SOURCES)
+    choice = ranking.Choice(methods, probs, reference, _SOURCES, RANKED_BY)
     facts = {
         "layers": {entry.name: features.layers(entry) for entry in job.entries},
         "source_images": {e.name: e.source_images for e in job.entries if e.source_images},

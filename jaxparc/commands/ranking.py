@@ -13,6 +13,7 @@ from jaxparc import files, printing, selectors
 from jaxparc.bank import folder, scoring
 from jaxparc.bank.folder import Bank
 from jaxparc.bank.scores import BankScores
+from jaxparc.commands import SCORED_BY
 from jaxparc.errors import InputError, OperationError
 
 # Inputs of methods besides features; the first three are per model.
@@ -24,16 +25,19 @@ class Choice(NamedTuple):
     """The methods that the user requests, and their inputs.
 
     Attributes:
-        methods: labels of methods, the first of which determines the ranking; None for parc_f32.
+        methods: labels of methods, the first of which determines the ranking; None for `default`.
         probs: whether to add the methods that need class probabilities.
         reference: file with the features of a model trained on the target; None for none.
         sources: input of methods -> where the command gets it from, for messages.
+        default: labels of the command's own methods; those that do not apply to the labels are
+            skipped with a note, as nobody asked for them.
     """
 
     methods: Sequence[str] | None
     probs: bool
     reference: str | None
     sources: Mapping[str, str]
+    default: Sequence[str] = SCORED_BY
 
 
 class Plan(NamedTuple):
@@ -41,11 +45,13 @@ class Plan(NamedTuple):
 
     Attributes:
         methods: the methods that can be applied, in the order requested.
-        left_out: method that cannot be applied -> the reason.
+        left_out: requested method that cannot be applied -> the reason.
+        skipped: default method that cannot be applied -> the reason.
     """
 
     methods: tuple[str, ...]
     left_out: dict[str, str]
+    skipped: dict[str, str]
 
 
 def plan(
@@ -67,7 +73,8 @@ def plan(
     Raises:
         InputError: a method is unknown, or no method can be applied.
     """
-    asked = list(dict.fromkeys(choice.methods or ["parc_f32"]))
+    asked = list(dict.fromkeys(choice.methods or choice.default))
+    unasked = () if choice.methods else choice.default
     if choice.probs:
         asked += [name for name in ("nce", "leep") if name not in asked]
     left_out, sources = {}, choice.sources
@@ -84,7 +91,9 @@ def plan(
     methods = tuple(name for name in asked if name not in left_out)
     if not methods:
         raise InputError("; ".join(dict.fromkeys(left_out.values())))
-    return Plan(methods, left_out)
+    skipped = {name: reason for name, reason in left_out.items() if name in unasked}
+    left_out = {name: reason for name, reason in left_out.items() if name not in skipped}
+    return Plan(methods, left_out, skipped)
 
 
 def _is_missing(value: Any) -> bool:
@@ -212,7 +221,7 @@ def print_ranking(
     if choice.reference is not None:
         given["reference"] = folder.read_array(choice.reference, "features")
         bank = bank._replace(reference=bank.reference or _same(bank, given["reference"]))
-    methods, left_out = plan(choice, bank.labels, bank.label_kind, num_classes, given)
+    methods, left_out, skipped = plan(choice, bank.labels, bank.label_kind, num_classes, given)
     table = out / "scores.csv"
     try:
         with (
@@ -226,6 +235,7 @@ def print_ranking(
     except OSError as error:
         raise OperationError(f"cannot write {table}: {error.strerror}") from error
     print(scores)
+    notes = [*(f"skipped: {reason}" for reason in skipped.values()), *notes]
     for note in dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]):
         print(f"note: {printing.shown(note)}", file=sys.stderr)
     print(_images(bank.labels, bank.label_kind))

@@ -41,7 +41,7 @@ def score(
         num_classes: number of classes of the target; None to infer it from the labels.
         label_kind: as `bank.folder.read_bank` takes it.
         out: folder of scores.csv.
-        methods: see `ranking.Choice`.
+        methods: see `ranking.Choice`; None for `SCORED_BY`.
         probs: see `ranking.Choice`.
         reference: see `ranking.Choice`.
 

@@ -37,7 +37,8 @@ def test_shards_make_every_file_once_and_rank_reuses_them(bank, capsys):
     assert rank("--out", "f") == 0
     assert bank.extracted == ["a", "c", "b"]
     assert list(rows(bank.path / "f")) == ["a", "b", "c"]
-    assert main(["score", "f", "--out", "s"]) == 0
+    methods = (bank.path / "f" / "scores.csv").read_text().split("\n")[0].split(",")[1:]
+    assert main(["score", "f", "--methods", *methods, "--out", "s"]) == 0
     assert rows(bank.path / "s") == rows(bank.path / "f")
 
 

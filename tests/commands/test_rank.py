@@ -11,11 +11,13 @@ import pytest
 import tiny_bank
 from tiny_bank import MODEL, pictures, rank, rows
 
-from jaxparc import locks
+from jaxparc import locks, selectors
 from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
 from jaxparc.bank import folder as feature_files
 from jaxparc.bank import toml_file as bank_file
+from jaxparc.commands import RANKED_BY
+from jaxparc.labels import KINDS
 
 bank = pytest.fixture(tiny_bank.three_models)
 
@@ -285,6 +287,40 @@ def test_methods_that_cannot_be_are_refused_before_a_model_runs(
     assert err.count("\n") == 1
     assert bank.extracted == []
     assert not (bank.path / "features").exists()
+
+
+def test_what_ranks_without_being_asked_for(bank, capsys):
+    assert rank("--out", "f") == 0
+    assert capsys.readouterr().err == ""
+    head, *_ = (bank.path / "f" / "scores.csv").read_text().splitlines()
+    assert head == "model,parc_f32,ridge"
+    assert main(["score", "f", "--out", "s"]) == 0
+    assert (bank.path / "s" / "scores.csv").read_text().startswith("model,parc_f32\n")
+
+
+def test_a_method_that_nobody_asked_for_is_skipped_where_it_does_not_apply(
+    bank, capsys, monkeypatch
+):
+    labels = np.array([*range(8), 0])  # ridge needs two images of each class, parc of one
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 6, 6, 3), np.uint8)
+    arrays = {"images": pixels, "labels": labels}
+    np.savez("z.npz", **arrays, **{f"test_{name}": array for name, array in arrays.items()})
+
+    def features_of(entry, probe, batch_size):
+        return {"features": np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)}, ()
+
+    monkeypatch.setattr(bank_features, "_extract", features_of)
+    assert rank("--out", "f", target="npz:z.npz") == 0
+    err = capsys.readouterr().err
+    assert "note: skipped: method 'ridge' needs two images of every class" in err
+    assert (bank.path / "f" / "scores.csv").read_text().startswith("model,parc_f32\n")
+    assert rank("--methods", "ridge", "parc_f32", "--out", "f", target="npz:z.npz") == 1
+    assert "not scored: method 'ridge'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_ranks_without_being_asked_for_takes_every_kind_of_labels(kind):
+    assert all(kind in selectors.method(name).kinds for name in RANKED_BY)
 
 
 def test_methods_for_classes_are_left_out_where_images_have_several(bank, capsys, monkeypatch):
