@@ -176,7 +176,7 @@ def _of_file(
 
     def left_out(methods: Sequence[str]) -> dict[str, str]:
         choice = ranking.Choice(methods, False, None, _SOURCES)
-        return ranking.plan(choice, labels, None, given).left_out
+        return ranking.plan(choice, labels, None, None, given).left_out
 
     transfer = {name: Transfer(name, "", target) for name in names}
     return ProbeSet(path.stem, target, score, left_out, transfer)
