@@ -125,6 +125,7 @@ ROOMS = [
     "experiments.finetune_all",
     "experiments.extract_probes",
     "experiments.score_probes",
+    "experiments.coverage",
     "experiments.banks",
     "experiments.compare",
     "experiments.report",

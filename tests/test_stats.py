@@ -371,17 +371,43 @@ def test_hits_share_ties():
     assert stats.hits(jnp.full((1, 2), -jnp.inf), jnp.int32([0])) == 0.5
 
 
-def test_pearson_is_scipys_and_undefined_for_constants():
+def test_the_cosine_of_standard_entries_is_scipys_pearson_and_undefined_for_constants():
     rng = np.random.default_rng(0)
     a = rng.standard_normal(1000).astype(np.float32) + 10
     b = (a + rng.standard_normal(1000)).astype(np.float32)
     where = np.arange(1000) % 3 > 0
     expected = scipy.stats.pearsonr(a[where].astype(float), b[where]).statistic
     a[0] = b[6] = 1e6  # neither counts
-    assert stats.pearson(a, b, where) == pytest.approx(expected, abs=1e-6)
-    assert np.isnan(stats.pearson(jnp.full(1000, 0.1), b, where))
-    assert np.isnan(stats.pearson(b, jnp.full(1000, 0.1), where))
-    assert np.isnan(stats.pearson(a, b, np.zeros(1000, bool)))
+    found = stats.cosine(stats.standard(a, where), stats.standard(b, where))
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert np.isnan(stats.standard(jnp.full(1000, 0.1), where)).all()
+    assert np.isnan(stats.standard(a, np.zeros(1000, bool))).all()
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_pairs_contribute_the_derivative_of_a_correlation(square):
+    """With the weight of an image, by differences; the weight of a pair is the product."""
+    n = 12
+    rng = np.random.default_rng(0)
+    a, b = (x + x.T for x in rng.standard_normal((2, n, n)))
+    first, second = np.triu_indices(n, 1)
+
+    def weighted(weights):
+        pairs = (weights[:, None] * weights[None, :])[first, second]
+        x, y = ((z := m[first, second]) - np.average(z, weights=pairs) for m in (a, b))
+        norm = np.sqrt(np.average(x * x, weights=pairs) * np.average(y * y, weights=pairs))
+        return np.average(x * y, weights=pairs) / norm
+
+    steps = 1e-5 * np.eye(n)
+    ones = np.ones(n)
+    expected = [n * (weighted(ones + s) - weighted(ones - s)) / 2e-5 for s in steps]
+    where = ~np.eye(n, dtype=bool) if square else np.triu(np.ones((n, n), bool), 1)
+    x, y = (np.asarray(stats.standard(m.astype(np.float32), where)) for m in (a, b))
+    if not square:
+        x, y = x[first, second], y[first, second]
+    found = stats.pair_contributions(jnp.asarray(x), jnp.asarray(y))
+    # Weights move the pairs of an image, n - 1 of n (n - 1) / 2, by as much as 2 / n of all.
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_directions_are_inner_products_of_centred_rows_of_length_1():

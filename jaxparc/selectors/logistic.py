@@ -52,8 +52,9 @@ def logistic(probe: Probe, *, n_dims: int | None = None) -> Array:
     this is the converged optimum, which does not depend on the optimiser. On unscaled features of
     real networks it is up to 8 points above theirs.
     """
-    score = jnp.mean(contributions(probe, n_dims=n_dims))
-    return jnp.clip(score, 0.0, 100.0)  # a mean of ones may be rounded above 1
+    right, error = _scored(probe, n_dims)
+    score = jnp.minimum(100.0 * jnp.mean(right), 100.0)  # a mean of ones may be rounded above 1
+    return jnp.where(error <= GIVEN_UP[score.dtype.itemsize], score, jnp.nan)
 
 
 def contributions(probe: Probe, *, n_dims: int | None = None) -> Array:

@@ -1,8 +1,5 @@
 """Intervals over the choice of images, and the models that are tied with the best."""
 
-import functools
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,31 +131,6 @@ def test_contributions_are_those_of_leaving_images_out(name):
     assert found.shape == (n,)
     assert np.corrcoef(found, pseudo)[0, 1] > JACKKNIFE[name]
     assert 0.7 < found.std() / pseudo.std() < 1.25
-
-
-def test_neighbours_contribute_what_the_jackknife_says(monkeypatch):
-    n = 40
-    labels, features, _ = drawn(3, models=1, images=n)
-    # The package has a function of the module's name.
-    monkeypatch.setattr(importlib.import_module("jaxparc.selectors.knn"), "HELP", 1.0)
-
-    def accuracy(kept, function):
-        probe = Probe(
-            features=features[0][kept],
-            labels=labels[kept].astype(np.int32),
-            num_classes=CLASSES,
-            kind="classes",
-        )
-        return np.asarray(function(probe), float)
-
-    method = selectors.SELECTORS["knn"]
-    for k in (1, 3):
-        function = functools.partial(method.function, k=k)
-        of_all = accuracy(np.arange(n), function)
-        others = [accuracy(np.delete(np.arange(n), i), function) for i in range(n)]
-        expected = n * of_all - (n - 1) * np.array(others)
-        found = accuracy(np.arange(n), functools.partial(method.contributions, k=k))
-        np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
 @pytest.fixture(scope="module")

@@ -272,7 +272,7 @@ def test_where_nothing_is_defined_nothing_ties():
 
 def test_ties_need_several_probe_sets():
     scores = noisy(1)
-    with pytest.raises(ValueError, match="scores are of 1 probe set; expected at least 2"):
+    with pytest.raises(ValueError, match="scores are of 1 probe set, without intervals; expected"):
         scores.tied()
     with pytest.raises(ValueError, match="unknown method 'leep'"):
         noisy().tied("leep")
