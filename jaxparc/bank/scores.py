@@ -180,24 +180,48 @@ class BankScores:
             InputError: the method was not scored, or there is only one probe set, without
                 contributions.
         """
-        k, r = self._index(method), len(self.values_per_run)
-        if r < 2 and not self.contributions:
+        order = self._order(method)
+        column = self.values[:, self._index(method)]
+        if not order or np.isnan(column[order[0]]):
+            self._require_noise()
+            return []
+        low, high = self.differences(self.names[order[0]], method).T
+        tied = (low <= 0) & (high >= 0)  # False for NaN: infinite scores tie with nothing
+        tied[order[0]] = True
+        return [self.names[i] for i in order if tied[i]]
+
+    def differences(self, model: str, method: str | None = None) -> np.ndarray:
+        """Return paired confidence intervals of all models' mean scores minus one model's, (m, 2).
+
+        Rows are in the order of `names`; NaN where either score is undefined. See `tied`, which
+        compares with the best model, for the assumptions.
+
+        Args:
+            model: one of `names`.
+            method: one of `methods`; the first if None.
+
+        Raises:
+            InputError: the model or the method was not scored, or there is only one probe set,
+                without contributions.
+        """
+        k = self._index(method)
+        self._require_noise()
+        if model not in self.names:
+            raise InputError(f"unknown model {model!r}; scored: {_listed(self.names)}")
+        i = self.names.index(model)
+        scores = self.values_per_run[:, :, k]
+        with np.errstate(invalid="ignore"):
+            apart = scores - scores[:, i : i + 1]
+            parts = [part[:, k] - part[i, k] for part in self.contributions] or [apart.T]
+            middle, half = apart.mean(axis=0), self._half_widths(parts)
+            return np.stack([middle - half, middle + half], axis=-1)
+
+    def _require_noise(self) -> None:
+        if len(self.values_per_run) < 2 and not self.contributions:
             raise InputError(
                 "scores are of 1 probe set, without intervals; expected at least 2 probe sets, or "
                 "score_bank(..., intervals=0.95), to estimate their noise"
             )
-        order = self._order(method)
-        scores = self.values_per_run[:, order, k]
-        with np.errstate(invalid="ignore"):  # infinite scores tie with nothing
-            apart = scores[:, :1] - scores
-            if self.contributions:
-                parts = [part[:, k][order] for part in self.contributions]
-                half = self._half_widths([part[:1] - part for part in parts])
-            else:
-                half = self._half_widths([apart.T])
-            tied = np.abs(apart.mean(axis=0)) <= half
-        tied[0] = not np.isnan(scores[:, 0]).any()
-        return [self.names[i] for i, is_tied in zip(order, tied, strict=True) if is_tied]
 
     def _noise(self) -> tuple[np.ndarray, ...]:
         if not self.contributions:
