@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from jaxparc import array_files, files, interrupts, locks, printing
-from jaxparc.bank import toml_file
+from jaxparc.bank import facts, toml_file
+from jaxparc.bank.facts import Facts
 from jaxparc.bank.folder import ArrayFile, Bank, arrays_of
 from jaxparc.bank.toml_file import Entry
 from jaxparc.errors import InputError, OperationError
@@ -224,6 +225,23 @@ def read(
     return Bank(features, probs, probe.labels, label_kind=probe.label_kind)
 
 
+def facts_of(entries: Sequence[Entry], names: Collection[str], folder: Path) -> dict[str, Facts]:
+    """Return what the models cost and where they come from, by name.
+
+    Args:
+        entries: the models.
+        names: names of the models whose features are in the folder; others are left out.
+        folder: the folder.
+    """
+    found = {}
+    for entry in entries:
+        if entry.name in names:
+            made_of = arrays_of(files.path_of(folder, f"{entry.name}.npz")).get("made_of")
+            speed = facts.read_speed(folder, entry.name, str(np.asarray(made_of)))
+            found[entry.name] = facts.facts_of(entry, speed)
+    return found
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Extraction:
     """The work of one unit: the features of one model."""
@@ -262,6 +280,7 @@ class _Extraction:
             raise InputError(printing.line(error)) from error
         try:
             arrays, notes = _extract(self.entry, self.probe, self.batch_size)
+            speed = arrays.pop("images_per_second", None)
         except Exception as error:
             if not interrupts.came():
                 self.path.unlink(missing_ok=True)  # it is damaged, or belongs to other weights
@@ -278,27 +297,38 @@ class _Extraction:
                 made_of=np.array(made_of),
                 seen=np.array([self.probe.digest, str(self.probe)]),
             )
+        if speed is not None:
+            facts.write_speed(self.path.parent, self.entry.name, made_of, speed)
         return notes
 
 
 def _extract(
     entry: Entry, probe: ProbeImages, batch_size: int
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return features, class probabilities if the weights have a head, and notes on the weights."""
+    """Extract the features of one model.
+
+    Returns:
+        "features", "probs" if the weights have a head, and "images_per_second" if it was measured;
+        and notes on the weights.
+    """
     from jaxparc import extraction
     from jaxparc.training import decoding
 
     loaded = toml_file.load(entry)
     spec = loaded.spec
+    network = facts.Stopwatch(
+        extraction.compile_network(loaded.module, loaded.variables, mean=spec.mean, std=spec.std)
+    )
     found = extraction.extract(
-        extraction.compile_network(loaded.module, loaded.variables, mean=spec.mean, std=spec.std),
+        network,
         decoding.CentralCrops(probe.images, entry.size or spec.input_size),
         batch_size=batch_size,
         jit=False,
     )
     if not np.isfinite(found.features).all():
         raise InputError("its features are not finite")
-    arrays = {"features": found.features, "probs": found.probs}
+    speed = network.rate(len(probe.labels))
+    arrays = {"features": found.features, "probs": found.probs, "images_per_second": speed}
     return {name: array for name, array in arrays.items() if array is not None}, loaded.notes
 
 
