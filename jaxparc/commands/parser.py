@@ -124,7 +124,11 @@ def _add_score(commands: _Commands) -> None:
         "files say, or inferred]",
     )
     score.add_argument(
-        "--out", type=Path, default=Path(), metavar="DIR", help="folder of scores.csv [.]"
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="folder of scores.csv and ranking.* [.]",
     )
     score.set_defaults(module="score", function="score")
 
@@ -146,6 +150,13 @@ def _add_rank(commands: _Commands) -> None:
         parents=[_bank(), _target(_VALUES), _probe(), _data_dir(), _methods(RANKED_BY)],
         help="rank the models of a bank for a target: extract and score",
         description="Rank pretrained models by their expected accuracy after fine-tuning.",
+    )
+    rank.add_argument(
+        "--probe-sets",
+        type=int,
+        default=1,
+        metavar="R",
+        help="number of probe sets, of which scores are the means [1]",
     )
     # Parsed only to be refused with an explanation.
     rank.add_argument("--shard", type=options.parse_shard, help=argparse.SUPPRESS)
@@ -293,7 +304,7 @@ def _methods(default: Sequence[str]) -> _Parser:
         "--methods",
         nargs="+",
         metavar="NAME",
-        help="names in jaxparc.selectors; the first one determines the ranking "
+        help="names in jaxparc.selectors, or all; the first one determines the ranking "
         f"[{' '.join(default)}]",
     )
     parser.add_argument(

@@ -1,7 +1,8 @@
 """The command rank: extract the features of a bank for a target and score them."""
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,9 @@ def rank(
     methods: Sequence[str] | None = None,
     probs: bool = False,
     reference: str | None = None,
+    probe_sets: int = 1,
 ) -> None:
-    """Rank the models of a bank for a target; print the ranking and write scores.csv.
+    """Rank the models of a bank for a target; print the answer and the ranking, and write them.
 
     Args:
         bank: as `extract.open_job` takes it.
@@ -46,13 +48,16 @@ def rank(
         seed: as `extract.open_job` takes it.
         batch_size: as `extract.open_job` takes it.
         data_dir: as `extract.open_job` takes it.
-        out: as `extract.open_job` takes it; scores.csv is written there too.
+        out: as `extract.open_job` takes it; scores.csv, ranking.csv, ranking.json and ranking.md
+            are written there too.
         executor: see `Execution`; used for the extraction.
         num_gpus: see `Execution`.
         shard: refused, as a ranking needs all models.
         methods: see `ranking.Choice`; None for `RANKED_BY`.
         probs: see `ranking.Choice`.
         reference: see `ranking.Choice`.
+        probe_sets: number of probe sets, drawn with seeds from `seed` on; scores are means over
+            them. The features of all but the first are in the subfolders seed-N.
 
     Raises:
         InputError: an argument or the bank is wrong, or the folder holds features of other images.
@@ -65,44 +70,98 @@ def rank(
             "--shard: a ranking needs the features of all models; run extract with --shard, and "
             "rank without it once all shards are done"
         )
-    job = extract.open_job(
-        bank,
-        target,
-        images=images,
-        seed=seed,
-        batch_size=batch_size,
-        data_dir=data_dir,
-        out=out,
-    )
-    probe = job.probe
+    if probe_sets < 1:
+        raise InputError(f"--probe-sets is {probe_sets}; expected at least 1")
+    if probe_sets > 1 and reference is not None:
+        raise InputError(
+            f"--reference has features of one probe set, but --probe-sets is {probe_sets}; "
+            "expected 1"
+        )
+    jobs: list[extract.Job] = []
+    for place in range(probe_sets):
+        jobs.append(
+            extract.open_job(
+                bank,
+                target,
+                images=images,
+                seed=seed + place,
+                batch_size=batch_size,
+                data_dir=data_dir,
+                out=jobs[0].folder / f"seed-{seed + place}" if jobs else out,
+            )
+        )
+    job = jobs[0]
     choice = ranking.Choice(methods, probs, reference, _SOURCES, RANKED_BY)
-    facts = {
+    inputs = {
         "layers": {entry.name: features.layers(entry) for entry in job.entries},
         "source_images": {e.name: e.source_images for e in job.entries if e.source_images},
-        "target_images": len(probe.split_labels),
+        "target_images": len(job.probe.split_labels),
     }
     # Inputs that no model can provide are refused now; whether one has a head is known only later.
-    given = {**facts, "reference": _reference(reference, probe), "probs": True}
-    ranking.plan(choice, probe.labels, probe.label_kind, probe.num_classes, given)
+    given = {**inputs, "reference": _reference(reference, job.probe), "probs": True}
+    for one in jobs:
+        ranking.plan(choice, one.probe.labels, one.probe.label_kind, one.probe.num_classes, given)
     extract.print_classes(job, target, data_dir)
-    with features.alone_in(job.folder, probe, job.entries):
-        failed = extract.run(job, Execution(executor, num_gpus))
-        others = {path.stem for path in job.folder.glob("*.npz")} - {e.name for e in job.entries}
-        if others:
-            line = f"note: not in this bank: {printing.some(sorted(others))} in {job.folder}"
-            print(printing.shown(line), file=sys.stderr)
-        problems = [extract.failure(job.entries, failed)]
-        extracted = features.read(job.entries, probe, job.folder, failed)
-        if extracted.features:
+    with contextlib.ExitStack() as held:
+        for one in jobs:
+            held.enter_context(features.alone_in(one.folder, one.probe, one.entries))
+        banks, problems = _extracted(jobs, Execution(executor, num_gpus))
+        if banks[0].features:
+            settings = {
+                "command": "rank",
+                "bank": bank,
+                "target": target,
+                "probe_images": images,
+                "seed": seed,
+                "probe_sets": probe_sets,
+                "batch_size": batch_size,
+            }
+            facts = features.facts_of(job.entries, banks[0].features.keys(), job.folder)
             try:
                 left_out = ranking.print_ranking(
-                    choice, extracted, facts, num_classes=probe.num_classes, out=job.folder
+                    choice,
+                    banks,
+                    inputs,
+                    ranking.About(facts, settings),
+                    num_classes=job.probe.num_classes,
+                    out=job.folder,
                 )
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"features are kept in {job.folder}") from None
             problems.append(left_out and f"not scored: {left_out}")
-    if problems := [problem for problem in problems if problem]:
+    if problems := list(dict.fromkeys(filter(None, problems))):
         raise OperationError("; ".join(problems))
+
+
+def _extracted(
+    jobs: Sequence[extract.Job], execution: Execution
+) -> tuple[list[folder.Bank], list[str]]:
+    """Extract the features of every probe set.
+
+    Returns:
+        The features by probe set, of the models that failed for none; and what failed, in words.
+
+    Raises:
+        OperationError: as for `extract.run`.
+    """
+    banks, problems = [], []
+    for job in jobs:
+        failed = extract.run(job, execution)
+        others = {path.stem for path in job.folder.glob("*.npz")} - {e.name for e in job.entries}
+        if others:
+            line = f"note: not in this bank: {printing.some(sorted(others))} in {job.folder}"
+            print(printing.shown(line), file=sys.stderr)
+        problems.append(extract.failure(job.entries, failed))
+        banks.append(features.read(job.entries, job.probe, job.folder, failed))
+    everywhere = set.intersection(*(set(bank.features) for bank in banks))
+    return [_only(bank, everywhere) for bank in banks], problems
+
+
+def _only(bank: folder.Bank, names: Set[str]) -> folder.Bank:
+    """Return a bank without the models that are not named."""
+    kept = {name: x for name, x in bank.features.items() if name in names}
+    probs = {name: x for name, x in bank.probs.items() if name in names}
+    return bank._replace(features=kept, probs=probs)
 
 
 def _reference(path: str | None, probe: features.ProbeImages) -> ArrayFile | None:

@@ -1,5 +1,6 @@
 """Score a bank for a command, leaving out models and methods that cannot be scored."""
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,12 @@ import numpy as np
 from rich.console import Console
 
 from jaxparc import files, printing, selectors
-from jaxparc.bank import folder, scoring
+from jaxparc.bank import folder, ranked_tables, scoring
+from jaxparc.bank.facts import Facts
 from jaxparc.bank.folder import Bank
-from jaxparc.bank.scores import BankScores
-from jaxparc.commands import SCORED_BY
+from jaxparc.bank.ranked import Ranking
+from jaxparc.bank.scores import DEFAULT_LEVEL, BankScores
+from jaxparc.commands import ALL, EVIDENCE, RANKED_BY, SCORED_BY
 from jaxparc.errors import InputError, OperationError
 
 # Inputs of methods besides features; the first three are per model.
@@ -26,6 +29,8 @@ class Choice(NamedTuple):
 
     Attributes:
         methods: labels of methods, the first of which determines the ranking; None for `default`.
+            `ALL` stands for `default` and all other methods in `SELECTORS`, of which those that
+            cannot be applied are skipped.
         probs: whether to add the methods that need class probabilities.
         reference: file with the features of a model trained on the target; None for none.
         sources: input of methods -> where the command gets it from, for messages.
@@ -38,6 +43,20 @@ class Choice(NamedTuple):
     reference: str | None
     sources: Mapping[str, str]
     default: Sequence[str] = SCORED_BY
+
+    def expanded(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the labels of all methods, and of those among them that are not named."""
+        named = self.methods or ()
+        unnamed: list[str] = []
+        if ALL in named:
+            unnamed = [*self.default, *selectors.SELECTORS]
+        elif not named:
+            unnamed = [*self.default]
+        named = [name for name in named if name != ALL]
+        if self.probs:
+            named += ["nce", "leep"]
+        first = [*named, *unnamed] if self.methods else [*unnamed, *named]
+        return tuple(dict.fromkeys(first)), tuple(name for name in unnamed if name not in named)
 
 
 class Plan(NamedTuple):
@@ -73,10 +92,7 @@ def plan(
     Raises:
         InputError: a method is unknown, or no method can be applied.
     """
-    asked = list(dict.fromkeys(choice.methods or choice.default))
-    unasked = () if choice.methods else choice.default
-    if choice.probs:
-        asked += [name for name in ("nce", "leep") if name not in asked]
+    asked, unasked = choice.expanded()
     left_out, sources = {}, choice.sources
     for name, method in {name: selectors.method(name) for name in asked}.items():
         needs = [need for need in method.needs if need in sources]
@@ -119,7 +135,7 @@ def score(
     *,
     num_classes: int | None = None,
 ) -> Scored:
-    """Score all models; a method whose inputs a model lacks gives NaN.
+    """Score all models, with intervals; a method whose inputs a model lacks gives NaN.
 
     Args:
         bank: the features, class probabilities and labels.
@@ -155,6 +171,7 @@ def score(
         notes.append(f"model {bank.reference!r} is the reference, and not scored by {which}")
         undefined |= {(bank.reference, method): "it is the reference" for method in compares}
     values = np.full((1, len(names), len(methods)), np.nan)
+    noise = np.full((len(names), len(methods), len(bank.labels)), np.nan, np.float32)
     for able, of_these in groups.items():
         if not able:
             continue
@@ -165,23 +182,30 @@ def score(
             methods=of_these,
             num_classes=num_classes,
             label_kind=bank.label_kind,
+            intervals=DEFAULT_LEVEL,
             **{need: given[need] for need in wanted},
         )
         rows = [names.index(name) for name in able]
         columns = [methods.index(method) for method in of_these]
-        values[:, np.array(rows)[:, None], np.array(columns)] = found.values_per_run
+        where = np.ix_(rows, columns)
+        values[0][where] = found.values_per_run[0]
+        noise[where] = found.contributions[0]
         undefined |= found.undefined
-    return Scored(BankScores(names, tuple(methods), values, undefined), notes)
+    return Scored(BankScores(names, tuple(methods), values, undefined, (noise,)), notes)
 
 
-def _images(labels: np.ndarray, kind: str | None) -> str:
+def _images(banks: Sequence[Bank]) -> str:
     """Return the number of images and of their classes, or the range of their values, in words."""
-    if kind == "values":
+    labels = np.concatenate([np.asarray(bank.labels) for bank in banks])
+    size = printing.count(len(banks[0].labels), "image")
+    if len(banks) > 1:
+        size = f"{len(banks)} probe sets of {size}"
+    if banks[0].label_kind == "values":
         columns = np.asarray(labels, np.float64).reshape(len(labels), -1).T
         ranges = [f"{column.min():g} to {column.max():g}" for column in columns]
-        return f"{printing.count(len(labels), 'image')}, values {printing.some(ranges)}"
+        return f"{size}, values {printing.some(ranges)}"
     classes = labels.shape[1] if labels.ndim == 2 else len(np.unique(labels))
-    return f"{printing.count(len(labels), 'image')}, {printing.count(classes, 'class', 'classes')}"
+    return f"{size}, {printing.count(classes, 'class', 'classes')}"
 
 
 def _same(bank: Bank, reference: Any) -> str | None:
@@ -193,51 +217,90 @@ def _same(bank: Bank, reference: Any) -> str | None:
     return None
 
 
+class About(NamedTuple):
+    """What is shown beside the scores.
+
+    Attributes:
+        facts: model -> facts about it; models may be absent.
+        settings: what determined the scores, for ranking.json.
+    """
+
+    facts: Mapping[str, Facts]
+    settings: Mapping[str, Any]
+
+
 def print_ranking(
     choice: Choice,
-    bank: Bank,
-    facts: Mapping[str, Any],
+    banks: Sequence[Bank],
+    inputs: Mapping[str, Any],
+    about: About,
     *,
     num_classes: int | None,
     out: Path,
 ) -> str:
-    """Score a bank, print the ranking and write scores.csv.
+    """Score a bank, print the answer and the ranking, and write scores.csv and ranking.*.
 
     Args:
         choice: the requested methods.
-        bank: the features, class probabilities and labels.
-        facts: input of methods besides the content of `bank` -> its value, if known.
+        banks: the features, class probabilities and labels of the same models, by probe set.
+        inputs: input of methods besides the content of `banks` -> its value, if known.
+        about: what is shown beside the scores.
         num_classes: as `jaxparc.score_bank` takes it.
-        out: folder of scores.csv.
+        out: folder of the files.
 
     Returns:
         One line with the methods that were left out, and why; "" if none was.
 
     Raises:
         InputError: as for `plan` and `score`.
-        OperationError: the table cannot be written.
+        OperationError: a file cannot be written.
     """
-    given: dict[str, Any] = {**dict.fromkeys(NEEDS), **facts, "probs": bank.probs}
+    given: dict[str, Any] = {**dict.fromkeys(NEEDS), **inputs}
     if choice.reference is not None:
         given["reference"] = folder.read_array(choice.reference, "features")
-        bank = bank._replace(reference=bank.reference or _same(bank, given["reference"]))
-    methods, left_out, skipped = plan(choice, bank.labels, bank.label_kind, num_classes, given)
+        banks = [b._replace(reference=b.reference or _same(b, given["reference"])) for b in banks]
+    plans = [
+        plan(choice, bank.labels, bank.label_kind, num_classes, {**given, "probs": bank.probs})
+        for bank in banks
+    ]
+    left_out = {name: reason for one in plans for name, reason in one.left_out.items()}
+    skipped = {name: reason for one in plans for name, reason in one.skipped.items()}
+    methods = [m for m in plans[0].methods if m not in left_out and m not in skipped]
+    if not methods:
+        raise InputError("; ".join(dict.fromkeys([*left_out.values(), *skipped.values()])))
     table = out / "scores.csv"
     try:
         with (
             warnings.catch_warnings(record=True) as caught,
             files.replacing(table) as temporary,
-            Console(stderr=True).status(f"Scoring {printing.count(len(bank.features), 'model')}"),
+            Console(stderr=True).status(
+                f"Scoring {printing.count(len(banks[0].features), 'model')}"
+            ),
         ):
             warnings.simplefilter("always")
-            scores, notes = score(bank, methods, given, num_classes=num_classes)
-            scores.to_csv(temporary)
+            sets = [
+                score(bank, methods, {**given, "probs": bank.probs}, num_classes=num_classes)
+                for bank in banks
+            ]
+            scores = BankScores.concat(one.scores for one in sets)
+            # Without intervals: the columns that stage 4 of a benchmark writes, one per method.
+            dataclasses.replace(scores, contributions=()).to_csv(temporary)
+        notes = [f"skipped: {reason}" for reason in skipped.values()]
+        notes += [note for one in sets for note in one.notes]
+        notes = list(dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]))
+        by_default = methods[0] == RANKED_BY[0] and methods[0] not in (choice.methods or ())
+        settings = {**about.settings, "images": _images(banks)}
+        ranking = Ranking(scores, about.facts, EVIDENCE if by_default else "", settings, notes)
+        ranked_tables.write(ranking, out)
     except OSError as error:
-        raise OperationError(f"cannot write {table}: {error.strerror}") from error
-    print(scores)
-    notes = [*(f"skipped: {reason}" for reason in skipped.values()), *notes]
-    for note in dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]):
+        raise OperationError(f"cannot write {error.filename or table}: {error.strerror}") from error
+    print(printing.shown(ranking.answer))
+    print()
+    print(ranked_tables.terminal(ranking))
+    if choice.methods and len(methods) > 1:  # whoever names several methods sees all their scores
+        print(scores)
+    for note in notes:
         print(f"note: {printing.shown(note)}", file=sys.stderr)
-    print(_images(bank.labels, bank.label_kind))
-    print(printing.shown(f"written to {table}"))
+    print(_images(banks))
+    print(printing.shown(f"written to {table}, and with all details to ranking.csv, .json, .md"))
     return "; ".join(dict.fromkeys(left_out.values()))

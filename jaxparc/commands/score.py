@@ -31,7 +31,7 @@ def score(
     probs: bool = False,
     reference: str | None = None,
 ) -> None:
-    """Rank the models of a folder; print the ranking and write scores.csv.
+    """Rank the models of a folder; print the answer and the ranking, and write them.
 
     Args:
         folder: as `bank.folder.read_bank` takes it.
@@ -40,23 +40,27 @@ def score(
         target_images: size of the target's training split.
         num_classes: number of classes of the target; None to infer it from the labels.
         label_kind: as `bank.folder.read_bank` takes it.
-        out: folder of scores.csv.
+        out: folder of scores.csv, ranking.csv, ranking.json and ranking.md.
         methods: see `ranking.Choice`; None for `SCORED_BY`.
         probs: see `ranking.Choice`.
         reference: see `ranking.Choice`.
 
     Raises:
         InputError: an argument or a file is wrong.
-        OperationError: a method cannot be applied (the others still are), or scores.csv cannot be
+        OperationError: a method cannot be applied (the others still are), or a file cannot be
             written.
     """
     bank = feature_folder.read_bank(folder, labels, reference=reference, label_kind=label_kind)
-    facts: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
     if models is not None:
         names = [name for name in bank.features if name != bank.reference]
         others = [bank.reference] if bank.reference else []
-        facts |= feature_folder.read_facts(models, names, others)
-    facts["target_images"] = target_images
+        inputs |= feature_folder.read_facts(models, names, others)
+    inputs["target_images"] = target_images
     choice = ranking.Choice(methods, probs, reference, _SOURCES)
-    if left_out := ranking.print_ranking(choice, bank, facts, num_classes=num_classes, out=out):
+    about = ranking.About({}, {"command": "score", "folder": folder, "labels": labels})
+    left_out = ranking.print_ranking(
+        choice, [bank], inputs, about, num_classes=num_classes, out=out
+    )
+    if left_out:
         raise OperationError(f"not scored: {left_out}")

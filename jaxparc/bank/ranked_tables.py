@@ -1,0 +1,232 @@
+"""A ranking for the terminal and as CSV, JSON and Markdown."""
+
+import importlib.metadata
+import json
+import math
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxparc import files, printing
+from jaxparc._version import __version__
+from jaxparc.bank.ranked import Ranking, Row
+from jaxparc.report.sheets import Sheet
+
+COLUMNS = 80  # minimum width that tables are laid out for
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy")
+
+
+def write(ranking: Ranking, folder: Path) -> None:
+    """Write ranking.csv, ranking.json and ranking.md.
+
+    Raises:
+        OSError: a file cannot be written; its name is in the error.
+    """
+    files.write_text(folder / "ranking.csv", csv(ranking))
+    files.write_text(folder / "ranking.json", json_text(ranking))
+    files.write_text(folder / "ranking.md", markdown(ranking))
+
+
+class _Column(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        head: heading.
+        cell: function from a model to the cell's text; "" for nothing.
+        is_text: whether cells are words, which may be folded, rather than numbers.
+    """
+
+    head: str
+    cell: Callable[[Row], str]
+    is_text: bool = False
+
+
+def _columns(ranking: Ranking) -> list[_Column]:
+    """Return the columns of the table that are not empty for all models."""
+    columns = [
+        _Column("", lambda row: "" if row.rank is None else f"{row.rank}{_tie(row)}"),
+        _Column("model", lambda row: row.name, is_text=True),
+        _Column(ranking.scores.methods[0], _score),
+    ]
+    if second := ranking.scores.methods[1:2]:
+        columns.append(_Column(second[0], lambda row: _disagreement(row, second[0])))
+    columns += [
+        _Column("params", lambda row: _large(row.facts.parameters)),
+        _Column("images/s", _speed),
+        _Column("MB", lambda row: _plain(row.facts.megabytes)),
+        _Column("licence", lambda row: row.facts.licence or "", is_text=True),
+        _Column("source", lambda row: row.facts.source or "", is_text=True),
+    ]
+    always = columns[:3]
+    return always + [c for c in columns[3:] if any(c.cell(row) for row in ranking.rows)]
+
+
+def _tie(row: Row) -> str:
+    return " =" if row.tied and row.rank != 1 else ""
+
+
+def _score(row: Row) -> str:
+    if row.rank is None:
+        return "undefined"
+    half = (row.high - row.low) / 2
+    return f"{row.score:.2f}" if math.isnan(half) else f"{row.score:.2f} ± {half:.2f}"
+
+
+def _disagreement(row: Row, method: str) -> str:
+    return str(row.ranks[method]) if method in row.better_by else ""
+
+
+def _large(number: int | None) -> str:
+    """Format a number of parameters: 722 k, 3.4 M, 23.5 M, 1.1 G."""
+    if number is None:
+        return ""
+    for unit, one in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= one:
+            return f"{number / one:.{0 if number >= 100 * one else 1}f} {unit}"
+    return str(number)
+
+
+def _plain(number: float | None) -> str:
+    return "" if number is None else f"{number:,.{0 if number >= 10 else 1}f}"
+
+
+def _speed(row: Row) -> str:
+    speed = _plain(row.facts.images_per_second)
+    return f"{speed} *" if speed and row.frontier else speed
+
+
+def _notes(ranking: Ranking, columns: Sequence[_Column]) -> list[str]:
+    """Return what the marks of the table mean, and what the method was chosen by."""
+    level = f"{100 * ranking.scores.level:g} %"
+    heads, rows = [column.head for column in columns], ranking.rows
+    notes = [f"±: {level} interval over the choice of images"]
+    if any(_tie(row) for row in rows):
+        notes[0] += "; =: tied with the best, paired over images"
+    if (second := ranking.scores.methods[1:2]) and second[0] in heads[3:]:
+        notes.append(f"{second[0]}: its rank of models that it puts above the best one ({level})")
+    if "images/s" in heads:
+        notes.append("images/s: feature extraction here; *: no other is as good and faster")
+    return [*notes, *filter(None, [ranking.evidence])]
+
+
+def terminal(ranking: Ranking, width: int | None = None) -> str:
+    """Return the table and its notes as text for stdout.
+
+    Args:
+        ranking: the ranking.
+        width: of the terminal, in characters; by default that of this one, at least 80. Words are
+            folded to fit; numbers never are.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = _columns(ranking)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        cells = [printing.shown(column.cell(row)) for row in ranking.rows]
+        longest = max(map(len, [*cells, column.head]))
+        table.add_column(
+            Text(printing.shown(column.head)),
+            justify="left" if column.is_text else "right",
+            overflow="fold",
+            no_wrap=not column.is_text,
+            min_width=min(longest, 9) if column.is_text else longest,
+        )
+    for row in ranking.rows:
+        table.add_row(*(Text(printing.shown(column.cell(row))) for column in columns))
+    width = width or max(COLUMNS, shutil.get_terminal_size().columns)
+    needed = sum((column.min_width or 0) + 2 for column in table.columns)
+    console = Console(width=max(width, needed), color_system=None, force_jupyter=False)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join([*lines, "", *map(printing.shown, _notes(ranking, columns))])
+
+
+def markdown(ranking: Ranking) -> str:
+    """Return the answer, the table and its notes in Markdown."""
+    columns = _columns(ranking)
+    columns = [columns[1], columns[0]._replace(head="rank"), *columns[2:]]
+    rows = [tuple(column.cell(row) for column in columns) for row in ranking.rows]
+    notes = (*_notes(ranking, columns), *ranking.notes)
+    head = tuple(column.head for column in columns)
+    return Sheet(ranking.answer, head, tuple(rows), notes).markdown()
+
+
+def csv(ranking: Ranking) -> str:
+    """Return the table as CSV, with all methods and unrounded numbers; unknown cells are empty."""
+    scores = ranking.scores
+    limits = {method: scores.interval(method) for method in scores.methods}
+    values = {method: scores[method] for method in scores.methods}
+    head = ["rank", "model", "tied"]
+    for method in scores.methods:
+        head += [method, f"{method}_low", f"{method}_high", f"{method}_rank"]
+    head += ["better_by", *Row("", None, 0).facts._fields, "frontier"]
+    table: list[list[Any]] = [head]
+    for row in ranking.rows:
+        line: list[Any] = [row.rank, row.name, int(row.tied)]
+        for method in scores.methods:
+            numbers = [values[method][row.name], *limits[method][row.name]]
+            line += [None if math.isnan(number) else f"{number:.6f}" for number in numbers]
+            line.append(row.ranks.get(method))
+        line += [" ".join(row.better_by), *row.facts, int(row.frontier)]
+        table.append(["" if cell is None else cell for cell in line])
+    return files.table_text(table)
+
+
+def json_text(ranking: Ranking) -> str:
+    """Return everything about a ranking as JSON; undefined numbers are null."""
+    scores = ranking.scores
+    limits = {method: scores.interval(method) for method in scores.methods}
+    values = {method: scores[method] for method in scores.methods}
+    models = [
+        {
+            "name": row.name,
+            "rank": row.rank,
+            "tied": row.tied,
+            "better_by": list(row.better_by),
+            "frontier": row.frontier,
+            "scores": {
+                method: {
+                    "score": _defined(values[method][row.name]),
+                    "interval": [*map(_defined, limits[method][row.name])],
+                    "rank": row.ranks.get(method),
+                    "undefined": scores.undefined.get((row.name, method)),
+                }
+                for method in scores.methods
+            },
+            **row.facts._asdict(),
+        }
+        for row in ranking.rows
+    ]
+    content = {
+        "answer": ranking.answer,
+        "method": scores.methods[0],
+        "methods": list(scores.methods),
+        "evidence": ranking.evidence,
+        "level": scores.level,
+        "probe_sets": len(scores.values_per_run),
+        "models": models,
+        "notes": list(ranking.notes),
+        "settings": dict(ranking.settings),
+        "versions": _versions(),
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _defined(number: float) -> float | None:
+    return float(number) if math.isfinite(number) else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"jaxparc": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
