@@ -4,12 +4,14 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxparc import files
 from jaxparc.bank.toml_file import Entry
+
+MEASURED = ("images_per_second", "parameters")  # those of the facts that an extraction measures
 
 
 class Facts(NamedTuple):
@@ -31,22 +33,29 @@ class Facts(NamedTuple):
     source: str | None = None
 
 
-def facts_of(entry: Entry, images_per_second: float | None = None) -> Facts:
-    """Return the facts about a model, from its entry and its file of weights.
+def facts_of(entry: Entry, folder: Path, made_of: str) -> Facts:
+    """Return the facts about a model, from its entry, its file of weights and its extraction.
 
     Args:
         entry: the model.
-        images_per_second: its speed, as `read_speed` returns it.
+        folder: folder of its features.
+        made_of: fingerprint of its features.
     """
     try:
         megabytes = entry.weights.stat().st_size / 1e6
     except OSError:  # features may outlive the weights
         megabytes = None
-    return Facts(parameters(entry), images_per_second, megabytes, entry.licence, entry.source)
+    measured = _read(folder, entry.name, made_of)
+    speed, size = measured.get("images_per_second"), measured.get("parameters")
+    size = parameters(entry) if size is None else int(size)
+    return Facts(size, speed, megabytes, entry.licence, entry.source)
 
 
 def parameters(entry: Entry) -> int:
-    """Return a model's number of parameters, without the last linear layer, which is replaced."""
+    """Return the number of parameters of a model's architecture, at its published width.
+
+    The last linear layer, which fine-tuning replaces, is left out.
+    """
     return _parameters(entry.architecture)
 
 
@@ -61,8 +70,15 @@ def _parameters(architecture: str) -> int:
     module = spec.module(num_classes=0)
     images = jnp.zeros((1, spec.input_size, spec.input_size, 3))
     init = functools.partial(module.init, train=False, mask=None)
-    shapes = jax.eval_shape(init, jax.random.key(0), images)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+    return count_parameters(jax.eval_shape(init, jax.random.key(0), images))
+
+
+def count_parameters(variables: Mapping[str, Any]) -> int:
+    """Return the number of parameters in a network's variables, without its last linear layer."""
+    import jax
+
+    params = {name: layer for name, layer in variables["params"].items() if name != "head"}
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 class Stopwatch:
@@ -91,35 +107,33 @@ class Stopwatch:
         return None if self._calls < 2 else images / (time.perf_counter() - self._second)
 
 
-def write_speed(folder: Path, name: str, made_of: str, images_per_second: float) -> None:
-    """Record the speed of an extraction, apart from the features, whose bytes are reproducible.
+def write(folder: Path, name: str, made_of: str, measured: Mapping[str, float]) -> None:
+    """Record what an extraction measured, apart from the features, whose bytes are reproducible.
 
     Args:
         folder: folder of the features.
         name: name of the model.
         made_of: fingerprint of the features.
-        images_per_second: the speed.
+        measured: some of `MEASURED` -> number.
 
     Raises:
         OSError: the file cannot be written.
     """
-    content = {"made_of": made_of, "images_per_second": images_per_second}
+    content = {"made_of": made_of, **measured}
     files.write_text(_path(folder, name), json.dumps(content) + "\n")
 
 
-def read_speed(folder: Path, name: str, made_of: str) -> float | None:
-    """Return the recorded speed of an extraction; None if that of these features is not recorded.
-
-    The arguments are those of `write_speed`.
-    """
+def _read(folder: Path, name: str, made_of: str) -> dict[str, float]:
+    """Return what was recorded about these features; {} if nothing was."""
     try:
         content = json.loads(_path(folder, name).read_text(encoding="utf-8"))
-        rate = float(content["images_per_second"])
-        known = content["made_of"] == made_of and 0 < rate < math.inf
+        if content["made_of"] != made_of:
+            return {}
+        numbers = {key: float(content[key]) for key in MEASURED if key in content}
     except (OSError, ValueError, TypeError, KeyError):  # missing, or damaged
-        return None
-    return rate if known else None
+        return {}
+    return {key: number for key, number in numbers.items() if 0 < number < math.inf}
 
 
 def _path(folder: Path, name: str) -> Path:
-    return files.path_of(folder / "speed", f"{name}.json")
+    return files.path_of(folder / "measured", f"{name}.json")

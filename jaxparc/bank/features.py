@@ -237,8 +237,7 @@ def facts_of(entries: Sequence[Entry], names: Collection[str], folder: Path) -> 
     for entry in entries:
         if entry.name in names:
             made_of = arrays_of(files.path_of(folder, f"{entry.name}.npz")).get("made_of")
-            speed = facts.read_speed(folder, entry.name, str(np.asarray(made_of)))
-            found[entry.name] = facts.facts_of(entry, speed)
+            found[entry.name] = facts.facts_of(entry, folder, str(np.asarray(made_of)))
     return found
 
 
@@ -280,7 +279,7 @@ class _Extraction:
             raise InputError(printing.line(error)) from error
         try:
             arrays, notes = _extract(self.entry, self.probe, self.batch_size)
-            speed = arrays.pop("images_per_second", None)
+            measured = {key: arrays.pop(key) for key in facts.MEASURED if key in arrays}
         except Exception as error:
             if not interrupts.came():
                 self.path.unlink(missing_ok=True)  # it is damaged, or belongs to other weights
@@ -297,8 +296,8 @@ class _Extraction:
                 made_of=np.array(made_of),
                 seen=np.array([self.probe.digest, str(self.probe)]),
             )
-        if speed is not None:
-            facts.write_speed(self.path.parent, self.entry.name, made_of, speed)
+        if measured:
+            facts.write(self.path.parent, self.entry.name, made_of, measured)
         return notes
 
 
@@ -308,8 +307,8 @@ def _extract(
     """Extract the features of one model.
 
     Returns:
-        "features", "probs" if the weights have a head, and "images_per_second" if it was measured;
-        and notes on the weights.
+        "features", "probs" if the weights have a head, and `facts.MEASURED`, as far as known; and
+        notes on the weights.
     """
     from jaxparc import extraction
     from jaxparc.training import decoding
@@ -327,8 +326,12 @@ def _extract(
     )
     if not np.isfinite(found.features).all():
         raise InputError("its features are not finite")
-    speed = network.rate(len(probe.labels))
-    arrays = {"features": found.features, "probs": found.probs, "images_per_second": speed}
+    arrays = {
+        "features": found.features,
+        "probs": found.probs,
+        "images_per_second": network.rate(len(probe.labels)),
+        "parameters": facts.count_parameters(loaded.variables),
+    }
     return {name: array for name, array in arrays.items() if array is not None}, loaded.notes
 
 

@@ -15,6 +15,7 @@ from jaxparc.bank.ranked import Ranking, Row
 from jaxparc.report.sheets import Sheet
 
 COLUMNS = 80  # minimum width that tables are laid out for
+FOLDED = 12  # minimum width of a column of names
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
@@ -46,7 +47,7 @@ class _Column(NamedTuple):
 def _columns(ranking: Ranking) -> list[_Column]:
     """Return the columns of the table that are not empty for all models."""
     columns = [
-        _Column("", lambda row: "" if row.rank is None else f"{row.rank}{_tie(row)}"),
+        _Column("", lambda row: "" if row.rank is None else f"{_tie(row)}{row.rank}"),
         _Column("model", lambda row: row.name, is_text=True),
         _Column(ranking.scores.methods[0], _score),
     ]
@@ -64,7 +65,7 @@ def _columns(ranking: Ranking) -> list[_Column]:
 
 
 def _tie(row: Row) -> str:
-    return " =" if row.tied and row.rank != 1 else ""
+    return "= " if row.tied and row.rank != 1 else ""
 
 
 def _score(row: Row) -> str:
@@ -94,7 +95,7 @@ def _plain(number: float | None) -> str:
 
 def _speed(row: Row) -> str:
     speed = _plain(row.facts.images_per_second)
-    return f"{speed} *" if speed and row.frontier else speed
+    return f"* {speed}" if speed and row.frontier else speed
 
 
 def _notes(ranking: Ranking, columns: Sequence[_Column]) -> list[str]:
@@ -103,9 +104,13 @@ def _notes(ranking: Ranking, columns: Sequence[_Column]) -> list[str]:
     heads, rows = [column.head for column in columns], ranking.rows
     notes = [f"±: {level} interval over the choice of images"]
     if any(_tie(row) for row in rows):
-        notes[0] += "; =: tied with the best, paired over images"
-    if (second := ranking.scores.methods[1:2]) and second[0] in heads[3:]:
-        notes.append(f"{second[0]}: its rank of models that it puts above the best one ({level})")
+        notes[0] += "; =: tied with the best, paired"
+    for second in ranking.scores.methods[1:2]:
+        notes.append(
+            f"{second}: its rank of models that it puts above the best one ({level})"
+            if second in heads[3:]
+            else f"{second} puts no model above the best one by more than chance ({level})"
+        )
     if "images/s" in heads:
         notes.append("images/s: feature extraction here; *: no other is as good and faster")
     return [*notes, *filter(None, [ranking.evidence])]
@@ -116,35 +121,51 @@ def terminal(ranking: Ranking, width: int | None = None) -> str:
 
     Args:
         ranking: the ranking.
-        width: of the terminal, in characters; by default that of this one, at least 80. Words are
-            folded to fit; numbers never are.
+        width: of the terminal, in characters; by default that of this one, at least 80. Where
+            the table is wider, it loses sources and licences, and then names are folded; numbers
+            never are.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    width = width or max(COLUMNS, shutil.get_terminal_size().columns)
     columns = _columns(ranking)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    notes = _notes(ranking, columns)
+    left_out: list[str] = []
+    while _width(ranking, columns) > width and columns[-1].head in ("licence", "source"):
+        left_out.insert(0, columns.pop().head)
+    if left_out:
+        notes.append(f"too wide for this terminal: {' and '.join(left_out)}, in ranking.csv")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        cells = [printing.shown(column.cell(row)) for row in ranking.rows]
-        longest = max(map(len, [*cells, column.head]))
+        longest = _longest(ranking, column)
         table.add_column(
             Text(printing.shown(column.head)),
             justify="left" if column.is_text else "right",
             overflow="fold",
             no_wrap=not column.is_text,
-            min_width=min(longest, 9) if column.is_text else longest,
+            min_width=min(longest, FOLDED) if column.is_text else longest,
         )
     for row in ranking.rows:
         table.add_row(*(Text(printing.shown(column.cell(row))) for column in columns))
-    width = width or max(COLUMNS, shutil.get_terminal_size().columns)
     needed = sum((column.min_width or 0) + 2 for column in table.columns)
     console = Console(width=max(width, needed), color_system=None, force_jupyter=False)
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    return "\n".join([*lines, "", *map(printing.shown, _notes(ranking, columns))])
+    return "\n".join([*lines, "", *map(printing.shown, notes)])
+
+
+def _longest(ranking: Ranking, column: _Column) -> int:
+    cells = [column.head, *(column.cell(row) for row in ranking.rows)]
+    return max(len(printing.shown(cell)) for cell in cells)
+
+
+def _width(ranking: Ranking, columns: Sequence[_Column]) -> int:
+    """Return the width of the table with no name folded."""
+    return sum(_longest(ranking, column) + 2 for column in columns) - 2
 
 
 def markdown(ranking: Ranking) -> str:

@@ -6,8 +6,5 @@ PROGRAM = "python -m jaxparc"
 # chosen by the evidence in docs/evaluation.md and take every kind of labels.
 SCORED_BY = ("parc_f32",)
 RANKED_BY = ("parc_f32", "ridge")
-EVIDENCE = (
-    "ranked by parc_f32, the paper's best method over 168 fine-tuned models; docs/evaluation.md "
-    "weighs the evidence"
-)
+EVIDENCE = "parc_f32 ranked best over the paper's 168 transfers; see docs/evaluation.md"
 ALL = "all"  # of --methods: every method that can be applied

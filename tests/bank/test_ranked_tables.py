@@ -1,0 +1,127 @@
+"""A ranking for the terminal and as CSV, JSON and Markdown."""
+
+import csv
+import io
+import json
+import math
+import re
+
+import numpy as np
+
+from jaxparc.bank import ranked_tables
+from jaxparc.bank.facts import Facts
+from jaxparc.bank.ranked import Ranking
+from jaxparc.bank.scores import BankScores
+
+NAMES = ("resnet18-imagenet", "mobilenet_v2-imagenet", "lite0-birds", "alexnet-places365")
+FACTS = {
+    NAMES[0]: Facts(11_176_512, 96.85, 44.8, "BSD-3-Clause", "imagenet2012"),
+    NAMES[1]: Facts(2_223_872, 235.9, 9.1, "Apache-2.0", "imagenet2012"),
+    NAMES[2]: Facts(722_496, 526.4, 2.9, "Apache-2.0", "nabirds"),
+}
+
+
+def ranking(facts=FACTS, names=NAMES, **options):
+    values = np.array([[17.03, 60], [16.5, 85], [12.8, 50], [math.nan, 40]])[None]
+    noise = np.random.default_rng(0).normal(size=(4, 2, 100)).astype(np.float32) * 8
+    noise -= noise.mean(axis=-1, keepdims=True)
+    undefined = {(names[3], "parc_f32"): "features are the same for every image"}
+    scores = BankScores(names, ("parc_f32", "ridge"), values, undefined, (noise,))
+    return Ranking(scores, facts, **options)
+
+
+def test_the_table_fits_80_columns_for_ordinary_names():
+    lines = ranked_tables.terminal(ranking(evidence="because"), width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    head, _, first, second, third, last = lines[:6]
+    assert head.split() == ["model", "parc_f32", "ridge", "params", "images/s", "MB"]
+    assert first.split() == ["1", NAMES[0], "17.03", "±", *first.split()[4:]]
+    assert first.split()[5:] == ["11.2", "M", "*", "97", "45"]
+    assert second.split()[:3] == ["=", "2", NAMES[1]]
+    assert "  1   2.2 M" in second  # its rank by ridge, which puts it above the best one
+    assert third.split()[-4:] == ["k", "*", "526", "2.9"]
+    assert last.split() == [NAMES[3], "undefined"]
+    assert lines[6] == ""
+    assert lines[-2:] == [
+        "because",
+        "too wide for this terminal: licence and source, in ranking.csv",
+    ]
+    wide = ranked_tables.terminal(ranking(), width=120)
+    assert "BSD-3-Clause  imagenet2012" in wide
+    assert "too wide" not in wide
+
+
+def test_columns_that_are_empty_are_left_out():
+    head = ranked_tables.terminal(ranking({}), width=80).splitlines()[0]
+    assert head.split() == ["model", "parc_f32", "ridge"]
+    some = {NAMES[0]: Facts(licence="MIT")}
+    assert ranked_tables.terminal(ranking(some), width=80).splitlines()[0].split()[-1] == "licence"
+
+
+def test_numbers_are_whole_in_a_narrow_terminal_with_long_names():
+    names = ("y" * 90, *NAMES[1:])
+    text = ranked_tables.terminal(ranking({}, names), width=40)
+    assert "17.03 ± " in text
+    assert re.sub("[^y]", "", text.split("\n\n")[0]) == "y" * 90
+
+
+def test_odd_names_are_escaped_everywhere():
+    names = ("\x1b[2Ja|b", "=1+1", "<b>", "d\n")
+    of = ranking({}, names)
+    text = ranked_tables.terminal(of, width=80)
+    assert r"\x1b[2Ja|b" in text
+    assert "\x1b" not in text
+    markdown = ranked_tables.markdown(of)
+    assert "\x1b" not in markdown
+    assert r"a\|b" in markdown
+    assert "&lt;b&gt;" in markdown
+    assert "'=1+1" in ranked_tables.csv(of)
+    assert [model["name"] for model in json.loads(ranked_tables.json_text(of))["models"]] == [
+        *names
+    ]
+
+
+def test_csv_has_every_method_and_number():
+    rows = [*csv.DictReader(io.StringIO(ranked_tables.csv(ranking())))]
+    assert [row["model"] for row in rows] == list(NAMES)
+    assert [row["rank"] for row in rows] == ["1", "2", "3", ""]
+    assert [row["tied"] for row in rows] == ["1", "1", "0", "0"]
+    assert [row["ridge_rank"] for row in rows] == ["2", "1", "3", "4"]
+    assert [row["better_by"] for row in rows] == ["", "ridge", "", ""]
+    assert rows[0]["parameters"] == "11176512"
+    assert (rows[3]["parc_f32"], rows[3]["parc_f32_low"], rows[3]["licence"]) == ("", "", "")
+    assert float(rows[0]["parc_f32_low"]) < 17.03 < float(rows[0]["parc_f32_high"])
+
+
+def test_json_has_everything():
+    of = ranking(evidence="because", settings={"seed": 3}, notes=["a note"])
+    found = json.loads(ranked_tables.json_text(of))
+    assert found["answer"] == of.answer
+    assert (found["method"], found["methods"]) == ("parc_f32", ["parc_f32", "ridge"])
+    assert (found["level"], found["probe_sets"], found["evidence"]) == (0.95, 1, "because")
+    assert (found["settings"], found["notes"]) == ({"seed": 3}, ["a note"])
+    assert {"jaxparc", "python", "jax", "numpy"} <= found["versions"].keys()
+    first, *_, last = found["models"]
+    assert first["scores"]["parc_f32"]["interval"] == list(of.scores.interval()[NAMES[0]])
+    assert (first["images_per_second"], first["frontier"]) == (96.85, True)
+    assert last["scores"]["parc_f32"] == {
+        "score": None,
+        "interval": [None, None],
+        "rank": None,
+        "undefined": "features are the same for every image",
+    }
+
+
+def test_markdown_has_the_answer_and_the_table():
+    lines = ranked_tables.markdown(ranking(notes=["a note"])).splitlines()
+    assert lines[0] == f"### {ranking().answer}"
+    assert lines[2].startswith("| model | rank | parc_f32 | ridge |")
+    assert lines[4].startswith(f"| {NAMES[0]} | 1 | 17.03 ± ")
+    assert lines[-1] == "a note"
+
+
+def test_files_are_written(tmp_path):
+    ranked_tables.write(ranking(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("ranking.csv", "ranking.json", "ranking.md")
+    }
