@@ -122,7 +122,7 @@ def rank(
                     choice,
                     banks,
                     inputs,
-                    ranking.About(facts, settings),
+                    ranking.About(facts, settings, _overlap(jobs)),
                     num_classes=job.probe.num_classes,
                     out=job.folder,
                 )
@@ -155,6 +155,19 @@ def _extracted(
         banks.append(features.read(job.entries, job.probe, job.folder, failed))
     everywhere = set.intersection(*(set(bank.features) for bank in banks))
     return [_only(bank, everywhere) for bank in banks], problems
+
+
+def _overlap(jobs: Sequence[extract.Job]) -> list[str]:
+    """Return a note if probe sets share images, as their noise is then not independent."""
+    drawn = np.concatenate([job.probe.images.indices for job in jobs])
+    repeated = len(drawn) - len(np.unique(drawn))
+    if not repeated:
+        return []
+    percent = f"{100 * repeated / len(drawn):.0f} %"
+    return [
+        f"{percent} of the images of the {len(jobs)} probe sets were drawn before: intervals, "
+        "which take the sets as independent, are too narrow"
+    ]
 
 
 def _only(bank: folder.Bank, names: Set[str]) -> folder.Bank:

@@ -223,10 +223,12 @@ class About(NamedTuple):
     Attributes:
         facts: model -> facts about it; models may be absent.
         settings: what determined the scores, for ranking.json.
+        notes: notes for the user, one line each.
     """
 
     facts: Mapping[str, Facts]
     settings: Mapping[str, Any]
+    notes: Sequence[str] = ()
 
 
 def print_ranking(
@@ -285,7 +287,7 @@ def print_ranking(
             scores = BankScores.concat(one.scores for one in sets)
             # Without intervals: the columns that stage 4 of a benchmark writes, one per method.
             dataclasses.replace(scores, contributions=()).to_csv(temporary)
-        notes = [f"skipped: {reason}" for reason in skipped.values()]
+        notes = [*(f"skipped: {reason}" for reason in skipped.values()), *about.notes]
         notes += [note for one in sets for note in one.notes]
         notes = list(dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]))
         by_default = methods[0] == RANKED_BY[0] and methods[0] not in (choice.methods or ())

@@ -10,15 +10,16 @@ from jaxparc.bank.ranked import Ranking, Row, answer
 from jaxparc.bank.scores import BankScores
 
 METHODS = ("parc_f32", "ridge")
+UNKNOWN = Facts()
 
 
-def row(name, rank, *, tied=False, better_by=(), **facts):
+def row(name, rank, facts=UNKNOWN, *, tied=False, better_by=()):
     score = math.nan if rank is None else 10.0 - rank
-    return Row(name, rank, score, tied=tied, better_by=better_by, facts=Facts(**facts))
+    return Row(name, rank, score, tied=tied, better_by=better_by, facts=facts)
 
 
-def best(**facts):
-    return row("A", 1, tied=True, **facts)
+def best(facts=UNKNOWN):
+    return row("A", 1, facts, tied=True)
 
 
 @pytest.mark.parametrize(
@@ -64,38 +65,42 @@ def test_the_answer_names_the_best_and_its_ties(rows, expected):
 @pytest.mark.parametrize(
     ("own", "other", "expected"),
     [
-        (dict(images_per_second=100), dict(images_per_second=310), "C extracts 3.1 times as fast."),
-        (dict(images_per_second=10), dict(images_per_second=240), "C extracts 24 times as fast."),
-        (dict(images_per_second=100), dict(images_per_second=110), ""),  # as fast, give or take
-        (dict(images_per_second=100), dict(images_per_second=50), ""),
         (
-            dict(parameters=8_000_000),
-            dict(parameters=2_000_000),
+            Facts(images_per_second=100),
+            Facts(images_per_second=310),
+            "C extracts 3.1 times as fast.",
+        ),
+        (Facts(images_per_second=10), Facts(images_per_second=240), "C extracts 24 times as fast."),
+        (Facts(images_per_second=100), Facts(images_per_second=110), ""),  # as fast, give or take
+        (Facts(images_per_second=100), Facts(images_per_second=50), ""),
+        (
+            Facts(parameters=8_000_000),
+            Facts(parameters=2_000_000),
             "C has 4.0 times fewer parameters.",
         ),
-        (dict(parameters=2_000_000), dict(parameters=8_000_000), ""),
-        (dict(images_per_second=100), dict(), ""),
-        (dict(), dict(images_per_second=100), ""),
+        (Facts(parameters=2_000_000), Facts(parameters=8_000_000), ""),
+        (Facts(images_per_second=100), Facts(), ""),
+        (Facts(), Facts(images_per_second=100), ""),
         (  # a measured speed says more than a number of parameters
-            dict(images_per_second=100, parameters=8),
-            dict(images_per_second=300, parameters=9),
+            Facts(images_per_second=100, parameters=8),
+            Facts(images_per_second=300, parameters=9),
             "C extracts 3.0 times as fast.",
         ),
         (
-            dict(images_per_second=100, parameters=8),
-            dict(parameters=2),
+            Facts(images_per_second=100, parameters=8),
+            Facts(parameters=2),
             "C has 4.0 times fewer parameters.",
         ),
     ],
 )
 def test_the_answer_names_the_cheapest_tied_model(own, other, expected):
-    rows = [best(**own), row("B", 2, tied=True), row("C", 3, tied=True, **other)]
+    rows = [best(own), row("B", 2, tied=True), row("C", 3, other, tied=True)]
     said = "Fine-tune A. B and C cannot be told from it (95 %)."
     assert answer(rows, METHODS) == f"{said} {expected}".strip()
 
 
 def test_a_cheap_model_that_is_not_tied_is_not_advised():
-    rows = [best(images_per_second=1), row("B", 2, images_per_second=99)]
+    rows = [best(Facts(images_per_second=1)), row("B", 2, Facts(images_per_second=99))]
     assert "fast" not in answer(rows, METHODS)
 
 
