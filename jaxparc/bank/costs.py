@@ -1,24 +1,23 @@
 """What a model of a bank costs and where it comes from: shown beside its score."""
 
-import functools
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxparc import files
+from jaxparc.bank import facts
 from jaxparc.bank.toml_file import Entry
-
-MEASURED = ("images_per_second", "parameters")  # those of the facts that an extraction measures
 
 
 class Facts(NamedTuple):
     """Facts about a model that do not depend on its score; None if unknown.
 
     Attributes:
-        parameters: number of parameters, without the last linear layer.
+        parameters: number of parameters, as `facts.parameters` counts them.
+        gmacs: billion multiply-adds per image, as `facts.gmacs` counts them.
         images_per_second: speed of its feature extraction on this machine, decoding included and
             compilation excluded.
         megabytes: size of its file of weights, in 10^6 bytes.
@@ -27,6 +26,7 @@ class Facts(NamedTuple):
     """
 
     parameters: int | None = None
+    gmacs: float | None = None
     images_per_second: float | None = None
     megabytes: float | None = None
     licence: str | None = None
@@ -45,40 +45,14 @@ def facts_of(entry: Entry, folder: Path, made_of: str) -> Facts:
         megabytes = entry.weights.stat().st_size / 1e6
     except OSError:  # features may outlive the weights
         megabytes = None
-    measured = _read(folder, entry.name, made_of)
-    speed, size = measured.get("images_per_second"), measured.get("parameters")
-    size = parameters(entry) if size is None else int(size)
-    return Facts(size, speed, megabytes, entry.licence, entry.source)
-
-
-def parameters(entry: Entry) -> int:
-    """Return the number of parameters of a model's architecture, at its published width.
-
-    The last linear layer, which fine-tuning replaces, is left out.
-    """
-    return _parameters(entry.architecture)
-
-
-@functools.cache
-def _parameters(architecture: str) -> int:
-    import jax
-    import jax.numpy as jnp
-
-    from jaxparc import models
-
-    spec = models.get(architecture)
-    module = spec.module(num_classes=0)
-    images = jnp.zeros((1, spec.input_size, spec.input_size, 3))
-    init = functools.partial(module.init, train=False, mask=None)
-    return count_parameters(jax.eval_shape(init, jax.random.key(0), images))
-
-
-def count_parameters(variables: Mapping[str, Any]) -> int:
-    """Return the number of parameters in a network's variables, without its last linear layer."""
-    import jax
-
-    params = {name: layer for name, layer in variables["params"].items() if name != "head"}
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return Facts(
+        facts.parameters(entry),
+        facts.gmacs(entry),
+        _read_speed(folder, entry.name, made_of),
+        megabytes,
+        entry.licence,
+        entry.source,
+    )
 
 
 class Stopwatch:
@@ -107,33 +81,32 @@ class Stopwatch:
         return None if self._calls < 2 else images / (time.perf_counter() - self._second)
 
 
-def write(folder: Path, name: str, made_of: str, measured: Mapping[str, float]) -> None:
-    """Record what an extraction measured, apart from the features, whose bytes are reproducible.
+def write_speed(folder: Path, name: str, made_of: str, images_per_second: float) -> None:
+    """Record the speed of an extraction, apart from the features, whose bytes are reproducible.
 
     Args:
         folder: folder of the features.
         name: name of the model.
         made_of: fingerprint of the features.
-        measured: some of `MEASURED` -> number.
+        images_per_second: the speed.
 
     Raises:
         OSError: the file cannot be written.
     """
-    content = {"made_of": made_of, **measured}
+    content = {"made_of": made_of, "images_per_second": images_per_second}
     files.write_text(_path(folder, name), json.dumps(content) + "\n")
 
 
-def _read(folder: Path, name: str, made_of: str) -> dict[str, float]:
-    """Return what was recorded about these features; {} if nothing was."""
+def _read_speed(folder: Path, name: str, made_of: str) -> float | None:
+    """Return the recorded speed of the extraction of these features; None if there is none."""
     try:
         content = json.loads(_path(folder, name).read_text(encoding="utf-8"))
-        if content["made_of"] != made_of:
-            return {}
-        numbers = {key: float(content[key]) for key in MEASURED if key in content}
+        speed = float(content["images_per_second"])
+        known = content["made_of"] == made_of and 0 < speed < math.inf
     except (OSError, ValueError, TypeError, KeyError):  # missing, or damaged
-        return {}
-    return {key: number for key, number in numbers.items() if 0 < number < math.inf}
+        return None
+    return speed if known else None
 
 
 def _path(folder: Path, name: str) -> Path:
-    return files.path_of(folder / "measured", f"{name}.json")
+    return files.path_of(folder / "speed", f"{name}.json")

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from jaxparc import array_files, files, interrupts, locks, printing
-from jaxparc.bank import facts, toml_file
-from jaxparc.bank.facts import Facts
+from jaxparc.bank import costs, toml_file
+from jaxparc.bank.costs import Facts
 from jaxparc.bank.folder import ArrayFile, Bank, arrays_of
 from jaxparc.bank.toml_file import Entry
 from jaxparc.errors import InputError, OperationError
@@ -237,7 +237,7 @@ def facts_of(entries: Sequence[Entry], names: Collection[str], folder: Path) -> 
     for entry in entries:
         if entry.name in names:
             made_of = arrays_of(files.path_of(folder, f"{entry.name}.npz")).get("made_of")
-            found[entry.name] = facts.facts_of(entry, folder, str(np.asarray(made_of)))
+            found[entry.name] = costs.facts_of(entry, folder, str(np.asarray(made_of)))
     return found
 
 
@@ -279,7 +279,7 @@ class _Extraction:
             raise InputError(printing.line(error)) from error
         try:
             arrays, notes = _extract(self.entry, self.probe, self.batch_size)
-            measured = {key: arrays.pop(key) for key in facts.MEASURED if key in arrays}
+            speed = arrays.pop("images_per_second", None)
         except Exception as error:
             if not interrupts.came():
                 self.path.unlink(missing_ok=True)  # it is damaged, or belongs to other weights
@@ -296,8 +296,8 @@ class _Extraction:
                 made_of=np.array(made_of),
                 seen=np.array([self.probe.digest, str(self.probe)]),
             )
-        if measured:
-            facts.write(self.path.parent, self.entry.name, made_of, measured)
+        if speed is not None:
+            costs.write_speed(self.path.parent, self.entry.name, made_of, speed)
         return notes
 
 
@@ -307,15 +307,15 @@ def _extract(
     """Extract the features of one model.
 
     Returns:
-        "features", "probs" if the weights have a head, and `facts.MEASURED`, as far as known; and
-        notes on the weights.
+        "features", "probs" if the weights have a head, and "images_per_second" if it was measured;
+        and notes on the weights.
     """
     from jaxparc import extraction
     from jaxparc.training import decoding
 
     loaded = toml_file.load(entry)
     spec = loaded.spec
-    network = facts.Stopwatch(
+    network = costs.Stopwatch(
         extraction.compile_network(loaded.module, loaded.variables, mean=spec.mean, std=spec.std)
     )
     found = extraction.extract(
@@ -330,7 +330,6 @@ def _extract(
         "features": found.features,
         "probs": found.probs,
         "images_per_second": network.rate(len(probe.labels)),
-        "parameters": facts.count_parameters(loaded.variables),
     }
     return {name: array for name, array in arrays.items() if array is not None}, loaded.notes
 

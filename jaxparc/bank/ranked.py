@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxparc import printing
-from jaxparc.bank.facts import Facts
+from jaxparc.bank.costs import Facts
 from jaxparc.bank.scores import DEFAULT_LEVEL, BankScores
 
 NAMED = 3  # maximum number of tied models that the answer names

@@ -55,6 +55,7 @@ def _columns(ranking: Ranking) -> list[_Column]:
         columns.append(_Column(second[0], lambda row: _disagreement(row, second[0])))
     columns += [
         _Column("params", lambda row: _large(row.facts.parameters)),
+        _Column("GMACs", lambda row: _gmacs(row.facts.gmacs)),
         _Column("images/s", _speed),
         _Column("MB", lambda row: _plain(row.facts.megabytes)),
         _Column("licence", lambda row: row.facts.licence or "", is_text=True),
@@ -91,6 +92,10 @@ def _large(number: int | None) -> str:
 
 def _plain(number: float | None) -> str:
     return "" if number is None else f"{number:,.{0 if number >= 10 else 1}f}"
+
+
+def _gmacs(number: float | None) -> str:
+    return "" if number is None else f"{number:.2g}" if number < 10 else f"{number:.0f}"
 
 
 def _speed(row: Row) -> str:

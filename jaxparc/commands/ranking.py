@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jaxparc import files, printing, selectors
 from jaxparc.bank import folder, ranked_tables, scoring
-from jaxparc.bank.facts import Facts
+from jaxparc.bank.costs import Facts
 from jaxparc.bank.folder import Bank
 from jaxparc.bank.ranked import Ranking
 from jaxparc.bank.scores import DEFAULT_LEVEL, BankScores

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxparc.bank.facts import Facts
+from jaxparc.bank.costs import Facts
 from jaxparc.bank.ranked import Ranking, Row, answer
 from jaxparc.bank.scores import BankScores
 

@@ -9,15 +9,15 @@ import re
 import numpy as np
 
 from jaxparc.bank import ranked_tables
-from jaxparc.bank.facts import Facts
+from jaxparc.bank.costs import Facts
 from jaxparc.bank.ranked import Ranking
 from jaxparc.bank.scores import BankScores
 
 NAMES = ("resnet18-imagenet", "mobilenet_v2-imagenet", "lite0-birds", "alexnet-places365")
 FACTS = {
-    NAMES[0]: Facts(11_176_512, 96.85, 44.8, "BSD-3-Clause", "imagenet2012"),
-    NAMES[1]: Facts(2_223_872, 235.9, 9.1, "Apache-2.0", "imagenet2012"),
-    NAMES[2]: Facts(722_496, 526.4, 2.9, "Apache-2.0", "nabirds"),
+    NAMES[0]: Facts(11_176_512, 1.94, 96.85, 44.8, "BSD-3-Clause", "imagenet2012"),
+    NAMES[1]: Facts(2_223_872, 4.72, 235.9, 9.1, "Apache-2.0", "imagenet2012"),
+    NAMES[2]: Facts(722_496, 10.53, 526.4, 2.9, "Apache-2.0", "nabirds"),
 }
 
 
@@ -34,12 +34,12 @@ def test_the_table_fits_80_columns_for_ordinary_names():
     lines = ranked_tables.terminal(ranking(evidence="because"), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     head, _, first, second, third, last = lines[:6]
-    assert head.split() == ["model", "parc_f32", "ridge", "params", "images/s", "MB"]
+    assert head.split() == ["model", "parc_f32", "ridge", "params", "GMACs", "images/s", "MB"]
     assert first.split() == ["1", NAMES[0], "17.03", "±", *first.split()[4:]]
-    assert first.split()[5:] == ["11.2", "M", "*", "97", "45"]
+    assert first.split()[5:] == ["11.2", "M", "1.9", "*", "97", "45"]
     assert second.split()[:3] == ["=", "2", NAMES[1]]
     assert "  1   2.2 M" in second  # its rank by ridge, which puts it above the best one
-    assert third.split()[-4:] == ["k", "*", "526", "2.9"]
+    assert third.split()[-4:] == ["11", "*", "526", "2.9"]
     assert last.split() == [NAMES[3], "undefined"]
     assert lines[6] == ""
     assert lines[-2:] == [
