@@ -2,7 +2,7 @@
 
 import datetime
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from jaxparc import files
 from jaxparc.evaluation import baselines
 from jaxparc.printing import count, html
-from jaxparc.report import plots, sheets
+from jaxparc.report import markup, plots, sheets
 from jaxparc.report.results import (
     Results,
     accuracy_rows,
@@ -37,29 +37,6 @@ def write_page(results: Results, path: Path) -> None:
 
 
 # The functions below return HTML and escape names.
-_STYLE = """
-:root{color-scheme:light dark;--bg:#fff;--fg:#1c1c1c;--dim:#595959;--line:#ddd}
-@media (prefers-color-scheme:dark){:root{--bg:#161616;--fg:#e8e8e8;--dim:#a8a8a8;--line:#3a3a3a}}
-body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
-main{max-width:70rem;margin:auto;padding:1rem} p{max-width:46rem}
-h1,h2,h3{line-height:1.2;overflow-wrap:anywhere;break-after:avoid} h2{margin-top:2.5rem}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums} strong{font-weight:800}
-.scroll{overflow-x:auto;margin:.5rem 0} caption{text-align:left;color:var(--dim);break-after:avoid}
-th,td{padding:.25em .6em;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
-.n{text-align:right;white-space:nowrap} th.n:first-child{text-align:left;min-width:9rem}
-tbody th:first-child{min-width:8rem}
-.heat{background:rgb(0 114 178/var(--alpha));print-color-adjust:exact} tbody th{font-weight:400}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
-figure{margin:0;max-width:30rem;break-inside:avoid} figcaption{font-weight:600}
-figure svg{width:100%;height:auto} .grid{stroke:var(--line)} text{fill:var(--dim);font-size:12px}
-.legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;margin:.4rem 0;list-style:none}
-.legend svg{width:1em;height:1em;vertical-align:-.1em;margin-right:.3em} summary{cursor:pointer}
-details{margin:.4rem 0} .mark{stroke:var(--bg);stroke-width:.8}
-.chance{fill:var(--line);opacity:.6}
-@media print{body{font-size:11px} .scroll{overflow:visible}
-table{font-size:8.5px} th,td{padding:.2em .4em} tr{break-inside:avoid}}
-@media (max-width:40rem){table{font-size:.75rem} th,td{padding:.2em}} figure table{font-size:.75rem}
-"""
 
 
 def _page(results: Results) -> str:
@@ -71,11 +48,7 @@ def _page(results: Results) -> str:
         [key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
         for key, value in results.settings.items()
     ]
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: which pretrained model?</title><style>{_STYLE}</style></head>
-<body><main><h1>{name}</h1>
+    body = f"""<h1>{name}</h1>
 <p>{count(len({t[:2] for t in accuracies}), "pretrained model")},
 {count(len(every("target", results)), "target")},
 {count(len(accuracies), "transfer")} fine-tuned; for each target, every method scored the models on
@@ -87,15 +60,15 @@ spread over probe sets; it says nothing about other models or targets. A benchma
 targets is a demonstration, not evidence.</p>
 <p>A target’s column has its PC. “+ layers” is the Mean PC after adding the relative depth of each
 network to its standardised score. {time and "Times exclude feature extraction."}</p>
-{_table(f"PC, {over(results)}{time}", *selector_rows(results))}
+{markup.table(f"PC, {over(results)}{time}", *selector_rows(results))}
 {_worth(results)}<h2>Accuracy after fine-tuning</h2>{_heat_map(results)}
 <h2>Scores against accuracies</h2>{_scatter(results)}
 {_losses(results)}{_time(results)}
 <h2>Settings and versions</h2>
-{_table("Settings", ["setting", "value"], settings, css="")}
-{_table("Versions", ["package", "version"], list(results.versions.items()), css="")}
-</main></body></html>
+{markup.table("Settings", ["setting", "value"], settings, css="")}
+{markup.table("Versions", ["package", "version"], list(results.versions.items()), css="")}
 """
+    return markup.page(f"{results.name}: which pretrained model?", body)
 
 
 def _worth(results: Results) -> str:
@@ -108,7 +81,7 @@ def _worth(results: Results) -> str:
         sheets.beyond(summary, results.title, baselines.OF_OTHERS),
     ]
     tables = "".join(
-        _table(sheet.title, sheet.head, sheet.rows)
+        markup.table(sheet.title, sheet.head, sheet.rows)
         + "".join(f"<p>{html(note)}</p>" for note in sheet.notes)
         for sheet in found
     )
@@ -142,26 +115,7 @@ def _time(results: Results) -> str:
     seconds = {**results.stage_seconds, "all": sum(results.stage_seconds.values())}
     stages = [[key, str(datetime.timedelta(seconds=round(s)))] for key, s in seconds.items()]
     caption = "Time of each stage, summed over its units"
-    return f"<h2>Time</h2>{_table(caption, ['stage', 'h:mm:ss'], stages)}"
-
-
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], css: str = "n") -> str:
-    """Return a table; the columns after the first have the class `css`."""
-    columns = [f'<th scope="col" class="{css}">{html(name)}</th>' for name in head]
-    body = [
-        f'<th scope="row">{html(row[0])}</th>'
-        + "".join(f'<td class="{css}">{html(cell)}</td>' for cell in row[1:])
-        for row in rows
-    ]
-    return _framed(caption, columns, body)
-
-
-def _framed(caption: str, columns: Iterable[str], rows: Iterable[str]) -> str:
-    # A table that scrolls on a narrow screen must be focusable by keyboard.
-    body = "".join(f"<tr>{row}</tr>\n" for row in rows)
-    return f"""<div class="scroll" tabindex="0"><table><caption>{html(caption)}</caption>
-<thead><tr>{"".join(columns)}</tr></thead>
-<tbody>{body}</tbody></table></div>"""
+    return f"<h2>Time</h2>{markup.table(caption, ['stage', 'h:mm:ss'], stages)}"
 
 
 def _heat_map(results: Results) -> str:
@@ -180,7 +134,7 @@ def _heat_map(results: Results) -> str:
     scratch = "Scratch is training from random initialisation, which is not scored."
     return f"""<p>The stronger the blue, the better within its target; the best is bold. – marks
 equal source and target. {scratch if results.scratch else ""}</p>
-{_framed("Accuracy (%)", columns, body)}"""
+{markup.framed("Accuracy (%)", columns, body)}"""
 
 
 def _scatter(results: Results) -> str:
@@ -234,7 +188,7 @@ def _plots(results: Results, label: str) -> str:
 {plots.scatter(results, drawn, f"{title} score", f"accuracy on {target} (%)")}
 {f"<p>Undefined and not drawn: {lost} of {len(scores)}.</p>" if lost else ""}
 <details><summary>Numbers</summary>
-{_table(f"{title}, highest score first", ["model", "score", "accuracy (%)"], rows)}
+{markup.table(f"{title}, highest score first", ["model", "score", "accuracy (%)"], rows)}
 </details></figure>
 """
     return f'<div class="plots">{figures}</div>'

@@ -31,8 +31,8 @@ def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_
     """Return a plot of scores against accuracies: a mark per model, with its name as tooltip."""
     bars = {t: 0.0 if math.isnan(score.std) else score.std for t, score in scores.items()}
     ends = [score.mean + sign * bars[t] for t, score in scores.items() for sign in (-1, 1)]
-    place_x, x_ticks = axis(ends, _LEFT, _RIGHT)
-    place_y, y_ticks = axis([results.accuracies[t] for t in scores], _BOTTOM, _TOP)
+    place_x, x_ticks = axis(ends, LEFT, RIGHT)
+    place_y, y_ticks = axis([results.accuracies[t] for t in scores], BOTTOM, TOP)
     parts = []
     for t, score in scores.items():
         colour = COLOURS[every("architecture", results).index(t.architecture) % len(COLOURS)]
@@ -46,7 +46,7 @@ def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_
             f'fill="{colour}" d="{shape}" transform="translate({x:.1f} {y:.1f})"/></g>'
         )
     about = f"Scatter plot of {count(len(scores), 'model')}"
-    return _framed(about, parts, (x_name, x_ticks), (y_name, y_ticks))
+    return framed(about, parts, (x_name, x_ticks), (y_name, y_ticks))
 
 
 def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
@@ -60,8 +60,8 @@ def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
         chunks = [of_steps[i : i + every_] for i in range(0, len(of_steps), every_)]
         middle = np.cumsum([0, *map(len, chunks)])[:-1] + np.array(list(map(len, chunks))) / 2
         lines[t] = list(zip(middle.tolist(), (float(np.mean(c)) for c in chunks), strict=True))
-    place_x, x_ticks = axis([0, max(map(len, losses.values()), default=1)], _LEFT, _RIGHT)
-    place_y, y_ticks = axis([0, *(y for line in lines.values() for _, y in line)], _BOTTOM, _TOP)
+    place_x, x_ticks = axis([0, max(map(len, losses.values()), default=1)], LEFT, RIGHT)
+    place_y, y_ticks = axis([0, *(y for line in lines.values() for _, y in line)], BOTTOM, TOP)
     parts = []
     for t, line in lines.items():
         colour = COLOURS[every("architecture", results).index(t.architecture) % len(COLOURS)]
@@ -72,31 +72,31 @@ def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
             f'<path fill="none" stroke="{colour}" stroke-width="1.5"{dashes} d="M{path}"/></g>'
         )
     about = f"Curves of {count(len(lines), 'training run')}"
-    return _framed(about, parts, ("step", x_ticks), ("loss", y_ticks))
+    return framed(about, parts, ("step", x_ticks), ("loss", y_ticks))
 
 
 # Edges of a plot with axes, in pixels.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 348, 10, 246
+LEFT, RIGHT, TOP, BOTTOM = 48, 348, 10, 246
 Axis: TypeAlias = tuple[str, list[tuple[float, str]]]
 
 
-def _framed(about: str, parts: Sequence[str], across: Axis, up: Axis) -> str:
+def framed(about: str, parts: Sequence[str], across: Axis, up: Axis) -> str:
     """Return parts drawn on a grid with axes; an axis is a name, and pixels and texts of ticks."""
     grid = [
-        f'<path class="grid" d="M{x:.1f} {_TOP}V{_BOTTOM}"/>'
-        f'<text x="{x:.1f}" y="{_BOTTOM + 16}">{text}</text>'
+        f'<path class="grid" d="M{x:.1f} {TOP}V{BOTTOM}"/>'
+        f'<text x="{x:.1f}" y="{BOTTOM + 16}">{text}</text>'
         for x, text in across[1]
     ] + [
-        f'<path class="grid" d="M{_LEFT} {y:.1f}H{_RIGHT}"/>'
-        f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+        f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>'
+        f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
         for y, text in up[1]
     ]
     x_name, y_name = html(across[0]), html(up[0])
     return f"""<svg role="img" viewBox="0 0 360 286" text-anchor="middle"
 aria-label="{about}: {y_name} against {x_name}">
 {"".join([*grid, *parts])}
-<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 34}">{x_name}</text>
-<text transform="translate(12 {(_TOP + _BOTTOM) / 2}) rotate(-90)">{y_name}</text></svg>"""
+<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 34}">{x_name}</text>
+<text transform="translate(12 {(TOP + BOTTOM) / 2}) rotate(-90)">{y_name}</text></svg>"""
 
 
 def axis(
@@ -115,6 +115,29 @@ def axis(
         return float(start + (stop - start) * (value - ticks[0]) / (ticks[-1] - ticks[0]))
 
     return place, [(place(tick), f"{tick:z,.{decimals}f}") for tick in ticks]
+
+
+def log_axis(
+    values: Sequence[float], start: float, stop: float
+) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
+    """Return what `axis` returns, on a logarithmic scale of values above 0; ticks are 1, 2, 5."""
+    low, high = min(values), max(values)
+    marks = [
+        m * 10.0**power
+        for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        for m in (1, 2, 5)
+    ]
+    first = max(mark for mark in marks if mark < low)
+    last = next((mark for mark in marks if mark > high), 2 * marks[-1])
+    span = math.log(last / first)
+
+    def place(value: float) -> float:
+        return start + (stop - start) * math.log(value / first) / span
+
+    ticks = [mark for mark in marks if first <= mark <= last]
+    if len(ticks) > 7:  # decades alone
+        ticks = [mark for mark in ticks if math.log10(mark).is_integer()]
+    return place, [(place(tick), f"{tick:,.10g}") for tick in ticks]
 
 
 def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> str:
