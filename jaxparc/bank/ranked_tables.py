@@ -30,39 +30,55 @@ def write(ranking: Ranking, folder: Path) -> None:
     files.write_text(folder / "ranking.md", markdown(ranking))
 
 
-class _Column(NamedTuple):
+class Column(NamedTuple):
     """A column of the table.
 
     Attributes:
         head: heading.
         cell: function from a model to the cell's text; "" for nothing.
+        key: function from a model to the number or word that the column is sorted by; None if it
+            is unknown.
         is_text: whether cells are words, which may be folded, rather than numbers.
     """
 
     head: str
     cell: Callable[[Row], str]
+    key: Callable[[Row], float | str | None]
     is_text: bool = False
 
 
-def _columns(ranking: Ranking) -> list[_Column]:
+def columns_of(ranking: Ranking) -> list[Column]:
     """Return the columns of the table that are not empty for all models."""
     columns = [
-        _Column("", lambda row: "" if row.rank is None else f"{_tie(row)}{row.rank}"),
-        _Column("model", lambda row: row.name, is_text=True),
-        _Column(ranking.scores.methods[0], _score),
+        Column("", lambda row: "" if row.rank is None else f"{_tie(row)}{row.rank}", _rank),
+        Column("model", lambda row: row.name, lambda row: row.name, is_text=True),
+        Column(ranking.scores.methods[0], _score, lambda row: _defined(row.score)),
     ]
-    if second := ranking.scores.methods[1:2]:
-        columns.append(_Column(second[0], lambda row: _disagreement(row, second[0])))
+    columns += [_second(method) for method in ranking.scores.methods[1:2]]
     columns += [
-        _Column("params", lambda row: _large(row.facts.parameters)),
-        _Column("GMACs", lambda row: _gmacs(row.facts.gmacs)),
-        _Column("images/s", _speed),
-        _Column("MB", lambda row: _plain(row.facts.megabytes)),
-        _Column("licence", lambda row: row.facts.licence or "", is_text=True),
-        _Column("source", lambda row: row.facts.source or "", is_text=True),
+        Column(
+            "params", lambda row: _large(row.facts.parameters), lambda row: row.facts.parameters
+        ),
+        Column("GMACs", lambda row: _gmacs(row.facts.gmacs), lambda row: row.facts.gmacs),
+        Column("images/s", _speed, lambda row: row.facts.images_per_second),
+        Column("MB", lambda row: _plain(row.facts.megabytes), lambda row: row.facts.megabytes),
+        _words("licence", lambda row: row.facts.licence),
+        _words("source", lambda row: row.facts.source),
     ]
     always = columns[:3]
     return always + [c for c in columns[3:] if any(c.cell(row) for row in ranking.rows)]
+
+
+def _second(method: str) -> Column:
+    return Column(method, lambda row: _disagreement(row, method), lambda row: row.ranks.get(method))
+
+
+def _words(head: str, of: Callable[[Row], str | None]) -> Column:
+    return Column(head, lambda row: of(row) or "", of, is_text=True)
+
+
+def _rank(row: Row) -> int | None:
+    return row.rank
 
 
 def _tie(row: Row) -> str:
@@ -103,10 +119,10 @@ def _speed(row: Row) -> str:
     return f"* {speed}" if speed and row.frontier else speed
 
 
-def _notes(ranking: Ranking, columns: Sequence[_Column]) -> list[str]:
+def notes_of(ranking: Ranking) -> list[str]:
     """Return what the marks of the table mean, and what the method was chosen by."""
     level = f"{100 * ranking.scores.level:g} %"
-    heads, rows = [column.head for column in columns], ranking.rows
+    heads, rows = [column.head for column in columns_of(ranking)], ranking.rows
     notes = [f"±: {level} interval over the choice of images"]
     if any(_tie(row) for row in rows):
         notes[0] += "; =: tied with the best, paired"
@@ -136,8 +152,8 @@ def terminal(ranking: Ranking, width: int | None = None) -> str:
     from rich.text import Text
 
     width = width or max(COLUMNS, shutil.get_terminal_size().columns)
-    columns = _columns(ranking)
-    notes = _notes(ranking, columns)
+    columns = columns_of(ranking)
+    notes = notes_of(ranking)
     left_out: list[str] = []
     while _width(ranking, columns) > width and columns[-1].head in ("licence", "source"):
         left_out.insert(0, columns.pop().head)
@@ -163,22 +179,22 @@ def terminal(ranking: Ranking, width: int | None = None) -> str:
     return "\n".join([*lines, "", *map(printing.shown, notes)])
 
 
-def _longest(ranking: Ranking, column: _Column) -> int:
+def _longest(ranking: Ranking, column: Column) -> int:
     cells = [column.head, *(column.cell(row) for row in ranking.rows)]
     return max(len(printing.shown(cell)) for cell in cells)
 
 
-def _width(ranking: Ranking, columns: Sequence[_Column]) -> int:
+def _width(ranking: Ranking, columns: Sequence[Column]) -> int:
     """Return the width of the table with no name folded."""
     return sum(_longest(ranking, column) + 2 for column in columns) - 2
 
 
 def markdown(ranking: Ranking) -> str:
     """Return the answer, the table and its notes in Markdown."""
-    columns = _columns(ranking)
+    columns = columns_of(ranking)
     columns = [columns[1], columns[0]._replace(head="rank"), *columns[2:]]
     rows = [tuple(column.cell(row) for column in columns) for row in ranking.rows]
-    notes = (*_notes(ranking, columns), *ranking.notes)
+    notes = (*notes_of(ranking), *ranking.notes)
     head = tuple(column.head for column in columns)
     return Sheet(ranking.answer, head, tuple(rows), notes).markdown()
 
@@ -239,7 +255,7 @@ def json_text(ranking: Ranking) -> str:
         "models": models,
         "notes": list(ranking.notes),
         "settings": dict(ranking.settings),
-        "versions": _versions(),
+        "versions": versions(),
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
@@ -248,7 +264,8 @@ def _defined(number: float) -> float | None:
     return float(number) if math.isfinite(number) else None
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of this package and of those that scores depend on."""
     found = {"jaxparc": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:

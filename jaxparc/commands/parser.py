@@ -128,7 +128,7 @@ def _add_score(commands: _Commands) -> None:
         type=Path,
         default=Path(),
         metavar="DIR",
-        help="folder of scores.csv and ranking.* [.]",
+        help="folder of scores.csv, ranking.* and index.html [.]",
     )
     score.set_defaults(module="score", function="score")
 

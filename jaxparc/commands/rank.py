@@ -48,7 +48,7 @@ def rank(
         seed: as `extract.open_job` takes it.
         batch_size: as `extract.open_job` takes it.
         data_dir: as `extract.open_job` takes it.
-        out: as `extract.open_job` takes it; scores.csv, ranking.csv, ranking.json and ranking.md
+        out: as `extract.open_job` takes it; scores.csv, ranking.csv, .json and .md, and index.html
             are written there too.
         executor: see `Execution`; used for the extraction.
         num_gpus: see `Execution`.

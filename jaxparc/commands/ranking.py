@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from jaxparc import files, printing, selectors
-from jaxparc.bank import folder, ranked_tables, scoring
+from jaxparc.bank import folder, ranked_page, ranked_tables, scoring
 from jaxparc.bank.costs import Facts
 from jaxparc.bank.folder import Bank
 from jaxparc.bank.ranked import Ranking
@@ -240,7 +240,7 @@ def print_ranking(
     num_classes: int | None,
     out: Path,
 ) -> str:
-    """Score a bank, print the answer and the ranking, and write scores.csv and ranking.*.
+    """Score a bank, print the ranking, and write scores.csv, ranking.* and index.html.
 
     Args:
         choice: the requested methods.
@@ -294,6 +294,7 @@ def print_ranking(
         settings = {**about.settings, "images": _images(banks)}
         ranking = Ranking(scores, about.facts, EVIDENCE if by_default else "", settings, notes)
         ranked_tables.write(ranking, out)
+        files.write_text(out / "index.html", ranked_page.page(ranking))
     except OSError as error:
         raise OperationError(f"cannot write {error.filename or table}: {error.strerror}") from error
     print(printing.shown(ranking.answer))
@@ -304,5 +305,9 @@ def print_ranking(
     for note in notes:
         print(f"note: {printing.shown(note)}", file=sys.stderr)
     print(_images(banks))
-    print(printing.shown(f"written to {table}, and with all details to ranking.csv, .json, .md"))
+    print(
+        printing.shown(
+            f"written to {table}, with all details in ranking.csv, .json, .md; page: index.html"
+        )
+    )
     return "; ".join(dict.fromkeys(left_out.values()))

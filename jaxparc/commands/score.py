@@ -40,7 +40,7 @@ def score(
         target_images: size of the target's training split.
         num_classes: number of classes of the target; None to infer it from the labels.
         label_kind: as `bank.folder.read_bank` takes it.
-        out: folder of scores.csv, ranking.csv, ranking.json and ranking.md.
+        out: folder of scores.csv, ranking.csv, .json and .md, and index.html.
         methods: see `ranking.Choice`; None for `SCORED_BY`.
         probs: see `ranking.Choice`.
         reference: see `ranking.Choice`.

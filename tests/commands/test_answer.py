@@ -37,7 +37,10 @@ def test_the_answer_comes_first_and_is_in_every_file(bank, capsys):
     answer, rest = printed_answer(out)
     assert rest[0] == ""
     assert rest[1].split()[:2] == ["model", "parc_f32"]
-    assert rest[-1] == "written to f/scores.csv, and with all details to ranking.csv, .json, .md"
+    assert (
+        rest[-1]
+        == "written to f/scores.csv, with all details in ranking.csv, .json, .md; page: index.html"
+    )
     assert rest[-2] == "30 images, 3 classes"
     assert "docs/evaluation.md" in rest[-3]
     found = content(bank.path / "f")

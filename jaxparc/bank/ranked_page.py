@@ -1,0 +1,136 @@
+"""A ranking as a self-contained HTML page: the answer, a sortable table, and what models cost."""
+
+import math
+from collections.abc import Callable
+
+from jaxparc.bank import ranked_tables
+from jaxparc.bank.ranked import Ranking, Row
+from jaxparc.printing import count, html
+from jaxparc.report import markup, plots
+
+# Sorts the rows by the column that is clicked: by data-key, as a number where it is one.
+_SCRIPT = """
+document.querySelectorAll("table.sortable th[scope=col]").forEach((head, column) => {
+  const button = document.createElement("button");
+  button.textContent = head.textContent;
+  head.replaceChildren(button);
+  button.onclick = () => {
+    const table = head.closest("table"), body = table.tBodies[0];
+    const up = head.getAttribute("aria-sort") !== "ascending";
+    table.querySelectorAll("th[scope=col]").forEach(other => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const key = row => row.cells[column].dataset.key;
+    const compare = (a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");
+      const sign = up ? 1 : -1;
+      return sign * (isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y);
+    };
+    body.append(...[...body.rows].sort(compare));
+  };
+});
+"""
+_STYLE = """<style>.answer{font-size:1.35rem;font-weight:600;overflow-wrap:anywhere}
+th button{all:unset;cursor:pointer;font-weight:600} th button:focus-visible{outline:2px solid}
+th[aria-sort=ascending] button::after{content:" ↑"}
+th[aria-sort=descending] button::after{content:" ↓"}
+.sortable tr>:first-child.n{min-width:2.5em;text-align:right}
+.sortable tr>:nth-child(2){position:sticky;left:0;background:var(--bg);min-width:8em;
+overflow-wrap:anywhere} figure svg{overflow:visible}</style>"""
+
+
+def page(ranking: Ranking) -> str:
+    """Return the page."""
+    title = str(ranking.settings.get("target") or ranking.settings.get("folder") or "a bank")
+    notes = "".join(f"<li>{html(note)}</li>" for note in ranking.notes)
+    settings = [[key, str(value)] for key, value in ranking.settings.items()]
+    body = f"""{_STYLE}<h1>Which model to fine-tune: {html(title)}</h1>
+<p class="answer">{html(ranking.answer)}</p>
+{_table(ranking)}
+{"".join(f"<p>{html(note)}.</p>" for note in ranked_tables.notes_of(ranking))}
+{_plots(ranking)}
+{_methods(ranking)}
+{notes and f"<h2>Notes</h2><ul>{notes}</ul>"}
+<h2>Settings and versions</h2>
+{markup.table("Settings", ["setting", "value"], settings, css="")}
+{markup.table("Versions", ["package", "version"], list(ranked_tables.versions().items()), css="")}
+<script>{_SCRIPT}</script>"""
+    return markup.page(f"{title}: {ranking.answer}", body)
+
+
+def _table(ranking: Ranking) -> str:
+    columns = ranked_tables.columns_of(ranking)
+    heads = []
+    for column in columns:
+        css = "" if column.is_text else ' class="n"'
+        heads.append(f'<th scope="col"{css}>{html(column.head or "rank")}</th>')
+    rows = []
+    for row in ranking.rows:
+        cells = []
+        for column in columns:
+            key = column.key(row)
+            text = "" if key is None else str(key)
+            css = "" if column.is_text else ' class="n"'
+            cells.append(f'<td{css} data-key="{html(text)}">{html(column.cell(row))}</td>')
+        rows.append("".join(cells))
+    caption = f"{count(len(rows), 'model')}; click a heading to sort"
+    return markup.framed(caption, heads, rows).replace("<table>", '<table class="sortable">', 1)
+
+
+def _plots(ranking: Ranking) -> str:
+    """Return figures of scores against speeds and numbers of parameters, where these are known."""
+    figures = ""
+    costs: dict[str, Callable[[Row], float | None]] = {
+        "images per second": lambda row: row.facts.images_per_second,
+        "parameters (M)": lambda row: row.facts.parameters and row.facts.parameters / 1e6,
+    }
+    for name, cost in costs.items():
+        drawn = [(row, x) for row in ranking.rows if (x := cost(row)) and math.isfinite(row.score)]
+        if len(drawn) > 1:
+            figures += f"<figure>{_scatter(ranking, drawn, name)}</figure>"
+    if not figures:
+        return ""
+    return f"""<h2>Score and cost</h2><p>A mark is a model, filled if it is the best or tied with it;
+the bar is its interval. Point at a mark for its name.</p><div class="plots">{figures}</div>"""
+
+
+def _scatter(ranking: Ranking, drawn: list[tuple[Row, float]], name: str) -> str:
+    ends = {
+        row.name: (row.score,) * 2 if math.isnan(row.low) else (row.low, row.high)
+        for row, _ in drawn
+    }
+    heights = [y for both in ends.values() for y in both]
+    place_x, x_ticks = plots.log_axis([x for _, x in drawn], plots.LEFT, plots.RIGHT)
+    place_y, y_ticks = plots.axis(heights, plots.BOTTOM, plots.TOP)
+    parts = []
+    for row, cost in sorted(drawn, key=lambda one: one[0].tied):  # tied ones on top
+        x, y = place_x(cost), place_y(row.score)
+        low, high = map(place_y, ends[row.name])
+        fill = plots.COLOURS[0] if row.tied else "var(--bg)"
+        parts.append(
+            f"<g><title>{html(row.name)}: score {row.score:.2f}, {cost:,.4g} {html(name)}</title>"
+            f'<path stroke="{plots.COLOURS[0]}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" '
+            f'stroke="{plots.COLOURS[0]}" stroke-width="1.5"/></g>'
+        )
+    about = f"Scatter plot of {count(len(drawn), 'model')}"
+    return plots.framed(about, parts, (name, x_ticks), (ranking.scores.methods[0], y_ticks))
+
+
+def _methods(ranking: Ranking) -> str:
+    """Return the scores of all methods, if there are several."""
+    scores = ranking.scores
+    if len(scores.methods) < 2:
+        return ""
+    columns = [(scores[method], scores.interval(method)) for method in scores.methods]
+    rows = []
+    for row in ranking.rows:
+        cells = []
+        for values, limits in columns:
+            half = (limits[row.name][1] - limits[row.name][0]) / 2
+            spread = "" if math.isnan(half) else f" ± {half:.2f}"
+            value = values[row.name]
+            cells.append("undefined" if math.isnan(value) else f"{value:.2f}{spread}")
+        rows.append([row.name, *cells])
+    caption = f"Scores by all methods, ± {100 * scores.level:g} % intervals"
+    return f"<h2>All methods</h2>{markup.table(caption, ['model', *scores.methods], rows)}"
