@@ -91,7 +91,8 @@ def _plots(ranking: Ranking) -> str:
     if not figures:
         return ""
     return f"""<h2>Score and cost</h2><p>A mark is a model, filled if it is the best or tied
-with it; the bar is its interval. Point at a mark for its name.</p><div class="plots">{figures}</div>"""
+with it; the bar is its interval. Point at a mark for its name.</p>
+<div class="plots">{figures}</div>"""
 
 
 def _scatter(ranking: Ranking, drawn: list[tuple[Row, float]], name: str) -> str:
