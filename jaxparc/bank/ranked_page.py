@@ -43,7 +43,7 @@ def page(ranking: Ranking) -> str:
     """Return the page."""
     title = str(ranking.settings.get("target") or ranking.settings.get("folder") or "a bank")
     notes = "".join(f"<li>{html(note)}</li>" for note in ranking.notes)
-    settings = [[key, str(value)] for key, value in ranking.settings.items()]
+    settings = [[key, str(value)] for key, value in ranking.settings.items() if value is not None]
     body = f"""{_STYLE}<h1>Which model to fine-tune: {html(title)}</h1>
 <p class="answer">{html(ranking.answer)}</p>
 {_table(ranking)}
