@@ -27,7 +27,7 @@ def prepare(benchmark: Benchmark) -> None:
 
 def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
     """Return missing data set -> command to get it, for those that the user must prepare."""
-    way = f"python -m jaxparc data prepare {NAMES}"
+    way = f"jaxparc data prepare {NAMES}"
     return {
         name: way
         for name in names

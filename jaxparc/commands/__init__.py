@@ -1,6 +1,6 @@
-"""The commands of `python -m jaxparc`: one module each, whose function takes plain arguments."""
+"""The commands of `jaxparc` (or `python -m jaxparc`): one module each, whose function takes plain arguments."""
 
-PROGRAM = "python -m jaxparc"
+PROGRAM = "jaxparc"
 
 # The methods of a command without --methods; the first determines the ranking. Those of `rank` are
 # chosen by the evidence in docs/evaluation.md and take every kind of labels.

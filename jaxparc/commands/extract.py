@@ -155,7 +155,7 @@ def extract(
     print_classes(job, target, data_dir)
     with features.alone_in(job.folder, job.probe, job.entries, shard=shard):
         failed = run(job, Execution(executor, num_gpus, shard))
-    command = f"python -m jaxparc score {shlex.quote(str(job.folder))}"
+    command = f"jaxparc score {shlex.quote(str(job.folder))}"
     if shard != (1, 1):
         command += " (once all shards are done)"
     print(printing.shown(f"features are in {job.folder}: {command}"))

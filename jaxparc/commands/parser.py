@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxparc COMMAND ...`.
+"""The command line: `jaxparc COMMAND ...`.
 
 Exit codes: 0 success; 1 the command failed, entirely or for some models or methods; 2 wrong usage;
 130 interrupted. The reason for 1 and 2 is one line on stderr. A bug in this package ends with a
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the arguments after `python -m jaxparc`; by default those of this process.
+        argv: the arguments after `jaxparc`; by default those of this process.
 
     Returns:
         The exit code.

@@ -380,7 +380,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(case, folder, capsys, monkeypat
     assert score(folder, *(word.format(folder=folder) for word in words)) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("python -m jaxparc: ")
+    assert err.startswith("jaxparc: ")
     assert said in err
     assert err.count("\n") == 1
     assert not (folder.parent / "scores.csv").exists()

@@ -232,7 +232,7 @@ def test_features_are_extracted_again_when_a_shard_is_replaced(bank, capsys):
 @pytest.mark.slow
 def test_features_are_those_of_the_network(bank, capsys):
     assert main(["extract", "bank.toml", "folder:hues", "--images", "6", "--out", "f"]) == 0
-    assert "features are in f: python -m jaxparc score f" in capsys.readouterr().out
+    assert "features are in f: jaxparc score f" in capsys.readouterr().out
     labels = datasets.labels("folder:hues", "train")
     chosen = sampling.probe_indices(labels, 6, 0)
     source = datasets.load("folder:hues", "train")
@@ -260,7 +260,7 @@ def test_one_bad_model_does_not_stop_the_others(bank, capsys):
     assert main(["rank", "bank.toml", "folder:hues", "--images", "30", "--out", "f"]) == 1
     out, err = capsys.readouterr()
     assert "extract: b FAILED: b.safetensors begins with b'<html>'" in out
-    assert err == "python -m jaxparc: 1 model failed: b\n"
+    assert err == "jaxparc: 1 model failed: b\n"
     assert not stale.exists()
     assert "│ a " in out
     assert "│ c " in out
@@ -287,7 +287,7 @@ def test_an_interrupt_within_a_model_keeps_the_others(bank, capsys):
         process.stdout.read()
         said = process.stderr.read()
     assert process.returncode == 130
-    assert said == "python -m jaxparc: interrupted; 1 of 3 models are done and kept in f\n"
+    assert said == "jaxparc: interrupted; 1 of 3 models are done and kept in f\n"
     assert main(words) == 0
     assert ", 1 already done\n" in capsys.readouterr().out
     assert not list(bank.rglob("*.incomplete"))

@@ -65,7 +65,7 @@ def test_unknown_name_exits_2_before_any_work(tmp_path, capsys):
     assert main(["data", "prepare", "digits", "mnist", "--data_dir", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("python -m jaxparc: unknown data set 'mnist'; known: digits")
+    assert err.startswith("jaxparc: unknown data set 'mnist'; known: digits")
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -74,7 +74,7 @@ def test_failure_exits_1_with_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     assert main(["data", "prepare", "digits", "--data_dir", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        'python -m jaxparc: digits needs the package scikit-learn: pip install "jaxparc[demo]"\n'
+        'jaxparc: digits needs the package scikit-learn: pip install "jaxparc[demo]"\n'
     )
 
 
@@ -98,12 +98,10 @@ def test_a_defect_is_a_traceback_and_wrong_usage_a_line(monkeypatch, capsys):
 
     raises(InputError("features.npz: labels are 3; expected 4"))
     assert main(["score", "f"]) == 2
-    assert capsys.readouterr().err == (
-        "python -m jaxparc: features.npz: labels are 3; expected 4\n"
-    )
+    assert capsys.readouterr().err == ("jaxparc: features.npz: labels are 3; expected 4\n")
     raises(OperationError("f is in use"))
     assert main(["score", "f"]) == 1
-    assert capsys.readouterr().err == "python -m jaxparc: f is in use\n"
+    assert capsys.readouterr().err == "jaxparc: f is in use\n"
     for defect in (ValueError("math"), RuntimeError("device"), TypeError("None")):
         raises(defect)
         with pytest.raises(type(defect)):
@@ -123,7 +121,7 @@ def test_out_of_memory_is_a_line(error, monkeypatch, capsys):
 
     monkeypatch.setattr("jaxparc.bank.folder.read_bank", score)
     assert main(["score", "f"]) == 1
-    assert capsys.readouterr().err == f"python -m jaxparc: out of memory: {error}\n"
+    assert capsys.readouterr().err == f"jaxparc: out of memory: {error}\n"
 
 
 @pytest.mark.parametrize("command", ["score", "extract", "rank", "finetune", "convert"])
