@@ -141,5 +141,5 @@ def test_commands_can_be_interrupted_as_soon_as_they_start(words, tmp_path):
         said = process.stderr.read()
     assert process.returncode == 130
     program = "jaxparc" if words[0] == "jaxparc" else f"python -m {words[0]}"
-    assert f"\n{program}: interrupted" in said
+    assert f"{program}: interrupted" in said
     assert "Traceback" not in said

@@ -1,4 +1,7 @@
-"""The commands of `jaxparc` (or `python -m jaxparc`): one module each, whose function takes plain arguments."""
+"""The commands of `jaxparc`, which is `python -m jaxparc`: one module each.
+
+The function of a module takes plain arguments.
+"""
 
 PROGRAM = "jaxparc"
 

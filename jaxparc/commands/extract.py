@@ -10,7 +10,7 @@ from jaxparc import datasets, printing
 from jaxparc.bank import features, toml_file
 from jaxparc.bank.toml_file import Entry
 from jaxparc.errors import InputError, OperationError
-from jaxparc.units.options import Execution
+from jaxparc.units.options import Execution, flag_of
 from jaxparc.units.run import run_units
 
 
@@ -59,9 +59,9 @@ def open_job(
         DatasetError: the target cannot be read.
     """
     at_least = {"images": (images, 1), "batch_size": (batch_size, 1), "seed": (seed, 0)}
-    for flag, (value, least) in at_least.items():
+    for name, (value, least) in at_least.items():
         if value < least:
-            raise InputError(f"--{flag} is {value}; expected at least {least}")
+            raise InputError(f"{flag_of(name)} is {value}; expected at least {least}")
     entries = toml_file.read(bank)
     probe = features.probe_images(target, images, seed, data_dir)
     folder = out or features.folder_for(bank, probe)

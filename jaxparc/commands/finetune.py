@@ -17,6 +17,7 @@ from jaxparc.bank import features, toml_file
 from jaxparc.bank.toml_file import Entry
 from jaxparc.commands import saving
 from jaxparc.errors import InputError, OperationError
+from jaxparc.units.options import flag_of
 
 
 def finetune(
@@ -119,7 +120,7 @@ def finetune(
         if tuned.at_chance:
             print(
                 f"this is at chance level: {tuned.largest:.1f} % of them are in the largest class; "
-                "another --learning_rate or more --steps may help"
+                "another --learning-rate or more --steps may help"
             )
         if failure is not None:
             raise failure
@@ -148,15 +149,15 @@ def _check(options: dict[str, Any]) -> None:
     Raises:
         InputError: an option is out of range.
     """
-    for flag in ("steps", "batch_size", "learning_rate"):
-        if not options[flag] > 0:
-            raise InputError(f"--{flag} is {options[flag]}; expected a number above 0")
+    for name in ("steps", "batch_size", "learning_rate"):
+        if not options[name] > 0:
+            raise InputError(f"{flag_of(name)} is {options[name]}; expected a number above 0")
     if options["seed"] < 0:
         raise InputError(f"--seed is {options['seed']}; expected at least 0")
     devices = jax.local_device_count()
     if options["batch_size"] % devices:
         raise InputError(
-            f"--batch_size is {options['batch_size']}; expected a multiple of {devices} devices"
+            f"--batch-size is {options['batch_size']}; expected a multiple of {devices} devices"
         )
 
 

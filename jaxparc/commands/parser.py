@@ -18,7 +18,7 @@ from jaxparc.errors import InputError, OperationError, is_out_of_memory
 from jaxparc.units import options
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(options.Parser):
     """A parser that reports wrong usage in one line, without argparse's usage message before it."""
 
     def error(self, message: str) -> NoReturn:
@@ -101,24 +101,26 @@ def _add_score(commands: _Commands) -> None:
         "models' files]",
     )
     score.add_argument(
-        "--models",
+        "--facts",
         metavar="FILE",
         help="CSV with the columns model and layers (for +l) or source_images (for heuristic)",
     )
+    # The old spelling: in all other commands, --models are weights.
+    score.add_argument("--models", dest="facts", help=argparse.SUPPRESS)
     score.add_argument(
-        "--target_images",
+        "--target-images",
         type=int,
         metavar="N",
         help="size of the target's training split, for heuristic",
     )
     score.add_argument(
-        "--num_classes",
+        "--num-classes",
         type=int,
         metavar="C",
         help="number of classes of the target, if some have no label",
     )
     score.add_argument(
-        "--label_kind",
+        "--label-kind",
         metavar="KIND",
         help="classes, multi_label, vectors, or values for numbers to predict [as the models' "
         "files say, or inferred]",
@@ -159,7 +161,7 @@ def _add_finetune(commands: _Commands) -> None:
         help="fine-tune one model of a bank",
         description="Fine-tune all weights of one model of a bank to a target.",
     )
-    for flag, kind, default, what in (
+    for name, kind, default, what in (
         ("steps", int, 1000, "number of batches"),
         ("batch_size", int, 64, "images per batch, over all devices"),
         ("learning_rate", float, 0.01, "peak learning rate, after the warm-up"),
@@ -167,7 +169,11 @@ def _add_finetune(commands: _Commands) -> None:
     ):
         metavar = "N" if kind is int else "X"
         tune.add_argument(
-            f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{what} [{default}]"
+            options.flag_of(name),
+            type=kind,
+            default=default,
+            metavar=metavar,
+            help=f"{what} [{default}]",
         )
     tune.add_argument(
         "--out",
@@ -257,7 +263,7 @@ def _target(more: str = "") -> _Parser:
 def _data_dir() -> _Parser:
     parser = _Parser(add_help=False)
     parser.add_argument(
-        "--data_dir",
+        "--data-dir",
         metavar="DIR",
         help="folder of TFDS data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]",
     )
@@ -274,7 +280,7 @@ def _probe() -> _Parser:
         "--seed", type=int, default=0, metavar="N", help="seed of the probe set [0]"
     )
     parser.add_argument(
-        "--batch_size",
+        "--batch-size",
         type=int,
         default=32,
         metavar="N",

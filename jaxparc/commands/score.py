@@ -12,9 +12,9 @@ from jaxparc.errors import OperationError
 _SOURCES = {
     "probs": "the .npz files",
     "reference": "--reference FILE",
-    "layers": "the column layers of --models FILE",
-    "source_images": "the column source_images of --models FILE",
-    "target_images": "--target_images N",
+    "layers": "the column layers of --facts FILE",
+    "source_images": "the column source_images of --facts FILE",
+    "target_images": "--target-images N",
 }
 
 
@@ -22,7 +22,7 @@ def score(
     folder: str,
     *,
     labels: str | None = None,
-    models: str | None = None,
+    facts: str | None = None,
     target_images: int | None = None,
     num_classes: int | None = None,
     label_kind: str | None = None,
@@ -36,7 +36,7 @@ def score(
     Args:
         folder: as `bank.folder.read_bank` takes it.
         labels: as `bank.folder.read_bank` takes it.
-        models: a CSV file, as `bank.folder.read_facts` takes it.
+        facts: a CSV file, as `bank.folder.read_facts` takes it.
         target_images: size of the target's training split.
         num_classes: number of classes of the target; None to infer it from the labels.
         label_kind: as `bank.folder.read_bank` takes it.
@@ -51,12 +51,12 @@ def score(
             written.
     """
     bank = feature_folder.read_bank(folder, labels, reference=reference, label_kind=label_kind)
-    facts: dict[str, Any] = {}
-    if models is not None:
+    known: dict[str, Any] = {}
+    if facts is not None:
         names = [name for name in bank.features if name != bank.reference]
         others = [bank.reference] if bank.reference else []
-        facts |= feature_folder.read_facts(models, names, others)
-    facts["target_images"] = target_images
+        known |= feature_folder.read_facts(facts, names, others)
+    known["target_images"] = target_images
     choice = ranking.Choice(methods, probs, reference, _SOURCES)
-    if left_out := ranking.print_ranking(choice, bank, facts, num_classes=num_classes, out=out):
+    if left_out := ranking.print_ranking(choice, bank, known, num_classes=num_classes, out=out):
         raise OperationError(f"not scored: {left_out}")

@@ -301,8 +301,8 @@ def test_an_unknown_target_exits_2_before_any_work(bank, capsys):
 
 @pytest.mark.slow
 def test_the_advice_can_be_followed(bank, capsys):
-    words = ["finetune", "bank.toml", "a", "folder:hues", "--steps", "30", "--batch_size", "16"]
-    assert main([*words, "--learning_rate", "0.05"]) == 0
+    words = ["finetune", "bank.toml", "a", "folder:hues", "--steps", "30", "--batch-size", "16"]
+    assert main([*words, "--learning-rate", "0.05"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     accuracy = float(re.match(r"a on hues: (\d+\.\d+) % of the test images", out)[1])
@@ -331,9 +331,9 @@ def test_the_advice_can_be_followed(bank, capsys):
         (["nobody", "folder:hues"], 2, "bank.toml has no model 'nobody'; it has a, b, c"),
         (["a", "nothing"], 2, "unknown data set 'nothing'"),
         (["a", "folder:hues", "--steps", "0"], 2, "--steps is 0; expected a number above 0"),
-        (["a", "folder:hues", "--batch_size", "6"], 2, "expected a multiple of 4 devices"),
+        (["a", "folder:hues", "--batch-size", "6"], 2, "expected a multiple of 4 devices"),
         pytest.param(
-            ["a", "folder:hues", "--learning_rate", "1e9", "--steps", "4"],
+            ["a", "folder:hues", "--learning-rate", "1e9", "--steps", "4"],
             1,
             "is not finite",
             marks=pytest.mark.slow,

@@ -61,7 +61,7 @@ def training(monkeypatch, result=None):
 
 
 def finetune(*words, target="folder:x/pics"):
-    return main(["finetune", "bank.toml", "a", target, "--steps", "4", "--batch_size", "8", *words])
+    return main(["finetune", "bank.toml", "a", target, "--steps", "4", "--batch-size", "8", *words])
 
 
 PLACES = {
@@ -149,7 +149,7 @@ def test_accuracy_at_chance_level_is_said(
     assert finetune() == 0
     out = capsys.readouterr().out
     assert ("this is at chance level" in out) == said
-    assert (f"{largest} % of them are in the largest class; another --learning_rate" in out) == said
+    assert (f"{largest} % of them are in the largest class; another --learning-rate" in out) == said
 
 
 def test_no_two_trainings_share_a_file(bank, capsys, monkeypatch):

@@ -265,7 +265,7 @@ def test_a_wrong_reference_is_refused_before_a_model_runs(file, reason, bank, ca
     [
         (range(9), (), "method 'parc_f32' compares images of one class with others; no class has"),
         ([*range(8), 0], ("--methods", "knn", "logistic"), "'knn' needs two images of every class"),
-        ([0, 1] * 9, ("--batch_size", "0"), "--batch_size is 0; expected at least 1"),
+        ([0, 1] * 9, ("--batch-size", "0"), "--batch-size is 0; expected at least 1"),
         ([0, 1] * 9, ("--seed", "-1"), "--seed is -1; expected at least 0"),
         ([0, 1] * 9, ("--methods", "parc", "nope"), "unknown method 'nope'"),
         (

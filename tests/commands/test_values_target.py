@@ -1,4 +1,4 @@
-"""Commands on a target of numbers: csv:FILE:values=COLUMN, and score --label_kind values."""
+"""Commands on a target of numbers: csv:FILE:values=COLUMN, and score --label-kind values."""
 
 import numpy as np
 import pytest
