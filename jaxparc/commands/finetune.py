@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jaxparc import datasets, interrupts, locks, printing
-from jaxparc.bank import features, toml_file
+from jaxparc.bank import features, sources, toml_file
 from jaxparc.bank.toml_file import Entry
 from jaxparc.commands import saving
 from jaxparc.errors import InputError, OperationError
@@ -37,7 +37,7 @@ def finetune(
     An interrupted training resumes when the function is called again with the same arguments.
 
     Args:
-        bank: path of a bank.toml.
+        bank: an address of models, as `sources.read` takes it.
         name: name of a model in it.
         target: a data set, as `datasets.load` takes it.
         steps: as `toml_file.finetune` takes it.
@@ -133,7 +133,7 @@ def _entry(bank: str, name: str) -> Entry:
     Raises:
         InputError: the bank has no such model, or the model cannot be used.
     """
-    entries = {entry.name: entry for entry in toml_file.read(bank)}
+    entries = {entry.name: entry for entry in sources.read([bank])}
     if name not in entries:
         known = ", ".join(map(toml_file.printable_name, entries.values()))
         raise InputError(f"{bank} has no model {name!r}; it has {known}")

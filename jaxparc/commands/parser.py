@@ -7,6 +7,7 @@ traceback and exit code 1.
 
 import argparse
 import importlib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,16 @@ from jaxparc.units import options
 
 
 class _Parser(options.Parser):
-    """A parser that reports wrong usage in one line, without argparse's usage message before it."""
+    """A parser that reports wrong usage in one line, without argparse's usage message before it.
+
+    Attributes:
+        hint: what is expected, for that line.
+    """
+
+    hint = "--help shows the usage"
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {printing.shown(message)} (--help shows the usage)\n")
+        self.exit(2, f"{self.prog}: {printing.shown(message)} ({self.hint})\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with printing.ending():
         try:
-            _run(**vars(_parser().parse_args(argv)))
+            words = sys.argv[1:] if argv is None else argv
+            _run(**vars(_parser(words).parse_args(words)))
         except KeyboardInterrupt as interrupt:
             print(printing.shown(interrupts.line(PROGRAM, interrupt)), file=sys.stderr)
             return interrupts.CODE
@@ -69,7 +77,13 @@ def _fail(error: Exception, code: int) -> int:
 _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of a command line; its words tell which of two forms it has.
+
+    One parser of both, with an optional BANK, would take the TARGET for it where flags stand
+    between the two.
+    """
+    by_models = any(_is_models(word) for word in words)
     parser = _Parser(
         prog=PROGRAM,
         description="Predict which pretrained model will be best after fine-tuning.",
@@ -78,9 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_score(commands)
-    _add_extract(commands)
-    _add_rank(commands)
+    _add_extract(commands, by_models)
+    _add_rank(commands, by_models)
     _add_finetune(commands)
+    _add_init_bank(commands)
     _add_convert(commands)
     _add_data(commands)
     return parser
@@ -131,27 +146,38 @@ def _add_score(commands: _Commands) -> None:
     score.set_defaults(module="score", function="score")
 
 
-def _add_extract(commands: _Commands) -> None:
+def _add_extract(commands: _Commands, by_models: bool) -> None:
     extract = commands.add_parser(
         "extract",
-        parents=[_bank(), _target(_VALUES), _probe(), _data_dir()],
+        parents=[_models(by_models), _target(_VALUES), _probe(), _cuts(), _data_dir()],
+        usage=_usage("extract"),
         help="extract the features of every model of a bank for a target",
         description="Extract the features of every model of a bank for a probe set of a target.",
     )
     options.add_shard(extract)
     extract.set_defaults(module="extract", function="extract")
+    extract.hint = _FORMS
 
 
-def _add_rank(commands: _Commands) -> None:
+def _add_rank(commands: _Commands, by_models: bool) -> None:
     rank = commands.add_parser(
         "rank",
-        parents=[_bank(), _target(_VALUES), _probe(), _data_dir(), _methods(RANKED_BY)],
+        parents=[
+            _models(by_models),
+            _target(_VALUES),
+            _probe(),
+            _methods(RANKED_BY),
+            _cuts(),
+            _data_dir(),
+        ],
+        usage=_usage("rank"),
         help="rank the models of a bank for a target: extract and score",
         description="Rank pretrained models by their expected accuracy after fine-tuning.",
     )
     # Parsed only to be refused with an explanation.
     rank.add_argument("--shard", type=options.parse_shard, help=argparse.SUPPRESS)
     rank.set_defaults(module="rank", function="rank")
+    rank.hint = _FORMS
 
 
 def _add_finetune(commands: _Commands) -> None:
@@ -182,6 +208,23 @@ def _add_finetune(commands: _Commands) -> None:
         help="file of the weights [finetuned/NAME-TARGET-HASH.safetensors]",
     )
     tune.set_defaults(module="finetune", function="finetune")
+
+
+def _add_init_bank(commands: _Commands) -> None:
+    init = commands.add_parser(
+        "init-bank",
+        usage=f"{PROGRAM} init-bank [--out FILE] [NAME=]FILE ...",
+        help="write a bank file for weight files",
+        description="Write a bank file that lists weight files, with what is found in them, to be "
+        "completed by hand.",
+    )
+    init.add_argument(
+        "models", nargs="+", metavar="[NAME=]FILE", help="weight file, or a folder of them"
+    )
+    init.add_argument(
+        "--out", type=Path, default=Path("bank.toml"), metavar="FILE", help="[bank.toml]"
+    )
+    init.set_defaults(module="init_bank", function="init_bank")
 
 
 def _add_convert(commands: _Commands) -> None:
@@ -238,14 +281,91 @@ def _add_data(commands: _Commands) -> None:
 
 # Options that several commands have.
 
-_DATASET = "a data set from `data list`, or folder:PATH, csv:FILE or npz:FILE"
+_DATASET = "a folder, .csv or .npz file of your images, or a data set from `data list`"
+_BANK = "bank file, or folder of weight files"
+_FORMS = "expected BANK TARGET, or TARGET --models [NAME=]FILE ..., where TARGET is first"
 _VALUES = "; csv:FILE:values=COLUMN for numbers to predict"
 
 
 def _bank() -> _Parser:
     parser = _Parser(add_help=False)
-    parser.add_argument("bank", metavar="BANK", help="bank.toml: models and their weights")
+    parser.add_argument("bank", metavar="BANK", help=_BANK)
     return parser
+
+
+def _is_models(word: str) -> bool:
+    """Return whether a word is --models, or one of argparse's abbreviations of it."""
+    flag = word.partition("=")[0]
+    return flag.startswith("--mo") and "--models".startswith(flag)
+
+
+def _usage(command: str) -> str:
+    return (
+        f"{PROGRAM} {command} [options] BANK TARGET\n"
+        f"       {PROGRAM} {command} [options] TARGET --models [NAME=]FILE ..."
+    )
+
+
+def _models(by_models: bool) -> _Parser:
+    """Return a parser of the models: BANK or --models, whichever the command line has."""
+    parser = _Parser(add_help=False)
+    if by_models:
+        parser.set_defaults(bank=None)
+    else:
+        parser.add_argument("bank", metavar="BANK", help=f"{_BANK}; not with --models")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=(),
+        metavar="[NAME=]FILE",
+        help="weight files in place of BANK, such as resnet50=r50.pth; folders and bank files too",
+    )
+    return parser
+
+
+def _cuts() -> _Parser:
+    """Return a parser of the options that leave models out of a bank."""
+    parser = _Parser(add_help=False)
+    group = parser.add_argument_group("models to leave out")
+    group.add_argument(
+        "--include", nargs="+", default=(), metavar="GLOB", help="rank only models of these names"
+    )
+    group.add_argument(
+        "--exclude", nargs="+", default=(), metavar="GLOB", help="leave out models of these names"
+    )
+    group.add_argument(
+        "--licence",
+        nargs="+",
+        default=(),
+        metavar="TEXT",
+        help="only models whose licence contains one of these texts, in any case",
+    )
+    group.add_argument(
+        "--max-params", type=_amount, metavar="N", help="largest number of parameters, such as 5M"
+    )
+    group.add_argument(
+        "--max-gmacs", type=_amount, metavar="X", help="most billion multiply-adds per image"
+    )
+    return parser
+
+
+_UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+
+
+def _amount(text: str) -> float:
+    """Parse a number above 0, such as 5M or 25e6.
+
+    Raises:
+        argparse.ArgumentTypeError: `text` is something else.
+    """
+    unit = _UNITS.get(text[-1:].upper(), 1.0)
+    try:
+        number = float(text if unit == 1 else text[:-1]) * unit
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, such as 5M, got {text!r}")
+    return number
 
 
 def _model() -> _Parser:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxparc import printing
 from jaxparc.bank import arguments, features, folder
+from jaxparc.bank.cuts import Cuts
 from jaxparc.bank.folder import ArrayFile
 from jaxparc.commands import RANKED_BY, extract, ranking
 from jaxparc.errors import InputError, OperationError
@@ -22,9 +23,15 @@ _SOURCES = {
 
 
 def rank(
-    bank: str,
+    bank: str | None,
     target: str,
     *,
+    models: Sequence[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    licence: Sequence[str] = (),
+    max_params: float | None = None,
+    max_gmacs: float | None = None,
     images: int = 500,
     seed: int = 0,
     batch_size: int = 32,
@@ -42,6 +49,12 @@ def rank(
     Args:
         bank: as `extract.open_job` takes it.
         target: as `extract.open_job` takes it.
+        models: as `extract.open_job` takes it.
+        include: see `Cuts`.
+        exclude: see `Cuts`.
+        licence: see `Cuts`.
+        max_params: see `Cuts`.
+        max_gmacs: see `Cuts`.
         images: as `extract.open_job` takes it.
         seed: as `extract.open_job` takes it.
         batch_size: as `extract.open_job` takes it.
@@ -68,6 +81,8 @@ def rank(
     job = extract.open_job(
         bank,
         target,
+        models=models,
+        cuts=Cuts(include, exclude, licence, max_params, max_gmacs),
         images=images,
         seed=seed,
         batch_size=batch_size,

@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 EXECUTORS = ("local", "ray")  # the keys of `executors.EXECUTORS`
@@ -36,7 +35,7 @@ LOCAL = Execution()
 class Parser(argparse.ArgumentParser):
     """A parser whose flags have dashes; underscores, as in earlier releases, are accepted too."""
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does, after replacing the underscores of flags."""
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([_dashed(word) for word in words], namespace)

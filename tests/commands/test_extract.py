@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tiny_bank import MODEL, pictures, rank, rows
 from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
 from jaxparc.bank import folder as feature_files
+from jaxparc.bank import sources
 from jaxparc.errors import InputError
 from jaxparc.weights import torchvision
 
@@ -139,7 +141,8 @@ def test_notes_on_the_weights_are_shown(bank, capsys, monkeypatch):
 
 
 def test_the_same_units_are_listed_in_another_process(bank):
-    units = bank_features.list_units("bank.toml", "folder:x/pics", 30, 0, None, Path("f"), 32)
+    entries = pickle.loads(pickle.dumps(sources.read(["bank.toml"])))
+    units = bank_features.list_units(entries, "folder:x/pics", 30, 0, None, Path("f"), 32)
     assert [(unit.name, str(unit.path)) for unit in units] == [
         (name, f"f/{name}.npz") for name in "abc"
     ]
