@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +132,13 @@ def test_a_bank_file_is_utf8_with_or_without_a_mark(content, reason, tmp_path):
         return
     with pytest.raises(ValueError, match=re.escape(f"{path}") + ".*" + re.escape(reason)):
         toml_file.read(path)
+
+
+def test_every_key_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    documented = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert toml_file.KEYS.keys() <= documented
 
 
 def test_a_bank_is_a_file(tmp_path):

@@ -51,7 +51,8 @@ def test_the_examples_are_valid_where_they_are_uncommented(folder):
     head, *tables = path.read_text("utf-8").split("[[model]]")
     assert head.startswith("# ")
     path.write_text(
-        "[[model]]".join(["", *(re.sub("^# ", "", table, flags=re.M) for table in tables)])
+        "[[model]]".join(["", *(re.sub("^# ", "", table, flags=re.M) for table in tables)]),
+        "utf-8",
     )
     entries = toml_file.read(path)
     assert [entry.source_images for entry in entries] == [1281167] * 2
