@@ -7,29 +7,16 @@ traceback and exit code 1.
 
 import argparse
 import importlib
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from jaxparc import interrupts, printing
-from jaxparc.commands import PROGRAM, RANKED_BY, SCORED_BY
+from jaxparc.commands import PROGRAM, RANKED_BY, SCORED_BY, arguments
+from jaxparc.commands.arguments import Parser
 from jaxparc.errors import InputError, OperationError, is_out_of_memory
 from jaxparc.units import options
-
-
-class _Parser(options.Parser):
-    """A parser that reports wrong usage in one line, without argparse's usage message before it.
-
-    Attributes:
-        hint: what is expected, for that line.
-    """
-
-    hint = "--help shows the usage"
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {printing.shown(message)} ({self.hint})\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +61,7 @@ def _fail(error: Exception, code: int) -> int:
     return code
 
 
-_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -83,8 +70,8 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     One parser of both, with an optional BANK, would take the TARGET for it where flags stand
     between the two.
     """
-    by_models = any(_is_models(word) for word in words)
-    parser = _Parser(
+    by_models = any(arguments.is_models(word) for word in words)
+    parser = Parser(
         prog=PROGRAM,
         description="Predict which pretrained model will be best after fine-tuning.",
         epilog="Exit codes: 0 success; 1 the command failed, entirely or for some models or "
@@ -104,7 +91,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 def _add_score(commands: _Commands) -> None:
     score = commands.add_parser(
         "score",
-        parents=[_methods(SCORED_BY)],
+        parents=[arguments.methods(SCORED_BY)],
         help="rank models by files with their features",
         description="Rank the models of a folder by their expected accuracy after fine-tuning.",
     )
@@ -149,41 +136,47 @@ def _add_score(commands: _Commands) -> None:
 def _add_extract(commands: _Commands, by_models: bool) -> None:
     extract = commands.add_parser(
         "extract",
-        parents=[_models(by_models), _target(_VALUES), _probe(), _cuts(), _data_dir()],
-        usage=_usage("extract"),
+        parents=[
+            arguments.models(by_models),
+            arguments.target(arguments.VALUES),
+            arguments.probe(),
+            arguments.cuts(),
+            arguments.data_dir(),
+        ],
+        usage=arguments.usage("extract"),
         help="extract the features of every model of a bank for a target",
         description="Extract the features of every model of a bank for a probe set of a target.",
     )
     options.add_shard(extract)
     extract.set_defaults(module="extract", function="extract")
-    extract.hint = _FORMS
+    extract.hint = arguments.FORMS
 
 
 def _add_rank(commands: _Commands, by_models: bool) -> None:
     rank = commands.add_parser(
         "rank",
         parents=[
-            _models(by_models),
-            _target(_VALUES),
-            _probe(),
-            _methods(RANKED_BY),
-            _cuts(),
-            _data_dir(),
+            arguments.models(by_models),
+            arguments.target(arguments.VALUES),
+            arguments.probe(),
+            arguments.methods(RANKED_BY),
+            arguments.cuts(),
+            arguments.data_dir(),
         ],
-        usage=_usage("rank"),
+        usage=arguments.usage("rank"),
         help="rank the models of a bank for a target: extract and score",
         description="Rank pretrained models by their expected accuracy after fine-tuning.",
     )
     # Parsed only to be refused with an explanation.
     rank.add_argument("--shard", type=options.parse_shard, help=argparse.SUPPRESS)
     rank.set_defaults(module="rank", function="rank")
-    rank.hint = _FORMS
+    rank.hint = arguments.FORMS
 
 
 def _add_finetune(commands: _Commands) -> None:
     tune = commands.add_parser(
         "finetune",
-        parents=[_bank(), _model(), _target(), _data_dir()],
+        parents=[arguments.bank(), arguments.model(), arguments.target(), arguments.data_dir()],
         help="fine-tune one model of a bank",
         description="Fine-tune all weights of one model of a bank to a target.",
     )
@@ -270,166 +263,12 @@ def _add_convert(commands: _Commands) -> None:
 def _add_data(commands: _Commands) -> None:
     data = commands.add_parser("data", help="list or prepare data sets")
     actions = data.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", parents=[_data_dir()], help="list the known data sets")
+    listing = actions.add_parser(
+        "list", parents=[arguments.data_dir()], help="list the known data sets"
+    )
     listing.set_defaults(module="data", function="print_list")
     preparing = actions.add_parser(
-        "prepare", parents=[_data_dir()], help="download and convert data sets"
+        "prepare", parents=[arguments.data_dir()], help="download and convert data sets"
     )
-    preparing.add_argument("names", nargs="+", metavar="NAME", help=_DATASET)
+    preparing.add_argument("names", nargs="+", metavar="NAME", help=arguments.DATASET)
     preparing.set_defaults(module="data", function="prepare")
-
-
-# Options that several commands have.
-
-_DATASET = "a folder, .csv or .npz file of your images, or a data set from `data list`"
-_BANK = "bank file, or folder of weight files"
-_FORMS = "expected BANK TARGET, or TARGET --models [NAME=]FILE ..., where TARGET is first"
-_VALUES = "; csv:FILE:values=COLUMN for numbers to predict"
-
-
-def _bank() -> _Parser:
-    parser = _Parser(add_help=False)
-    parser.add_argument("bank", metavar="BANK", help=_BANK)
-    return parser
-
-
-def _is_models(word: str) -> bool:
-    """Return whether a word is --models, or one of argparse's abbreviations of it."""
-    flag = word.partition("=")[0]
-    return flag.startswith("--mo") and "--models".startswith(flag)
-
-
-def _usage(command: str) -> str:
-    return (
-        f"{PROGRAM} {command} [options] BANK TARGET\n"
-        f"       {PROGRAM} {command} [options] TARGET --models [NAME=]FILE ..."
-    )
-
-
-def _models(by_models: bool) -> _Parser:
-    """Return a parser of the models: BANK or --models, whichever the command line has."""
-    parser = _Parser(add_help=False)
-    if by_models:
-        parser.set_defaults(bank=None)
-    else:
-        parser.add_argument("bank", metavar="BANK", help=f"{_BANK}; not with --models")
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        default=(),
-        metavar="[NAME=]FILE",
-        help="weight files in place of BANK, such as resnet50=r50.pth; folders and bank files too",
-    )
-    return parser
-
-
-def _cuts() -> _Parser:
-    """Return a parser of the options that leave models out of a bank."""
-    parser = _Parser(add_help=False)
-    group = parser.add_argument_group("models to leave out")
-    group.add_argument(
-        "--include", nargs="+", default=(), metavar="GLOB", help="rank only models of these names"
-    )
-    group.add_argument(
-        "--exclude", nargs="+", default=(), metavar="GLOB", help="leave out models of these names"
-    )
-    group.add_argument(
-        "--licence",
-        nargs="+",
-        default=(),
-        metavar="TEXT",
-        help="only models whose licence contains one of these texts, in any case",
-    )
-    group.add_argument(
-        "--max-params", type=_amount, metavar="N", help="largest number of parameters, such as 5M"
-    )
-    group.add_argument(
-        "--max-gmacs", type=_amount, metavar="X", help="most billion multiply-adds per image"
-    )
-    return parser
-
-
-_UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
-
-
-def _amount(text: str) -> float:
-    """Parse a number above 0, such as 5M or 25e6.
-
-    Raises:
-        argparse.ArgumentTypeError: `text` is something else.
-    """
-    unit = _UNITS.get(text[-1:].upper(), 1.0)
-    try:
-        number = float(text if unit == 1 else text[:-1]) * unit
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, such as 5M, got {text!r}")
-    return number
-
-
-def _model() -> _Parser:
-    parser = _Parser(add_help=False)
-    parser.add_argument("name", metavar="NAME", help="name of a model in BANK")
-    return parser
-
-
-def _target(more: str = "") -> _Parser:
-    parser = _Parser(add_help=False)
-    parser.add_argument("target", metavar="TARGET", help=_DATASET + more)
-    return parser
-
-
-def _data_dir() -> _Parser:
-    parser = _Parser(add_help=False)
-    parser.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="folder of TFDS data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]",
-    )
-    return parser
-
-
-def _probe() -> _Parser:
-    """Return a parser of the options of feature extraction."""
-    parser = _Parser(add_help=False)
-    parser.add_argument(
-        "--images", type=int, default=500, metavar="N", help="size of the probe set [500]"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the probe set [0]"
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=32,
-        metavar="N",
-        help="images per batch, over all devices [32]",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of features [features/BANK-TARGET-HASH]"
-    )
-    options.add_executor(parser)
-    return parser
-
-
-def _methods(default: Sequence[str]) -> _Parser:
-    parser = _Parser(add_help=False)
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        metavar="NAME",
-        help="names in jaxparc.selectors; the first one determines the ranking "
-        f"[{' '.join(default)}]",
-    )
-    parser.add_argument(
-        "--probs",
-        action="store_true",
-        help="also score with nce and leep, which need class probabilities",
-    )
-    parser.add_argument(
-        "--reference",
-        metavar="FILE",
-        help="features, of the same images, of a model trained on the target; for rsa and dds",
-    )
-    return parser
