@@ -1,6 +1,7 @@
 """Where the models of a bank come from: bank files, folders of weights, weight files."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "w" / "list.json").write_text("{1}")
     (tmp_path / "w" / ".hidden.npz").write_bytes((tmp_path / "w" / "b.npz").read_bytes())
     (tmp_path / "w" / "empty").mkdir()
+    os.mkfifo(tmp_path / "w" / "pipe")
     return Path("w")
 
 
