@@ -29,6 +29,7 @@ from jaxparc.errors import InputError
 from jaxparc.evaluation import outcomes
 from jaxparc.evaluation.summary import Summary, summarise
 from jaxparc.report import sheets
+from jaxparc.units import options
 from jaxparc.units.progress import say
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
@@ -187,7 +188,10 @@ def _report(
     out, name = given.pop("out"), given.pop("benchmark")
     resamples = RESAMPLES if tables["resamples"] is None else tables["resamples"]
     if stray := [key for key, value in given.items() if value != parser.get_default(key)]:
-        _refuse(parser, f"{stray[0]} is an option for results folders; it excludes --oracle")
+        _refuse(
+            parser,
+            f"{options.flag_of(stray[0])} is an option for results folders; it excludes --oracle",
+        )
     if out is None:
         _refuse(parser, "--oracle needs --out")
     if name not in (None, *PUBLISHED):

@@ -1,6 +1,7 @@
-"""`python -m jaxparc`."""
+"""The command line: `jaxparc`, or `python -m jaxparc` from where it is not installed."""
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from jaxparc import interrupts
 from jaxparc.commands import PROGRAM
@@ -13,6 +14,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return parser.main(argv)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Run the command of this process, and exit with its code."""
     interrupts.watch(PROGRAM)  # before the imports of the command line
     interrupts.leave(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,5 +1,6 @@
 """What users install and import: the public names, and a wheel with few libraries beside it."""
 
+import configparser
 import importlib.metadata
 import re
 import shutil
@@ -64,6 +65,20 @@ def required(*names):
             found[name] = importlib.metadata.distribution(name)
             waiting += [r for r in found[name].requires or () if "extra ==" not in r]
     return found.values()
+
+
+def test_the_console_script_runs_the_command_line(capsys, monkeypatch):
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    script = setup["options.entry_points"]["console_scripts"].strip()
+    point = importlib.metadata.EntryPoint(*script.split(" = "), group="console_scripts")
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/jaxparc", "nonsense"])
+    monkeypatch.setattr("jaxparc.interrupts.watch", lambda program: print(program))
+    with pytest.raises(SystemExit) as stop:
+        point.load()()
+    out, err = capsys.readouterr()
+    assert (point.name, stop.value.code, out) == ("jaxparc", 2, "jaxparc\n")
+    assert err.startswith("jaxparc: argument COMMAND: invalid choice: 'nonsense'")
 
 
 @pytest.mark.slow

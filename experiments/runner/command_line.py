@@ -46,7 +46,7 @@ def stage_parser(description: str | None) -> argparse.ArgumentParser:
         description: description for --help.
     """
     spec = sys.modules["__main__"].__spec__
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         prog=f"python -m {spec.name}" if spec else None,
         description=description,
         epilog="Weights go to checkpoints/NAME.\n"
@@ -176,7 +176,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             flag = {"type": kind, "metavar": {str: "NAME", int: "N", float: "X"}[kind]}
         else:
             continue
-        group.add_argument(f"--{name}", default=argparse.SUPPRESS, **flag)
+        group.add_argument(options.flag_of(name), default=argparse.SUPPRESS, **flag)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def prepare(benchmark: Benchmark) -> None:
 
 def lacking(benchmark: Benchmark, *names: str) -> dict[str, str]:
     """Return missing data set -> command to get it, for those that the user must prepare."""
-    way = f"python -m jaxparc data prepare {NAMES}"
+    way = f"jaxparc data prepare {NAMES}"
     return {
         name: way
         for name in names
@@ -84,7 +84,7 @@ def transfer_splits(benchmark: Benchmark, target: str) -> tuple[str, str, str]:
     if not 0 < used <= available:
         raise StageError(
             f"{target}: {used} images to fine-tune on and {benchmark.validation_images} for "
-            f"validation do not fit into a training split of {size}; change --transfer_images or "
-            "--validation_images"
+            f"validation do not fit into a training split of {size}; change --transfer-images or "
+            "--validation-images"
         )
     return f"train[:{used}]", f"train[-{benchmark.validation_images}:]", "test"

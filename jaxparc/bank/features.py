@@ -92,11 +92,15 @@ def probe_images(
     )
 
 
-def folder_for(bank: str | Path, probe: ProbeImages) -> Path:
-    """Return the default folder of features, unique to a bank and a probe set."""
-    bank = Path(bank).absolute()
+def folder_for(bank: Path, probe: ProbeImages) -> Path:
+    """Return the default folder of features, unique to a bank and a probe set.
+
+    Args:
+        bank: the absolute path of the bank file, or of the folder that holds the models.
+        probe: the probe set.
+    """
     digest = _hash([str(bank), str(probe.where), probe.digest])
-    return Path("features") / f"{bank.stem}-{probe.target}-{digest[:6]}"
+    return Path("features") / f"{bank.stem or 'models'}-{probe.target}-{digest[:6]}"
 
 
 @contextlib.contextmanager
@@ -162,7 +166,7 @@ def units(
 
 
 def list_units(
-    bank: str,
+    entries: Sequence[Entry],
     target: str,
     images: int,
     seed: int,
@@ -173,7 +177,7 @@ def list_units(
     """List the same units as `units`, in another process, from arguments that can be pickled.
 
     Args:
-        bank: as `toml_file.read` takes it.
+        entries: the models.
         target: as `probe_images` takes it.
         images: as `probe_images` takes it.
         seed: as `probe_images` takes it.
@@ -182,7 +186,7 @@ def list_units(
         batch_size: as `units` takes it.
     """
     probe = probe_images(target, images, seed, data_dir)
-    return units(toml_file.read(bank), probe, folder, batch_size=batch_size)
+    return units(entries, probe, folder, batch_size=batch_size)
 
 
 def unit_name(entry: Entry) -> str:

@@ -23,7 +23,7 @@ import dataclasses
 import math
 import tomllib
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,12 +88,26 @@ def read(path: str | Path) -> list[Entry]:
     if not isinstance(tables, list) or set(content) != {"model"} or not tables:
         found = ", ".join(key if key.isprintable() else shown(key) for key in content) or "nothing"
         raise InputError(f"{path} holds {found}; expected [[model]] tables")
+    return named([_entry(path, number, table) for number, table in enumerate(tables, 1)], str(path))
+
+
+def named(models: Iterable[Entry], where: str, remedy: str = "") -> list[Entry]:
+    """Check that models differ in name; those that only differ by case or form are refused.
+
+    Args:
+        models: the models.
+        where: where they come from, for messages.
+        remedy: what to do about a duplicated name, for its message.
+
+    Raises:
+        InputError: a name is duplicated, or no name can be used as a file name.
+    """
     entries: dict[str, Entry] = {}
     names: dict[str, str] = {}  # by case-folded name, as some file systems ignore case
-    for number, table in enumerate(tables, start=1):
-        entry = _entry(path, number, table)
+    for entry in models:
         if entry.name in entries:
-            raise InputError(f"{path}: duplicate model {shown(entry.name)}")
+            both = f"{entries[entry.name].weights} and {entry.weights}"
+            raise InputError(f"{where}: duplicate model {shown(entry.name)}: {both}{remedy}")
         same = names.setdefault(_folded(entry.name), entry.name)
         if same != entry.name and entry.refused is None:
             refused = f"some file systems do not distinguish it from {same!r}"
@@ -101,7 +115,7 @@ def read(path: str | Path) -> list[Entry]:
         entries[entry.name] = entry
     if all(entry.refused for entry in entries.values()):
         first = next(iter(entries.values()))
-        raise InputError(f"{path}: model {shown(first.name)}: {first.refused}")
+        raise InputError(f"{where}: model {shown(first.name)}: {first.refused}")
     return list(entries.values())
 
 
@@ -127,7 +141,7 @@ def _entry(path: Path, number: int, table: Any) -> Entry:
     except (ValueError, RuntimeError) as error:  # RuntimeError: no home directory for ~
         raise InputError(f"{where}: {error}") from None
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-    return Entry(**{**given, "weights": weights, "refused": _flaw(table["name"])})
+    return Entry(**{**given, "weights": weights, "refused": name_flaw(table["name"])})
 
 
 class Key(NamedTuple):
@@ -188,7 +202,7 @@ KEYS: Mapping[str, Key] = {
 }
 
 
-def _flaw(name: str) -> str | None:
+def name_flaw(name: str) -> str | None:
     """Return why a name cannot be used as a file name; None if it can."""
     try:
         files.check_name(name)

@@ -1,6 +1,9 @@
-"""The commands of `python -m jaxparc`: one module each, whose function takes plain arguments."""
+"""The commands of `jaxparc`, which is `python -m jaxparc`: one module each.
 
-PROGRAM = "python -m jaxparc"
+The function of a module takes plain arguments.
+"""
+
+PROGRAM = "jaxparc"
 
 # The methods of a command without --methods; the first determines the ranking. Those of `rank` are
 # chosen by the evidence in docs/evaluation.md and take every kind of labels.

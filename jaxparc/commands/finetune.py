@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jaxparc import datasets, interrupts, locks, printing
-from jaxparc.bank import features, toml_file
+from jaxparc.bank import features, sources, toml_file
 from jaxparc.bank.toml_file import Entry
 from jaxparc.commands import saving
 from jaxparc.errors import InputError, OperationError
+from jaxparc.units.options import flag_of
 
 
 def finetune(
@@ -36,7 +37,7 @@ def finetune(
     An interrupted training resumes when the function is called again with the same arguments.
 
     Args:
-        bank: path of a bank.toml.
+        bank: an address of models, as `sources.read` takes it.
         name: name of a model in it.
         target: a data set, as `datasets.load` takes it.
         steps: as `toml_file.finetune` takes it.
@@ -119,7 +120,7 @@ def finetune(
         if tuned.at_chance:
             print(
                 f"this is at chance level: {tuned.largest:.1f} % of them are in the largest class; "
-                "another --learning_rate or more --steps may help"
+                "another --learning-rate or more --steps may help"
             )
         if failure is not None:
             raise failure
@@ -132,7 +133,7 @@ def _entry(bank: str, name: str) -> Entry:
     Raises:
         InputError: the bank has no such model, or the model cannot be used.
     """
-    entries = {entry.name: entry for entry in toml_file.read(bank)}
+    entries = {entry.name: entry for entry in sources.read([bank])}
     if name not in entries:
         known = ", ".join(map(toml_file.printable_name, entries.values()))
         raise InputError(f"{bank} has no model {name!r}; it has {known}")
@@ -148,15 +149,15 @@ def _check(options: dict[str, Any]) -> None:
     Raises:
         InputError: an option is out of range.
     """
-    for flag in ("steps", "batch_size", "learning_rate"):
-        if not options[flag] > 0:
-            raise InputError(f"--{flag} is {options[flag]}; expected a number above 0")
+    for name in ("steps", "batch_size", "learning_rate"):
+        if not options[name] > 0:
+            raise InputError(f"{flag_of(name)} is {options[name]}; expected a number above 0")
     if options["seed"] < 0:
         raise InputError(f"--seed is {options['seed']}; expected at least 0")
     devices = jax.local_device_count()
     if options["batch_size"] % devices:
         raise InputError(
-            f"--batch_size is {options['batch_size']}; expected a multiple of {devices} devices"
+            f"--batch-size is {options['batch_size']}; expected a multiple of {devices} devices"
         )
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxparc COMMAND ...`.
+"""The command line: `jaxparc COMMAND ...`.
 
 Exit codes: 0 success; 1 the command failed, entirely or for some models or methods; 2 wrong usage;
 130 interrupted. The reason for 1 and 2 is one line on stderr. A bug in this package ends with a
@@ -10,33 +10,28 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from jaxparc import interrupts, printing
-from jaxparc.commands import PROGRAM, RANKED_BY, SCORED_BY
+from jaxparc.commands import PROGRAM, RANKED_BY, SCORED_BY, arguments
+from jaxparc.commands.arguments import Parser
 from jaxparc.errors import InputError, OperationError, is_out_of_memory
 from jaxparc.units import options
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that reports wrong usage in one line, without argparse's usage message before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {printing.shown(message)} (--help shows the usage)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the arguments after `python -m jaxparc`; by default those of this process.
+        argv: the arguments after `jaxparc`; by default those of this process.
 
     Returns:
         The exit code.
     """
     with printing.ending():
         try:
-            _run(**vars(_parser().parse_args(argv)))
+            words = sys.argv[1:] if argv is None else argv
+            _run(**vars(_parser(words).parse_args(words)))
         except KeyboardInterrupt as interrupt:
             print(printing.shown(interrupts.line(PROGRAM, interrupt)), file=sys.stderr)
             return interrupts.CODE
@@ -66,11 +61,17 @@ def _fail(error: Exception, code: int) -> int:
     return code
 
 
-_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of a command line; its words tell which of two forms it has.
+
+    One parser of both, with an optional BANK, would take the TARGET for it where flags stand
+    between the two.
+    """
+    by_models = any(arguments.is_models(word) for word in words)
+    parser = Parser(
         prog=PROGRAM,
         description="Predict which pretrained model will be best after fine-tuning.",
         epilog="Exit codes: 0 success; 1 the command failed, entirely or for some models or "
@@ -78,9 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_score(commands)
-    _add_extract(commands)
-    _add_rank(commands)
+    _add_extract(commands, by_models)
+    _add_rank(commands, by_models)
     _add_finetune(commands)
+    _add_init_bank(commands)
     _add_convert(commands)
     _add_data(commands)
     return parser
@@ -89,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_score(commands: _Commands) -> None:
     score = commands.add_parser(
         "score",
-        parents=[_methods(SCORED_BY)],
+        parents=[arguments.methods(SCORED_BY)],
         help="rank models by files with their features",
         description="Rank the models of a folder by their expected accuracy after fine-tuning.",
     )
@@ -101,24 +103,26 @@ def _add_score(commands: _Commands) -> None:
         "models' files]",
     )
     score.add_argument(
-        "--models",
+        "--facts",
         metavar="FILE",
         help="CSV with the columns model and layers (for +l) or source_images (for heuristic)",
     )
+    # The old spelling: in all other commands, --models are weights.
+    score.add_argument("--models", dest="facts", help=argparse.SUPPRESS)
     score.add_argument(
-        "--target_images",
+        "--target-images",
         type=int,
         metavar="N",
         help="size of the target's training split, for heuristic",
     )
     score.add_argument(
-        "--num_classes",
+        "--num-classes",
         type=int,
         metavar="C",
         help="number of classes of the target, if some have no label",
     )
     score.add_argument(
-        "--label_kind",
+        "--label-kind",
         metavar="KIND",
         help="classes, multi_label, vectors, or values for numbers to predict [as the models' "
         "files say, or inferred]",
@@ -133,21 +137,37 @@ def _add_score(commands: _Commands) -> None:
     score.set_defaults(module="score", function="score")
 
 
-def _add_extract(commands: _Commands) -> None:
+def _add_extract(commands: _Commands, by_models: bool) -> None:
     extract = commands.add_parser(
         "extract",
-        parents=[_bank(), _target(_VALUES), _probe(), _data_dir()],
+        parents=[
+            arguments.models(by_models),
+            arguments.target(arguments.VALUES),
+            arguments.probe(),
+            arguments.cuts(),
+            arguments.data_dir(),
+        ],
+        usage=arguments.usage("extract"),
         help="extract the features of every model of a bank for a target",
         description="Extract the features of every model of a bank for a probe set of a target.",
     )
     options.add_shard(extract)
     extract.set_defaults(module="extract", function="extract")
+    extract.hint = arguments.FORMS
 
 
-def _add_rank(commands: _Commands) -> None:
+def _add_rank(commands: _Commands, by_models: bool) -> None:
     rank = commands.add_parser(
         "rank",
-        parents=[_bank(), _target(_VALUES), _probe(), _data_dir(), _methods(RANKED_BY)],
+        parents=[
+            arguments.models(by_models),
+            arguments.target(arguments.VALUES),
+            arguments.probe(),
+            arguments.methods(RANKED_BY),
+            arguments.cuts(),
+            arguments.data_dir(),
+        ],
+        usage=arguments.usage("rank"),
         help="rank the models of a bank for a target: extract and score",
         description="Rank pretrained models by their expected accuracy after fine-tuning.",
     )
@@ -161,16 +181,17 @@ def _add_rank(commands: _Commands) -> None:
     # Parsed only to be refused with an explanation.
     rank.add_argument("--shard", type=options.parse_shard, help=argparse.SUPPRESS)
     rank.set_defaults(module="rank", function="rank")
+    rank.hint = arguments.FORMS
 
 
 def _add_finetune(commands: _Commands) -> None:
     tune = commands.add_parser(
         "finetune",
-        parents=[_bank(), _model(), _target(), _data_dir()],
+        parents=[arguments.bank(), arguments.model(), arguments.target(), arguments.data_dir()],
         help="fine-tune one model of a bank",
         description="Fine-tune all weights of one model of a bank to a target.",
     )
-    for flag, kind, default, what in (
+    for name, kind, default, what in (
         ("steps", int, 1000, "number of batches"),
         ("batch_size", int, 64, "images per batch, over all devices"),
         ("learning_rate", float, 0.01, "peak learning rate, after the warm-up"),
@@ -178,7 +199,11 @@ def _add_finetune(commands: _Commands) -> None:
     ):
         metavar = "N" if kind is int else "X"
         tune.add_argument(
-            f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{what} [{default}]"
+            options.flag_of(name),
+            type=kind,
+            default=default,
+            metavar=metavar,
+            help=f"{what} [{default}]",
         )
     tune.add_argument(
         "--out",
@@ -187,6 +212,23 @@ def _add_finetune(commands: _Commands) -> None:
         help="file of the weights [finetuned/NAME-TARGET-HASH.safetensors]",
     )
     tune.set_defaults(module="finetune", function="finetune")
+
+
+def _add_init_bank(commands: _Commands) -> None:
+    init = commands.add_parser(
+        "init-bank",
+        usage=f"{PROGRAM} init-bank [--out FILE] [NAME=]FILE ...",
+        help="write a bank file for weight files",
+        description="Write a bank file that lists weight files, with what is found in them, to be "
+        "completed by hand.",
+    )
+    init.add_argument(
+        "models", nargs="+", metavar="[NAME=]FILE", help="weight file, or a folder of them"
+    )
+    init.add_argument(
+        "--out", type=Path, default=Path("bank.toml"), metavar="FILE", help="[bank.toml]"
+    )
+    init.set_defaults(module="init_bank", function="init_bank")
 
 
 def _add_convert(commands: _Commands) -> None:
@@ -232,89 +274,12 @@ def _add_convert(commands: _Commands) -> None:
 def _add_data(commands: _Commands) -> None:
     data = commands.add_parser("data", help="list or prepare data sets")
     actions = data.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", parents=[_data_dir()], help="list the known data sets")
+    listing = actions.add_parser(
+        "list", parents=[arguments.data_dir()], help="list the known data sets"
+    )
     listing.set_defaults(module="data", function="print_list")
     preparing = actions.add_parser(
-        "prepare", parents=[_data_dir()], help="download and convert data sets"
+        "prepare", parents=[arguments.data_dir()], help="download and convert data sets"
     )
-    preparing.add_argument("names", nargs="+", metavar="NAME", help=_DATASET)
+    preparing.add_argument("names", nargs="+", metavar="NAME", help=arguments.DATASET)
     preparing.set_defaults(module="data", function="prepare")
-
-
-# Options that several commands have.
-
-_DATASET = "a data set from `data list`, or folder:PATH, csv:FILE or npz:FILE"
-_VALUES = "; csv:FILE:values=COLUMN for numbers to predict"
-
-
-def _bank() -> _Parser:
-    parser = _Parser(add_help=False)
-    parser.add_argument("bank", metavar="BANK", help="bank.toml: models and their weights")
-    return parser
-
-
-def _model() -> _Parser:
-    parser = _Parser(add_help=False)
-    parser.add_argument("name", metavar="NAME", help="name of a model in BANK")
-    return parser
-
-
-def _target(more: str = "") -> _Parser:
-    parser = _Parser(add_help=False)
-    parser.add_argument("target", metavar="TARGET", help=_DATASET + more)
-    return parser
-
-
-def _data_dir() -> _Parser:
-    parser = _Parser(add_help=False)
-    parser.add_argument(
-        "--data_dir",
-        metavar="DIR",
-        help="folder of TFDS data sets [TFDS_DATA_DIR, or ~/tensorflow_datasets]",
-    )
-    return parser
-
-
-def _probe() -> _Parser:
-    """Return a parser of the options of feature extraction."""
-    parser = _Parser(add_help=False)
-    parser.add_argument(
-        "--images", type=int, default=500, metavar="N", help="size of the probe set [500]"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the probe set [0]"
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=int,
-        default=32,
-        metavar="N",
-        help="images per batch, over all devices [32]",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of features [features/BANK-TARGET-HASH]"
-    )
-    options.add_executor(parser)
-    return parser
-
-
-def _methods(default: Sequence[str]) -> _Parser:
-    parser = _Parser(add_help=False)
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        metavar="NAME",
-        help="names in jaxparc.selectors, or all; the first one determines the ranking "
-        f"[{' '.join(default)}]",
-    )
-    parser.add_argument(
-        "--probs",
-        action="store_true",
-        help="also score with nce and leep, which need class probabilities",
-    )
-    parser.add_argument(
-        "--reference",
-        metavar="FILE",
-        help="features, of the same images, of a model trained on the target; for rsa and dds",
-    )
-    return parser

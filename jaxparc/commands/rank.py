@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxparc import printing
 from jaxparc.bank import arguments, features, folder
+from jaxparc.bank.cuts import Cuts
 from jaxparc.bank.folder import ArrayFile
 from jaxparc.commands import RANKED_BY, extract, ranking
 from jaxparc.errors import InputError, OperationError
@@ -23,9 +24,15 @@ _SOURCES = {
 
 
 def rank(
-    bank: str,
+    bank: str | None,
     target: str,
     *,
+    models: Sequence[str] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    licence: Sequence[str] = (),
+    max_params: float | None = None,
+    max_gmacs: float | None = None,
     images: int = 500,
     seed: int = 0,
     batch_size: int = 32,
@@ -44,6 +51,12 @@ def rank(
     Args:
         bank: as `extract.open_job` takes it.
         target: as `extract.open_job` takes it.
+        models: as `extract.open_job` takes it.
+        include: see `Cuts`.
+        exclude: see `Cuts`.
+        licence: see `Cuts`.
+        max_params: see `Cuts`.
+        max_gmacs: see `Cuts`.
         images: as `extract.open_job` takes it.
         seed: as `extract.open_job` takes it.
         batch_size: as `extract.open_job` takes it.
@@ -83,6 +96,8 @@ def rank(
             extract.open_job(
                 bank,
                 target,
+                models=models,
+                cuts=Cuts(include, exclude, licence, max_params, max_gmacs),
                 images=images,
                 seed=seed + place,
                 batch_size=batch_size,
@@ -110,6 +125,7 @@ def rank(
             settings = {
                 "command": "rank",
                 "bank": bank,
+                "models": list(models),
                 "target": target,
                 "probe_images": images,
                 "seed": seed,

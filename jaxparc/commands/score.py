@@ -12,9 +12,9 @@ from jaxparc.errors import OperationError
 _SOURCES = {
     "probs": "the .npz files",
     "reference": "--reference FILE",
-    "layers": "the column layers of --models FILE",
-    "source_images": "the column source_images of --models FILE",
-    "target_images": "--target_images N",
+    "layers": "the column layers of --facts FILE",
+    "source_images": "the column source_images of --facts FILE",
+    "target_images": "--target-images N",
 }
 
 
@@ -22,7 +22,7 @@ def score(
     folder: str,
     *,
     labels: str | None = None,
-    models: str | None = None,
+    facts: str | None = None,
     target_images: int | None = None,
     num_classes: int | None = None,
     label_kind: str | None = None,
@@ -36,7 +36,7 @@ def score(
     Args:
         folder: as `bank.folder.read_bank` takes it.
         labels: as `bank.folder.read_bank` takes it.
-        models: a CSV file, as `bank.folder.read_facts` takes it.
+        facts: a CSV file, as `bank.folder.read_facts` takes it.
         target_images: size of the target's training split.
         num_classes: number of classes of the target; None to infer it from the labels.
         label_kind: as `bank.folder.read_bank` takes it.
@@ -52,10 +52,10 @@ def score(
     """
     bank = feature_folder.read_bank(folder, labels, reference=reference, label_kind=label_kind)
     inputs: dict[str, Any] = {}
-    if models is not None:
+    if facts is not None:
         names = [name for name in bank.features if name != bank.reference]
         others = [bank.reference] if bank.reference else []
-        inputs |= feature_folder.read_facts(models, names, others)
+        inputs |= feature_folder.read_facts(facts, names, others)
     inputs["target_images"] = target_images
     choice = ranking.Choice(methods, probs, reference, _SOURCES)
     about = ranking.About({}, {"command": "score", "folder": folder, "labels": labels})

@@ -134,7 +134,7 @@ def root_of(data_dir: str | os.PathLike[str] | None = None) -> Path:
         return Path(root).expanduser().absolute()
     except RuntimeError:
         raise DatasetError(
-            f"{root}: there is no home folder; set TFDS_DATA_DIR or --data_dir"
+            f"{root}: there is no home folder; set TFDS_DATA_DIR or --data-dir"
         ) from None
 
 

@@ -247,5 +247,5 @@ def _read_errors(spec: DatasetSpec, folder: Path) -> Iterator[None]:
     except Exception as error:
         raise DatasetError(
             f"{spec.name} in {folder} is missing or damaged ({error}); "
-            f"run: python -m jaxparc data prepare {spec.name}"
+            f"run: jaxparc data prepare {spec.name}"
         ) from error

@@ -1,4 +1,4 @@
-"""Settings of how units of work are run, and their command-line options.
+"""Settings of how units of work are run, and command lines with their options.
 
 This module imports nothing heavy, as command lines are parsed before anything else is loaded.
 """
@@ -6,6 +6,8 @@ This module imports nothing heavy, as command lines are parsed before anything e
 import argparse
 import dataclasses
 import re
+import sys
+from typing import Any
 
 EXECUTORS = ("local", "ray")  # the keys of `executors.EXECUTORS`
 
@@ -28,6 +30,25 @@ class Execution:
 
 
 LOCAL = Execution()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose flags have dashes; underscores, as in earlier releases, are accepted too."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, after replacing the underscores of flags."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_dashed(word) for word in words], namespace)
+
+
+def _dashed(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value if flag.startswith("--") else word
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of an argument: "batch_size" is --batch-size."""
+    return f"--{name.replace('_', '-')}"
 
 
 def add_executor(parser: argparse.ArgumentParser) -> None:

@@ -82,6 +82,18 @@ def content(path: Path) -> tuple[Any, dict[str, Any]]:
     return keras.of_tfjs(path, index), metadata
 
 
+def is_known(path: Path) -> bool:
+    """Return whether a file begins as one that `content` can read; it may still be damaged."""
+    try:
+        path = resolve(path)
+        start = _start(path)
+        if _is_index(start):
+            return not {"weight_map", "weightsManifest"}.isdisjoint(json.loads(path.read_bytes()))
+        return _reader(path, start) is not None
+    except (ValueError, TypeError, OSError, RecursionError):  # ValueError: also a WeightsError
+        return False
+
+
 def files_of(path: Path) -> list[Path]:
     """Return the files that `content` reads: `path`, its config.json, and its shards.
 

@@ -233,7 +233,7 @@ def test_layers_come_from_a_table(folder, tmp_path):
     (folder / "reference.npy").unlink()
     facts = tmp_path / "models.csv"
     facts.write_text("model,layers,source_images\nother,1,1\nwhole,50,1000\nnarrow.v2,18,1000\n")
-    words = ("--models", str(facts), "--target_images", "500", "--methods", "heuristic", "knn+l")
+    words = ("--facts", str(facts), "--target-images", "500", "--methods", "heuristic", "knn+l")
     assert score(folder, *words) == 0
     assert table(folder)["whole"]["heuristic"] == pytest.approx(50 + np.log(1500), abs=1e-4)
     assert table(folder)["narrow.v2"]["heuristic"] == pytest.approx(18 + np.log(1500), abs=1e-4)
@@ -380,7 +380,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(case, folder, capsys, monkeypat
     assert score(folder, *(word.format(folder=folder) for word in words)) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("python -m jaxparc: ")
+    assert err.startswith("jaxparc: ")
     assert said in err
     assert err.count("\n") == 1
     assert not (folder.parent / "scores.csv").exists()
@@ -418,7 +418,7 @@ def ages(tmp_path):
     return bank
 
 
-VALUES = ("--label_kind", "values")
+VALUES = ("--label-kind", "values")
 
 
 def test_text_labels_are_values_on_request(ages, capsys):
@@ -464,10 +464,10 @@ def test_the_kind_of_labels_is_read_from_the_models(ages, capsys):
         ("3\n" * 40, VALUES, "labels: all 40 values are 3; expected at least two different ones"),
         (
             "3\n4\n" * 20,
-            (*VALUES, "--num_classes", "9"),
+            (*VALUES, "--num-classes", "9"),
             "num_classes is 9; labels that are values",
         ),
-        ("3\n4\n" * 20, ("--label_kind", "age"), "unknown label kind 'age'; known: classes, mul"),
+        ("3\n4\n" * 20, ("--label-kind", "age"), "unknown label kind 'age'; known: classes, mul"),
         ("3\n4\n" * 20, (*VALUES, "--methods", "gbc"), "takes classes labels; these are values"),
     ],
 )

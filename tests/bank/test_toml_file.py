@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +134,13 @@ def test_a_bank_file_is_utf8_with_or_without_a_mark(content, reason, tmp_path):
         toml_file.read(path)
 
 
+def test_every_key_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    documented = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert toml_file.KEYS.keys() <= documented
+
+
 def test_a_bank_is_a_file(tmp_path):
     with pytest.raises(ValueError, match="bank.toml cannot be read: No such file"):
         toml_file.read(tmp_path / "bank.toml")
@@ -232,7 +240,7 @@ def test_features_are_extracted_again_when_a_shard_is_replaced(bank, capsys):
 @pytest.mark.slow
 def test_features_are_those_of_the_network(bank, capsys):
     assert main(["extract", "bank.toml", "folder:hues", "--images", "6", "--out", "f"]) == 0
-    assert "features are in f: python -m jaxparc score f" in capsys.readouterr().out
+    assert "features are in f: jaxparc score f" in capsys.readouterr().out
     labels = datasets.labels("folder:hues", "train")
     chosen = sampling.probe_indices(labels, 6, 0)
     source = datasets.load("folder:hues", "train")
@@ -260,7 +268,7 @@ def test_one_bad_model_does_not_stop_the_others(bank, capsys):
     assert main(["rank", "bank.toml", "folder:hues", "--images", "30", "--out", "f"]) == 1
     out, err = capsys.readouterr()
     assert "extract: b FAILED: b.safetensors begins with b'<html>'" in out
-    assert err == "python -m jaxparc: 1 model failed: b\n"
+    assert err == "jaxparc: 1 model failed: b\n"
     assert not stale.exists()
     assert re.search(r"^ *=? ?\d  a  ", out, re.MULTILINE)
     assert re.search(r"^ *=? ?\d  c  ", out, re.MULTILINE)
@@ -287,7 +295,7 @@ def test_an_interrupt_within_a_model_keeps_the_others(bank, capsys):
         process.stdout.read()
         said = process.stderr.read()
     assert process.returncode == 130
-    assert said == "python -m jaxparc: interrupted; 1 of 3 models are done and kept in f\n"
+    assert said == "jaxparc: interrupted; 1 of 3 models are done and kept in f\n"
     assert main(words) == 0
     assert ", 1 already done\n" in capsys.readouterr().out
     assert not list(bank.rglob("*.incomplete"))
@@ -301,8 +309,8 @@ def test_an_unknown_target_exits_2_before_any_work(bank, capsys):
 
 @pytest.mark.slow
 def test_the_advice_can_be_followed(bank, capsys):
-    words = ["finetune", "bank.toml", "a", "folder:hues", "--steps", "30", "--batch_size", "16"]
-    assert main([*words, "--learning_rate", "0.05"]) == 0
+    words = ["finetune", "bank.toml", "a", "folder:hues", "--steps", "30", "--batch-size", "16"]
+    assert main([*words, "--learning-rate", "0.05"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     accuracy = float(re.match(r"a on hues: (\d+\.\d+) % of the test images", out)[1])
@@ -331,9 +339,9 @@ def test_the_advice_can_be_followed(bank, capsys):
         (["nobody", "folder:hues"], 2, "bank.toml has no model 'nobody'; it has a, b, c"),
         (["a", "nothing"], 2, "unknown data set 'nothing'"),
         (["a", "folder:hues", "--steps", "0"], 2, "--steps is 0; expected a number above 0"),
-        (["a", "folder:hues", "--batch_size", "6"], 2, "expected a multiple of 4 devices"),
+        (["a", "folder:hues", "--batch-size", "6"], 2, "expected a multiple of 4 devices"),
         pytest.param(
-            ["a", "folder:hues", "--learning_rate", "1e9", "--steps", "4"],
+            ["a", "folder:hues", "--learning-rate", "1e9", "--steps", "4"],
             1,
             "is not finite",
             marks=pytest.mark.slow,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tiny_bank import MODEL, pictures, rank, rows
 from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
 from jaxparc.bank import folder as feature_files
+from jaxparc.bank import sources
 from jaxparc.errors import InputError
 from jaxparc.weights import torchvision
 
@@ -30,7 +32,7 @@ def test_shards_make_every_file_once_and_rank_reuses_them(bank, capsys):
     assert extract("--shard", "1/2") == 0
     out = capsys.readouterr().out
     assert bank.extracted == ["a", "c"]
-    said = "features are in f: python -m jaxparc score f (once all shards are done)\n"
+    said = "features are in f: jaxparc score f (once all shards are done)\n"
     assert out.endswith(said)
     assert extract("--shard", "2/2") == 0
     assert bank.extracted == ["a", "c", "b"]
@@ -51,8 +53,7 @@ def test_shards_work_at_the_same_time_and_keep_others_out(bank, capsys):
         for words in (["--shard", "1/2"], []):
             assert extract(*words) == 1
             assert capsys.readouterr().err == (
-                "python -m jaxparc: another process is using f; wait for it, or give another "
-                "--out\n"
+                "jaxparc: another process is using f; wait for it, or give another --out\n"
             )
         assert rank("--out", "f") == 1
     assert rank("--out", "f") == 0
@@ -96,7 +97,7 @@ def test_failures_are_recorded_until_they_are_mended(bank, capsys, monkeypatch):
     assert "in failing" in found["a"]["traceback"]
     out, err = capsys.readouterr()
     assert "extract: 2 of 3 models failed; see f/failures/extract.json\n" in out
-    assert err == "python -m jaxparc: 2 models failed: a, b\n"
+    assert err == "jaxparc: 2 models failed: a, b\n"
     assert list(feature_files.read_bank(bank.path / "f").features) == ["c"]
     assert extract() == 0
     assert not record.exists()
@@ -124,7 +125,7 @@ def test_a_full_disk_ends_the_command_and_says_what_is_kept(bank, capsys, monkey
     monkeypatch.setattr(np, "savez", full)
     assert extract() == 1
     said = "extract: cannot write f/b.npz: No space left on device; 1 of 3 models are done and kept"
-    assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
+    assert capsys.readouterr().err == f"jaxparc: {said}\n"
     assert bank.extracted == ["a", "b"]
 
 
@@ -140,7 +141,8 @@ def test_notes_on_the_weights_are_shown(bank, capsys, monkeypatch):
 
 
 def test_the_same_units_are_listed_in_another_process(bank):
-    units = bank_features.list_units("bank.toml", "folder:x/pics", 30, 0, None, Path("f"), 32)
+    entries = pickle.loads(pickle.dumps(sources.read(["bank.toml"])))
+    units = bank_features.list_units(entries, "folder:x/pics", 30, 0, None, Path("f"), 32)
     assert [(unit.name, str(unit.path)) for unit in units] == [
         (name, f"f/{name}.npz") for name in "abc"
     ]
@@ -181,7 +183,7 @@ def test_a_ray_cluster_extracts_what_one_process_extracts(tmp_path, monkeypatch)
     words = ("bank.toml", "folder:x/pics", "--images", "6")
     done = run("extract", *words, "--out", "ray", "--executor", "ray")
     assert done.returncode == 1, done.stderr
-    assert done.stderr.splitlines()[-1] == "python -m jaxparc: 1 model failed: b"
+    assert done.stderr.splitlines()[-1] == "jaxparc: 1 model failed: b"
     assert "extract: b FAILED: b.bin begins with b'<html>'" in done.stdout
     assert "extract: 2 made in" in done.stdout
     record = json.loads((tmp_path / "ray" / "failures" / "extract.json").read_text())

@@ -61,7 +61,7 @@ def training(monkeypatch, result=None):
 
 
 def finetune(*words, target="folder:x/pics"):
-    return main(["finetune", "bank.toml", "a", target, "--steps", "4", "--batch_size", "8", *words])
+    return main(["finetune", "bank.toml", "a", target, "--steps", "4", "--batch-size", "8", *words])
 
 
 PLACES = {
@@ -91,7 +91,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(
     words = ["--out", str(path)] if command == "finetune" else []
     code = finetune(*words) if words else main(["convert", "a.bin", str(path)])
     assert code == 1
-    assert capsys.readouterr().err == f"python -m jaxparc: cannot write {path}: {reason}\n"
+    assert capsys.readouterr().err == f"jaxparc: cannot write {path}: {reason}\n"
 
 
 def test_weights_go_elsewhere_where_the_disk_fills_up_on_the_way(bank, capsys, monkeypatch):
@@ -104,17 +104,17 @@ def test_weights_go_elsewhere_where_the_disk_fills_up_on_the_way(bank, capsys, m
         other = bank.path / f"w-{os.getpid()}.safetensors"
         full = "cannot write disk/w.safetensors: No space left on device"
         said = f"{full}; the weights are in {other}"
-        assert err == f"python -m jaxparc: {said}\n"
+        assert err == f"jaxparc: {said}\n"
         assert other.stat().st_size > 200_000
         assert list((bank.path / "disk").iterdir()) == []
         other.unlink()
         words = ["convert", "a.bin", "disk/w.safetensors", "--architecture", "resnet18"]
         assert main(words) == 1
-        assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
+        assert capsys.readouterr().err == f"jaxparc: {said}\n"
         # a full disk is seen before
         (bank.path / "disk" / "full").write_bytes(bytes(16 * 4096))
         assert main(words) == finetune("--out", "disk/w.safetensors") == 1
-        assert capsys.readouterr().err == 2 * f"python -m jaxparc: {full}\n"
+        assert capsys.readouterr().err == 2 * f"jaxparc: {full}\n"
 
 
 def test_weights_that_fit_nowhere_are_one_line(bank, capsys, monkeypatch):
@@ -149,7 +149,7 @@ def test_accuracy_at_chance_level_is_said(
     assert finetune() == 0
     out = capsys.readouterr().out
     assert ("this is at chance level" in out) == said
-    assert (f"{largest} % of them are in the largest class; another --learning_rate" in out) == said
+    assert (f"{largest} % of them are in the largest class; another --learning-rate" in out) == said
 
 
 def test_no_two_trainings_share_a_file(bank, capsys, monkeypatch):
@@ -171,7 +171,7 @@ def test_two_trainings_at_once_do_not_write_one_file(bank, capsys):
     said = (
         "another process is training weights for w.safetensors; wait for it, or give another --out"
     )
-    assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
+    assert capsys.readouterr().err == f"jaxparc: {said}\n"
 
 
 def test_an_interrupted_training_that_cannot_be_kept_says_so(bank, capsys, monkeypatch):
@@ -183,7 +183,7 @@ def test_an_interrupted_training_that_cannot_be_kept_says_so(bank, capsys, monke
     monkeypatch.setattr(bank_file, "finetune", full)
     assert finetune() == 130
     said = "interrupted; 0 of 4 steps were done and cannot be saved: No space left on device"
-    assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
+    assert capsys.readouterr().err == f"jaxparc: {said}\n"
 
 
 def test_an_interrupt_while_the_accuracy_is_measured_keeps_the_weights(bank, capsys, monkeypatch):
@@ -194,7 +194,7 @@ def test_an_interrupt_while_the_accuracy_is_measured_keeps_the_weights(bank, cap
     monkeypatch.setattr(bank_file, "finetune", interrupted)
     assert finetune("--out", "w.safetensors") == 130
     said = "interrupted; the weights were written to w.safetensors"
-    assert capsys.readouterr().err == f"python -m jaxparc: {said}\n"
+    assert capsys.readouterr().err == f"jaxparc: {said}\n"
     assert (bank.path / "w.safetensors").stat().st_size > 200_000
     assert not (bank.path / ".w.safetensors.partial").exists()
 

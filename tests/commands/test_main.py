@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from jaxparc.errors import InputError, OperationError
 def test_data_list_shows_every_set_and_whether_it_is_there(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     datasets.folder_of("mnist5k", data_dir=tmp_path).mkdir(parents=True)
-    assert main(["data", "list", "--data_dir", str(tmp_path)]) == 0
+    assert main(["data", "list", "--data-dir", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert str(tmp_path) in out
@@ -33,7 +34,7 @@ def test_data_list_shows_every_set_and_whether_it_is_there(tmp_path, capsys, mon
 
 
 def test_data_prepare_prepares(tmp_path, capsys):
-    assert main(["data", "prepare", "digits", "--data_dir", str(tmp_path)]) == 0
+    assert main(["data", "prepare", "digits", "--data-dir", str(tmp_path)]) == 0
     assert capsys.readouterr() == (
         f"digits: {tmp_path}/digits/1.0.0\ndigits: 10 classes; images: train 1,297, test 500\n",
         "",
@@ -62,19 +63,19 @@ def test_wrong_command_lines_exit_2_with_one_line(words, reason, capsys):
 
 
 def test_unknown_name_exits_2_before_any_work(tmp_path, capsys):
-    assert main(["data", "prepare", "digits", "mnist", "--data_dir", str(tmp_path)]) == 2
+    assert main(["data", "prepare", "digits", "mnist", "--data-dir", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("python -m jaxparc: unknown data set 'mnist'; known: digits")
+    assert err.startswith("jaxparc: unknown data set 'mnist'; known: digits")
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_failure_exits_1_with_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert main(["data", "prepare", "digits", "--data_dir", str(tmp_path)]) == 1
+    assert main(["data", "prepare", "digits", "--data-dir", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        'python -m jaxparc: digits needs the package scikit-learn: pip install "jaxparc[demo]"\n'
+        'jaxparc: digits needs the package scikit-learn: pip install "jaxparc[demo]"\n'
     )
 
 
@@ -98,12 +99,10 @@ def test_a_defect_is_a_traceback_and_wrong_usage_a_line(monkeypatch, capsys):
 
     raises(InputError("features.npz: labels are 3; expected 4"))
     assert main(["score", "f"]) == 2
-    assert capsys.readouterr().err == (
-        "python -m jaxparc: features.npz: labels are 3; expected 4\n"
-    )
+    assert capsys.readouterr().err == ("jaxparc: features.npz: labels are 3; expected 4\n")
     raises(OperationError("f is in use"))
     assert main(["score", "f"]) == 1
-    assert capsys.readouterr().err == "python -m jaxparc: f is in use\n"
+    assert capsys.readouterr().err == "jaxparc: f is in use\n"
     for defect in (ValueError("math"), RuntimeError("device"), TypeError("None")):
         raises(defect)
         with pytest.raises(type(defect)):
@@ -123,7 +122,7 @@ def test_out_of_memory_is_a_line(error, monkeypatch, capsys):
 
     monkeypatch.setattr("jaxparc.bank.folder.read_bank", score)
     assert main(["score", "f"]) == 1
-    assert capsys.readouterr().err == f"python -m jaxparc: out of memory: {error}\n"
+    assert capsys.readouterr().err == f"jaxparc: out of memory: {error}\n"
 
 
 @pytest.mark.parametrize("command", ["score", "extract", "rank", "finetune", "convert"])
@@ -133,6 +132,19 @@ def test_every_option_is_an_argument_of_its_command(command, capsys):
     given = {action.dest for action in commands[command]._actions} - {"help"}
     module = importlib.import_module(f"jaxparc.commands.{command}")
     assert set(inspect.signature(getattr(module, command)).parameters) == given
+
+
+@pytest.mark.parametrize("flags", ["--data-dir {}", "--data_dir {}", "--data_dir={}"])
+def test_flags_have_dashes_or_underscores(flags, tmp_path, capsys):
+    folder = tmp_path / "a_b"
+    assert main(["data", "list", *flags.format(folder).split()]) == 0
+    assert "a_b" in capsys.readouterr().out
+
+
+def test_help_shows_flags_with_dashes_alone(capsys):
+    commands = parser._parser()._subparsers._group_actions[0].choices
+    for command in commands.values():
+        assert not re.search(r"--\w*_", command.format_help())
 
 
 def test_help_imports_no_jax():

@@ -100,7 +100,7 @@ def test_a_folder_in_use_is_refused_and_its_reader_is_not(bank, capsys):
     with locks.folder(bank.path / "f", wait=False):
         assert rank("--out", "f") == rank("--out", "f", command="extract") == 1
         said = "another process is using f; wait for it, or give another --out\n"
-        assert capsys.readouterr().err == 2 * f"python -m jaxparc: {said}"
+        assert capsys.readouterr().err == 2 * f"jaxparc: {said}"
         assert main(["score", "f"]) == 0
 
 
@@ -169,7 +169,7 @@ def test_models_that_cannot_be_run_do_not_stop_the_others(bank, capsys):
     assert "extract: a FAILED: a.bin is a pipe; expected a file" in out
     assert "extract: b FAILED: b.bin: No such file or directory" in out
     assert r"extract: '\x1b[2J' FAILED: the name '\x1b[2J' contains a control character" in out
-    assert err == "python -m jaxparc: 3 models failed: a, b, '\\x1b[2J'\n"
+    assert err == "jaxparc: 3 models failed: a, b, '\\x1b[2J'\n"
     assert list(rows(bank.path / "f")) == ["c"]
 
 
@@ -204,7 +204,7 @@ def test_what_cannot_be_scored_does_not_stop_the_rest(bank, capsys):
         "note: leep is NaN for c, without probs",
     ]
     assert notes[-1] == (
-        "python -m jaxparc: not scored: rsa needs reference, from --reference FILE; heuristic "
+        "jaxparc: not scored: rsa needs reference, from --reference FILE; heuristic "
         "needs source_images, from the key source_images of models"
     )
     assert (bank.path / "f" / "scores.csv").read_text().startswith("model,parc,nce,leep\n")
@@ -265,7 +265,7 @@ def test_a_wrong_reference_is_refused_before_a_model_runs(file, reason, bank, ca
     [
         (range(9), (), "method 'parc_f32' compares images of one class with others; no class has"),
         ([*range(8), 0], ("--methods", "knn", "logistic"), "'knn' needs two images of every class"),
-        ([0, 1] * 9, ("--batch_size", "0"), "--batch_size is 0; expected at least 1"),
+        ([0, 1] * 9, ("--batch-size", "0"), "--batch-size is 0; expected at least 1"),
         ([0, 1] * 9, ("--seed", "-1"), "--seed is -1; expected at least 0"),
         ([0, 1] * 9, ("--methods", "parc", "nope"), "unknown method 'nope'"),
         (
@@ -338,5 +338,5 @@ def test_methods_for_classes_are_left_out_where_images_have_several(bank, capsys
     assert rank(*words, target="csv:several.csv", images="20") == 1
     out, err = capsys.readouterr()
     said = "not scored: method 'hscore' takes classes labels; these are multi_label"
-    assert err == f"python -m jaxparc: {said}\n"
+    assert err == f"jaxparc: {said}\n"
     assert (bank.path / "f" / "scores.csv").read_text().startswith("model,parc\n")

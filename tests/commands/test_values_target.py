@@ -1,4 +1,4 @@
-"""Commands on a target of numbers: csv:FILE:values=COLUMN, and score --label_kind values."""
+"""Commands on a target of numbers: csv:FILE:values=COLUMN, and score --label-kind values."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_methods_of_classes_are_left_out_by_name(bank, capsys):
     words = ("--methods", "ridge", "gbc", "knn", "logme", "mean(ridge,knn)", "--out", "f")
     assert rank(*words, target=TARGET) == 1
     line = "not scored: method 'gbc' takes classes labels; these are values"
-    assert capsys.readouterr().err.endswith(f"python -m jaxparc: {line}\n")
+    assert capsys.readouterr().err.endswith(f"jaxparc: {line}\n")
     header = (bank.path / "f" / "scores.csv").read_text().splitlines()[0]
     assert header == 'model,ridge,knn,logme,"mean(ridge,knn)"'
     assert rank("--methods", "gbc", "--out", "g", target=TARGET) == 2
@@ -90,7 +90,7 @@ def test_finetune_refuses_before_anything_is_read(bank, capsys):
     (bank.path / "x" / "pics" / "class0" / "0.png").write_text("no image")
     assert main(["finetune", "bank.toml", "a", TARGET]) == 2
     line = f"{TARGET}: fine-tuning needs classes; the values of 'age' are numbers to predict"
-    assert capsys.readouterr().err == f"python -m jaxparc: {line}\n"
+    assert capsys.readouterr().err == f"jaxparc: {line}\n"
     assert not (bank.path / "finetuned").exists()
 
 

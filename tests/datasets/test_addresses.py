@@ -74,7 +74,7 @@ def test_classes_are_printed_with_their_images(tmp_path, data_dir, capsys):
         "train": {"a\x1b[31m": 2, "pear": 3},
         "test": {"a\x1b[31m": 0, "pear": 1},
     }
-    assert main(["data", "prepare", name, "--data_dir", str(data_dir)]) == 0
+    assert main(["data", "prepare", name, "--data-dir", str(data_dir)]) == 0
     classes = r"2 classes; images: train 5, test 1: a\x1b[31m 2 + 0, pear 3 + 1"
     assert capsys.readouterr().out.splitlines()[1] == f"{name}: {classes}"
 

@@ -239,7 +239,7 @@ def test_damage_is_reported_and_repaired(damage, tmp_path):
         os.truncate(file, 0)
     else:
         (folder / "dataset_info.json").write_text("{")
-    with pytest.raises(DatasetError, match="run: python -m jaxparc data prepare digits"):
+    with pytest.raises(DatasetError, match="run: jaxparc data prepare digits"):
         list(datasets.load("digits", "train", data_dir=tmp_path))
     datasets.prepare("digits", data_dir=tmp_path)
     assert len(list(datasets.load("digits", "train", data_dir=tmp_path))) == 1297

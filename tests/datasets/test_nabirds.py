@@ -74,10 +74,10 @@ def test_a_folder_in_a_folder_is_found(official):
 
 
 def test_the_download_is_asked_for(tmp_path, capsys):
-    assert main(["data", "prepare", "nabirds", "--data_dir", str(tmp_path)]) == 1
+    assert main(["data", "prepare", "nabirds", "--data-dir", str(tmp_path)]) == 1
     folder = tmp_path / "downloads" / "manual" / "nabirds"
     assert capsys.readouterr().err == (
-        "python -m jaxparc: nabirds must be downloaded by hand: put nabirds.tar.gz, from "
+        "jaxparc: nabirds must be downloaded by hand: put nabirds.tar.gz, from "
         f"https://dl.allaboutbirds.org/nabirds, unpacked, into {folder}\n"
     )
 

@@ -455,7 +455,7 @@ def test_what_is_no_archive_is_refused(tmp_path, data_dir):
 def test_the_command_line_takes_addresses(tmp_path, data_dir, capsys):
     root = class_folders(tmp_path / "f", {"a": 4, "b": 4})
     name = f"folder:{root}"
-    assert main(["data", "prepare", name, "--data_dir", str(data_dir)]) == 0
+    assert main(["data", "prepare", name, "--data-dir", str(data_dir)]) == 0
     classes = "2 classes; images: train 6, test 2: a 3 + 1, b 3 + 1"
     assert capsys.readouterr() == (f"{name}: {root}\n{name}: {classes}\n", "")
     assert json.loads(next((data_dir / "own").glob("f-*.json")).read_text())

@@ -118,7 +118,7 @@ def test_flags_are_made_from_the_settings(tmp_path, monkeypatch, capsys):
         ("--targets", "folder:nothing"): f"folder:nothing: {tmp_path}/nothing is not a folder",
         ("--targets", "mnist"): "unknown data set 'mnist'; known: digits",
         ("--architectures", "resnet50"): "widths has no value for resnet50",
-        ("--probe_images", "many"): "invalid int value: 'many'",
+        ("--probe-images", "many"): "invalid int value: 'many'",
     }.items():
         code, said = words("--name", "wrong", *flags)
         assert code == 2

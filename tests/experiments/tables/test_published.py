@@ -100,7 +100,7 @@ def test_what_is_missing_is_listed_before_anything_starts(name, tmp_path):
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     assert "units need files that are not on this machine" in lines[0]
-    assert lines[1] == f"  python -m jaxparc data prepare {' '.join(CONTROLLED.source_names)}"
+    assert lines[1] == f"  jaxparc data prepare {' '.join(CONTROLLED.source_names)}"
     assert "--allow-missing" not in done.stderr  # nothing could be run without them
     if name == "crowd_sourced":
         assert "import_probes" in lines[2]

@@ -411,7 +411,7 @@ def test_the_index_of_a_data_frame_is_no_method(tmp_path):
             ("--out", "o", "--benchmark", "demo"),
             "--benchmark is 'demo'; expected one of controlled",
         ),
-        (("--out", "o", "--probe_sets", "3"), "probe_sets is an option for results folders"),
+        (("--out", "o", "--probe-sets", "3"), "--probe-sets is an option for results folders"),
         (("--out", "o", "--workers", "3"), "workers is an option for results folders"),
         (("--out", "o", "--no-scratch"), "scratch is an option for results folders"),
     ],
@@ -440,7 +440,7 @@ def test_without_a_table_the_stage_runs(monkeypatch):
         "run_stages",
         lambda parser, args, stages: called.append((args, stages)),
     )
-    report.main(["--benchmark", "smoke", "--probe_sets", "2"])
+    report.main(["--benchmark", "smoke", "--probe-sets", "2"])
     report.main([])
     (args, stages), (default, _) = called
     assert stages == [report.STAGE]
