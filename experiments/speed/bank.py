@@ -181,7 +181,8 @@ def first_call(sizes: Sizes) -> float:
     return first - second
 
 
-NINE = "all but hscore"
+NINE = "nine methods"
+EIGHTEEN = "eighteen methods"
 
 
 def cases(sizes: Sizes, given: Banks) -> list[Case]:
@@ -246,6 +247,8 @@ def cases(sizes: Sizes, given: Banks) -> list[Case]:
         for width in sizes.together
         for place in sizes.places
     ]
+    if sizes.together:
+        found.append(case([*banks.TOGETHER, *banks.LATER], m, d, c, first, 1, what=EIGHTEEN))
     slow = dataclasses.replace(sizes, plain_models=1, plain_repeats=int(sizes.slow))
     found.append(case(["hscore"], m, d, c, first, 3, of=slow, one_thread=False))
     return found
@@ -300,7 +303,8 @@ def section(sizes: Sizes) -> Section:
     if sizes.first_call:
         about["first_call_seconds"] = seconds = first_call(sizes)
         note += f" The first call of the default method takes {seconds:.2f} s more than the second."
-    note += f" {NINE!r} is {', '.join(banks.TOGETHER)} in one call."
+    note += f" {NINE!r} is {', '.join(banks.TOGETHER)} in one call; {EIGHTEEN!r} has also"
+    note += f" {', '.join(banks.LATER)}."
     return Section(
         name="bank",
         packages=PACKAGES,

@@ -15,9 +15,10 @@ from jaxparc import parallel, selectors
 POOL = 16  # models with different values; a larger bank has copies of them under other names
 # Measured together, as users request them, without H-Score: its plain side inverts a d x d matrix.
 TOGETHER = ("parc_f32", "parc", "rsa", "dds", "nce", "leep", "knn", "logistic", "heuristic")
+LATER = ("ridge", "logme", "ncm", "lfc", "transrate", "gbc", "hscore_shrunk", "sfda", "nleep")
 ALONE = (
     *("parc", "rsa", "rsa_f32", "dds", "dds_f32", "nce", "leep", "knn", "logistic", "hscore_f32"),
-    *("ridge", "logme", "ncm", "lfc", "transrate", "gbc", "hscore_shrunk", "sfda", "nleep"),
+    *LATER,
 )
 
 
