@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxparc import models as models
     from jaxparc import selectors as selectors
     from jaxparc import weights as weights
+    from jaxparc.bank.racing import race as race
     from jaxparc.bank.scores import BankScores as BankScores
     from jaxparc.bank.scoring import score_bank as score_bank
     from jaxparc.errors import InputError as InputError
@@ -31,6 +32,7 @@ _HOMES = {
     "Probe": "selectors.probe",
     "UndefinedScoreWarning": "errors",
     "extract": "extraction",
+    "race": "bank.racing",
     "score_bank": "bank.scoring",
 }
 # Submodules that the documentation mentions; all others can be accessed as well.

@@ -126,6 +126,7 @@ ROOMS = [
     "experiments.extract_probes",
     "experiments.score_probes",
     "experiments.coverage",
+    "experiments.races",
     "experiments.banks",
     "experiments.compare",
     "experiments.report",
