@@ -54,6 +54,21 @@ def pytest_collection_finish(session):
     gc.set_threshold(50_000, 20, 20)
 
 
+# Every compiled program is a few mappings of memory, of which Linux allows a process 65,530; beyond
+# that, compiling ends in a segmentation fault.
+MOST_MAPPINGS = 30_000
+MAPPINGS = Path("/proc/self/maps")
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Forget compiled programs between modules before there are too many."""
+    if nextitem is not None and nextitem.path == item.path:
+        return
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
+
+
 def is_flag(text):
     """Whether this XLA knows a flag; it ends the process for one that it does not know."""
     name = text.removeprefix("--").split("=")[0].encode()

@@ -81,6 +81,34 @@ def open_job(
     return Job(entries, probe, folder, batch_size, listing, cut)
 
 
+def further_job(job: Job, target: str, *, images: int, seed: int, data_dir: str | None) -> Job:
+    """Return the same job on another probe set, in the folder seed-N of the job's.
+
+    Args:
+        job: a job of `open_job`.
+        target: as `open_job` takes it.
+        images: as `open_job` takes it.
+        seed: as `open_job` takes it.
+        data_dir: as `open_job` takes it.
+
+    Raises:
+        DatasetError: the target cannot be read.
+    """
+    probe = features.probe_images(target, images, seed, data_dir)
+    folder = job.folder / f"seed-{seed}"
+    listing = functools.partial(
+        features.list_units,
+        job.entries,
+        target,
+        images,
+        seed,
+        data_dir,
+        folder,
+        job.batch_size,
+    )
+    return dataclasses.replace(job, probe=probe, folder=folder, list_units=listing)
+
+
 def print_classes(job: Job, target: str, data_dir: str | None) -> None:
     """Print the classes, or the range of values, and the sizes of a target, and what was cut."""
     classes = datasets.summary(target, data_dir=data_dir)

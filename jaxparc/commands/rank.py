@@ -90,22 +90,22 @@ def rank(
             f"--reference has features of one probe set, but --probe-sets is {probe_sets}; "
             "expected 1"
         )
-    jobs: list[extract.Job] = []
-    for place in range(probe_sets):
+    job = extract.open_job(
+        bank,
+        target,
+        models=models,
+        cuts=Cuts(include, exclude, licence, max_params, max_gmacs),
+        images=images,
+        seed=seed,
+        batch_size=batch_size,
+        data_dir=data_dir,
+        out=out,
+    )
+    jobs = [job]
+    for further in range(seed + 1, seed + probe_sets):
         jobs.append(
-            extract.open_job(
-                bank,
-                target,
-                models=models,
-                cuts=Cuts(include, exclude, licence, max_params, max_gmacs),
-                images=images,
-                seed=seed + place,
-                batch_size=batch_size,
-                data_dir=data_dir,
-                out=jobs[0].folder / f"seed-{seed + place}" if jobs else out,
-            )
+            extract.further_job(job, target, images=images, seed=further, data_dir=data_dir)
         )
-    job = jobs[0]
     choice = ranking.Choice(methods, probs, reference, _SOURCES, RANKED_BY)
     inputs = {
         "layers": {entry.name: features.layers(entry) for entry in job.entries},
