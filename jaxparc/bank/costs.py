@@ -55,30 +55,36 @@ def facts_of(entry: Entry, folder: Path, made_of: str) -> Facts:
     )
 
 
-class Stopwatch:
-    """An apply function that measures its speed over all calls, but for the first, which compiles.
+# Calls that compile, or start before the first batch is finished.
+FIRST = 3
 
-    Calls return before their results are computed. When the second call starts, the program is
-    compiled and hardly any image is processed, so the time from there to the end is that of all.
+
+class Stopwatch:
+    """An apply function that measures its speed, without compiling and what follows its last call.
+
+    A call returns before its results are computed, and the next one waits until there is room: but
+    for the first few, calls start as often as batches are finished. So the time between two starts
+    is that of the batches between them.
 
     Args:
         apply_fn: function of a batch.
     """
 
     def __init__(self, apply_fn: Callable[[Any], Any]) -> None:
-        self._apply_fn, self._calls = apply_fn, 0
-        self._second = math.nan
+        self._apply_fn = apply_fn
+        self._starts: list[tuple[float, int]] = []
 
     def __call__(self, batch: Any) -> Any:
         """Apply the function."""
-        self._calls += 1
-        if self._calls == 2:
-            self._second = time.perf_counter()
+        self._starts.append((time.perf_counter(), len(batch)))
         return self._apply_fn(batch)
 
-    def rate(self, images: int) -> float | None:
-        """Return images per second, once the results are computed; None if it was called once."""
-        return None if self._calls < 2 else images / (time.perf_counter() - self._second)
+    def rate(self) -> float | None:
+        """Return images per second; None if there were too few calls to say."""
+        timed = self._starts[FIRST:]
+        if len(timed) < 3:
+            return None
+        return sum(size for _, size in timed[:-1]) / (timed[-1][0] - timed[0][0])
 
 
 def write_speed(folder: Path, name: str, made_of: str, images_per_second: float) -> None:

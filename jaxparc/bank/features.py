@@ -333,7 +333,7 @@ def _extract(
     arrays = {
         "features": found.features,
         "probs": found.probs,
-        "images_per_second": network.rate(len(probe.labels)),
+        "images_per_second": network.rate(),
     }
     return {name: array for name, array in arrays.items() if array is not None}, loaded.notes
 

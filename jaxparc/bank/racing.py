@@ -98,6 +98,8 @@ def race(
         InputError: an argument is wrong, or as for `score_bank`.
     """
     chosen = selectors.method(method)
+    if first < 3:
+        raise InputError(f"first is {first}; expected at least 3 images")
     if not models:
         raise InputError("models is empty; expected at least one")
     if not 0 < delta < 1:
@@ -110,7 +112,9 @@ def race(
     y = encoded.values
     n = len(y)
     order = sampling.probe_indices(y, n, seed)
-    sizes = _sizes(n, max(first, PER_CLASS * (encoded.num_classes or 0) if y.ndim == 1 else first))
+    if encoded.kind == "classes":
+        first = max(first, PER_CLASS * encoded.num_classes)
+    sizes = _sizes(n, first)
     level = 1 - delta / (len(models) * max(1, len(sizes) - 1))
     held: dict[str, np.ndarray] = {}
     left = list(models)

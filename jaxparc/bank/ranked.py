@@ -153,7 +153,9 @@ def answer(rows: Sequence[Row], methods: Sequence[str], level: float = DEFAULT_L
         return f"Fine-tune {best.name}, {which}."
     tied = [row for row in others if row.tied]
     sentences = [f"Fine-tune {best.name}."]
-    if tied:
+    if math.isnan(best.low):
+        sentences.append(f"How sure that is, is not known: {methods[0]} has no interval.")
+    elif tied:
         names = _joined([row.name for row in tied])
         sentences.append(f"{names} cannot be told from it ({percent}).")
         sentences += _cheaper(best, tied)

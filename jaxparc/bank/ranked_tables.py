@@ -123,10 +123,13 @@ def notes_of(ranking: Ranking) -> list[str]:
     """Return what the marks of the table mean, and what the method was chosen by."""
     level = f"{100 * ranking.scores.level:g} %"
     heads, rows = [column.head for column in columns_of(ranking)], ranking.rows
-    notes = [f"±: {level} interval over the choice of images"]
+    notes = []
+    if any("±" in _score(row) for row in rows):
+        notes.append(f"±: {level} interval over the choice of images")
     if any(_tie(row) for row in rows):
-        notes[0] += "; =: tied with the best, paired"
-    for second in ranking.scores.methods[1:2]:
+        notes.append("=: tied with the best, paired over the images")
+    defined = any(row.rank is not None for row in rows)
+    for second in ranking.scores.methods[1:2] if defined else ():
         notes.append(
             f"{second}: its rank of models that it puts above the best one ({level})"
             if second in heads[3:]

@@ -174,7 +174,8 @@ class BankScores:
 
         Returns:
             Names, best first, starting with the best one itself. Undefined models are left out, so
-            the list is empty if the method is undefined for all.
+            the list is empty if the method is undefined for all. All models are tied by a method
+            whose noise is not known, such as "heuristic", which reads no image.
 
         Raises:
             InputError: the method was not scored, or there is only one probe set, without
@@ -186,7 +187,8 @@ class BankScores:
             self._require_noise()
             return []
         low, high = self.differences(self.names[order[0]], method).T
-        tied = (low <= 0) & (high >= 0)  # False for NaN: infinite scores tie with nothing
+        # Unknown noise, NaN, tells no model from the best one. Infinite scores tie with nothing.
+        tied = np.isfinite(column) & ~((low > 0) | (high < 0))
         tied[order[0]] = True
         return [self.names[i] for i in order if tied[i]]
 
@@ -296,8 +298,8 @@ class BankScores:
         """Draw a dot plot: a panel per method, models ranked by the first (needs matplotlib).
 
         Bars are confidence intervals if there are any, else standard deviations over probe sets.
-        Filled dots are the best model and those that
-        are indistinguishable from it (see `tied`). Undefined scores are marked as such.
+        Filled dots are the best model and those that are indistinguishable from it (see `tied`).
+        Undefined scores are marked as such.
 
         Returns:
             A figure that notebooks display and `savefig` writes.

@@ -106,6 +106,12 @@ def rank(
         jobs.append(
             extract.further_job(job, target, images=images, seed=further, data_dir=data_dir)
         )
+    available = len(job.probe.split_labels)
+    if probe_sets > 1 and (drawn := probe_sets * len(job.probe.labels)) > available:
+        raise InputError(
+            f"--probe-sets {probe_sets} of {len(job.probe.labels)} images draw {drawn}, of the "
+            f"{available} that there are; expected fewer sets, or a smaller --images"
+        )
     choice = ranking.Choice(methods, probs, reference, _SOURCES, RANKED_BY)
     inputs = {
         "layers": {entry.name: features.layers(entry) for entry in job.entries},

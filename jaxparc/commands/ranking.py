@@ -95,6 +95,9 @@ def plan(
     asked, unasked = choice.expanded()
     left_out, sources = {}, choice.sources
     for name, method in {name: selectors.method(name) for name in asked}.items():
+        if "prior" in method.needs:
+            left_out[name] = f"{name} needs a prior, which score_bank alone takes"
+            continue
         needs = [need for need in method.needs if need in sources]
         lacking = [need for need in needs if _is_missing(given.get(need))]
         if lacking:
@@ -290,7 +293,12 @@ def print_ranking(
         notes = [*(f"skipped: {reason}" for reason in skipped.values()), *about.notes]
         notes += [note for one in sets for note in one.notes]
         notes = list(dict.fromkeys([*notes, *(str(warning.message) for warning in caught)]))
-        by_default = methods[0] == RANKED_BY[0] and methods[0] not in (choice.methods or ())
+        by_default = (
+            methods[0] == RANKED_BY[0]
+            and methods[0] not in (choice.methods or ())
+            and banks[0].label_kind != "values"  # of which there is no evidence
+            and bool(np.isfinite(scores.values[:, 0]).any())
+        )
         settings = {**about.settings, "images": _images(banks)}
         ranking = Ranking(scores, about.facts, EVIDENCE if by_default else "", settings, notes)
         ranked_tables.write(ranking, out)
@@ -310,4 +318,6 @@ def print_ranking(
             f"written to {table}, with all details in ranking.csv, .json, .md; page: index.html"
         )
     )
+    if not np.isfinite(scores.values).any():
+        raise OperationError("no model has a score; ranking.json has all reasons")
     return "; ".join(dict.fromkeys(left_out.values()))

@@ -9,6 +9,8 @@ from jaxparc.labels import Labels
 from jaxparc.selectors import components
 from jaxparc.selectors.probe import Probe
 
+MOST_LEVERAGE = 0.8  # see `contributions`
+
 
 def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:
     """Score how much of the features' variance lies between the classes.
@@ -41,12 +43,15 @@ def hscore(probe: Probe, *, n_dims: int | None = None) -> Array:
 def contributions(probe: Probe, *, n_dims: int | None = None) -> Array:
     """Return what each image contributes to the score, (n,) float32, up to a constant.
 
-    The reduction is taken as given; see `left_out`. Options as in `hscore`.
+    The reduction is taken as given; see `left_out`. NaN if the rank is above `MOST_LEVERAGE` times
+    the number of images: without an image there are then too few for the score. Options as in
+    `hscore`.
     """
     left, _, means, images = _of_classes(probe, n_dims)
     along = stats.matmul(left, means.T) * images
     leverages = jnp.sum(jnp.square(left), axis=1)
-    return left_out(along, leverages, jnp.ones((), left.dtype), probe.targets(left.dtype))
+    found = left_out(along, leverages, jnp.ones((), left.dtype), probe.targets(left.dtype))
+    return jnp.where(jnp.mean(leverages) > MOST_LEVERAGE, jnp.nan, found)
 
 
 def left_out(along: Array, leverages: Array, a: Array, y: Array) -> Array:

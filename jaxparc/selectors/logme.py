@@ -122,6 +122,8 @@ def contributions(probe: Probe, *, n_dims: int | None = None, variant: str = "ev
     share = jnp.square(residual) / (free * jnp.sum(y * residual, axis=0))
     share = jnp.minimum(share, 1.0 - jnp.finfo(share.dtype).eps)
     found = ((n - 1.0) * jnp.log1p(-share) + jnp.log(free)) / 2.0
+    if probe.kind == "values":  # which are divided by their deviation, that of the resample
+        found = found + jnp.square(y) / 2.0
     counts = columns.present
     return jnp.sum(jnp.where(counts, found, 0.0), axis=1) / jnp.sum(counts).astype(found.dtype)
 

@@ -1,5 +1,7 @@
 """Intervals over the choice of images, and the models that are tied with the best."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -299,3 +301,55 @@ def test_csv_has_the_limits(tmp_path, scored):
     head, first, *_ = scored.to_csv().splitlines()
     assert head == "model,knn,knn_low,knn_high,parc,parc_low,parc_high"
     assert first.split(",")[2] == f"{scored.intervals[0, 0, 0]:.6f}"
+
+
+@pytest.mark.slow
+def test_intervals_of_numbers_cover_the_mean_over_draws():
+    """Labels are drawn anew as well, and so scored one by one."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(12, 1))
+    names = ["ridge", "parc", "logme", "knn"]
+    scores = []
+    for _ in range(100):
+        x = rng.normal(size=(150, 12)).astype(np.float32)
+        y = 3 + x @ weights + 2 * rng.normal(size=(150, 1))
+        one = score_bank([("a", x)], y, methods=names, label_kind="values", intervals=0.95)
+        scores.append(one)
+    joined = BankScores(
+        tuple(map(str, range(len(scores)))),
+        tuple(names),
+        np.concatenate([one.values_per_run for one in scores], axis=1),
+        contributions=(np.concatenate([one.contributions[0] for one in scores]),),
+    )
+    covered = (joined.intervals[..., 0] <= joined.values.mean(axis=0)) & (
+        joined.values.mean(axis=0) <= joined.intervals[..., 1]
+    )
+    width = (joined.intervals[..., 1] - joined.intervals[..., 0]).mean(axis=0) / 2 / 1.98
+    ratio = dict(zip(names, width / joined.values.std(axis=0, ddof=1), strict=True))
+    assert np.all(covered.mean(axis=0) >= 0.89)
+    assert all(0.8 < wide < 2 for wide in ratio.values()), ratio
+
+
+def test_noise_that_is_not_known_tells_no_models_apart(bank):
+    numbers = dict(zip("abcd", (1, 2, 3, 5), strict=True))
+    methods = ("heuristic", functools.partial(selectors.logme, variant="thuml"))
+    scores = score_bank(
+        bank["features"],
+        bank["labels"],
+        methods=methods,
+        layers=numbers,
+        source_images=numbers,
+        target_images=10,
+        intervals=0.95,
+    )
+    assert np.isnan(scores.intervals).all()
+    for method in scores.methods:
+        assert sorted(scores.tied(method)) == list("abcd")
+
+
+def test_a_score_of_as_many_components_as_images_has_no_interval(bank):
+    x = bank["features"]["a"][:26]
+    methods = ("hscore", "hscore_f8")
+    scores = score_bank({"a": x, "b": x + 1}, bank["labels"][:26], methods=methods, intervals=0.95)
+    assert np.isnan(scores.intervals[:, 0]).all()
+    assert np.isfinite(scores.intervals[:, 1]).all()

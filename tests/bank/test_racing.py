@@ -125,6 +125,7 @@ def test_few_images_are_one_round():
         ({"method": "leep"}, "'leep' cannot be raced; expected one that reads features and labels"),
         ({"method": "mean(parc,knn)"}, "cannot be raced"),
         ({"delta": 0}, "delta is 0; expected a probability"),
+        ({"first": 0}, "first is 0; expected at least 3 images"),
         ({"method": "no"}, "unknown method 'no'"),
     ],
 )

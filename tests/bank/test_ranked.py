@@ -15,7 +15,8 @@ UNKNOWN = Facts()
 
 def row(name, rank, facts=UNKNOWN, *, tied=False, better_by=()):
     score = math.nan if rank is None else 10.0 - rank
-    return Row(name, rank, score, tied=tied, better_by=better_by, facts=facts)
+    limits = score - 1, score + 1
+    return Row(name, rank, score, *limits, tied=tied, better_by=better_by, facts=facts)
 
 
 def best(facts=UNKNOWN):
@@ -172,3 +173,9 @@ def test_a_paired_difference_is_that_of_resampled_images():
         np.testing.assert_allclose(found[i], expected, rtol=1e-4)
     with pytest.raises(ValueError, match="unknown model 'z'; scored: 'a', 'b', 'c'"):
         scores.differences("z")
+
+
+def test_the_answer_claims_nothing_where_the_noise_is_not_known():
+    rows = [Row("A", 1, 3.0), Row("B", 2, 2.0, tied=True)]
+    expected = "Fine-tune A. How sure that is, is not known: heuristic has no interval."
+    assert answer(rows, ("heuristic",)) == expected

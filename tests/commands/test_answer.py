@@ -106,31 +106,34 @@ def test_all_methods_are_those_that_can_be_applied(bank, capsys):
 # Several probe sets
 
 
+EIGHTEEN = ("--images", "18")
+
+
 def test_scores_are_means_over_probe_sets(bank, capsys):
-    assert rank("--probe-sets", "2", "--seed", "3", "--out", "f") == 0
+    assert rank("--probe-sets", "2", "--seed", "3", "--out", "f", *EIGHTEEN) == 0
     out, err = capsys.readouterr()
-    assert "2 probe sets of 30 images, 3 classes" in out
-    # 38 images to train on, 30 in each set
+    assert "2 probe sets of 18 images, 3 classes" in out
+    # 38 images to train on, 18 in each set
     assert "of the images of the 2 probe sets were drawn before: intervals, which take" in err
     both = rows(bank.path / "f")
-    assert rank("--seed", "3", "--out", "g") == 0
-    assert rank("--seed", "4", "--out", "h") == 0
+    assert rank("--seed", "3", "--out", "g", *EIGHTEEN) == 0
+    assert rank("--seed", "4", "--out", "h", *EIGHTEEN) == 0
     for name, scores in both.items():
         means = np.mean([rows(bank.path / one)[name] for one in "gh"], axis=0)
         np.testing.assert_allclose(scores, means, atol=2e-6)
     assert content(bank.path / "f")["probe_sets"] == 2
-    seeds = [str(bank_features.probe_images("folder:x/pics", 30, seed)) for seed in (3, 4)]
+    seeds = [str(bank_features.probe_images("folder:x/pics", 18, seed)) for seed in (3, 4)]
     for path, seen in ((bank.path / "f", seeds[0]), (bank.path / "f" / "seed-4", seeds[1])):
         assert np.load(path / "a.npz")["seen"].tolist()[1] == seen
 
 
 def test_the_first_probe_set_is_that_of_one(bank, capsys):
-    assert rank("--out", "f") == 0
+    assert rank("--out", "f", "--images", "12") == 0
     bank.extracted.clear()
-    assert rank("--probe-sets", "3", "--out", "f") == 0
+    assert rank("--probe-sets", "3", "--out", "f", "--images", "12") == 0
     assert bank.extracted == [*"abcabc"]
     bank.extracted.clear()
-    assert rank("--probe-sets", "3", "--out", "f") == 0
+    assert rank("--probe-sets", "3", "--out", "f", "--images", "12") == 0
     assert bank.extracted == []
 
 
@@ -143,8 +146,8 @@ def test_a_model_that_fails_on_one_probe_set_is_left_out(bank, capsys, monkeypat
         return made(entry, probe, batch_size)
 
     monkeypatch.setattr(bank_features, "_extract", extract)
-    assert rank("--probe-sets", "2", "--out", "f") == 1
-    assert capsys.readouterr().err.endswith("python -m jaxparc: 1 model failed: b\n")
+    assert rank("--probe-sets", "2", "--out", "f", *EIGHTEEN) == 1
+    assert capsys.readouterr().err.endswith("jaxparc: 1 model failed: b\n")
     assert list(rows(bank.path / "f")) == ["a", "c"]
 
 
@@ -152,6 +155,10 @@ def test_a_model_that_fails_on_one_probe_set_is_left_out(bank, capsys, monkeypat
     ("words", "reason"),
     [
         (("--probe-sets", "0"), "--probe-sets is 0; expected at least 1"),
+        (
+            ("--probe-sets", "2"),
+            "--probe-sets 2 of 30 images draw 60, of the 38 that there are; expected fewer sets",
+        ),
         (
             ("--probe-sets", "2", "--reference", "r.npy"),
             "--reference has features of one probe set, but --probe-sets is 2; expected 1",
@@ -204,5 +211,5 @@ def test_a_table_that_cannot_be_written_is_named(bank, capsys):
     (bank.path / "s" / "ranking.json").mkdir(parents=True)
     assert main(["score", "f", "--out", "s"]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("python -m jaxparc: cannot write ")
+    assert err.startswith("jaxparc: cannot write ")
     assert "ranking.json" in err
