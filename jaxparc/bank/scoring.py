@@ -133,7 +133,8 @@ def score_bank(
     programs = Programs(
         members, shared, num_classes, encoded.kind, absent, devices, intervals is not None
     )
-    rows = sorted(_scored(bank.models(), programs, sizes), key=lambda row: row.model.place)
+    with parallel.one_lapack_thread():
+        rows = sorted(_scored(bank.models(), programs, sizes), key=lambda row: row.model.place)
     notes |= dict.fromkeys(_caveats(rows, members, encoded))
     table = columns.table(rows, members, chosen, ell_max, prior_weight)
     undefined = table.undefined

@@ -330,3 +330,26 @@ def test_a_lazy_bank_may_reuse_its_arrays(monkeypatch, form, chunk, calls_ahead)
     monkeypatch.setattr(backend, "choices", lambda: choices)
     found = score_bank(form(), Y, methods=("lfc", "leep"), chunk=chunk)
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-5)
+
+
+def test_lapack_has_one_thread_while_a_bank_is_scored():
+    """And as many as before afterwards, whatever happens."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads():
+        pools = threadpoolctl.threadpool_info()
+        return {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
+
+    before = threads()
+    during = []
+    x = np.random.default_rng(0).normal(size=(20, 3))
+
+    def models():
+        yield "a", x
+        during.append(threads())
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        score_bank(models(), np.arange(20) % 2, methods="parc")
+    assert during == [{1}]
+    assert threads() == before
