@@ -12,6 +12,9 @@ from jaxparc.selectors.probe import Probe
 # Penalties that are tried, over the largest eigenvalue of the centred Gram matrix.
 PENALTIES = 10.0 ** np.arange(-5.0, 1.5, 0.5)
 
+# Relative difference of mean squared errors that float32 may not tell from 0.
+CLOSE = 1e-4
+
 
 def ridge(probe: Probe, *, n_dims: int | None = None) -> Array:
     """Score how well ridge regression on the other images predicts the label of each image.
@@ -53,7 +56,7 @@ def contributions(probe: Probe, *, n_dims: int | None = None) -> Array:
     error of the prediction for i. The penalty is taken as given. NaN throughout if the score is.
     """
     values, vectors, _ = probe.spectrum(n_dims)
-    errors, penalty, rest = _fitted(probe, n_dims)
+    errors, penalty, rest, _ = _fitted(probe, n_dims)
     slopes = outcomes.slopes(probe, probe.targets(errors.dtype) - errors) / rest
     kept = values / (values + penalty)
     helped = stats.matmul(vectors, kept[:, None] * stats.matmul(vectors.T, slopes))
@@ -64,20 +67,27 @@ def contributions(probe: Probe, *, n_dims: int | None = None) -> Array:
 
 
 def needs_float64(probe: Probe, *, n_dims: int | None = None) -> Array:
-    """Return whether float32 is too coarse for the features, () bool; options as in `ridge`."""
-    return probe.crowded(n_dims)
+    """Return whether float32 is too coarse, () bool; options as in `ridge`.
+
+    It is for the features, or to tell which of two penalties is better.
+    """
+    sizes = jnp.sort(_fitted(probe, n_dims)[3])
+    return probe.crowded(n_dims) | (sizes[1] - sizes[0] < CLOSE * sizes[0])
 
 
 def _outcomes(probe: Probe, n_dims: int | None) -> Array:
-    errors, _, _ = _fitted(probe, n_dims)
+    errors, _, _, _ = _fitted(probe, n_dims)
     found = outcomes.of_predictions(probe, probe.targets(errors.dtype) - errors)
     return jnp.where(jnp.all(jnp.isfinite(errors)), found, jnp.nan)
 
 
-def _fitted(probe: Probe, n_dims: int | None) -> tuple[Array, Array, Array]:
-    """Return errors of left-out predictions, (n, c), the penalty, (), and 1 - h, (n, 1)."""
+def _fitted(probe: Probe, n_dims: int | None) -> tuple[Array, Array, Array, Array]:
+    """Return errors of left-out predictions, (n, c), the penalty, (), and 1 - h, (n, 1).
 
-    def compute() -> tuple[Array, Array, Array]:
+    The last result are the mean squared errors of all penalties.
+    """
+
+    def compute() -> tuple[Array, Array, Array, Array]:
         values, vectors, _ = spectrum = probe.spectrum(n_dims)
         y = probe.targets(values.dtype)
         inside, outside = spectrum.project(y)
@@ -96,16 +106,16 @@ def _fitted(probe: Probe, n_dims: int | None) -> tuple[Array, Array, Array]:
 
         def better(
             best: tuple[Array, Array, Array], penalty: Array
-        ) -> tuple[tuple[Array, Array, Array], None]:
+        ) -> tuple[tuple[Array, Array, Array], Array]:
             found, _ = fit(penalty)
             size = jnp.mean(jnp.square(found))
             less = size < best[0]
             new = (size, found, penalty)
-            return jax.tree.map(lambda new, old: jnp.where(less, new, old), new, best), None
+            return jax.tree.map(lambda new, old: jnp.where(less, new, old), new, best), size
 
         penalties = jnp.asarray(PENALTIES, y.dtype) * jnp.max(values)
         start = jnp.asarray(jnp.inf, y.dtype), jnp.full_like(y, jnp.nan), penalties[0]
-        (_, found, penalty), _ = jax.lax.scan(better, start, penalties)
-        return found, penalty, fit(penalty)[1]
+        (_, found, penalty), sizes = jax.lax.scan(better, start, penalties)
+        return found, penalty, fit(penalty)[1], sizes
 
     return probe.once(("ridge", n_dims), compute)

@@ -1,11 +1,13 @@
 """Ridge: leverages near 1, classes without images, and few images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from definitions import ridge_float64
 from test_selectors import C, features_of, labels_of, score
 
-from jaxparc import score_bank
+from jaxparc import Probe, score_bank, selectors
 
 
 def test_ridge_of_an_image_that_nothing_else_resembles():
@@ -34,3 +36,13 @@ def test_ridge_of_few_images_or_one_direction_is_defined():
     assert score("ridge", x, y, c=2) == 100
     assert score("ridge", x[1:3], y[1:3], c=2) == 0
     assert np.isnan(score("ridge", np.full_like(x, 0.1), y, c=2))
+
+
+def test_penalties_that_float32_cannot_order_are_compared_in_float64():
+    """Two of dead_22 have errors that differ by 1e-5, and scores that differ by 1.3."""
+    file = np.load(Path(__file__).parents[1] / "golden" / "dead_22.npz")
+    y = file["labels"].astype(np.int32)
+    check = selectors.SELECTORS["ridge"].needs_float64
+    assert check(Probe(features=file["features"], labels=y, num_classes=int(y.max()) + 1))
+    y = labels_of("classes")
+    assert not check(Probe(features=features_of(y, 1.0), labels=y.astype(np.int32), num_classes=C))
