@@ -22,17 +22,17 @@ def test_an_interrupt_is_one_line_and_keeps_what_is_done(raised, bank, capsys, m
     """Also where a library makes another error of it."""
     extract = bank_features._extract
 
-    def interrupted(entry, probe, batch_size):
+    def interrupted(entry, probe, rows, batch_size, load, on_images):
         if entry.name == "b":
             monkeypatch.setitem(interrupts._state, "came", True)
             raise raised
-        return extract(entry, probe, batch_size)
+        return extract(entry, probe, rows, batch_size, load, on_images)
 
     monkeypatch.setitem(interrupts._state, "came", False)
     with monkeypatch.context() as patch:
         patch.setattr(bank_features, "_extract", interrupted)
         assert rank("--out", "f") == 130
-    said = "interrupted; 1 of 3 models are done and kept in f"
+    said = "interrupted; 1 of 3 models are done and kept in f; the same command continues"
     assert capsys.readouterr().err == f"jaxparc: {said}\n"
     monkeypatch.setitem(interrupts._state, "came", False)
     bank.extracted.clear()

@@ -35,13 +35,14 @@ def three_models(tmp_path, monkeypatch):
     user_images.open_set.cache_clear()
     extracted = []
 
-    def extract(entry, probe, batch_size):
+    def extract(entry, probe, rows, batch_size, load, on_images):
         extracted.append(entry.name)
         rng = np.random.default_rng([*entry.weights.read_bytes(), len(probe.labels)])
         features = rng.normal(size=(len(probe.labels), 8)).astype(np.float32)
         features += 3 * np.eye(3, 8, dtype=np.float32)[probe.labels]
         probs = rng.dirichlet(np.ones(4), len(probe.labels)).astype(np.float32)
-        return {"features": features} | ({} if entry.name == "c" else {"probs": probs}), ()
+        arrays = {"features": features} | ({} if entry.name == "c" else {"probs": probs})
+        return {key: x[rows] for key, x in arrays.items()}, ()
 
     monkeypatch.setattr(bank_features, "_extract", extract)
     monkeypatch.chdir(tmp_path)

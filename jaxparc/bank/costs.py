@@ -68,16 +68,27 @@ class Stopwatch:
 
     Args:
         apply_fn: function of a batch.
+        on_images: called with the number of images of each batch.
     """
 
-    def __init__(self, apply_fn: Callable[[Any], Any]) -> None:
-        self._apply_fn = apply_fn
+    def __init__(
+        self,
+        apply_fn: Callable[[Any], Any],
+        on_images: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self._apply_fn, self._on_images = apply_fn, on_images
         self._starts: list[tuple[float, int]] = []
 
     def __call__(self, batch: Any) -> Any:
         """Apply the function."""
         self._starts.append((time.perf_counter(), len(batch)))
+        self._on_images(len(batch))
         return self._apply_fn(batch)
+
+    @property
+    def batch(self) -> int | None:
+        """The number of images of the last batch, padding included; None if there was none."""
+        return self._starts[-1][1] if self._starts else None
 
     def rate(self) -> float | None:
         """Return images per second; None if there were too few calls to say."""

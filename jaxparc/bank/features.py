@@ -1,5 +1,8 @@
 """Extract the features of a bank for a probe set once, into a folder with one file per model.
 
+The features of its first k images alone are in the subfolder first-k. They become part of the file
+of more images, so that no image is extracted twice.
+
 A file records which images it was extracted from (`seen`) and a fingerprint of everything that
 determines its content (`made_of`): images, weights, settings and this package. It is reused only if
 the fingerprint matches and the file is undamaged, and never overwritten if it was extracted from
@@ -11,6 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,8 +43,8 @@ class ProbeImages:
         num_classes: c, of the target; None if it has values.
         split_labels: labels of the whole training split, in the same form as `labels`.
         seed: seed that the images were drawn with.
-        digest: hash of the name and version of the target (for user images, of their content) and
-            of the indices of the images.
+        name: name and version of the target (for user images, of their content).
+        drawn: number of images of the probe set that these are the first of; n for a whole set.
     """
 
     target: str
@@ -51,10 +55,39 @@ class ProbeImages:
     num_classes: int | None
     split_labels: np.ndarray
     seed: int
-    digest: str
+    name: tuple[str, str]
+    drawn: int
 
     def __str__(self) -> str:
-        return f"{len(self.labels)} images of {self.where}, seed {self.seed}"
+        first = "" if len(self.labels) == self.drawn else f"first {len(self.labels)} of "
+        return f"{first}{self.drawn} images of {self.where}, seed {self.seed}"
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hash of the name and version of the target and of the indices of the images."""
+        return _hash([*self.name, self.images.indices.tolist()])
+
+    @functools.cached_property
+    def _crops(self) -> dict[int, Any]:
+        return {}
+
+    def crops(self, size: int) -> Any:
+        """Return the images as sliceable central crops of one size, each decoded only once."""
+        from jaxparc.training import decoding
+
+        if size not in self._crops:
+            self._crops[size] = decoding.KeptCrops(decoding.CentralCrops(self.images, size), _KEPT)
+        return self._crops[size]
+
+    def first(self, count: int) -> "ProbeImages":
+        """Return the first images; probe sets are drawn so that their beginnings are balanced."""
+        if count == len(self.labels):
+            return self
+        images = dataclasses.replace(self.images, indices=self.images.indices[:count])
+        return dataclasses.replace(self, images=images, labels=self.labels[:count])
+
+
+_KEPT = 1 << 28  # bytes of decoded images kept per size: 1,783 images for 224 px
 
 
 def probe_images(
@@ -78,7 +111,6 @@ def probe_images(
     labels = datasets.labels(target, "train", data_dir=data_dir)
     indices = sampling.probe_indices(labels, images, seed)
     source = datasets.load(target, "train", data_dir=data_dir, decode=False)
-    identity = [source.spec.name, source.spec.version, indices.tolist()]
     return ProbeImages(
         target=datasets.short_name(target),
         where=datasets.folder_of(target, data_dir=data_dir),
@@ -88,7 +120,8 @@ def probe_images(
         num_classes=source.spec.num_classes or None,
         split_labels=labels,
         seed=seed,
-        digest=_hash(identity),
+        name=(source.spec.name, source.spec.version),
+        drawn=len(indices),
     )
 
 
@@ -128,14 +161,18 @@ def alone_in(
     with locks.alone(folder, busy, shard=shard):
         files.clear(folder)
         ours = {entry.name for entry in entries}
-        for path in sorted(folder.glob("*.npz")):
+        paths = [(path, probe.digest) for path in sorted(folder.glob("*.npz"))]
+        for first, place in _firsts(folder, len(probe.labels)).items():
+            files.clear(place)
+            paths += [(path, probe.first(first).digest) for path in sorted(place.glob("*.npz"))]
+        for path, digest in paths:
             seen = _recorded_images(path)
             if seen == ("", "") and path.stem in ours:
                 raise InputError(
                     f"{path} does not record which images it was extracted from, and would be "
                     "overwritten; move it away, or give another --out"
                 )
-            if seen is not None and seen[0] not in ("", probe.digest):
+            if seen is not None and seen[0] not in ("", digest):
                 raise InputError(
                     f"{path} was extracted from other images ({seen[1]}, not {probe}); move "
                     f"{folder} away, or give another --out"
@@ -143,8 +180,27 @@ def alone_in(
         yield
 
 
+def folder_of_first(folder: Path, probe: ProbeImages, first: int | None) -> Path:
+    """Return the folder of the features of the first images; the folder itself for all of them."""
+    return folder if first in (None, len(probe.labels)) else folder / f"{_FIRST}{first}"
+
+
+_FIRST = "first-"
+
+
+def _firsts(folder: Path, n: int) -> dict[int, Path]:
+    """Return the subfolders of the features of first images, by their number, less than n."""
+    found = {place.name.removeprefix(_FIRST): place for place in folder.glob(f"{_FIRST}*")}
+    return {int(k): place for k, place in found.items() if k.isdecimal() and int(k) < n}
+
+
 def units(
-    entries: Sequence[Entry], probe: ProbeImages, folder: Path, *, batch_size: int = 32
+    entries: Sequence[Entry],
+    probe: ProbeImages,
+    folder: Path,
+    *,
+    batch_size: int = 32,
+    first: int | None = None,
 ) -> list[Unit]:
     """List the feature files of a bank as units of work.
 
@@ -158,11 +214,11 @@ def units(
             a head, probs), which `folder.read_bank` can read. The caller should hold it with
             `alone_in`.
         batch_size: images per batch, over all devices; rounded up to a multiple of their number.
+        first: number of images, from the first on, whose features are wanted; None for all. They
+            go to the folder of `folder_of_first`.
     """
-    return [
-        _Extraction(entry, probe, files.path_of(folder, f"{entry.name}.npz"), batch_size).unit()
-        for entry in entries
-    ]
+    count = len(probe.labels) if first is None else first
+    return [_Extraction(entry, probe, folder, batch_size, count).unit() for entry in entries]
 
 
 def list_units(
@@ -173,6 +229,7 @@ def list_units(
     data_dir: str | None,
     folder: Path,
     batch_size: int,
+    first: int | None = None,
 ) -> list[Unit]:
     """List the same units as `units`, in another process, from arguments that can be pickled.
 
@@ -184,9 +241,14 @@ def list_units(
         data_dir: as `probe_images` takes it.
         folder: as `units` takes it.
         batch_size: as `units` takes it.
+        first: as `units` takes it.
     """
-    probe = probe_images(target, images, seed, data_dir)
-    return units(entries, probe, folder, batch_size=batch_size)
+    probe = _drawn_once(target, images, seed, data_dir)
+    return units(entries, probe, folder, batch_size=batch_size, first=first)
+
+
+# A worker lists the units of several rounds of a race.
+_drawn_once = functools.lru_cache(maxsize=1)(probe_images)
 
 
 def unit_name(entry: Entry) -> str:
@@ -247,87 +309,166 @@ def facts_of(entries: Sequence[Entry], names: Collection[str], folder: Path) -> 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Extraction:
-    """The work of one unit: the features of one model."""
+    """The work of one unit: the features of one model for the first images of a probe set."""
 
     entry: Entry
     probe: ProbeImages
-    path: Path
+    folder: Path
     batch_size: int
+    first: int
+    # What `prepare` read, for `make` to take.
+    _ahead: list[Any] = dataclasses.field(default_factory=list)
 
     def unit(self) -> Unit:
-        return Unit(unit_name(self.entry), self.path, self.check, self.make)
+        name = unit_name(self.entry)
+        return Unit(name, self.path(self.first), self.check, self.make, prepare=self.prepare)
+
+    def path(self, first: int) -> Path:
+        """Return the file of the first images."""
+        folder = folder_of_first(self.folder, self.probe, first)
+        return files.path_of(folder, f"{self.entry.name}.npz")
+
+    def made_of(self, images: ProbeImages) -> str:
+        """Return the fingerprint that the file for some images must have."""
+        return _fingerprint(self.settings, images)
 
     @functools.cached_property
-    def made_of(self) -> str:
-        """The fingerprint that the file must have; cached, as weights can be large."""
-        return _fingerprint(self.entry, self.probe)
+    def settings(self) -> dict[str, Any]:
+        """The settings of the model; cached, as weights can be large."""
+        return extraction_settings(self.entry)
+
+    def known(self) -> dict[str, np.ndarray]:
+        """Return the arrays of another file of this model: enough images, or as many as there are.
+
+        Files that do not fit are ignored; {} if none fits.
+        """
+        n = len(self.probe.labels)
+        counts = {n, *_firsts(self.folder, n)} - {self.first}
+        for count in sorted(counts, reverse=True):
+            images = self.probe.first(count)
+            if arrays := _checked(self.path(count), self.made_of(images), images):
+                return {key: x[: self.first] for key, x in arrays.items() if key in _ROWS}
+        return {}
 
     def check(self, path: Path, name: str) -> None:
         """Raise FileNotFoundError unless the file is valid: as a cache, it is then recomputed."""
         del name
         if self.entry.refused is not None or not path.exists():
             raise FileNotFoundError(path)
+        images = self.probe.first(self.first)
         try:
-            made_of = self.made_of
+            made_of = self.made_of(images)
         except (OSError, ValueError) as error:  # `make` reports weights that cannot be read
             raise FileNotFoundError(path) from error
-        if _checked(path, made_of, self.probe) is None:
+        if _checked(path, made_of, images) is None:
             raise FileNotFoundError(path)
+
+    def prepare(self) -> None:
+        """Read the weights ahead."""
+        with contextlib.suppress(Exception):  # `make` reports it
+            if self.entry.refused is None:
+                self._ahead.append(toml_file.load(self.entry))
+
+    def load(self) -> Any:
+        return self._ahead.pop() if self._ahead else toml_file.load(self.entry)
 
     def make(self, on_images: Callable[[int], None]) -> tuple[str, ...]:
         if self.entry.refused is not None:
             raise InputError(self.entry.refused)
+        path, images = self.path(self.first), self.probe.first(self.first)
         try:
-            made_of = self.made_of
+            made_of = self.made_of(images)
         except (OSError, ValueError) as error:  # an existing file of features is kept
             raise InputError(printing.line(error)) from error
+        known = self.known()
+        start = len(known.get("features", ()))
+        on_images(start)
+        notes: tuple[str, ...] = ()
+        arrays: dict[str, Any] = {**known}
+        speed = None
         try:
-            arrays, notes = _extract(self.entry, self.probe, self.batch_size)
-            speed = arrays.pop("images_per_second", None)
+            if start < self.first:
+                rows = slice(start, self.first)
+                arrays, notes = _extract(
+                    self.entry, self.probe, rows, self.batch_size, self.load, on_images
+                )
+                speed = arrays.pop("images_per_second", None)
+                for key, before in known.items():
+                    arrays[key] = np.concatenate([before, arrays[key]])
         except Exception as error:
             if not interrupts.came():
-                self.path.unlink(missing_ok=True)  # it is damaged, or belongs to other weights
+                path.unlink(missing_ok=True)  # it is damaged, or belongs to other weights
             if isinstance(error, OSError):  # while reading, unlike those of `replacing` below
                 raise OperationError(printing.line(error)) from error
             raise
-        on_images(len(self.probe.labels))
-        with files.replacing(self.path) as temporary, temporary.open("wb") as file:
+        finally:
+            self._ahead.clear()
+        with files.replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 **arrays,
-                labels=self.probe.labels,
-                label_kind=np.array(self.probe.label_kind),
+                labels=images.labels,
+                label_kind=np.array(images.label_kind),
                 made_of=np.array(made_of),
-                seen=np.array([self.probe.digest, str(self.probe)]),
+                seen=np.array([images.digest, str(images)]),
             )
         if speed is not None:
-            costs.write_speed(self.path.parent, self.entry.name, made_of, speed)
+            costs.write_speed(path.parent, self.entry.name, made_of, speed)
         return notes
 
 
+_ROWS = ("features", "probs")  # arrays with one row per image
+
+
+class _Rows:
+    """Some rows of images that can be sliced."""
+
+    def __init__(self, images: Any, rows: slice) -> None:
+        self._images, self._start, self._stop = images, rows.start, rows.stop
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(len(self))
+        return self._images[self._start + start : self._start + stop]
+
+
 def _extract(
-    entry: Entry, probe: ProbeImages, batch_size: int
+    entry: Entry,
+    probe: ProbeImages,
+    rows: slice,
+    batch_size: int,
+    load: Callable[[], Any],
+    on_images: Callable[[int], None],
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Extract the features of one model.
+    """Extract the features of one model for some rows of a probe set.
 
     Returns:
         "features", "probs" if the weights have a head, and "images_per_second" if it was measured;
         and notes on the weights.
     """
     from jaxparc import extraction
-    from jaxparc.training import decoding
 
-    loaded = toml_file.load(entry)
+    loaded = load()
     spec = loaded.spec
+    size = entry.size or spec.input_size
     network = costs.Stopwatch(
-        extraction.compile_network(loaded.module, loaded.variables, mean=spec.mean, std=spec.std)
+        extraction.compile_network(loaded.module, loaded.variables, mean=spec.mean, std=spec.std),
+        on_images,
     )
-    found = extraction.extract(
-        network,
-        decoding.CentralCrops(probe.images, entry.size or spec.input_size),
-        batch_size=batch_size,
-        jit=False,
-    )
+    shape = entry.architecture, size, batch_size
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = extraction.extract(
+            network,
+            _Rows(probe.crops(size), rows),
+            batch_size=_WORKED.get(shape, batch_size),
+            jit=False,
+        )
+    if network.batch is not None and network.batch < min(batch_size, rows.stop - rows.start):
+        _WORKED[shape] = network.batch
+    notes = (*loaded.notes, *(str(warning.message) for warning in caught))
     if not np.isfinite(found.features).all():
         raise InputError("its features are not finite")
     arrays = {
@@ -335,12 +476,16 @@ def _extract(
         "probs": found.probs,
         "images_per_second": network.rate(),
     }
-    return {name: array for name, array in arrays.items() if array is not None}, loaded.notes
+    return {name: array for name, array in arrays.items() if array is not None}, notes
 
 
-def _fingerprint(entry: Entry, probe: ProbeImages) -> str:
+def _fingerprint(settings: dict[str, Any], images: ProbeImages) -> str:
     """Return a fingerprint of everything that determines the features of a model."""
-    return _hash([extraction_settings(entry), probe.digest, package()])
+    return _hash([settings, images.digest, package()])
+
+
+# Architecture, size, requested batch -> the largest batch that fits in memory, if it is smaller.
+_WORKED: dict[tuple[str, int, int], int] = {}
 
 
 def extraction_settings(entry: Entry) -> dict[str, Any]:

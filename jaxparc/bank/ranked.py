@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxparc import printing
 from jaxparc.bank.costs import Facts
+from jaxparc.bank.racing import NO_TIME, WORSE, Round, dropped
 from jaxparc.bank.scores import DEFAULT_LEVEL, BankScores
 
 NAMED = 3  # maximum number of tied models that the answer names
@@ -29,6 +30,8 @@ class Row:
         better_by: the methods that score it higher than the best model by more than chance.
         facts: what it costs and where it comes from.
         frontier: whether no other model has a higher score and extracts features faster.
+        images: in a race, number of images that the score is of.
+        dropped: why the model was dropped from the race; "" if it was not.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Row:
     better_by: tuple[str, ...] = ()
     facts: Facts = Facts()
     frontier: bool = False
+    images: int | None = None
+    dropped: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +58,7 @@ class Ranking:
         evidence: why the first method ranks, one line; "" if it was requested.
         settings: what determined the scores, as strings, numbers and lists.
         notes: notes on undefined scores and methods left out, one line each.
+        rounds: the rounds of a race, in which the models without `scores` were dropped.
     """
 
     scores: BankScores
@@ -60,11 +66,25 @@ class Ranking:
     evidence: str = ""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
+    rounds: Sequence[Round] = ()
 
     @property
     def answer(self) -> str:
         """What to fine-tune, in words; see `answer`."""
         return answer(self.rows, self.scores.methods, self.scores.level)
+
+    @functools.cached_property
+    def numbers(self) -> dict[tuple[str, str], tuple[float, float, float]]:
+        """(Method, model) -> score and the limits of its interval; NaN where unknown."""
+        scores, found = self.scores, {}
+        for method in scores.methods:
+            intervals = scores.interval(method)
+            for name, score in scores[method].items():
+                found[method, name] = (score, *intervals[name])
+            for name, _, score in dropped(self.rounds):
+                value = score if method == scores.methods[0] else math.nan
+                found[method, name] = value, math.nan, math.nan
+        return found
 
     @functools.cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -76,7 +96,8 @@ class Ranking:
         intervals, tied = scores.interval(), set(scores.tied())
         better = _better(scores, order[0]) if first else {}
         frontier = _frontier(scores[scores.methods[0]], self.facts)
-        return tuple(
+        images = self.rounds[-1].images if self.rounds else None
+        rows = [
             Row(
                 name,
                 first.get(name),
@@ -87,9 +108,15 @@ class Ranking:
                 better_by=tuple(m for m, names in better.items() if name in names),
                 facts=self.facts.get(name, Facts()),
                 frontier=name in frontier,
+                images=images,
             )
             for name, score in scores.ranking()
-        )
+        ]
+        reasons = {name: reason for one in self.rounds for name, reason in one.dropped.items()}
+        for name, seen, score in dropped(self.rounds):
+            facts = self.facts.get(name, Facts())
+            rows.append(Row(name, None, score, facts=facts, images=seen, dropped=reasons[name]))
+        return tuple(rows)
 
 
 def _ranks(ranking: Sequence[tuple[str, float]]) -> dict[str, int]:
@@ -143,12 +170,14 @@ def answer(rows: Sequence[Row], methods: Sequence[str], level: float = DEFAULT_L
         One line; names are as given, so it is to be escaped like them.
     """
     defined = [row for row in rows if row.rank is not None]
+    worse = [row for row in rows if row.dropped == WORSE]
+    untimed = [row for row in rows if row.dropped == NO_TIME]
     percent = f"{100 * level:g} %"
     if not defined:
         models = printing.count(len(rows), "model")
         return f"No model can be recommended: {methods[0]} is undefined for {models}."
     best, *others = defined
-    if not others:
+    if not others and not worse and not untimed:
         which = "the only model" if len(rows) == 1 else "the only model with a score"
         return f"Fine-tune {best.name}, {which}."
     tied = [row for row in others if row.tied]
@@ -159,9 +188,13 @@ def answer(rows: Sequence[Row], methods: Sequence[str], level: float = DEFAULT_L
         names = _joined([row.name for row in tied])
         sentences.append(f"{names} cannot be told from it ({percent}).")
         sentences += _cheaper(best, tied)
-    else:
-        rest = "The other model scores" if len(others) == 1 else f"All {len(others)} others score"
+    elif count := len(others) + len(worse):
+        rest = "The other model scores" if count == 1 else f"All {count} others score"
+        if untimed:
+            rest = f"{printing.count(count, 'model')} that had time to be compared score"
         sentences.append(f"{rest} lower by more than chance ({percent}).")
+    if untimed:
+        sentences.append(f"{printing.count(len(untimed), 'model')} had no time to be compared.")
     for method in methods[1:2]:
         if preferred := [row.name for row in others if method in row.better_by]:
             sentences.append(f"By {method}, however, {_joined(preferred)} would be better.")

@@ -123,14 +123,14 @@ def _methods(ranking: Ranking) -> str:
     scores = ranking.scores
     if len(scores.methods) < 2:
         return ""
-    columns = [(scores[method], scores.interval(method)) for method in scores.methods]
+    numbers = ranking.numbers
     rows = []
     for row in ranking.rows:
         cells = []
-        for values, limits in columns:
-            half = (limits[row.name][1] - limits[row.name][0]) / 2
+        for method in scores.methods:
+            value, low, high = numbers[method, row.name]
+            half = (high - low) / 2
             spread = "" if math.isnan(half) else f" ± {half:.2f}"
-            value = values[row.name]
             cells.append("undefined" if math.isnan(value) else f"{value:.2f}{spread}")
         rows.append([row.name, *cells])
     caption = f"Scores by all methods, ± {100 * scores.level:g} % intervals"

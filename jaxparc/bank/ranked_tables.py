@@ -62,6 +62,8 @@ def columns_of(ranking: Ranking) -> list[Column]:
         Column("GMACs", lambda row: _gmacs(row.facts.gmacs), lambda row: row.facts.gmacs),
         Column("images/s", _speed, lambda row: row.facts.images_per_second),
         Column("MB", lambda row: _plain(row.facts.megabytes), lambda row: row.facts.megabytes),
+        Column("seen", _seen, lambda row: row.images),
+        _words("dropped", lambda row: row.dropped),
         _words("licence", lambda row: row.facts.licence),
         _words("source", lambda row: row.facts.source),
     ]
@@ -81,13 +83,17 @@ def _rank(row: Row) -> int | None:
     return row.rank
 
 
+def _seen(row: Row) -> str:
+    return "" if row.images is None else str(row.images)
+
+
 def _tie(row: Row) -> str:
     return "= " if row.tied and row.rank != 1 else ""
 
 
 def _score(row: Row) -> str:
-    if row.rank is None:
-        return "undefined"
+    if math.isnan(row.score):
+        return "" if row.images == 0 else "undefined"
     half = (row.high - row.low) / 2
     return f"{row.score:.2f}" if math.isnan(half) else f"{row.score:.2f} ± {half:.2f}"
 
@@ -137,6 +143,8 @@ def notes_of(ranking: Ranking) -> list[str]:
         )
     if "images/s" in heads:
         notes.append("images/s: feature extraction here; *: no other is as good and faster")
+    if ranking.rounds:
+        notes.append("seen: images that the score is of; models were dropped in a race")
     return [*notes, *filter(None, [ranking.evidence])]
 
 
@@ -205,20 +213,19 @@ def markdown(ranking: Ranking) -> str:
 def csv(ranking: Ranking) -> str:
     """Return the table as CSV, with all methods and unrounded numbers; unknown cells are empty."""
     scores = ranking.scores
-    limits = {method: scores.interval(method) for method in scores.methods}
-    values = {method: scores[method] for method in scores.methods}
+    numbers = ranking.numbers
     head = ["rank", "model", "tied"]
     for method in scores.methods:
         head += [method, f"{method}_low", f"{method}_high", f"{method}_rank"]
-    head += ["better_by", *Row("", None, 0).facts._fields, "frontier"]
+    head += ["better_by", *Row("", None, 0).facts._fields, "frontier", "seen", "dropped"]
     table: list[list[Any]] = [head]
     for row in ranking.rows:
         line: list[Any] = [row.rank, row.name, int(row.tied)]
         for method in scores.methods:
-            numbers = [values[method][row.name], *limits[method][row.name]]
-            line += [None if math.isnan(number) else f"{number:.6f}" for number in numbers]
+            found = numbers[method, row.name]
+            line += [None if math.isnan(number) else f"{number:.6f}" for number in found]
             line.append(row.ranks.get(method))
-        line += [" ".join(row.better_by), *row.facts, int(row.frontier)]
+        line += [" ".join(row.better_by), *row.facts, int(row.frontier), row.images, row.dropped]
         table.append(["" if cell is None else cell for cell in line])
     return files.table_text(table)
 
@@ -226,8 +233,7 @@ def csv(ranking: Ranking) -> str:
 def json_text(ranking: Ranking) -> str:
     """Return everything about a ranking as JSON; undefined numbers are null."""
     scores = ranking.scores
-    limits = {method: scores.interval(method) for method in scores.methods}
-    values = {method: scores[method] for method in scores.methods}
+    numbers = ranking.numbers
     models = [
         {
             "name": row.name,
@@ -237,14 +243,16 @@ def json_text(ranking: Ranking) -> str:
             "frontier": row.frontier,
             "scores": {
                 method: {
-                    "score": _defined(values[method][row.name]),
-                    "interval": [*map(_defined, limits[method][row.name])],
+                    "score": _defined(numbers[method, row.name][0]),
+                    "interval": [*map(_defined, numbers[method, row.name][1:])],
                     "rank": row.ranks.get(method),
                     "undefined": scores.undefined.get((row.name, method)),
                 }
                 for method in scores.methods
             },
             **row.facts._asdict(),
+            "seen": row.images,
+            "dropped": row.dropped,
         }
         for row in ranking.rows
     ]

@@ -17,6 +17,8 @@ size = 224                            # height and width of the input images, in
 mean = [0.485, 0.456, 0.406]          # of images in [0, 1], RGB; by default as the weights require
 std = [0.229, 0.224, 0.225]
 licence = "BSD-3-Clause"
+prior = 80.9                          # any number that is larger for models that are better at most
+                                      # tasks, such as accuracy on ImageNet; these run first
 """
 
 import dataclasses
@@ -61,6 +63,7 @@ class Entry:
     mean: Colour | None = None
     std: Colour | None = None
     licence: str | None = None
+    prior: float | None = None
     refused: str | None = None
 
 
@@ -166,6 +169,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_prior(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
 def _whole(most: int) -> Callable[[Any], bool]:
     return lambda x: _is_number(x) and isinstance(x, int) and 1 <= x <= most
 
@@ -199,6 +206,7 @@ KEYS: Mapping[str, Key] = {
     "mean": Key(_colour(False), "three numbers from 0 to 1, for red, green and blue"),
     "std": Key(_colour(True), "three numbers above 0 and at most 1, for red, green and blue"),
     "licence": Key(_is_word, _WORD, affects_features=False),
+    "prior": Key(_is_prior, "a finite number", affects_features=False),
 }
 
 

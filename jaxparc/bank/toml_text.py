@@ -18,6 +18,7 @@ _EXAMPLES: Mapping[str, str] = {
     "mean": "[0.485, 0.456, 0.406]  # of images in [0, 1], RGB; by default as the weights require",
     "std": "[0.229, 0.224, 0.225]",
     "licence": '"BSD-3-Clause"  # for --licence',
+    "prior": "80.9  # accuracy on ImageNet; the highest run first",
 }
 
 

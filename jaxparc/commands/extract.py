@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxparc import datasets, printing
@@ -13,6 +14,9 @@ from jaxparc.bank.toml_file import Entry
 from jaxparc.errors import InputError, OperationError
 from jaxparc.units.options import Execution, flag_of
 from jaxparc.units.run import run_units
+from jaxparc.units.unit import Made, Unit
+
+TITLE = "extract"  # of the units, and of the record of their failures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,19 +25,46 @@ class Job:
 
     Attributes:
         entries: the models.
+        target: a data set, as `datasets.load` takes it.
+        images: requested size of the probe set.
+        seed: seed that the probe set is drawn with.
+        data_dir: as `datasets.load` takes it.
         probe: the probe set.
         folder: folder of the features.
         batch_size: as `features.units` takes it.
-        list_units: as `run_units` takes `listing`.
         cut: what was left out of the bank, in words; "" if nothing.
     """
 
     entries: Sequence[Entry]
+    target: str
+    images: int
+    seed: int
+    data_dir: str | None
     probe: features.ProbeImages
     folder: Path
     batch_size: int
-    list_units: functools.partial
     cut: str = ""
+
+    def with_seed(self, seed: int) -> "Job":
+        """Return the same job on another probe set, in the subfolder seed-N.
+
+        Raises:
+            DatasetError: the target cannot be read.
+        """
+        probe = features.probe_images(self.target, self.images, seed, self.data_dir)
+        folder = self.folder / f"seed-{seed}"
+        return dataclasses.replace(self, seed=seed, probe=probe, folder=folder)
+
+    def units(self, entries: Sequence[Entry] | None = None, first: int | None = None) -> list[Unit]:
+        """List the features of models, by default of all, as units; see `features.units`."""
+        entries = self.entries if entries is None else entries
+        return features.units(
+            entries, self.probe, self.folder, batch_size=self.batch_size, first=first
+        )
+
+    def folder_of(self, first: int | None) -> Path:
+        """Return the folder of the features of the first images; None for all."""
+        return features.folder_of_first(self.folder, self.probe, first)
 
 
 def open_job(
@@ -75,50 +106,50 @@ def open_job(
     entries, cut = apply(sources.read(addresses), cuts)
     probe = features.probe_images(target, images, seed, data_dir)
     folder = out or features.folder_for(sources.folder_of(addresses), probe)
-    listing = functools.partial(
-        features.list_units, entries, target, images, seed, data_dir, folder, batch_size
-    )
-    return Job(entries, probe, folder, batch_size, listing, cut)
+    return Job(entries, target, images, seed, data_dir, probe, folder, batch_size, cut)
 
 
-def further_job(job: Job, target: str, *, images: int, seed: int, data_dir: str | None) -> Job:
-    """Return the same job on another probe set, in the folder seed-N of the job's.
+def in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Return models in an order that meets good and different ones early.
 
-    Args:
-        job: a job of `open_job`.
-        target: as `open_job` takes it.
-        images: as `open_job` takes it.
-        seed: as `open_job` takes it.
-        data_dir: as `open_job` takes it.
-
-    Raises:
-        DatasetError: the target cannot be read.
+    Architectures take turns; each, and the models of each, in the order of their priors, the
+    highest first, and then of the bank.
     """
-    probe = features.probe_images(target, images, seed, data_dir)
-    folder = job.folder / f"seed-{seed}"
-    listing = functools.partial(
-        features.list_units,
-        job.entries,
-        target,
-        images,
-        seed,
-        data_dir,
-        folder,
-        job.batch_size,
-    )
-    return dataclasses.replace(job, probe=probe, folder=folder, list_units=listing)
+    by_prior = sorted(entries, key=lambda e: math.inf if e.prior is None else -e.prior)
+    turns: dict[str, int] = {}
+    keyed = []
+    for entry in by_prior:
+        turn = turns[entry.architecture] = turns.get(entry.architecture, -1) + 1
+        keyed.append((turn, entry))
+    return [entry for _, entry in sorted(keyed, key=lambda one: one[0])]
 
 
-def print_classes(job: Job, target: str, data_dir: str | None) -> None:
+def print_classes(job: Job) -> None:
     """Print the classes, or the range of values, and the sizes of a target, and what was cut."""
-    classes = datasets.summary(target, data_dir=data_dir)
+    classes = datasets.summary(job.target, data_dir=job.data_dir)
     print(printing.shown(f"{job.probe.target}: {classes}"))
     if job.cut:
         print(printing.shown(job.cut))
 
 
-def run(job: Job, execution: Execution) -> dict[str, str]:
+def run(
+    job: Job,
+    execution: Execution,
+    *,
+    entries: Sequence[Entry] | None = None,
+    first: int | None = None,
+    until: float = math.inf,
+    watch: Callable[[Made], None] = lambda made: None,
+) -> dict[str, str]:
     """Extract the missing features; the caller must hold the folder with `features.alone_in`.
+
+    Args:
+        job: the job.
+        execution: how to run it.
+        entries: the models, in the order of their units; by default, all of the job `in_order`.
+        first: as `features.units` takes it.
+        until: as `run_units` takes it.
+        watch: as `run_units` takes it.
 
     Returns:
         Name of the unit of each model that failed -> the error, in one line.
@@ -127,22 +158,36 @@ def run(job: Job, execution: Execution) -> dict[str, str]:
         OperationError: the folder cannot be written.
         KeyboardInterrupt: the run was interrupted; the message has the number of finished models.
     """
+    entries = in_order(job.entries) if entries is None else entries
+    folder = job.folder_of(first)
     try:
-        features.write_facts(job.entries, job.folder)
+        features.write_facts(entries, folder)
     except OSError as error:
-        raise OperationError(f"cannot write {job.folder}: {error.strerror}") from error
-    units = features.units(job.entries, job.probe, job.folder, batch_size=job.batch_size)
+        raise OperationError(f"cannot write {folder}: {error.strerror}") from error
     try:
         return run_units(
-            "extract",
-            units,
-            job.folder,
+            TITLE if folder == job.folder else f"{TITLE} {first} images",
+            job.units(entries, first),
+            folder,
             execution=execution,
-            listing=job.list_units,
+            listing=functools.partial(
+                features.list_units,
+                entries,
+                job.target,
+                job.images,
+                job.seed,
+                job.data_dir,
+                job.folder,
+                job.batch_size,
+                first,
+            ),
             noun="model",
+            until=until,
+            watch=watch,
         )
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"{interrupt} in {job.folder}") from None
+        how = f"{interrupt} in {folder}; the same command continues"
+        raise KeyboardInterrupt(how) from None
 
 
 def failure(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
@@ -219,7 +264,7 @@ def extract(
         data_dir=data_dir,
         out=out,
     )
-    print_classes(job, target, data_dir)
+    print_classes(job)
     with features.alone_in(job.folder, job.probe, job.entries, shard=shard):
         failed = run(job, Execution(executor, num_gpus, shard))
     command = f"jaxparc score {shlex.quote(str(job.folder))}"

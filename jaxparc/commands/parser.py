@@ -178,8 +178,18 @@ def _add_rank(commands: _Commands, by_models: bool) -> None:
         metavar="R",
         help="number of probe sets, of which scores are the means [1]",
     )
-    # Parsed only to be refused with an explanation.
-    rank.add_argument("--shard", type=options.parse_shard, help=argparse.SUPPRESS)
+    rank.add_argument(
+        "--race",
+        action="store_true",
+        help="extract fewer images of models that are surely worse: 64, 128, 256, ...",
+    )
+    rank.add_argument(
+        "--budget",
+        type=float,
+        metavar="MINUTES",
+        help="stop in time with what is known: --race, with ever fewer models",
+    )
+    options.add_shard(rank)
     rank.set_defaults(module="rank", function="rank")
     rank.hint = arguments.FORMS
 

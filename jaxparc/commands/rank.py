@@ -1,19 +1,24 @@
 """The command rank: extract the features of a bank for a target and score them."""
 
 import contextlib
+import math
 import sys
-from collections.abc import Sequence, Set
+import time
+from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 
 import numpy as np
 
 from jaxparc import printing
-from jaxparc.bank import arguments, features, folder
+from jaxparc.bank import arguments, features, folder, racing
+from jaxparc.bank.costs import Facts
 from jaxparc.bank.cuts import Cuts
 from jaxparc.bank.folder import ArrayFile
-from jaxparc.commands import RANKED_BY, extract, ranking
+from jaxparc.commands import RANKED_BY, extract, ranking, rounds
 from jaxparc.errors import InputError, OperationError
 from jaxparc.units.options import Execution
+from jaxparc.units.run import recorded_failures
+from jaxparc.units.unit import is_done
 
 # Where this command gets the inputs of methods from.
 _SOURCES = {
@@ -40,11 +45,13 @@ def rank(
     out: Path | None = None,
     executor: str = "local",
     num_gpus: float | None = None,
-    shard: tuple[int, int] | None = None,
+    shard: tuple[int, int] = (1, 1),
     methods: Sequence[str] | None = None,
     probs: bool = False,
     reference: str | None = None,
     probe_sets: int = 1,
+    race: bool = False,
+    budget: float | None = None,
 ) -> None:
     """Rank the models of a bank for a target; print the answer and the ranking, and write them.
 
@@ -65,12 +72,16 @@ def rank(
             are written there too.
         executor: see `Execution`; used for the extraction.
         num_gpus: see `Execution`.
-        shard: refused, as a ranking needs all models.
+        shard: see `Execution`; used for the extraction. The shard that finds the features of all
+            models ranks them.
         methods: see `ranking.Choice`; None for `RANKED_BY`.
         probs: see `ranking.Choice`.
         reference: see `ranking.Choice`.
         probe_sets: number of probe sets, drawn with seeds from `seed` on; scores are means over
             them. The features of all but the first are in the subfolders seed-N.
+        race: whether to extract fewer images of models that are surely worse, as `racing.run` does.
+        budget: minutes after which to stop with what is known, extracting ever more images of ever
+            fewer models, the best so far; implies `race`. None for no limit.
 
     Raises:
         InputError: an argument or the bank is wrong, or the folder holds features of other images.
@@ -78,11 +89,7 @@ def rank(
             or the folder is in use or cannot be written.
         DatasetError: the target cannot be read.
     """
-    if shard is not None:
-        raise InputError(
-            "--shard: a ranking needs the features of all models; run extract with --shard, and "
-            "rank without it once all shards are done"
-        )
+    started = time.monotonic()
     if probe_sets < 1:
         raise InputError(f"--probe-sets is {probe_sets}; expected at least 1")
     if probe_sets > 1 and reference is not None:
@@ -90,6 +97,16 @@ def rank(
             f"--reference has features of one probe set, but --probe-sets is {probe_sets}; "
             "expected 1"
         )
+    if budget is not None and not 0 < budget < math.inf:
+        raise InputError(f"--budget is {budget:g}; expected minutes, above 0")
+    if race or budget is not None:
+        flag = "--race" if race else "--budget"
+        if probe_sets > 1 or shard != (1, 1):
+            other = "--probe-sets" if probe_sets > 1 else "--shard"
+            raise InputError(
+                f"{flag} compares all models on one probe set as they run; it cannot be used with "
+                f"{other}"
+            )
     job = extract.open_job(
         bank,
         target,
@@ -101,11 +118,7 @@ def rank(
         data_dir=data_dir,
         out=out,
     )
-    jobs = [job]
-    for further in range(seed + 1, seed + probe_sets):
-        jobs.append(
-            extract.further_job(job, target, images=images, seed=further, data_dir=data_dir)
-        )
+    jobs = [job, *(job.with_seed(further) for further in range(seed + 1, seed + probe_sets))]
     available = len(job.probe.split_labels)
     if probe_sets > 1 and (drawn := probe_sets * len(job.probe.labels)) > available:
         raise InputError(
@@ -120,31 +133,52 @@ def rank(
     }
     # Inputs that no model can provide are refused now; whether one has a head is known only later.
     given = {**inputs, "reference": _reference(reference, job.probe), "probs": True}
-    for one in jobs:
+    plans = [
         ranking.plan(choice, one.probe.labels, one.probe.label_kind, one.probe.num_classes, given)
-    extract.print_classes(job, target, data_dir)
+        for one in jobs
+    ]
+    if race or budget is not None:
+        racing.check_method(plans[0].methods[0])
+    extract.print_classes(job)
+    execution = Execution(executor, num_gpus, shard)
+    settings = {
+        "command": "rank",
+        "bank": bank,
+        "models": list(models),
+        "target": target,
+        "probe_images": len(job.probe.labels),
+        "seed": seed,
+        "probe_sets": probe_sets,
+        "batch_size": batch_size,
+    }
     with contextlib.ExitStack() as held:
         for one in jobs:
-            held.enter_context(features.alone_in(one.folder, one.probe, one.entries))
-        banks, problems = _extracted(jobs, Execution(executor, num_gpus))
-        if banks[0].features:
-            settings = {
-                "command": "rank",
-                "bank": bank,
-                "models": list(models),
-                "target": target,
-                "probe_images": images,
-                "seed": seed,
-                "probe_sets": probe_sets,
-                "batch_size": batch_size,
-            }
-            facts = features.facts_of(job.entries, banks[0].features.keys(), job.folder)
+            held.enter_context(features.alone_in(one.folder, one.probe, one.entries, shard=shard))
+        raced: rounds.Raced | None = None
+        left = 0
+        if race or budget is not None:
+            until = math.inf if budget is None else started + 60 * budget
+            raced = rounds.run(job, plans[0].methods[0], execution, until)
+            banks, problems = [raced.bank], [extract.failure(job.entries, raced.failed)]
+            if not raced.bank.features and not raced.failed:
+                problems.append(f"--budget {budget:g} left no time for any model")
+        else:
+            banks, problems, left = _extracted(jobs, execution)
+        if left:
+            models_left = printing.count(left, "model")
+            print(f"{models_left} left to the other shards; the last of them prints the ranking")
+        elif banks[0].features:
+            notes = _overlap(jobs)
+            if raced and (last := raced.rounds[-1].images) < len(job.probe.labels):
+                notes.append(f"time ran out after {last} of {len(job.probe.labels)} images")
+            facts = _facts(job, banks[0].features.keys(), raced)
+            about = ranking.About(facts, settings, notes, raced.rounds if raced else ())
             try:
                 left_out = ranking.print_ranking(
                     choice,
                     banks,
                     inputs,
-                    ranking.About(facts, settings, _overlap(jobs)),
+                    about,
                     num_classes=job.probe.num_classes,
                     out=job.folder,
                 )
@@ -157,26 +191,46 @@ def rank(
 
 def _extracted(
     jobs: Sequence[extract.Job], execution: Execution
-) -> tuple[list[folder.Bank], list[str]]:
+) -> tuple[list[folder.Bank], list[str], int]:
     """Extract the features of every probe set.
 
     Returns:
-        The features by probe set, of the models that failed for none; and what failed, in words.
+        The features by probe set, of the models that have them for all; what failed, in words; and
+        the number of models that are left to other shards.
 
     Raises:
         OperationError: as for `extract.run`.
     """
-    banks, problems = [], []
+    banks, problems, left = [], [], set[str]()
     for job in jobs:
         failed = extract.run(job, execution)
+        there = list(job.entries)
+        if execution.shard != (1, 1):
+            failed = recorded_failures(job.folder, extract.TITLE)
+            done = {unit.name for unit in job.units() if is_done(unit)}
+            there = [entry for entry in there if features.unit_name(entry) in done]
+            left |= {features.unit_name(entry) for entry in job.entries} - done - failed.keys()
         others = {path.stem for path in job.folder.glob("*.npz")} - {e.name for e in job.entries}
         if others:
             line = f"note: not in this bank: {printing.some(sorted(others))} in {job.folder}"
             print(printing.shown(line), file=sys.stderr)
         problems.append(extract.failure(job.entries, failed))
-        banks.append(features.read(job.entries, job.probe, job.folder, failed))
+        banks.append(features.read(there, job.probe, job.folder, failed))
     everywhere = set.intersection(*(set(bank.features) for bank in banks))
-    return [_only(bank, everywhere) for bank in banks], problems
+    return [_only(bank, everywhere) for bank in banks], problems, len(left)
+
+
+def _facts(
+    job: extract.Job, names: Collection[str], raced: rounds.Raced | None
+) -> dict[str, Facts]:
+    """Return the facts about the models that are ranked, dropped ones included."""
+    if raced is None:
+        return features.facts_of(job.entries, names, job.folder)
+    found: dict[str, Facts] = {}
+    for one in raced.rounds:  # the later, the more images its speed was measured on
+        if one.images:
+            found |= features.facts_of(job.entries, one.scores, job.folder_of(one.images))
+    return found
 
 
 def _overlap(jobs: Sequence[extract.Job]) -> list[str]:

@@ -14,6 +14,7 @@ from jaxparc import files, printing, selectors
 from jaxparc.bank import folder, ranked_page, ranked_tables, scoring
 from jaxparc.bank.costs import Facts
 from jaxparc.bank.folder import Bank
+from jaxparc.bank.racing import Round
 from jaxparc.bank.ranked import Ranking
 from jaxparc.bank.scores import DEFAULT_LEVEL, BankScores
 from jaxparc.commands import ALL, EVIDENCE, RANKED_BY, SCORED_BY
@@ -227,11 +228,13 @@ class About(NamedTuple):
         facts: model -> facts about it; models may be absent.
         settings: what determined the scores, for ranking.json.
         notes: notes for the user, one line each.
+        rounds: the rounds of a race; none if all models have seen all images.
     """
 
     facts: Mapping[str, Facts]
     settings: Mapping[str, Any]
     notes: Sequence[str] = ()
+    rounds: Sequence[Round] = ()
 
 
 def print_ranking(
@@ -300,7 +303,9 @@ def print_ranking(
             and bool(np.isfinite(scores.values[:, 0]).any())
         )
         settings = {**about.settings, "images": _images(banks)}
-        ranking = Ranking(scores, about.facts, EVIDENCE if by_default else "", settings, notes)
+        ranking = Ranking(
+            scores, about.facts, EVIDENCE if by_default else "", settings, notes, about.rounds
+        )
         ranked_tables.write(ranking, out)
         files.write_text(out / "index.html", ranked_page.page(ranking))
     except OSError as error:

@@ -101,6 +101,33 @@ class CentralCrops:
         return np.stack(squares)[:, inner, inner]
 
 
+class KeptCrops:
+    """Central crops that are decoded when first sliced, and then kept in memory.
+
+    Args:
+      crops: n crops.
+      limit: bytes that may be kept; of larger sets, nothing is.
+    """
+
+    def __init__(self, crops: CentralCrops, limit: int = CACHE_LIMIT) -> None:
+        self._crops = crops
+        shape = len(crops), crops.size, crops.size, 3
+        self._kept = np.empty(shape, np.uint8) if math.prod(shape) <= limit else None
+        self._there = np.zeros(len(crops), bool)
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Return (b, size, size, 3) uint8."""
+        if self._kept is None:
+            return self._crops[rows]
+        if not self._there[rows].all():
+            self._kept[rows] = self._crops[rows]
+            self._there[rows] = True
+        return self._kept[rows]
+
+
 def resized(size: int) -> int:
     """Return the side that images are resized to before a size x size crop is taken.
 

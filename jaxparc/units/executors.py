@@ -3,7 +3,8 @@
 import functools
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent import futures
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -17,14 +18,14 @@ _INHERITED = ("JAX_", "TFDS_", "XLA_")  # prefixes of environment variables that
 
 Listing: TypeAlias = Callable[[], Sequence[Unit]]
 Executor: TypeAlias = Callable[
-    [Sequence[Unit], Listing | None, Progress, float | None], Iterator[Made]
+    [Sequence[Unit], Listing | None, Progress, float | None], Generator[Made]
 ]
 
 
 def locally(
     todo: Sequence[Unit], listing: Listing | None, progress: Progress, num_gpus: float | None
-) -> Iterator[Made]:
-    """Make units one after another in this process.
+) -> Generator[Made]:
+    """Make units one after another in this process, and prepare the next one meanwhile.
 
     Args:
         todo: the units.
@@ -39,14 +40,19 @@ def locally(
         FatalError: nothing can be written.
     """
     del listing, num_gpus
-    for unit in todo:
-        progress.start(unit.name)
-        yield make(unit, progress.images)
+    with futures.ThreadPoolExecutor(1) as pool:
+        ahead: futures.Future[None] | None = None
+        for number, unit in enumerate(todo, 1):
+            progress.start(unit.name)
+            if ahead is not None:
+                ahead.result()
+            ahead = pool.submit(todo[number].prepare) if number < len(todo) else None
+            yield make(unit, progress.images)
 
 
 def on_ray(
     todo: Sequence[Unit], listing: Listing | None, progress: Progress, num_gpus: float | None
-) -> Iterator[Made]:
+) -> Generator[Made]:
     """Make units on a Ray cluster, as resources become free.
 
     A unit whose machine is lost is retried on another one; a unit that another worker has made in
@@ -83,17 +89,21 @@ def on_ray(
         before = [tasks[unit.after]] if unit.after in tasks else []
         tasks[unit.name] = task.remote(folder, pickled, unit.name, *before)
     waiting = {tasks[unit.name]: unit for unit in todo}
-    while waiting:
-        machines = sum(node["Alive"] for node in ray.nodes())
-        progress.start(f"{len(waiting)} to do on {machines} machines")
-        (ended,), _ = ray.wait(list(waiting), num_returns=1)
-        unit = waiting.pop(ended)
-        try:
-            yield ray.get(ended)
-        except FatalError as error:
-            raise FatalError(str(error.__cause__ or error)) from error
-        except ray.exceptions.RayError as error:
-            yield Made(unit.name, 0.0, f"{type(error).__name__}: {error}")
+    try:
+        while waiting:
+            machines = sum(node["Alive"] for node in ray.nodes())
+            progress.start(f"{len(waiting)} to do on {machines} machines")
+            (ended,), _ = ray.wait(list(waiting), num_returns=1)
+            unit = waiting.pop(ended)
+            try:
+                yield ray.get(ended)
+            except FatalError as error:
+                raise FatalError(str(error.__cause__ or error)) from error
+            except ray.exceptions.RayError as error:
+                yield Made(unit.name, 0.0, f"{type(error).__name__}: {error}")
+    finally:  # the caller may stop before all are made
+        for task in waiting:
+            ray.cancel(task)
 
 
 def _make(folder: str, listing: bytes, name: str, *before: Made) -> Made:

@@ -4,7 +4,9 @@ Finished units are kept. A unit that fails is recorded in failures/ and the othe
 error that would make every unit fail (disk full, no permission) ends the run.
 """
 
+import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from jaxparc.errors import OperationError
 from jaxparc.units.executors import EXECUTORS
 from jaxparc.units.options import LOCAL, Execution
 from jaxparc.units.progress import Progress, say
-from jaxparc.units.unit import FatalError, Unit, is_done
+from jaxparc.units.unit import FatalError, Made, Unit, is_done
 
 NAMES = "NAMES"  # placeholder, in a value of `Unit.lacks`, for the keys with that value
 
@@ -40,6 +42,8 @@ def run_units(
     execution: Execution = LOCAL,
     listing: Callable[[], Sequence[Unit]] | None = None,
     noun: str = "unit",
+    until: float = math.inf,
+    watch: Callable[[Made], None] = lambda made: None,
 ) -> dict[str, str]:
     """Make the units that are not done yet, with live progress.
 
@@ -52,6 +56,10 @@ def run_units(
         listing: lists the same units in another process, where they are found by name; it must be
             picklable. Without it, units are made in this process, whatever the executor.
         noun: word for a unit in messages.
+        until: time of `time.monotonic` after which no further unit is started; those that are left
+            are made by a later call.
+        watch: called with the outcome of each unit that succeeded; one that is already done took 0
+            seconds.
 
     Returns:
         Name of each unit that failed -> the error, in one line.
@@ -74,6 +82,7 @@ def run_units(
                 if is_done(unit):
                     kept += 1
                     progress.keep()
+                    watch(Made(unit.name, 0.0))
                 else:
                     todo.append(unit)
             if left_out := [unit for unit in todo if unit.lacks]:
@@ -85,15 +94,19 @@ def run_units(
             total, there = kept + len(todo), kept
             record.unlink(missing_ok=True)
             execute = EXECUTORS[execution.executor if listing else "local"]
-            for made in execute(todo, listing, progress, execution.num_gpus):
-                progress.finish(made.name, made.seconds, made.error, made.notes)
-                if made.error is None:
-                    kept += 1
-                    continue
-                failures.append(
-                    {"unit": made.name, "error": made.error, "traceback": made.traceback}
-                )
-                files.write_text(record, json.dumps(failures, indent=1) + "\n")
+            with contextlib.closing(
+                execute(todo, listing, progress, execution.num_gpus)
+            ) as outcomes:
+                while time.monotonic() < until and (made := next(outcomes, None)):
+                    progress.finish(made.name, made.seconds, made.error, made.notes)
+                    if made.error is None:
+                        kept += 1
+                        watch(made)
+                        continue
+                    failures.append(
+                        {"unit": made.name, "error": made.error, "traceback": made.traceback}
+                    )
+                    files.write_text(record, json.dumps(failures, indent=1) + "\n")
         except FatalError as error:
             raise OperationError(f"{title}: {error}; {_kept(kept, total, noun)}") from error
         except KeyboardInterrupt:
@@ -103,6 +116,15 @@ def run_units(
     seconds = time.monotonic() - started
     say(f"{title}: {kept - there} made in {seconds:.1f} s, {there} already done")
     return {failure["unit"]: failure["error"] for failure in failures}
+
+
+def recorded_failures(folder: Path, title: str) -> dict[str, str]:
+    """Return the failures that all shards have recorded: name of each unit -> the error."""
+    found = {}
+    for path in sorted((folder / "failures").glob(f"{title}*.json")):
+        for failure in json.loads(path.read_text(encoding="utf-8")):
+            found[failure["unit"]] = failure["error"]
+    return found
 
 
 def _kept(kept: int, total: int, noun: str) -> str:

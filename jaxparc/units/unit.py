@@ -34,6 +34,8 @@ class Unit:
         lacks: missing prerequisite -> the command that provides it.
         after: name of the unit that must be done first; "" for none.
         group: units of one group belong to the same shard; by default each is its own group.
+        prepare: reads what `make` will need, in another thread while an earlier unit is made. It
+            must not raise: `make` meets the same error.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Unit:
     lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     after: str = ""
     group: str = ""
+    prepare: Callable[[], None] = lambda: None
 
 
 class Made(NamedTuple):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import jaxparc
+from jaxparc.bank import racing
 from jaxparc.errors import InputError, UndefinedScoreWarning
 
 N, CLASSES = 300, 6
@@ -101,15 +102,79 @@ def test_numbers_and_several_labels_are_raced_in_a_random_order():
     models = {"a": x.__getitem__, "noise": noise.__getitem__}
     race = jaxparc.race(models, values, method="ridge", label_kind="values")
     assert race.best == "a"
-    assert race.rounds[0].dropped == ("noise",)
+    assert race.rounds[0].dropped == {"noise": "surely worse"}
 
 
-def test_an_undefined_score_is_not_taken_for_a_bad_one():
+def test_an_undefined_score_is_dropped_under_its_own_name_and_ranks_last():
     features = bank(models=3) | {"dead": np.zeros((N, 4), np.float32)}
     with pytest.warns(UndefinedScoreWarning, match="dead"):
         race, _ = raced(features)
-    assert np.isnan(race.scores["parc"]["dead"])
-    assert race.ranking()[len(race.scores.names) - 1][0] == "dead"
+    assert race.rounds[0].dropped["dead"] == "undefined"
+    assert "dead" not in race.scores.names
+    first = [name for name, images, _ in race.ranking() if images == 64]
+    assert first[-1] == "dead"
+
+
+def test_where_no_score_is_defined_no_model_is_dropped():
+    features = {name: np.zeros((N, 4), np.float32) for name in "ab"}
+    with pytest.warns(UndefinedScoreWarning):
+        race, _ = raced(features)
+    assert race.scores.names == ("a", "b")
+    assert race.cost == 1
+
+
+def test_who_is_left_for_lack_of_time_is_dropped_worst_first():
+    order = np.random.default_rng(0).permutation(N)
+    noise = np.random.default_rng(1).normal(size=(4, N, 12))
+    x = bank()["m5"]
+    features = {f"m{i}": (x + 0.1 * noise[i])[order] for i in range(4)}
+
+    def score(names, size, level):
+        chosen = {name: features[name][:size] for name in names}
+        return jaxparc.score_bank(chosen, LABELS[order][:size], methods="parc", intervals=level)
+
+    def extract(names, size):
+        return {"m0": "failed"} if "m0" in names else {}
+
+    asked = []
+
+    def affordable(names, size):
+        asked.append((tuple(names), size))
+        return 2 if size == 200 else 0
+
+    rounds = racing.run(list(features), [150, 200, 300], extract, score, affordable=affordable)
+    assert [one.images for one in rounds] == [0, 150, 200]
+    assert rounds[0].dropped == {"m0": "failed"}
+    assert [size for _, size in asked] == [200, 300]
+    order = sorted(rounds[1].scores, key=rounds[1].scores.get, reverse=True)
+    assert asked[0][0] == tuple(order)
+    assert sorted(asked[1][0]) == sorted(order[:2])
+    assert rounds[1].dropped == {order[2]: "no time left"}
+    assert not rounds[2].dropped
+
+
+def test_a_round_that_time_allows_for_no_model_is_left_out():
+    x = bank()["m5"]
+
+    def score(names, size, level):
+        rows = np.random.default_rng(0).permutation(N)[:size]
+        found = dict.fromkeys(names, x[rows])
+        return jaxparc.score_bank(found, LABELS[rows], methods="parc", intervals=level)
+
+    def extract(names, size):
+        return dict.fromkeys(names, "no time left") if size > 64 else {}
+
+    (one,) = racing.run(["a", "b"], [64, 128, N], extract, score)
+    assert (one.images, one.dropped) == (64, {})
+
+
+def test_sizes_are_multiples_of_the_batch_and_the_last_round_has_a_whole_one():
+    assert racing.sizes_of(500, "classes", 10) == [64, 128, 256, 500]
+    assert racing.sizes_of(500, "classes", 100) == [200, 400, 500]
+    assert racing.sizes_of(500, "classes", 100, multiple=32) == [224, 448, 500]
+    assert racing.sizes_of(270, "classes", 10, multiple=32) == [64, 128, 270]
+    assert racing.sizes_of(500, "values", 0, multiple=48) == [96, 192, 384, 500]
+    assert racing.sizes_of(40, "classes", 10, multiple=32) == [40]
 
 
 def test_few_images_are_one_round():

@@ -140,10 +140,10 @@ def test_the_first_probe_set_is_that_of_one(bank, capsys):
 def test_a_model_that_fails_on_one_probe_set_is_left_out(bank, capsys, monkeypatch):
     made = bank_features._extract
 
-    def extract(entry, probe, batch_size):
+    def extract(entry, probe, rows, batch_size, load, on_images):
         if (entry.name, probe.seed) == ("b", 1):
             raise ValueError("no")
-        return made(entry, probe, batch_size)
+        return made(entry, probe, rows, batch_size, load, on_images)
 
     monkeypatch.setattr(bank_features, "_extract", extract)
     assert rank("--probe-sets", "2", "--out", "f", *EIGHTEEN) == 1
@@ -178,8 +178,8 @@ def test_measured_facts_are_shown_as_long_as_the_features_are_the_same(bank, mon
     made = bank_features._extract
     speeds = {"a": 50.0, "b": 100.0}
 
-    def extract(entry, probe, batch_size):
-        arrays, notes = made(entry, probe, batch_size)
+    def extract(entry, probe, rows, batch_size, load, on_images):
+        arrays, notes = made(entry, probe, rows, batch_size, load, on_images)
         speed = {"images_per_second": speeds[entry.name]} if entry.name in speeds else {}
         return {**arrays, **speed}, notes
 

@@ -59,12 +59,26 @@ def test_shards_work_at_the_same_time_and_keep_others_out(bank, capsys):
     assert rank("--out", "f") == 0
 
 
-def test_a_ranking_of_a_shard_is_refused(bank, capsys):
-    assert rank("--out", "f", "--shard", "1/2") == 2
-    err = capsys.readouterr().err
-    assert "--shard: a ranking needs the features of all models; run extract with --shard" in err
-    assert err.count("\n") == 1
-    assert not (bank.path / "f").exists()
+def test_the_last_shard_ranks_all_models(bank, capsys, monkeypatch):
+    working = bank_features._extract
+
+    def failing(entry, *args):
+        if entry.name == "b":
+            raise InputError("its features are not finite")
+        return working(entry, *args)
+
+    monkeypatch.setattr(bank_features, "_extract", failing)
+    assert rank("--out", "f", "--shard", "1/2") == 0
+    out = capsys.readouterr().out
+    assert "1 model left to the other shards; the last of them prints the ranking\n" in out
+    assert not (bank.path / "f" / "ranking.csv").exists()
+    assert rank("--out", "f", "--shard", "2/2") == 1
+    out, err = capsys.readouterr()
+    assert "Fine-tune " in out
+    assert err.endswith("jaxparc: 1 model failed: b\n")
+    assert rank("--out", "g") == 1
+    for name in ("scores.csv", "a.npz", "c.npz"):
+        assert (bank.path / "f" / name).read_bytes() == (bank.path / "g" / name).read_bytes()
 
 
 @pytest.mark.parametrize("words", [["--shard", "3/2"], ["--executor", "slurm"]])
@@ -78,12 +92,12 @@ def test_wrong_ways_to_run_are_refused(words, bank, capsys):
 def test_failures_are_recorded_until_they_are_mended(bank, capsys, monkeypatch):
     working = bank_features._extract
 
-    def failing(entry, probe, batch_size):
+    def failing(entry, probe, rows, batch_size, load, on_images):
         if entry.name == "a":
             raise InputError("its features are not finite")
         if entry.name == "b":
             raise OSError(13, "Permission denied", "b.bin")  # of the weights: b's alone
-        return working(entry, probe, batch_size)
+        return working(entry, probe, rows, batch_size, load, on_images)
 
     with monkeypatch.context() as patch:
         patch.setattr(bank_features, "_extract", failing)
@@ -104,7 +118,7 @@ def test_failures_are_recorded_until_they_are_mended(bank, capsys, monkeypatch):
 
 
 def test_stale_features_of_a_model_that_fails_are_removed(bank, monkeypatch):
-    def failing(entry, probe, batch_size):
+    def failing(entry, probe, rows, batch_size, load, on_images):
         raise InputError("no")
 
     assert extract() == 0
@@ -132,8 +146,10 @@ def test_a_full_disk_ends_the_command_and_says_what_is_kept(bank, capsys, monkey
 def test_notes_on_the_weights_are_shown(bank, capsys, monkeypatch):
     working = bank_features._extract
 
-    def noted(entry, probe, batch_size):
-        return working(entry, probe, batch_size)[0], ("two keys were ignored",)
+    def noted(entry, probe, rows, batch_size, load, on_images):
+        return working(entry, probe, rows, batch_size, load, on_images)[0], (
+            "two keys were ignored",
+        )
 
     monkeypatch.setattr(bank_features, "_extract", noted)
     assert extract() == 0

@@ -156,7 +156,6 @@ def test_help_imports_no_jax():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--executor {local,ray}" in done.stdout
-    assert "--shard" not in done.stdout
 
 
 def test_a_missing_source_is_a_wrong_argument(tmp_path, capsys):

@@ -128,7 +128,7 @@ def test_models_are_left_out_before_anything_is_run(folder, capsys):
 
 
 def test_a_bank_whose_every_model_fails_says_each_reason_once(bank, capsys, monkeypatch):
-    def failing(entry, probe, batch_size):
+    def failing(entry, probe, rows, batch_size, load, on_images):
         raise InputError("no memory" if entry.name == "b" else "its features are not finite")
 
     monkeypatch.setattr(bank_features, "_extract", failing)

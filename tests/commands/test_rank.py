@@ -110,7 +110,9 @@ def test_a_damaged_file_is_made_again(bank):
     path = bank.path / "f" / "b.npz"
     whole, scores = path.read_bytes(), rows(bank.path / "f")
     probe = bank_features.probe_images("folder:x/pics", 30, 0)
-    made_of = bank_features._fingerprint(bank_file.read("bank.toml")[1], probe)
+    made_of = bank_features._fingerprint(
+        bank_features.extraction_settings(bank_file.read("bank.toml")[1]), probe
+    )
     there = bank_features._checked(path, made_of, probe)
     damaged = 0
     for position in range(0, len(whole), 11):
@@ -131,14 +133,13 @@ def test_a_damaged_file_is_made_again(bank):
 def test_what_decides_the_features_is_looked_at_by_its_content(bank, monkeypatch):
     entry = bank_file.read("bank.toml")[0]
     probe = bank_features.probe_images("folder:x/pics", 30, 0)
-    first = bank_features._fingerprint(entry, probe)
+    first = bank_features._fingerprint(bank_features.extraction_settings(entry), probe)
     status = entry.weights.stat()
 
     def changed(**options):
         changes = {key: value for key, value in options.items() if key != "probe"}
-        return bank_features._fingerprint(
-            dataclasses.replace(entry, **changes), options.get("probe", probe)
-        )
+        settings = bank_features.extraction_settings(dataclasses.replace(entry, **changes))
+        return bank_features._fingerprint(settings, options.get("probe", probe))
 
     os.utime(entry.weights)  # a copy, or another machine
     assert changed() == first
@@ -307,7 +308,7 @@ def test_a_method_that_nobody_asked_for_is_skipped_where_it_does_not_apply(
     arrays = {"images": pixels, "labels": labels}
     np.savez("z.npz", **arrays, **{f"test_{name}": array for name, array in arrays.items()})
 
-    def features_of(entry, probe, batch_size):
+    def features_of(entry, probe, rows, batch_size, load, on_images):
         return {"features": np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)}, ()
 
     monkeypatch.setattr(bank_features, "_extract", features_of)
@@ -329,7 +330,7 @@ def test_methods_for_classes_are_left_out_where_images_have_several(bank, capsys
     listing = [f"x/pics/class{k}/{i}.png,{names[i % 6]}" for k in range(3) for i in range(16)]
     (bank.path / "several.csv").write_text("path,label\n" + "\n".join(listing) + "\n")
 
-    def extract(entry, probe, batch_size):
+    def extract(entry, probe, rows, batch_size, load, on_images):
         rng = np.random.default_rng([*entry.weights.read_bytes()])
         return {"features": rng.normal(size=(len(probe.labels), 8)).astype(np.float32)}, ()
 

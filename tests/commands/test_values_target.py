@@ -21,7 +21,7 @@ def bank(tmp_path, monkeypatch):
     lines = [f"{file},{age}" for file, age in zip(files, AGES, strict=True)]
     (tmp_path / "ages.csv").write_text("\n".join(["path,age", *lines]) + "\n")
 
-    def extract(entry, probe, batch_size):
+    def extract(entry, probe, rows, batch_size, load, on_images):
         found.extracted.append(entry.name)
         noise = np.random.default_rng(0).normal(size=(len(probe.labels), 5))
         ages = probe.labels * np.eye(1, 5) + 5 * (1 + 2 * entry.weights.read_bytes()[0]) * noise
