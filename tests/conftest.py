@@ -13,6 +13,8 @@ import jaxlib
 import numpy as np
 import pytest
 
+from jaxparc.commands import parser
+
 PLATFORM = os.environ.get("JAXPARC_TEST_PLATFORM", "cpu")
 # The CPU remains: scores that need float64 are computed there.
 jax.config.update("jax_platforms", "cpu" if PLATFORM == "cpu" else f"{PLATFORM},cpu")
@@ -36,6 +38,10 @@ def pytest_configure(config):
     if hasattr(config, "cache"):  # pytest -p no:cacheprovider
         folder = config.cache.mkdir("compiled")
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        # For other processes, which would write to the user's.
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    # Commands in this process would keep every small program, too.
+    parser.cache_compilations = lambda: None
     if is_fast(config):
         jax.config.update("jax_disable_most_optimizations", True)
         if is_flag(NO_FUSION_EMITTERS):

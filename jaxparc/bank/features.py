@@ -382,7 +382,6 @@ class _Extraction:
             raise InputError(printing.line(error)) from error
         known = self.known()
         start = len(known.get("features", ()))
-        on_images(start)
         notes: tuple[str, ...] = ()
         arrays: dict[str, Any] = {**known}
         speed = None

@@ -157,6 +157,11 @@ def probe() -> Parser:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of features [features/BANK-TARGET-HASH]"
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be extracted, in what time and memory, and end",
+    )
     options.add_executor(parser)
     return parser
 

@@ -17,6 +17,7 @@ from jaxparc.commands import PROGRAM, RANKED_BY, SCORED_BY, arguments
 from jaxparc.commands.arguments import Parser
 from jaxparc.errors import InputError, OperationError, is_out_of_memory
 from jaxparc.units import options
+from jaxparc.units.compilation import cache_compilations
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,8 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(module: str, function: str, **arguments: Any) -> None:
-    """Call the function of a command, importing its module only now, so that --help is fast."""
-    getattr(importlib.import_module(f"jaxparc.commands.{module}"), function)(**arguments)
+    """Call the function of a command, importing its module only now, so that --help is fast.
+
+    Its compiled programs are kept for the next call if its module imports JAX.
+    """
+    called = importlib.import_module(f"jaxparc.commands.{module}")
+    if "jax" in sys.modules:
+        cache_compilations()
+    getattr(called, function)(**arguments)
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -14,7 +14,8 @@ from jaxparc.bank import arguments, features, folder, racing
 from jaxparc.bank.costs import Facts
 from jaxparc.bank.cuts import Cuts
 from jaxparc.bank.folder import ArrayFile
-from jaxparc.commands import RANKED_BY, extract, ranking, rounds
+from jaxparc.commands import RANKED_BY, jobs, ranking, rounds
+from jaxparc.commands.dry_run import print_plan
 from jaxparc.errors import InputError, OperationError
 from jaxparc.units.options import Execution
 from jaxparc.units.run import recorded_failures
@@ -52,23 +53,24 @@ def rank(
     probe_sets: int = 1,
     race: bool = False,
     budget: float | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Rank the models of a bank for a target; print the answer and the ranking, and write them.
 
     Args:
-        bank: as `extract.open_job` takes it.
-        target: as `extract.open_job` takes it.
-        models: as `extract.open_job` takes it.
+        bank: as `jobs.open_job` takes it.
+        target: as `jobs.open_job` takes it.
+        models: as `jobs.open_job` takes it.
         include: see `Cuts`.
         exclude: see `Cuts`.
         licence: see `Cuts`.
         max_params: see `Cuts`.
         max_gmacs: see `Cuts`.
-        images: as `extract.open_job` takes it.
-        seed: as `extract.open_job` takes it.
-        batch_size: as `extract.open_job` takes it.
-        data_dir: as `extract.open_job` takes it.
-        out: as `extract.open_job` takes it; scores.csv, ranking.csv, .json and .md, and index.html
+        images: as `jobs.open_job` takes it.
+        seed: as `jobs.open_job` takes it.
+        batch_size: as `jobs.open_job` takes it.
+        data_dir: as `jobs.open_job` takes it.
+        out: as `jobs.open_job` takes it; scores.csv, ranking.csv, .json and .md, and index.html
             are written there too.
         executor: see `Execution`; used for the extraction.
         num_gpus: see `Execution`.
@@ -82,6 +84,7 @@ def rank(
         race: whether to extract fewer images of models that are surely worse, as `racing.run` does.
         budget: minutes after which to stop with what is known, extracting ever more images of ever
             fewer models, the best so far; implies `race`. None for no limit.
+        dry_run: whether to print what would be extracted, and to end.
 
     Raises:
         InputError: an argument or the bank is wrong, or the folder holds features of other images.
@@ -107,7 +110,7 @@ def rank(
                 f"{flag} compares all models on one probe set as they run; it cannot be used with "
                 f"{other}"
             )
-    job = extract.open_job(
+    job = jobs.open_job(
         bank,
         target,
         models=models,
@@ -118,7 +121,7 @@ def rank(
         data_dir=data_dir,
         out=out,
     )
-    jobs = [job, *(job.with_seed(further) for further in range(seed + 1, seed + probe_sets))]
+    sets = [job, *(job.with_seed(further) for further in range(seed + 1, seed + probe_sets))]
     available = len(job.probe.split_labels)
     if probe_sets > 1 and (drawn := probe_sets * len(job.probe.labels)) > available:
         raise InputError(
@@ -135,11 +138,14 @@ def rank(
     given = {**inputs, "reference": _reference(reference, job.probe), "probs": True}
     plans = [
         ranking.plan(choice, one.probe.labels, one.probe.label_kind, one.probe.num_classes, given)
-        for one in jobs
+        for one in sets
     ]
     if race or budget is not None:
         racing.check_method(plans[0].methods[0])
-    extract.print_classes(job)
+    jobs.print_classes(job)
+    if dry_run:
+        print_plan(sets)
+        return
     execution = Execution(executor, num_gpus, shard)
     settings = {
         "command": "rank",
@@ -152,23 +158,23 @@ def rank(
         "batch_size": batch_size,
     }
     with contextlib.ExitStack() as held:
-        for one in jobs:
+        for one in sets:
             held.enter_context(features.alone_in(one.folder, one.probe, one.entries, shard=shard))
         raced: rounds.Raced | None = None
         left = 0
         if race or budget is not None:
             until = math.inf if budget is None else started + 60 * budget
             raced = rounds.run(job, plans[0].methods[0], execution, until)
-            banks, problems = [raced.bank], [extract.failure(job.entries, raced.failed)]
+            banks, problems = [raced.bank], [jobs.failure(job.entries, raced.failed)]
             if not raced.bank.features and not raced.failed:
                 problems.append(f"--budget {budget:g} left no time for any model")
         else:
-            banks, problems, left = _extracted(jobs, execution)
+            banks, problems, left = _extracted(sets, execution)
         if left:
             models_left = printing.count(left, "model")
             print(f"{models_left} left to the other shards; the last of them prints the ranking")
         elif banks[0].features:
-            notes = _overlap(jobs)
+            notes = _overlap(sets)
             if raced and (last := raced.rounds[-1].images) < len(job.probe.labels):
                 notes.append(f"time ran out after {last} of {len(job.probe.labels)} images")
             facts = _facts(job, banks[0].features.keys(), raced)
@@ -190,7 +196,7 @@ def rank(
 
 
 def _extracted(
-    jobs: Sequence[extract.Job], execution: Execution
+    sets: Sequence[jobs.Job], execution: Execution
 ) -> tuple[list[folder.Bank], list[str], int]:
     """Extract the features of every probe set.
 
@@ -199,14 +205,14 @@ def _extracted(
         the number of models that are left to other shards.
 
     Raises:
-        OperationError: as for `extract.run`.
+        OperationError: as for `jobs.run`.
     """
     banks, problems, left = [], [], set[str]()
-    for job in jobs:
-        failed = extract.run(job, execution)
+    for job in sets:
+        failed = jobs.run(job, execution)
         there = list(job.entries)
         if execution.shard != (1, 1):
-            failed = recorded_failures(job.folder, extract.TITLE)
+            failed = recorded_failures(job.folder, jobs.TITLE)
             done = {unit.name for unit in job.units() if is_done(unit)}
             there = [entry for entry in there if features.unit_name(entry) in done]
             left |= {features.unit_name(entry) for entry in job.entries} - done - failed.keys()
@@ -214,15 +220,13 @@ def _extracted(
         if others:
             line = f"note: not in this bank: {printing.some(sorted(others))} in {job.folder}"
             print(printing.shown(line), file=sys.stderr)
-        problems.append(extract.failure(job.entries, failed))
+        problems.append(jobs.failure(job.entries, failed))
         banks.append(features.read(there, job.probe, job.folder, failed))
     everywhere = set.intersection(*(set(bank.features) for bank in banks))
     return [_only(bank, everywhere) for bank in banks], problems, len(left)
 
 
-def _facts(
-    job: extract.Job, names: Collection[str], raced: rounds.Raced | None
-) -> dict[str, Facts]:
+def _facts(job: jobs.Job, names: Collection[str], raced: rounds.Raced | None) -> dict[str, Facts]:
     """Return the facts about the models that are ranked, dropped ones included."""
     if raced is None:
         return features.facts_of(job.entries, names, job.folder)
@@ -233,15 +237,15 @@ def _facts(
     return found
 
 
-def _overlap(jobs: Sequence[extract.Job]) -> list[str]:
+def _overlap(sets: Sequence[jobs.Job]) -> list[str]:
     """Return a note if probe sets share images, as their noise is then not independent."""
-    drawn = np.concatenate([job.probe.images.indices for job in jobs])
+    drawn = np.concatenate([job.probe.images.indices for job in sets])
     repeated = len(drawn) - len(np.unique(drawn))
     if not repeated:
         return []
     percent = f"{100 * repeated / len(drawn):.0f} %"
     return [
-        f"{percent} of the images of the {len(jobs)} probe sets were drawn before: intervals, "
+        f"{percent} of the images of the {len(sets)} probe sets were drawn before: intervals, "
         "which take the sets as independent, are too narrow"
     ]
 

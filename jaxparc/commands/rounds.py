@@ -11,8 +11,8 @@ import jax
 from jaxparc.bank import features, racing, scoring
 from jaxparc.bank.folder import Bank
 from jaxparc.bank.scores import BankScores
-from jaxparc.commands import extract
-from jaxparc.commands.extract import Job
+from jaxparc.commands import jobs
+from jaxparc.commands.jobs import Job
 from jaxparc.errors import UndefinedScoreWarning
 from jaxparc.units.options import Execution
 from jaxparc.units.unit import Made
@@ -43,7 +43,7 @@ def run(job: Job, method: str, execution: Execution, until: float) -> Raced:
 
     Raises:
         OperationError: the folder cannot be written.
-        KeyboardInterrupt: as `extract.run` raises it.
+        KeyboardInterrupt: as `jobs.run` raises it.
     """
     probe, failed = job.probe, dict[str, str]()
     entries = {entry.name: entry for entry in job.entries}
@@ -68,7 +68,7 @@ def run(job: Job, method: str, execution: Execution, until: float) -> Raced:
             seconds[units[made.name]] = made.seconds
 
         started = time.monotonic()
-        found = extract.run(
+        found = jobs.run(
             job,
             execution,
             entries=[entries[name] for name in names],
@@ -97,7 +97,7 @@ def run(job: Job, method: str, execution: Execution, until: float) -> Raced:
     def affordable(names: Sequence[str], size: int) -> int:
         return clock.affordable(names, size, sum(s >= size for s in sizes))
 
-    order = [entry.name for entry in extract.in_order(job.entries)]
+    order = [entry.name for entry in jobs.in_order(job.entries)]
     rounds = racing.run(order, sizes, extracted, score, affordable=affordable)
     left = [name for name in rounds[-1].scores if name not in rounds[-1].dropped]
     last = rounds[-1].images or sizes[0]

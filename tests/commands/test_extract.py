@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -167,34 +168,86 @@ def test_the_same_units_are_listed_in_another_process(bank):
         unit.check(unit.path, unit.name)
 
 
+def draw_weights(folder, names):
+    """Write the weights of narrow networks."""
+    shapes = torchvision.variable_shapes("resnet18", num_classes=7, width=0.0625)
+    entries = torchvision.entries("resnet18", shapes)
+    for seed, name in enumerate(names):
+        rng = np.random.default_rng(seed)
+        weights = drawn.weights({entry.key: entry.torch_shape for entry in entries})
+        for key, x in weights.items():
+            weights[key] = (x * (1 + rng.random(x.shape))).astype(x.dtype)
+        save_file(weights, folder / f"{name}.bin")
+
+
+def started(folder, *words):
+    """Start a command in another process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxparc", *words],
+        cwd=folder,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "TFDS_DATA_DIR": str(folder / "tfds"),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")  # Ray starts its own
+def test_a_race_on_a_cluster_that_loses_a_machine_is_that_of_one(tmp_path, monkeypatch):
+    names = [f"m{i}" for i in range(12)]
+    draw_weights(tmp_path, names)
+    (tmp_path / "bank.toml").write_text("\n".join(map(MODEL.format, names)))
+    pictures(tmp_path / "x" / "pics", (60, 60, 60))
+    words = ("bank.toml", "x/pics", "--images", "120", "--race", "--batch-size", "8")
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        lost = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        process = started(tmp_path, "rank", *words, "--out", "ray", "--executor", "ray")
+        deadline = time.monotonic() + 240
+        while not list((tmp_path / "ray" / "first-64").glob("*.npz")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        cluster.remove_node(lost, allow_graceful=False)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    finally:
+        cluster.shutdown()
+    assert "FAILED" not in out
+    assert "extract 64 images: 12 made" in out
+    alone = started(tmp_path, "rank", *words, "--out", "one")
+    out, err = alone.communicate(timeout=300)
+    assert alone.returncode == 0, err
+    files = [file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*.npz")]
+    assert len(files) > 12
+    for file in [*files, "scores.csv"]:
+        assert (tmp_path / "ray" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+
+
 @pytest.mark.slow
 def test_a_ray_cluster_extracts_what_one_process_extracts(tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    shapes = torchvision.variable_shapes("resnet18", num_classes=7, width=0.0625)
-    entries = torchvision.entries("resnet18", shapes)
-    weights = drawn.weights({entry.key: entry.torch_shape for entry in entries})
-    for name in "ac":
-        save_file(weights, tmp_path / f"{name}.bin")
+    draw_weights(tmp_path, "ac")
     (tmp_path / "b.bin").write_text("<html>")
     (tmp_path / "bank.toml").write_text("\n".join(MODEL.format(name) for name in "abc"))
     pictures(tmp_path / "x" / "pics")
 
     def run(*words):
-        return subprocess.run(
-            [sys.executable, "-m", "jaxparc", *words],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "JAX_PLATFORMS": "cpu",
-                "PYTHONPATH": str(Path(__file__).parents[2]),
-                "RAY_USAGE_STATS_ENABLED": "0",
-                "TFDS_DATA_DIR": str(tmp_path / "tfds"),
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        process = started(tmp_path, *words)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     words = ("bank.toml", "folder:x/pics", "--images", "6")
     done = run("extract", *words, "--out", "ray", "--executor", "ray")
