@@ -14,7 +14,7 @@ from experiments.tables import read
 from experiments.tables.facts import Facts, read_facts
 from jaxparc import models, selectors
 from jaxparc.bank import folder
-from jaxparc.commands import ranking
+from jaxparc.bank.choice import Choice, plan
 from jaxparc.errors import InputError
 from jaxparc.evaluation import Transfer
 
@@ -175,8 +175,8 @@ def _of_file(
         )
 
     def left_out(methods: Sequence[str]) -> dict[str, str]:
-        choice = ranking.Choice(methods, False, None, _SOURCES)
-        return ranking.plan(choice, labels, None, None, given).left_out
+        choice = Choice(methods, False, None, _SOURCES)
+        return plan(choice, labels, None, None, given).left_out
 
     transfer = {name: Transfer(name, "", target) for name in names}
     return ProbeSet(path.stem, target, score, left_out, transfer)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxparc import selectors as selectors
     from jaxparc import weights as weights
     from jaxparc.bank.racing import race as race
+    from jaxparc.bank.rank import rank as rank
     from jaxparc.bank.scores import BankScores as BankScores
     from jaxparc.bank.scoring import score_bank as score_bank
     from jaxparc.errors import InputError as InputError
@@ -33,6 +34,7 @@ _HOMES = {
     "UndefinedScoreWarning": "errors",
     "extract": "extraction",
     "race": "bank.racing",
+    "rank": "bank.rank",
     "score_bank": "bank.scoring",
 }
 # Submodules that the documentation mentions; all others can be accessed as well.

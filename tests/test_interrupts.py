@@ -45,7 +45,7 @@ def test_an_interrupt_while_scoring_keeps_the_features(bank, capsys, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxparc.commands.ranking.score", interrupted)
+        patch.setattr("jaxparc.bank.ranking.score", interrupted)
         assert rank("--out", "f") == 130
         assert "interrupted; features are kept in f" in capsys.readouterr().err
         assert main(["score", "f"]) == 130

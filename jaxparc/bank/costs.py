@@ -55,16 +55,35 @@ def facts_of(entry: Entry, folder: Path, made_of: str) -> Facts:
     )
 
 
-# Calls that compile, or start before the first batch is finished.
+# Batches of which the first compiles, and the others start before it is finished.
 FIRST = 3
 
 
-class Stopwatch:
-    """An apply function that measures its speed, without compiling and what follows its last call.
+class Starts:
+    """The times at which batches start, and the speed that follows from them.
 
-    A call returns before its results are computed, and the next one waits until there is room: but
-    for the first few, calls start as often as batches are finished. So the time between two starts
-    is that of the batches between them.
+    A batch starts before the one before it is computed, and waits until there is room: but for the
+    first few, batches start as often as they are finished. So the time between two starts is that
+    of the batches between them. Compilation, and what follows the last start, do not count.
+    """
+
+    def __init__(self) -> None:
+        self._starts: list[tuple[float, int]] = []
+
+    def add(self, size: int) -> None:
+        """Note that a batch of this many images starts now."""
+        self._starts.append((time.perf_counter(), size))
+
+    def rate(self) -> float | None:
+        """Return images per second; None if there were too few batches to say."""
+        timed = self._starts[FIRST:]
+        if len(timed) < 3:
+            return None
+        return sum(size for _, size in timed[:-1]) / (timed[-1][0] - timed[0][0])
+
+
+class Stopwatch(Starts):
+    """An apply function that measures its speed; see `Starts`.
 
     Args:
         apply_fn: function of a batch.
@@ -76,12 +95,12 @@ class Stopwatch:
         apply_fn: Callable[[Any], Any],
         on_images: Callable[[int], None] = lambda count: None,
     ) -> None:
+        super().__init__()
         self._apply_fn, self._on_images = apply_fn, on_images
-        self._starts: list[tuple[float, int]] = []
 
     def __call__(self, batch: Any) -> Any:
         """Apply the function."""
-        self._starts.append((time.perf_counter(), len(batch)))
+        self.add(len(batch))
         self._on_images(len(batch))
         return self._apply_fn(batch)
 
@@ -90,12 +109,28 @@ class Stopwatch:
         """The number of images of the last batch, padding included; None if there was none."""
         return self._starts[-1][1] if self._starts else None
 
-    def rate(self) -> float | None:
-        """Return images per second; None if there were too few calls to say."""
-        timed = self._starts[FIRST:]
-        if len(timed) < 3:
-            return None
-        return sum(size for _, size in timed[:-1]) / (timed[-1][0] - timed[0][0])
+
+class TimedImages(Starts):
+    """Images that measure how fast `jaxparc.extract` reads them, batch by batch; see `Starts`.
+
+    For functions that `extract` compiles, which are not called for every batch.
+
+    Args:
+        images: anything that returns rows when sliced.
+    """
+
+    def __init__(self, images: Any) -> None:
+        super().__init__()
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: slice) -> Any:
+        """Return a batch."""
+        batch = self._images[rows]
+        self.add(len(batch))
+        return batch
 
 
 def write_speed(folder: Path, name: str, made_of: str, images_per_second: float) -> None:

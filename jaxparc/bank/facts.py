@@ -12,7 +12,7 @@ def parameters(entry: Entry) -> int:
 
     The weights of a narrower or wider network are not read, and count as of the usual width.
     """
-    return _parameters(entry.architecture)
+    return parameters_of(entry.architecture)
 
 
 def gmacs(entry: Entry) -> float:
@@ -26,11 +26,12 @@ def gmacs(entry: Entry) -> float:
     """
     from jaxparc import models
 
-    return _gmacs(entry.architecture, entry.size or models.get(entry.architecture).input_size)
+    return gmacs_of(entry.architecture, entry.size or models.get(entry.architecture).input_size)
 
 
 @functools.cache
-def _parameters(architecture: str) -> int:
+def parameters_of(architecture: str) -> int:
+    """Return `parameters` of an architecture."""
     import jax
 
     from jaxparc.weights import torchvision
@@ -40,7 +41,8 @@ def _parameters(architecture: str) -> int:
 
 
 @functools.cache
-def _gmacs(architecture: str, size: int) -> float:
+def gmacs_of(architecture: str, size: int) -> float:
+    """Return `gmacs` of an architecture, for images of size x size pixels."""
     import jax
     import jax.numpy as jnp
 

@@ -51,18 +51,18 @@ class ArrayFile:
 
 
 class Bank(NamedTuple):
-    """The content of a folder.
+    """The features of a bank on one probe set, such as the content of a folder.
 
     Attributes:
-        features: model -> features (n, d).
-        probs: model -> class probabilities (n, z); models without them are absent.
+        features: model -> features (n, d), an `ArrayFile` or an array.
+        probs: model -> class probabilities (n, z), likewise; models without them are absent.
         labels: as `jaxparc.score_bank` takes them.
         reference: name of the model that serves as the reference; None if it is not in the folder.
         label_kind: as `jaxparc.score_bank` takes it.
     """
 
-    features: dict[str, ArrayFile]
-    probs: dict[str, ArrayFile]
+    features: Mapping[str, Any]
+    probs: Mapping[str, Any]
     labels: np.ndarray
     reference: str | None = None
     label_kind: str | None = None

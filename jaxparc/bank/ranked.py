@@ -1,4 +1,4 @@
-"""`Ranking`: the scores of a bank, and the answer that follows from them: what to fine-tune."""
+"""The scores of a bank, and the answer that follows from them: what to fine-tune."""
 
 import dataclasses
 import functools
@@ -48,9 +48,9 @@ class Row:
     dropped: str = ""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Ranking:
-    """A ranked bank.
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Ranked:
+    """A ranked bank; see `ranking.Ranking`, which prints and writes it.
 
     Attributes:
         scores: scores of all models, with intervals; the first method determines the ranking.
@@ -59,6 +59,9 @@ class Ranking:
         settings: what determined the scores, as strings, numbers and lists.
         notes: notes on undefined scores and methods left out, one line each.
         rounds: the rounds of a race, in which the models without `scores` were dropped.
+        detailed: whether its text has the scores of all methods.
+        bounds: method -> the lowest and the highest possible score, which limit its intervals;
+            methods may be absent.
     """
 
     scores: BankScores
@@ -67,6 +70,17 @@ class Ranking:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
     rounds: Sequence[Round] = ()
+    detailed: bool = False
+    bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def best(self) -> str:
+        """The model with the highest score by the first method.
+
+        Raises:
+            InputError: the first method is undefined for all models.
+        """
+        return self.scores.best
 
     @property
     def answer(self) -> str:
@@ -75,12 +89,14 @@ class Ranking:
 
     @functools.cached_property
     def numbers(self) -> dict[tuple[str, str], tuple[float, float, float]]:
-        """(Method, model) -> score and the limits of its interval; NaN where unknown."""
+        """(Method, model) -> score and its interval within the bounds; NaN where unknown."""
         scores, found = self.scores, {}
         for method in scores.methods:
             intervals = scores.interval(method)
+            lowest, highest = self.bounds.get(method, (-math.inf, math.inf))
             for name, score in scores[method].items():
-                found[method, name] = (score, *intervals[name])
+                low, high = intervals[name]  # NaN, as the first argument, stays
+                found[method, name] = score, max(low, lowest), min(high, highest)
             for name, _, score in dropped(self.rounds):
                 value = score if method == scores.methods[0] else math.nan
                 found[method, name] = value, math.nan, math.nan
@@ -93,7 +109,7 @@ class Ranking:
         order = [name for name, _ in scores.ranking()]
         ranks = {method: _ranks(scores.ranking(method)) for method in scores.methods}
         first = ranks[scores.methods[0]]
-        intervals, tied = scores.interval(), set(scores.tied())
+        tied = set(scores.tied())
         better = _better(scores, order[0]) if first else {}
         frontier = _frontier(scores[scores.methods[0]], self.facts)
         images = self.rounds[-1].images if self.rounds else None
@@ -101,8 +117,7 @@ class Ranking:
             Row(
                 name,
                 first.get(name),
-                score,
-                *intervals[name],
+                *self.numbers[scores.methods[0], name],
                 tied=name in tied,
                 ranks={m: of[name] for m, of in ranks.items() if name in of},
                 better_by=tuple(m for m, names in better.items() if name in names),
@@ -110,7 +125,7 @@ class Ranking:
                 frontier=name in frontier,
                 images=images,
             )
-            for name, score in scores.ranking()
+            for name in order
         ]
         reasons = {name: reason for one in self.rounds for name, reason in one.dropped.items()}
         for name, seen, score in dropped(self.rounds):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from jaxparc.bank import ranked_tables
-from jaxparc.bank.ranked import Ranking, Row
+from jaxparc.bank.ranked import Ranked, Row
 from jaxparc.printing import count, html
 from jaxparc.report import markup, plots
 
@@ -39,7 +39,7 @@ th[aria-sort=descending] button::after{content:" ↓"}
 overflow-wrap:anywhere} figure svg{overflow:visible}</style>"""
 
 
-def page(ranking: Ranking) -> str:
+def page(ranking: Ranked) -> str:
     """Return the page."""
     title = str(ranking.settings.get("target") or ranking.settings.get("folder") or "a bank")
     notes = "".join(f"<li>{html(note)}</li>" for note in ranking.notes)
@@ -58,7 +58,15 @@ def page(ranking: Ranking) -> str:
     return markup.page(f"{title}: {ranking.answer}", body)
 
 
-def _table(ranking: Ranking) -> str:
+def fragment(ranking: Ranked) -> str:
+    """Return the answer, the table and its notes for a notebook, whose style they keep."""
+    notes = [*ranked_tables.notes_of(ranking), *(f"Note: {note}" for note in ranking.notes)]
+    return f"""<div><p><strong>{html(ranking.answer)}</strong></p>
+{_table(ranking)}
+{"".join(f"<p><small>{html(note)}</small></p>" for note in notes)}</div>"""
+
+
+def _table(ranking: Ranked) -> str:
     columns = ranked_tables.columns_of(ranking)
     heads = []
     for column in columns:
@@ -77,7 +85,7 @@ def _table(ranking: Ranking) -> str:
     return markup.framed(caption, heads, rows).replace("<table>", '<table class="sortable">', 1)
 
 
-def _plots(ranking: Ranking) -> str:
+def _plots(ranking: Ranked) -> str:
     """Return figures of scores against speeds and numbers of parameters, where these are known."""
     figures = ""
     costs: dict[str, Callable[[Row], float | None]] = {
@@ -95,7 +103,7 @@ with it; the bar is its interval. Point at a mark for its name.</p>
 <div class="plots">{figures}</div>"""
 
 
-def _scatter(ranking: Ranking, drawn: list[tuple[Row, float]], name: str) -> str:
+def _scatter(ranking: Ranked, drawn: list[tuple[Row, float]], name: str) -> str:
     ends = {
         row.name: (row.score,) * 2 if math.isnan(row.low) else (row.low, row.high)
         for row, _ in drawn
@@ -118,20 +126,17 @@ def _scatter(ranking: Ranking, drawn: list[tuple[Row, float]], name: str) -> str
     return plots.framed(about, parts, (name, x_ticks), (ranking.scores.methods[0], y_ticks))
 
 
-def _methods(ranking: Ranking) -> str:
+def _methods(ranking: Ranked) -> str:
     """Return the scores of all methods, if there are several."""
     scores = ranking.scores
     if len(scores.methods) < 2:
         return ""
-    numbers = ranking.numbers
-    rows = []
-    for row in ranking.rows:
-        cells = []
-        for method in scores.methods:
-            value, low, high = numbers[method, row.name]
-            half = (high - low) / 2
-            spread = "" if math.isnan(half) else f" ± {half:.2f}"
-            cells.append("undefined" if math.isnan(value) else f"{value:.2f}{spread}")
-        rows.append([row.name, *cells])
+    rows = [
+        [
+            row.name,
+            *(ranked_tables.score_text(*ranking.numbers[m, row.name]) for m in scores.methods),
+        ]
+        for row in ranking.rows
+    ]
     caption = f"Scores by all methods, ± {100 * scores.level:g} % intervals"
     return f"<h2>All methods</h2>{markup.table(caption, ['model', *scores.methods], rows)}"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxparc import files, printing
 from jaxparc._version import __version__
-from jaxparc.bank.ranked import Ranking, Row
+from jaxparc.bank.ranked import Ranked, Row
 from jaxparc.report.sheets import Sheet
 
 COLUMNS = 80  # minimum width that tables are laid out for
@@ -19,7 +19,7 @@ FOLDED = 12  # minimum width of a column of names
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
-def write(ranking: Ranking, folder: Path) -> None:
+def write(ranking: Ranked, folder: Path) -> None:
     """Write ranking.csv, ranking.json and ranking.md.
 
     Raises:
@@ -47,7 +47,7 @@ class Column(NamedTuple):
     is_text: bool = False
 
 
-def columns_of(ranking: Ranking) -> list[Column]:
+def columns_of(ranking: Ranked) -> list[Column]:
     """Return the columns of the table that are not empty for all models."""
     columns = [
         Column("", lambda row: "" if row.rank is None else f"{_tie(row)}{row.rank}", _rank),
@@ -72,7 +72,9 @@ def columns_of(ranking: Ranking) -> list[Column]:
 
 
 def _second(method: str) -> Column:
-    return Column(method, lambda row: _disagreement(row, method), lambda row: row.ranks.get(method))
+    return Column(
+        f"by {method}", lambda row: _place(row, method), lambda row: row.ranks.get(method)
+    )
 
 
 def _words(head: str, of: Callable[[Row], str | None]) -> Column:
@@ -92,14 +94,24 @@ def _tie(row: Row) -> str:
 
 
 def _score(row: Row) -> str:
-    if math.isnan(row.score):
-        return "" if row.images == 0 else "undefined"
-    half = (row.high - row.low) / 2
-    return f"{row.score:.2f}" if math.isnan(half) else f"{row.score:.2f} ± {half:.2f}"
+    return "" if row.images == 0 else score_text(row.score, row.low, row.high)
 
 
-def _disagreement(row: Row, method: str) -> str:
-    return str(row.ranks[method]) if method in row.better_by else ""
+def score_text(score: float, low: float, high: float) -> str:
+    """Return a score with its interval: "71.20 ± 3.10", or "99.20 +0.80 -3.10" if it is uneven."""
+    if math.isnan(score):
+        return "undefined"
+    above, below = f"{high - score:.2f}", f"{score - low:.2f}"
+    if math.isnan(low):
+        return f"{score:.2f}"
+    return f"{score:.2f} ± {above}" if above == below else f"{score:.2f} +{above} -{below}"
+
+
+def _place(row: Row, method: str) -> str:
+    """Return the rank by a further method, marked if it is above the best one by that method."""
+    rank = row.ranks.get(method)
+    mark = "^ " if method in row.better_by else ""
+    return "" if rank is None else f"{mark}{rank}"
 
 
 def _large(number: int | None) -> str:
@@ -125,22 +137,20 @@ def _speed(row: Row) -> str:
     return f"* {speed}" if speed and row.frontier else speed
 
 
-def notes_of(ranking: Ranking) -> list[str]:
+def notes_of(ranking: Ranked) -> list[str]:
     """Return what the marks of the table mean, and what the method was chosen by."""
     level = f"{100 * ranking.scores.level:g} %"
     heads, rows = [column.head for column in columns_of(ranking)], ranking.rows
     notes = []
-    if any("±" in _score(row) for row in rows):
+    if any(not math.isnan(row.low) for row in rows):
         notes.append(f"±: {level} interval over the choice of images")
     if any(_tie(row) for row in rows):
         notes.append("=: tied with the best, paired over the images")
-    defined = any(row.rank is not None for row in rows)
-    for second in ranking.scores.methods[1:2] if defined else ():
-        notes.append(
-            f"{second}: its rank of models that it puts above the best one ({level})"
-            if second in heads[3:]
-            else f"{second} puts no model above the best one by more than chance ({level})"
-        )
+    for second in ranking.scores.methods[1:2]:
+        if f"by {second}" in heads:
+            above = any(second in row.better_by for row in rows)
+            what = "^: above the best one" if above else "none is above the best one"
+            notes.append(f"by {second}: rank by it; {what} by more than chance ({level})")
     if "images/s" in heads:
         notes.append("images/s: feature extraction here; *: no other is as good and faster")
     if ranking.rounds:
@@ -148,7 +158,20 @@ def notes_of(ranking: Ranking) -> list[str]:
     return [*notes, *filter(None, [ranking.evidence])]
 
 
-def terminal(ranking: Ranking, width: int | None = None) -> str:
+def text(ranking: Ranked, width: int | None = None) -> str:
+    """Return the answer, the table with its notes and, if it is detailed, all scores.
+
+    Args:
+        ranking: the ranking.
+        width: as `terminal` takes it.
+    """
+    parts = [printing.shown(ranking.answer), terminal(ranking, width)]
+    if ranking.detailed:
+        parts.append(all_scores(ranking, width))
+    return "\n\n".join(parts)
+
+
+def terminal(ranking: Ranked, width: int | None = None) -> str:
     """Return the table and its notes as text for stdout.
 
     Args:
@@ -157,12 +180,7 @@ def terminal(ranking: Ranking, width: int | None = None) -> str:
             the table is wider, it loses sources and licences, and then names are folded; numbers
             never are.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    width = width or max(COLUMNS, shutil.get_terminal_size().columns)
+    width = width or _terminal_width()
     columns = columns_of(ranking)
     notes = notes_of(ranking)
     left_out: list[str] = []
@@ -170,6 +188,56 @@ def terminal(ranking: Ranking, width: int | None = None) -> str:
         left_out.insert(0, columns.pop().head)
     if left_out:
         notes.append(f"too wide for this terminal: {' and '.join(left_out)}, in ranking.csv")
+    return "\n".join([_drawn(ranking, columns, width), "", *map(printing.shown, notes)])
+
+
+def all_scores(ranking: Ranked, width: int | None = None) -> str:
+    """Return the scores by all methods as text for stdout.
+
+    Args:
+        ranking: the ranking.
+        width: as `terminal` takes it. The methods that do not fit are left to ranking.csv.
+    """
+    width = width or _terminal_width()
+    columns = [columns_of(ranking)[1], *map(_scores_by(ranking), ranking.scores.methods)]
+    fitting = [
+        count for count in range(1, len(columns) + 1) if _width(ranking, columns[:count]) <= width
+    ]
+    shown = columns[: max([2, *fitting])]
+    sets = printing.count(len(ranking.scores.values_per_run), "probe set")
+    level = f"{100 * ranking.scores.level:g} %"
+    lines = [printing.shown(f"All scores, of {sets}; ±: {level} interval"), ""]
+    lines.append(_drawn(ranking, shown, width))
+    if hidden := [column.head for column in columns[len(shown) :]]:
+        methods = printing.count(len(hidden), "more method")
+        lines += ["", printing.shown(f"{methods} in ranking.csv: {', '.join(hidden)}")]
+    return "\n".join(lines)
+
+
+def _scores_by(ranking: Ranked) -> Callable[[str], Column]:
+    """Return a function from a method to the column of its scores."""
+
+    def column(method: str) -> Column:
+        return Column(
+            method,
+            lambda row: score_text(*ranking.numbers[method, row.name]),
+            lambda row: _defined(ranking.numbers[method, row.name][0]),
+        )
+
+    return column
+
+
+def _terminal_width() -> int:
+    return max(COLUMNS, shutil.get_terminal_size().columns)
+
+
+def _drawn(ranking: Ranked, columns: Sequence[Column], width: int) -> str:
+    """Return a table as text for stdout; names are folded to fit the width, numbers are not."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         longest = _longest(ranking, column)
@@ -186,21 +254,20 @@ def terminal(ranking: Ranking, width: int | None = None) -> str:
     console = Console(width=max(width, needed), color_system=None, force_jupyter=False)
     with console.capture() as capture:
         console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
-    return "\n".join([*lines, "", *map(printing.shown, notes)])
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def _longest(ranking: Ranking, column: Column) -> int:
+def _longest(ranking: Ranked, column: Column) -> int:
     cells = [column.head, *(column.cell(row) for row in ranking.rows)]
     return max(len(printing.shown(cell)) for cell in cells)
 
 
-def _width(ranking: Ranking, columns: Sequence[Column]) -> int:
+def _width(ranking: Ranked, columns: Sequence[Column]) -> int:
     """Return the width of the table with no name folded."""
     return sum(_longest(ranking, column) + 2 for column in columns) - 2
 
 
-def markdown(ranking: Ranking) -> str:
+def markdown(ranking: Ranked) -> str:
     """Return the answer, the table and its notes in Markdown."""
     columns = columns_of(ranking)
     columns = [columns[1], columns[0]._replace(head="rank"), *columns[2:]]
@@ -210,7 +277,7 @@ def markdown(ranking: Ranking) -> str:
     return Sheet(ranking.answer, head, tuple(rows), notes).markdown()
 
 
-def csv(ranking: Ranking) -> str:
+def csv(ranking: Ranked) -> str:
     """Return the table as CSV, with all methods and unrounded numbers; unknown cells are empty."""
     scores = ranking.scores
     numbers = ranking.numbers
@@ -230,7 +297,7 @@ def csv(ranking: Ranking) -> str:
     return files.table_text(table)
 
 
-def json_text(ranking: Ranking) -> str:
+def json_text(ranking: Ranked) -> str:
     """Return everything about a ranking as JSON; undefined numbers are null."""
     scores = ranking.scores
     numbers = ranking.numbers

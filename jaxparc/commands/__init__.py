@@ -3,11 +3,7 @@
 The function of a module takes plain arguments.
 """
 
-PROGRAM = "jaxparc"
+from jaxparc.bank.defaults import RANKED_BY as RANKED_BY
+from jaxparc.bank.defaults import SCORED_BY as SCORED_BY
 
-# The methods of a command without --methods; the first determines the ranking. Those of `rank` are
-# chosen by the evidence in docs/evaluation.md and take every kind of labels.
-SCORED_BY = ("parc_f32",)
-RANKED_BY = ("parc_f32", "ridge")
-EVIDENCE = "parc_f32 ranked best over the paper's 168 transfers; see docs/evaluation.md"
-ALL = "all"  # of --methods: every method that can be applied
+PROGRAM = "jaxparc"

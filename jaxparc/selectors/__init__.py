@@ -54,6 +54,7 @@ from jaxparc.selectors.nleep import N_DIMS as NLEEP_N_DIMS
 from jaxparc.selectors.nleep import caveat as nleep_caveat
 from jaxparc.selectors.nleep import contributions as nleep_contributions
 from jaxparc.selectors.nleep import nleep as nleep
+from jaxparc.selectors.outcomes import bounds as bounds_of_outcomes
 from jaxparc.selectors.parc import annotation_ranks
 from jaxparc.selectors.parc import check as parc_check
 from jaxparc.selectors.parc import contributions as parc_contributions
@@ -103,6 +104,7 @@ class Selector:
         caveat: maps a score, the feature width and the encoded labels to a warning about what the
             score does not show, or None.
         bytes_per_pair: bytes of memory per n^2, beyond the inner products of all images.
+        bounds: maps the kind of labels to the lowest and the highest possible score; or None.
     """
 
     function: Callable[..., Array]
@@ -119,6 +121,7 @@ class Selector:
     undefined: str = ""
     caveat: Callable[[float, int, Labels], str | None] | None = None
     bytes_per_pair: int = 0
+    bounds: Callable[[str], tuple[float, float]] | None = None
 
 
 def _gram(**options: Any) -> tuple[str, ...]:
@@ -211,6 +214,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=knn_needs_float64,
             summaries=knn_summaries,
             undefined="distances between images are not finite",
+            bounds=bounds_of_outcomes,
         ),
         "logistic": Selector(
             logistic,
@@ -221,6 +225,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             needs_float64=logistic_needs_float64,
             summaries=_gram,
             undefined="the optimiser does not converge on features of this scale; standardise them",
+            bounds=bounds_of_outcomes,
         ),
         "ridge": Selector(
             ridge,
@@ -231,6 +236,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             summaries=_gram,
             undefined="the predictions are not finite",
             bytes_per_pair=32,
+            bounds=bounds_of_outcomes,
         ),
         "lfc": Selector(
             lfc,
@@ -252,6 +258,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
             summaries=ncm_summaries,
             undefined="the features of all images have the same direction",
             bytes_per_pair=16,
+            bounds=bounds_of_outcomes,
         ),
         "logme": Selector(
             logme,
@@ -382,6 +389,12 @@ class Method:
         """The method itself; see `Ensemble`."""
         return (self,)
 
+    def bounds(self, kind: str) -> tuple[float, float] | None:
+        """Return the lowest and the highest possible score, or None if these are not known."""
+        if self.selector.bounds is None or self.plus_layers or self.plus_prior:
+            return None
+        return self.selector.bounds(kind)
+
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
@@ -400,6 +413,9 @@ class Ensemble:
     members: tuple[Method, ...]
     plus_layers: bool = False
     plus_prior: bool = False
+
+    def bounds(self, kind: str) -> None:
+        """Return None, as standardised scores have no bounds."""
 
     @property
     def needs(self) -> tuple[str, ...]:

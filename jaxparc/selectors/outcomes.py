@@ -1,5 +1,7 @@
 """Per-image outcomes of predicted labels, whose mean is a score."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,11 @@ from jaxparc.selectors.probe import Probe
 
 # The largest score by kind of label, which rounding of a mean might exceed.
 BEST = {"classes": 100.0, "multi_label": 100.0, "vectors": 0.0, "values": 1.0}
+
+
+def bounds(kind: str) -> tuple[float, float]:
+    """Return the lowest and the highest possible score for a kind of labels."""
+    return 0.0 if kind in ("classes", "multi_label") else -math.inf, BEST[kind]
 
 
 def of_predictions(probe: Probe, predicted: Array) -> Array:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxparc.bank.costs import Facts
-from jaxparc.bank.ranked import Ranking, Row, answer
+from jaxparc.bank.ranked import Row, answer
+from jaxparc.bank.ranking import Ranking
 from jaxparc.bank.scores import BankScores
 
 METHODS = ("parc_f32", "ridge")

@@ -8,7 +8,7 @@ import pytest
 
 from jaxparc.bank import ranked_page
 from jaxparc.bank.costs import Facts
-from jaxparc.bank.ranked import Ranking
+from jaxparc.bank.ranking import Ranking
 from jaxparc.bank.scores import BankScores
 from jaxparc.report import plots
 

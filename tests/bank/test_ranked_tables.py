@@ -1,6 +1,7 @@
 """A ranking for the terminal and as CSV, JSON and Markdown."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -10,7 +11,7 @@ import numpy as np
 
 from jaxparc.bank import ranked_tables
 from jaxparc.bank.costs import Facts
-from jaxparc.bank.ranked import Ranking
+from jaxparc.bank.ranking import Ranking
 from jaxparc.bank.scores import BankScores
 
 NAMES = ("resnet18-imagenet", "mobilenet_v2-imagenet", "lite0-birds", "alexnet-places365")
@@ -34,13 +35,16 @@ def test_the_table_fits_80_columns_for_ordinary_names():
     lines = ranked_tables.terminal(ranking(evidence="because"), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     head, _, first, second, third, last = lines[:6]
-    assert head.split() == ["model", "parc_f32", "ridge", "params", "GMACs", "images/s", "MB"]
+    assert head.split() == [
+        *("model", "parc_f32", "by", "ridge", "params", "GMACs", "images/s", "MB")
+    ]
     assert first.split() == ["1", NAMES[0], "17.03", "±", *first.split()[4:]]
-    assert first.split()[5:] == ["11.2", "M", "1.9", "*", "97", "45"]
+    assert first.split()[5:] == ["2", "11.2", "M", "1.9", "*", "97", "45"]
     assert second.split()[:3] == ["=", "2", NAMES[1]]
-    assert "  1   2.2 M" in second  # its rank by ridge, which puts it above the best one
-    assert third.split()[-4:] == ["11", "*", "526", "2.9"]
-    assert last.split() == [NAMES[3], "undefined"]
+    assert "  ^ 1   2.2 M" in second  # its rank by ridge, which puts it above the best one
+    assert third.split()[-7:] == ["3", "722", "k", "11", "*", "526", "2.9"]
+    assert last.split() == [NAMES[3], "undefined", "4"]
+    assert "by ridge: rank by it; ^: above the best one by more than chance (95 %)" in lines
     assert lines[6] == ""
     assert lines[-2:] == [
         "because",
@@ -53,16 +57,68 @@ def test_the_table_fits_80_columns_for_ordinary_names():
 
 def test_columns_that_are_empty_are_left_out():
     head = ranked_tables.terminal(ranking({}), width=80).splitlines()[0]
-    assert head.split() == ["model", "parc_f32", "ridge"]
+    assert head.split() == ["model", "parc_f32", "by", "ridge"]
     some = {NAMES[0]: Facts(licence="MIT")}
     assert ranked_tables.terminal(ranking(some), width=80).splitlines()[0].split()[-1] == "licence"
 
 
 def test_numbers_are_whole_in_a_narrow_terminal_with_long_names():
-    names = ("y" * 90, *NAMES[1:])
+    names = ("q" * 90, *NAMES[1:])
     text = ranked_tables.terminal(ranking({}, names), width=40)
     assert "17.03 ± " in text
-    assert re.sub("[^y]", "", text.split("\n\n")[0]) == "y" * 90
+    assert re.sub("[^q]", "", text.split("\n\n")[0]) == "q" * 90
+
+
+def test_a_second_method_that_agrees_is_shown_as_well():
+    scores = dataclasses.replace(
+        ranking().scores, values_per_run=np.array([[[17.0, 60], [16, 50], [12, 40], [11, 30]]])
+    )
+    text = ranked_tables.terminal(Ranking(scores), width=80)
+    assert [line.split()[-1] for line in text.splitlines()[2:6]] == ["1", "2", "3", "4"]
+    assert "by ridge: rank by it; none is above the best one by more than chance (95 %)" in text
+
+
+def test_intervals_do_not_leave_the_bounds_of_a_score():
+    scores = dataclasses.replace(
+        ranking().scores,
+        methods=("knn", "ridge"),
+        values_per_run=np.array([[[99.5, 60], [50, 50], [0.25, 40], [math.nan, 30]]]),
+    )
+    of = Ranking(scores, bounds={"knn": (0.0, 100.0)}, detailed=True)
+    best, middle, worst, none = of.rows
+    assert best.high == 100.0
+    assert worst.low == 0.0
+    assert math.isnan(none.low)
+    half = f"{99.5 - best.low:.2f}"
+    assert half == f"{99.5 - scores.interval()[best.name][0]:.2f}"
+    text = ranked_tables.text(of, width=120)
+    assert text.count(f"99.50 +0.50 -{half}") == 2  # in the ranking, and among all scores
+    assert f"50.00 ± {middle.high - 50:.2f}" in text
+    assert text.count(f"0.25 +{worst.high - 0.25:.2f} -0.25") == 2
+    [first, *_] = csv.DictReader(io.StringIO(ranked_tables.csv(of)))
+    assert first["knn_high"] == "100.000000"
+
+
+def test_the_scores_of_many_methods_fit_the_terminal():
+    scores, k = ranking().scores, 9
+    many = dataclasses.replace(
+        scores,
+        methods=tuple(f"method_{i}" for i in range(k)),
+        values_per_run=np.repeat(scores.values_per_run[..., :1], k, axis=-1),
+        contributions=(np.repeat(scores.contributions[0][:, :1], k, axis=1),),
+    )
+    text = ranked_tables.all_scores(Ranking(many, detailed=True), width=80)
+    lines = text.splitlines()
+    assert lines[0] == "All scores, of 1 probe set; ±: 95 % interval"
+    assert max(map(len, lines[:-1])) <= 80
+    assert lines[2].split() == ["model", *many.methods[:4]]
+    assert lines[-1] == f"5 more methods in ranking.csv: {', '.join(many.methods[4:])}"
+    wide = ranked_tables.all_scores(Ranking(many, detailed=True), width=200)
+    assert wide.splitlines()[2].split() == ["model", *many.methods]
+    assert "more methods" not in wide
+    narrow = ranked_tables.all_scores(Ranking(many), width=10)  # one method at least
+    assert narrow.splitlines()[2].split() == ["model", many.methods[0]]
+    assert "All scores" not in ranked_tables.text(Ranking(many), width=80)
 
 
 def test_odd_names_are_escaped_everywhere():
@@ -115,7 +171,7 @@ def test_json_has_everything():
 def test_markdown_has_the_answer_and_the_table():
     lines = ranked_tables.markdown(ranking(notes=["a note"])).splitlines()
     assert lines[0] == f"### {ranking().answer}"
-    assert lines[2].startswith("| model | rank | parc_f32 | ridge |")
+    assert lines[2].startswith("| model | rank | parc_f32 | by ridge |")
     assert lines[4].startswith(f"| {NAMES[0]} | 1 | 17.03 ± ")
     assert lines[-1] == "a note"
 

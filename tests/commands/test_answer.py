@@ -83,9 +83,22 @@ def test_models_without_a_score_have_no_interval(bank):
 
 def test_several_methods_by_name_are_all_printed(bank, capsys):
     assert rank("--methods", "parc", "knn", "--out", "f") == 0
-    assert "3 models, one probe set, ± 95 % interval" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    _, all_scores = out.split("All scores, of 1 probe set; ±: 95 % interval\n\n")
+    assert all_scores.split()[:3] == ["model", "parc", "knn"]
+    for name, (parc, knn) in rows(bank.path / "f").items():
+        [line] = [line for line in all_scores.splitlines() if line.startswith(f"{name} ")]
+        assert f" {parc:.2f} ±" in line
+        assert f" {knn:.2f} " in line
     assert rank("--out", "f") == 0
-    assert "one probe set" not in capsys.readouterr().out
+    assert "All scores" not in capsys.readouterr().out
+
+
+def test_the_output_of_all_methods_fits_a_terminal(bank, capsys):
+    assert rank("--methods", "all", "--out", "f") == 0
+    table = capsys.readouterr().out.split("All scores")[1]
+    assert " more methods in ranking.csv: " in table
+    assert max(map(len, table.split("\n\n")[1].splitlines())) <= 80
 
 
 def test_all_methods_are_those_that_can_be_applied(bank, capsys):
