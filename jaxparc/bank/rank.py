@@ -17,6 +17,8 @@ from jaxparc.bank.folder import Bank
 from jaxparc.bank.ranking import About, Ranking
 from jaxparc.errors import InputError, OperationError
 from jaxparc.extraction import Extracted, compile_network, extract
+from jaxparc.labels import Labels
+from jaxparc.report.thumbnails import Thumbnails, thumbnails
 
 # Where the inputs of methods come from, for messages.
 _SOURCES = {
@@ -126,6 +128,7 @@ def rank(
         {name: run.facts for name, run in found.items()} | _by_name(facts),
         {"batch_size": batch_size},
         [note for note in notes if note],
+        _thumbnails(images, labels, encoded),
     )
     return ranking.make(
         choice, chosen, [bank], given, about, num_classes=num_classes, failed=failed
@@ -266,6 +269,19 @@ def _extracted(
         each = "; ".join(f"{reason} ({', '.join(names)})" for reason, names in reasons.items())
         raise OperationError(f"all {printing.count(len(failed), 'model')} failed: {each}")
     return found, failed
+
+
+def _thumbnails(images: Any, labels: Any, encoded: Labels) -> Thumbnails:
+    """Return thumbnails of images in the usual form, (n, h, w, 3) uint8; none of others."""
+    shape = getattr(images, "shape", ())
+    if len(shape) != 4 or shape[3] != 3 or images.dtype != np.uint8:
+        return Thumbnails()
+    names: dict[int, str] = {}
+    if encoded.kind == "classes":
+        for code, label in zip(encoded.values.tolist(), labels, strict=True):
+            names.setdefault(code, str(label))
+    names = {code: names.get(code, "") for code in range(max(names, default=-1) + 1)}
+    return thumbnails(np.asarray(images), encoded.values, encoded.kind, [*names.values()])
 
 
 def _layers(kinds: Mapping[str, _Kind]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from jaxparc import printing
 from jaxparc.bank.costs import Facts
 from jaxparc.bank.racing import NO_TIME, WORSE, Round, dropped
 from jaxparc.bank.scores import DEFAULT_LEVEL, BankScores
+from jaxparc.report.thumbnails import Thumbnails
 
 NAMED = 3  # maximum number of tied models that the answer names
 NOTABLE = 1.25  # ratio of speeds, or of parameters, from which the answer mentions it
@@ -62,6 +63,7 @@ class Ranked:
         detailed: whether its text has the scores of all methods.
         bounds: method -> the lowest and the highest possible score, which limit its intervals;
             methods may be absent.
+        thumbnails: images of the probe set, for the page.
     """
 
     scores: BankScores
@@ -72,6 +74,7 @@ class Ranked:
     rounds: Sequence[Round] = ()
     detailed: bool = False
     bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    thumbnails: Thumbnails = Thumbnails()
 
     @property
     def best(self) -> str:

@@ -1,7 +1,8 @@
 """A ranking as a self-contained HTML page: the answer, a sortable table, and what models cost."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from jaxparc.bank import ranked_tables
 from jaxparc.bank.ranked import Ranked, Row
@@ -36,26 +37,47 @@ th[aria-sort=ascending] button::after{content:" ↑"}
 th[aria-sort=descending] button::after{content:" ↓"}
 .sortable tr>:first-child.n{min-width:2.5em;text-align:right}
 .sortable tr>:nth-child(2){position:sticky;left:0;background:var(--bg);min-width:8em;
-overflow-wrap:anywhere} figure svg{overflow:visible}</style>"""
+overflow-wrap:anywhere} figure svg{overflow:visible}
+.thumbnails{display:flex;flex-wrap:wrap;gap:.8rem 1.2rem} .thumbnails figure{max-width:100%}
+.thumbnails img{max-width:64px;max-height:64px;margin-right:3px;vertical-align:top}
+.thumbnails figcaption{font-size:.85rem;font-weight:400;overflow-wrap:anywhere}</style>"""
 
 
 def page(ranking: Ranked) -> str:
     """Return the page."""
     title = str(ranking.settings.get("target") or ranking.settings.get("folder") or "a bank")
     notes = "".join(f"<li>{html(note)}</li>" for note in ranking.notes)
-    settings = [[key, str(value)] for key, value in ranking.settings.items() if value is not None]
+    settings = [[key.replace("_", " "), text] for key, text in _words(ranking.settings)]
     body = f"""{_STYLE}<h1>Which model to fine-tune: {html(title)}</h1>
 <p class="answer">{html(ranking.answer)}</p>
 {_table(ranking)}
 {"".join(f"<p>{html(note)}.</p>" for note in ranked_tables.notes_of(ranking))}
 {_plots(ranking)}
 {_methods(ranking)}
+{_probe(ranking)}
 {notes and f"<h2>Notes</h2><ul>{notes}</ul>"}
 <h2>Settings and versions</h2>
 {markup.table("Settings", ["setting", "value"], settings, css="")}
 {markup.table("Versions", ["package", "version"], list(ranked_tables.versions().items()), css="")}
 <script>{_SCRIPT}</script>"""
     return markup.page(f"{title}: {ranking.answer}", body)
+
+
+def _words(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the settings that are given, in words."""
+    for key, value in settings.items():
+        if isinstance(value, list | tuple):
+            value = ", ".join(map(str, value))
+        if value not in (None, ""):
+            yield key, f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _probe(ranking: Ranked) -> str:
+    """Return the thumbnails, if there are any."""
+    if not (pictures := ranking.thumbnails.html()):
+        return ""
+    about = html(str(ranking.settings.get("images", "")))
+    return f"<h2>Probe images</h2><p>{about}.</p>{pictures}"
 
 
 def fragment(ranking: Ranked) -> str:

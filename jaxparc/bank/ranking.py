@@ -18,6 +18,7 @@ from jaxparc.bank.folder import Bank
 from jaxparc.bank.racing import Round
 from jaxparc.bank.ranked import Ranked
 from jaxparc.bank.scores import DEFAULT_LEVEL, BankScores
+from jaxparc.report.thumbnails import Thumbnails
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -59,12 +60,14 @@ class About(NamedTuple):
         settings: what determined the scores, for ranking.json.
         notes: notes for the user, one line each.
         rounds: the rounds of a race; none if all models have seen all images.
+        thumbnails: images of the probe set, for the page.
     """
 
     facts: Mapping[str, Facts]
     settings: Mapping[str, Any]
     notes: Sequence[str] = ()
     rounds: Sequence[Round] = ()
+    thumbnails: Thumbnails = Thumbnails()
 
 
 def make(
@@ -127,6 +130,7 @@ def make(
         about.rounds,
         detailed=bool(choice.methods) and len(plan.methods) > 1,
         bounds=_bounds(banks[0], plan.methods, num_classes),
+        thumbnails=about.thumbnails,
     )
 
 

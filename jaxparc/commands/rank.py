@@ -17,6 +17,7 @@ from jaxparc.bank.folder import ArrayFile
 from jaxparc.commands import RANKED_BY, jobs, ranking, rounds
 from jaxparc.commands.dry_run import print_plan
 from jaxparc.errors import InputError, OperationError
+from jaxparc.report.thumbnails import SIDE, Thumbnails, thumbnails
 from jaxparc.units.options import Execution
 from jaxparc.units.run import recorded_failures
 from jaxparc.units.unit import is_done
@@ -178,7 +179,8 @@ def rank(
             if raced and (last := raced.rounds[-1].images) < len(job.probe.labels):
                 notes.append(f"time ran out after {last} of {len(job.probe.labels)} images")
             facts = _facts(job, banks[0].features.keys(), raced)
-            about = ranking.About(facts, settings, notes, raced.rounds if raced else ())
+            found = raced.rounds if raced else ()
+            about = ranking.About(facts, settings, notes, found, _thumbnails(job))
             try:
                 left_out = ranking.print_ranking(
                     choice,
@@ -193,6 +195,19 @@ def rank(
             problems.append(left_out and f"not scored: {left_out}")
     if problems := list(dict.fromkeys(filter(None, problems))):
         raise OperationError("; ".join(problems))
+
+
+def _thumbnails(job: jobs.Job) -> Thumbnails:
+    """Return thumbnails of the probe set."""
+    from jaxparc import datasets
+    from jaxparc.training import decoding
+
+    probe = job.probe
+    names: list[str] = []
+    if probe.label_kind != "values":
+        names = [*datasets.class_counts(job.target, data_dir=job.data_dir)["train"]]
+    crops = decoding.CentralCrops(probe.images, SIDE)
+    return thumbnails(crops, probe.labels, probe.label_kind, names)
 
 
 def _extracted(
