@@ -31,8 +31,8 @@ document.querySelectorAll("table.sortable th[scope=col]").forEach((head, column)
   };
 });
 """
-_STYLE = """<style>.answer{font-size:1.35rem;font-weight:600;overflow-wrap:anywhere}
-th button{all:unset;cursor:pointer;font-weight:600} th button:focus-visible{outline:2px solid}
+_STYLE = """<style>th button{all:unset;cursor:pointer;font-weight:600}
+th button:focus-visible{outline:2px solid}
 th[aria-sort=ascending] button::after{content:" ↑"}
 th[aria-sort=descending] button::after{content:" ↓"}
 .sortable tr>:first-child.n{min-width:2.5em;text-align:right}
@@ -137,12 +137,12 @@ def _scatter(ranking: Ranked, drawn: list[tuple[Row, float]], name: str) -> str:
     for row, cost in sorted(drawn, key=lambda one: one[0].tied):  # tied ones on top
         x, y = place_x(cost), place_y(row.score)
         low, high = map(place_y, ends[row.name])
-        fill = plots.COLOURS[0] if row.tied else "var(--bg)"
+        filled = 0.6 if row.tied else 0
         parts.append(
             f"<g><title>{html(row.name)}: score {row.score:.2f}, {cost:,.4g} {html(name)}</title>"
             f'<path stroke="{plots.COLOURS[0]}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>'
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" '
-            f'stroke="{plots.COLOURS[0]}" stroke-width="1.5"/></g>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{plots.COLOURS[0]}" '
+            f'fill-opacity="{filled}" stroke="{plots.COLOURS[0]}" stroke-width="1.5"/></g>'
         )
     about = f"Scatter plot of {count(len(drawn), 'model')}"
     return plots.framed(about, parts, (name, x_ticks), (ranking.scores.methods[0], y_ticks))

@@ -5,13 +5,20 @@ from collections.abc import Iterable, Sequence
 from jaxparc.printing import html
 
 STYLE = """
-:root{color-scheme:light dark;--bg:#fff;--fg:#1c1c1c;--dim:#595959;--line:#ddd}
-@media (prefers-color-scheme:dark){:root{--bg:#161616;--fg:#e8e8e8;--dim:#a8a8a8;--line:#3a3a3a}}
+:root{color-scheme:light dark;--bg:#fff;--fg:#1c1c1c;--dim:#595959;--line:#ddd;--more:#0004}
+@media (prefers-color-scheme:dark){:root{--bg:#161616;--fg:#e8e8e8;--dim:#a8a8a8;--line:#3a3a3a;
+--more:#fff5}}
 body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
 main{max-width:70rem;margin:auto;padding:1rem} p{max-width:46rem}
 h1,h2,h3{line-height:1.2;overflow-wrap:anywhere;break-after:avoid} h2{margin-top:2.5rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums} strong{font-weight:800}
-.scroll{overflow-x:auto;margin:.5rem 0} caption{text-align:left;color:var(--dim);break-after:avoid}
+.answer{font-size:1.35rem;font-weight:600;line-height:1.35;overflow-wrap:anywhere}
+.scroll{overflow-x:auto;margin:.5rem 0;container-type:scroll-state;
+background:linear-gradient(to left,var(--bg) 40%,transparent) right/2.5rem 100% no-repeat local,
+linear-gradient(to left,var(--more),transparent) right/1.2rem 100% no-repeat scroll}
+@container scroll-state(scrollable:right){caption::before{content:"scroll → "}}
+table:not(.sortable) tr>th:first-child{position:sticky;left:0;background:var(--bg);
+overflow-wrap:anywhere} caption{text-align:left;color:var(--dim);break-after:avoid}
 th,td{padding:.25em .6em;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 .n{text-align:right;white-space:nowrap} th.n:first-child{text-align:left;min-width:9rem}
 tbody th:first-child{min-width:8rem}
@@ -21,11 +28,13 @@ figure{margin:0;max-width:30rem;break-inside:avoid} figcaption{font-weight:600}
 figure svg{width:100%;height:auto} .grid{stroke:var(--line)} text{fill:var(--dim);font-size:12px}
 .legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;margin:.4rem 0;list-style:none}
 .legend svg{width:1em;height:1em;vertical-align:-.1em;margin-right:.3em} summary{cursor:pointer}
-details{margin:.4rem 0} .mark{stroke:var(--bg);stroke-width:.8}
+details{margin:.4rem 0} .mark{fill-opacity:.45;stroke-width:1.2}
 .chance{fill:var(--line);opacity:.6}
-@media print{body{font-size:11px} .scroll{overflow:visible}
+@media print{body{font-size:11px} .scroll{overflow:visible;background:none}
+caption::before{content:none!important}
 table{font-size:8.5px} th,td{padding:.2em .4em} tr{break-inside:avoid}}
-@media (max-width:40rem){table{font-size:.75rem} th,td{padding:.2em}} figure table{font-size:.75rem}
+@media (max-width:40rem){table{font-size:.75rem} th,td{padding:.2em} h1{font-size:1.5rem}
+.answer{font-size:1.1rem}} figure table{font-size:.75rem}
 """
 
 

@@ -11,6 +11,7 @@ from jaxparc import files
 from jaxparc.evaluation import baselines
 from jaxparc.printing import count, html
 from jaxparc.report import markup, plots, sheets
+from jaxparc.report.conclusion import conclusion
 from jaxparc.report.results import (
     Results,
     accuracy_rows,
@@ -24,6 +25,8 @@ from jaxparc.report.results import (
     selector_rows,
     spread_of,
 )
+
+FEW = 5  # targets from which on the page does not say that they are few
 
 
 def write_page(results: Results, path: Path) -> None:
@@ -40,27 +43,18 @@ def write_page(results: Results, path: Path) -> None:
 
 
 def _page(results: Results) -> str:
-    name, accuracies, sets = html(results.name), results.accuracies, probe_sets(results)
-    if "probe_images" in results.settings:
-        sets += f" of {results.settings['probe_images']} images each"
-    time = "; time in ms" if results.milliseconds else ""
     settings = [
         [key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
         for key, value in results.settings.items()
     ]
-    body = f"""<h1>{name}</h1>
-<p>{count(len({t[:2] for t in accuracies}), "pretrained model")},
-{count(len(every("target", results)), "target")},
-{count(len(accuracies), "transfer")} fine-tuned; for each target, every method scored the models on
-{html(sets)}. How well do the scores predict the accuracies?</p>
-<h2>Methods</h2><p>PC is the Pearson correlation, times 100, between a method’s scores and the
-accuracies after full fine-tuning of one target’s models: 100 is perfect, 0 is no linear relation,
-a negative value is a reversed order. Mean PC is its mean over targets. The number after ± is the
-spread over probe sets; it says nothing about other models or targets. A benchmark with few, small
-targets is a demonstration, not evidence.</p>
-<p>A target’s column has its PC. “+ layers” is the Mean PC after adding the relative depth of each
-network to its standardised score. {time and "Times exclude feature extraction."}</p>
-{markup.table(f"PC, {over(results)}{time}", *selector_rows(results))}
+    title = _title(results)
+    best, *rest = conclusion(results)
+    body = f"""<h1>{html(title)}</h1>
+<p class="answer">{html(best)}</p>
+{f"<p>{html(' '.join(rest))}</p>" if rest else ""}
+{_chart(results)}
+<p>{html(_compared(results))}</p>
+{_methods(results)}
 {_worth(results)}<h2>Accuracy after fine-tuning</h2>{_heat_map(results)}
 <h2>Scores against accuracies</h2>{_scatter(results)}
 {_losses(results)}{_time(results)}
@@ -68,7 +62,57 @@ network to its standardised score. {time and "Times exclude feature extraction."
 {markup.table("Settings", ["setting", "value"], settings, css="")}
 {markup.table("Versions", ["package", "version"], list(results.versions.items()), css="")}
 """
-    return markup.page(f"{results.name}: which pretrained model?", body)
+    return markup.page(title, body)
+
+
+def _title(results: Results) -> str:
+    """Return what was compared, as plain text."""
+    models = count(len({t[:2] for t in results.accuracies}), "pretrained model")
+    targets = count(len(every("target", results)), "target")
+    if not (methods := plain(results)):
+        return f"{results.name}: {models} on {targets}"
+    return f"{results.name}: {count(len(methods), 'method')} to rank {models} for {targets}"
+
+
+def _compared(results: Results) -> str:
+    transfers = count(len(results.accuracies), "transfer")
+    text = f"{transfers}, each a model fine-tuned on a target: do scores predict their accuracies?"
+    if not results.scores or not (sets := probe_sets(results)):
+        return text
+    return f"{text} For each target, every method scored the models on {sets}."
+
+
+def _chart(results: Results) -> str:
+    if results.summary is None:
+        return ""
+    return f"<figure>{plots.intervals(results.summary, 'pearson', results.title)}</figure>"
+
+
+def _methods(results: Results) -> str:
+    """Return the table of methods, and what its columns and numbers are."""
+    if not results.scores:
+        return ""
+    head, rows = selector_rows(results)
+    told = []
+    if any("±" in cell for row in rows for cell in row):
+        told.append(
+            "The number after ± is the standard deviation over probe sets; it says nothing about "
+            "other models or targets."
+        )
+    if "+ layers" in head:
+        told.append(
+            "“+ layers” is the Mean PC after adding the relative depth of each network to its "
+            "standardised score."
+        )
+    if results.milliseconds:
+        told.append("Times are in ms and exclude feature extraction.")
+    if len(every("target", results)) < FEW:
+        told.append("So few targets are a demonstration, not evidence.")
+    return f"""<h2>Methods</h2><p>PC is the Pearson correlation, times 100, between a method’s
+scores and the accuracies after full fine-tuning of one target’s models: 100 is perfect, 0 is no
+linear relation, a negative value is a reversed order. Mean PC is its mean over targets.
+{html(" ".join(told))}</p>
+{markup.table(", ".join(filter(None, ["PC by target", over(results)])), head, rows)}"""
 
 
 def _worth(results: Results) -> str:
@@ -88,9 +132,7 @@ def _worth(results: Results) -> str:
     return f"""<h2>What the numbers are worth</h2>
 <p>Another bank, other targets or other probe images would have given other numbers; the intervals
 say how different. Baselines that use no image of the target are listed among the methods: a
-selector that does not beat them is not worth its forward passes. Shaded: 95 % of random orders of
-the models.</p>
-<figure>{plots.intervals(summary, "pearson", results.title)}</figure>{tables}"""
+selector that does not beat them is not worth its forward passes.</p>{tables}"""
 
 
 def _losses(results: Results) -> str:
@@ -119,14 +161,13 @@ def _time(results: Results) -> str:
 
 
 def _heat_map(results: Results) -> str:
-    columns = ['<th scope="col">architecture</th><th scope="col">source</th>']
+    columns = ['<th scope="col">model</th>']
     columns += [f'<th scope="col" class="n">{html(t)}</th>' for t in every("target", results)]
     body = []
     for architecture, rows in accuracy_rows(results).items():
-        first = f'<th scope="rowgroup" rowspan="{len(rows)}">{html(architecture)}</th>'
         for source, cells in rows.items():
-            body.append(f'{first}<th scope="row">{html(source)}</th>')
-            first = ""
+            name = ", ".join(filter(None, [architecture, source]))
+            body.append(f'<th scope="row">{html(name)}</th>')
             for text, shade in cells:
                 alpha = 0 if shade is None else 0.04 + 0.5 * shade
                 bold = f"<strong>{text}</strong>" if shade == 1 else text
@@ -150,11 +191,14 @@ def _scatter(results: Results) -> str:
         for label, head in heads.items()
         if label != best
     )
-    return f"""<p>A mark is a model: its score, mean ± standard deviation (the bar) over probe sets,
-and its accuracy after fine-tuning. Point at a mark for its name and numbers. Colour is the
-architecture, shape the source:</p>
+    sources = [source for source in every("source", results) if source]
+    bars = any(len(runs) > 1 for runs in results.scores.values())
+    return f"""<p>A mark is a model: its score{
+        ", mean ± standard deviation (the bar) over probe sets," if bars else ""
+    } and its accuracy after fine-tuning. Point at a mark for its name and numbers.
+Colour is the architecture{", shape the source" if sources else ""}:</p>
 {_legend(every("architecture", results), plots.COLOURS, plots.SHAPES[:1])}
-{_legend(every("source", results), ["currentColor"], plots.SHAPES)}
+{_legend(sources, ["currentColor"], plots.SHAPES) if sources else ""}
 <h3>{heads[best]}</h3>
 <p>Shown first for its Mean PC; choosing it after seeing the accuracies favours it.</p>
 {_plots(results, best)}

@@ -1,6 +1,7 @@
 """Plots of the page as SVG, with escaped names."""
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -42,8 +43,9 @@ def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_
         name = f"{model_name(t)}: score {score.text('.4g', '.2g')}"
         parts.append(
             f"<g><title>{html(name)}, accuracy {results.accuracies[t]:.1f}%</title>"
-            f'<path stroke="{colour}" d="M{low:.1f} {y:.1f}H{high:.1f}"/><path class="mark" '
-            f'fill="{colour}" d="{shape}" transform="translate({x:.1f} {y:.1f})"/></g>'
+            f'<path stroke="{colour}" d="M{low:.1f} {y:.1f}H{high:.1f}"/>'
+            f'<path class="mark" fill="{colour}" stroke="{colour}" d="{shape}" '
+            f'transform="translate({x:.1f} {y:.1f})"/></g>'
         )
     about = f"Scatter plot of {count(len(scores), 'model')}"
     return framed(about, parts, (x_name, x_ticks), (y_name, y_ticks))
@@ -74,6 +76,8 @@ def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
     about = f"Curves of {count(len(lines), 'training run')}"
     return framed(about, parts, ("step", x_ticks), ("loss", y_ticks))
 
+
+NAME = 22  # characters in a line of a method's name, in `intervals`
 
 # Edges of a plot with axes, in pixels.
 LEFT, RIGHT, TOP, BOTTOM = 48, 348, 10, 246
@@ -146,28 +150,34 @@ def intervals(summary: Summary, measure: str, title: Callable[[str], str]) -> st
     cells = {m: c for m, c in summary.cells[measure].items() if not math.isnan(c.interval.value)}
     band = summary.chance[measure]
     ends = [known.scale * x for c in (*(c.interval for c in cells.values()), band) for x in c[1:3]]
-    left, right, row = 20, 340, 34
+    names = {method: textwrap.wrap(title(method), NAME) or [""] for method in cells}
+    left = 12 + 7 * max((len(line) for lines in names.values() for line in lines), default=0)
+    right, row = left + 260, 30
     place, ticks = axis([x for x in ends if not math.isnan(x)], left, right)
     bottom = row * len(cells) + 8
     low, high = (place(known.scale * x) for x in band[1:3])
     shade = f'x="{low:.1f}" y="0" width="{high - low:.1f}" height="{bottom}"'
-    parts = [f'<rect class="chance" {shade}/>']
+    parts = [f'<rect class="chance" {shade}><title>95 % of random orders</title></rect>']
     for x, text in ticks:
         parts.append(f'<path class="grid" d="M{x:.1f} 0V{bottom}"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 16}">{text}</text>')
     for i, (method, cell) in enumerate(cells.items()):
-        y = row * i + 24
+        y = row * i + row // 2 + 4
         value, start, stop = (known.scale * x for x in cell.interval[:3])
-        name = html(title(method))
-        line = f"M{place(start):.1f} {y}H{place(stop):.1f}"
+        lines = names[method]
+        label = "".join(
+            f'<text x="{left - 12}" y="{y + 4 + 13 * (k - (len(lines) - 1) / 2):.1f}" '
+            f'text-anchor="end">{html(line)}</text>'
+            for k, line in enumerate(lines)
+        )
+        bar = f"M{place(start):.1f} {y}H{place(stop):.1f}"
         parts.append(
-            f"<g><title>{name}: {value:z.1f}, {start:z.1f} to {stop:z.1f}</title>"
-            f'<text x="0" y="{y - 9}" text-anchor="start">{name}</text>'
-            f'<path stroke="{COLOURS[0]}" stroke-width="2" d="{line}"/>'
+            f"<g><title>{html(title(method))}: {value:z.1f}, {start:z.1f} to {stop:z.1f}</title>"
+            f'{label}<path stroke="{COLOURS[0]}" stroke-width="2" d="{bar}"/>'
             f'<circle fill="{COLOURS[0]}" r="4.5" cx="{place(value):.1f}" cy="{y}"/></g>'
         )
     about = f"{html(known.title)}, mean over targets"
-    return f"""<svg role="img" viewBox="0 0 360 {bottom + 38}" text-anchor="middle"
+    return f"""<svg role="img" viewBox="0 0 {right + 20} {bottom + 38}" text-anchor="middle"
 aria-label="{about}, of {count(len(cells), "method")} with 95 % intervals">
 {"".join(parts)}
-<text x="{(left + right) / 2}" y="{bottom + 34}">{about}</text></svg>"""
+<text x="{(left + right) / 2}" y="{bottom + 34}">{about}; grey: random orders</text></svg>"""

@@ -162,17 +162,30 @@ def every(part: str, results: Results) -> list[str]:
 
 
 def probe_sets(results: Results) -> str:
-    """Return the number of probe sets in words."""
+    """Return the number of probe sets, and of their images where it is known, in words.
+
+    The result is "" for one set of unknown size, as of scores that were not computed from images.
+    """
     counts = sorted({len(runs) for runs in results.scores.values()} or {0})
+    images = results.settings.get("probe_images")
+    if counts[-1] <= 1 and images is None:
+        return ""
     text = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
-    return "1 probe set" if text == "1" else f"{text} probe sets"
+    sets = "1 probe set" if text == "1" else f"{text} probe sets"
+    each = "" if images is None else f" of {images} images{'' if text == '1' else ' each'}"
+    return f"{sets}{each}"
 
 
 def over(results: Results) -> str:
     """Return a description of the probe sets and targets that a table averages over."""
-    sets = probe_sets(results)
-    text = f"of {sets}" if sets == "1 probe set" else f"mean ± standard deviation over {sets}"
-    return text + (f"; Mean PC without {', '.join(results.extra)}" if results.extra else "")
+    parts = []
+    if any(len(runs) > 1 for runs in results.scores.values()):
+        parts.append(f"mean ± standard deviation over {probe_sets(results)}")
+    elif sets := probe_sets(results):
+        parts.append(f"of {sets}")
+    if results.extra:
+        parts.append(f"Mean PC without {', '.join(results.extra)}")
+    return "; ".join(parts)
 
 
 def spread_of(values: Sequence[float]) -> Spread:

@@ -29,7 +29,8 @@ def selector_table(results: Results) -> Table:
     """
     head, rows = selector_rows(results, lambda pc: number(pc.mean))
     table = Table(title=Text(shown(f"{results.name}: selectors"), style="italic"))
-    table.caption = Text(shown(f"Pearson correlation x 100, {over(results)}"), style="dim italic")
+    caption = ", ".join(filter(None, ["Pearson correlation x 100", over(results)]))
+    table.caption = Text(shown(caption), style="dim italic")
     for index, name in enumerate(head):
         table.add_column(Text(shown(name)), justify="right" if index else "left", no_wrap=not index)
     for row in rows:

@@ -8,7 +8,9 @@ import pytest
 from rich.console import Console
 
 from jaxparc import report
-from jaxparc.evaluation import SCRATCH, Transfer
+from jaxparc.evaluation import SCRATCH, Transfer, outcomes
+from jaxparc.evaluation.summary import summarise
+from jaxparc.report.conclusion import conclusion
 
 ARCHITECTURES = ("alexnet", "googlenet", "resnet18", "resnet50")
 SOURCES = ("digits", "mnist5k", "glyph_letters", "glyph_digits")
@@ -170,8 +172,13 @@ def test_page_is_whole_and_needs_nothing_else(page):
     assert not any({"src", "href"} & e[1].keys() for e in found.elements)
     assert "@import" not in found.text
     assert "url(" not in found.text
-    (lead, *_) = found.texts("p")
-    for words in ("16 pretrained", "3 targets", "36 transfers", "3 probe sets of 500 images"):
+    (answer, lead, *_) = found.texts("p")
+    mean_pc, *_ = expected(made_up(), "knn+l")
+    assert answer == f"1-NN CV + layers predicts the accuracies best: Mean PC {mean_pc}."
+    [title] = found.texts("h1")
+    assert title == "demo: 3 methods to rank 16 pretrained models for 3 targets"
+    assert found.texts("title")[0] == title
+    for words in ("36 transfers", "3 probe sets of 500 images each"):
         assert words in " ".join(lead.split())
     assert {"1:01:01", "1:00:00", "0:01:01", "0.10.2", ", ".join(TARGETS)} <= {*found.texts("td")}
     tables = [e for e in found.elements if e[0] == "table"]
@@ -222,7 +229,7 @@ def test_names_are_escaped(page):
     )
     found = page(results)
     assert "b" not in {e[0] for e in found.elements}
-    assert found.texts("h1") == [evil]
+    assert found.texts("h1") == [f"{evil}: 1 method to rank 17 pretrained models for 4 targets"]
     assert evil in found.texts("td")
     assert f"Scatter plot of 4 models: accuracy on {evil} (%)" in found.plots()[-1][1]["aria-label"]
     wide = "\n".join(rendered(report.accuracy_table(results), width=200))
@@ -356,3 +363,73 @@ def test_loss_curves_have_a_line_for_each_run_and_the_means_of_their_steps(tmp_p
     assert {len(line.split("L")) for line in lines} == {40}
     report.write_page(plain, tmp_path / "page.html")
     assert "Loss while fine-tuning" not in (tmp_path / "page.html").read_text()
+
+
+def summarised(scores, accuracies, **changes):
+    summary = summarise(outcomes.collect(accuracies, scores), ("pearson",), resamples=50)
+    titles = {"parc": "PARC", "others_mean": "the other targets", "layers": "layers alone"}
+    return made_up(accuracies=accuracies, scores=scores, summary=summary, titles=titles, **changes)
+
+
+def noisy(accuracies, noise, seed):
+    rng = np.random.default_rng(seed)
+    return [{t: x + float(rng.normal(0, noise)) for t, x in accuracies.items()}]
+
+
+def test_the_conclusion_compares_the_best_selector_with_chance_the_next_and_baselines():
+    accuracies = made_up().accuracies
+    scores = {
+        "parc": noisy(accuracies, 2, 1),
+        "layers": noisy(accuracies, 60, 2),
+        "others_mean": noisy(accuracies, 0.1, 3),
+    }
+    results = summarised(scores, accuracies)
+    cells = results.summary.cells["pearson"]
+    value, low, high = (f"{100 * x:.1f}" for x in cells["parc"].interval[:3])
+    best, chance, following, others = conclusion(results)
+    assert best == (
+        f"PARC predicts the accuracies best: Mean PC {value} (95 % interval {low} to {high})."
+    )
+    assert chance.startswith("95 % of random orders have -")
+    layers = f"{100 * cells['layers'].interval.value:.1f}"
+    assert following == f"The next, layers alone, has {layers}: a significant difference (5 %)."
+    above = f"{100 * cells['others_mean'].interval.value:.1f}"
+    assert others == f"Accuracies on the other targets predict better (the other targets: {above})."
+
+
+def test_the_conclusion_does_not_tell_apart_what_does_not_differ():
+    accuracies = made_up().accuracies
+    scores = {"parc": noisy(accuracies, 2, 1), "layers": noisy(accuracies, 2, 2)}
+    assert conclusion(summarised(scores, accuracies))[2].endswith(
+        "no significant difference (5 %)."
+    )
+    undefined = {"parc": [dict.fromkeys(accuracies, 1.0)]}
+    said = ["The Mean PC of no method is defined."]
+    assert conclusion(summarised(undefined, accuracies)) == said
+    assert conclusion(made_up(scores=undefined)) == said
+    assert conclusion(made_up(scores={})) == ["No method has scored the models."]
+
+
+def test_the_page_says_nothing_of_what_it_does_not_have(page):
+    accuracies = made_up().accuracies
+    found = page(
+        summarised({"parc": noisy(accuracies, 2, 1)}, accuracies, settings={}, milliseconds={})
+    )
+    for words in ("probe set", "layers”", "±", "Times"):
+        assert words not in found.text.split("What the numbers are worth")[0]
+    # the chart comes before all tables
+    assert found.plots()[0][1]["aria-label"].startswith("PC, mean over targets, of 1 method")
+    assert found.text.index("PC, mean over targets, of") < found.text.index("<table>")
+
+
+def test_labels_of_the_chart_are_beside_the_axis(page):
+    accuracies = made_up().accuracies
+    scores = {"parc": noisy(accuracies, 2, 1), "others_mean": noisy(accuracies, 1, 2)}
+    results = summarised(scores, accuracies)
+    results.titles["others_mean"] = "a name that is longer than one line of the chart"
+    text = report.plots.intervals(results.summary, "pearson", results.title)
+    [left] = {float(x) for x in re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end"', text)}
+    grid = [float(x) for x in re.findall(r'class="grid" d="M([\d.]+) ', text)]
+    assert left < min(grid)
+    longest = max(re.findall(r'text-anchor="end">([^<]*)<', text), key=len)
+    assert len(longest) <= 22
