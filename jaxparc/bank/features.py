@@ -288,7 +288,9 @@ def read(
         features[entry.name] = arrays["features"]
         if "probs" in arrays:
             probs[entry.name] = arrays["probs"]
-    return Bank(features, probs, probe.labels, label_kind=probe.label_kind)
+    return Bank(
+        features, probs, probe.labels, label_kind=probe.label_kind, images=probe.images.indices
+    )
 
 
 def facts_of(entries: Sequence[Entry], names: Collection[str], folder: Path) -> dict[str, Facts]:

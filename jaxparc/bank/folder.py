@@ -59,6 +59,8 @@ class Bank(NamedTuple):
         labels: as `jaxparc.score_bank` takes them.
         reference: name of the model that serves as the reference; None if it is not in the folder.
         label_kind: as `jaxparc.score_bank` takes it.
+        images: numbers of the images, (n,) int, by which several probe sets know those that they
+            share; None if they share none.
     """
 
     features: Mapping[str, Any]
@@ -66,6 +68,7 @@ class Bank(NamedTuple):
     labels: np.ndarray
     reference: str | None = None
     label_kind: str | None = None
+    images: np.ndarray | None = None
 
 
 def read_bank(

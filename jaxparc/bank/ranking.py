@@ -111,7 +111,9 @@ def make(
             )
             for bank in banks
         ]
-    scores = BankScores.concat(one.scores for one in sets)
+    numbers = [bank.images for bank in banks if bank.images is not None]
+    several = len(banks) > 1 and len(numbers) == len(banks)
+    scores = BankScores.concat((one.scores for one in sets), numbers if several else None)
     notes = [*(f"skipped: {reason}" for reason in plan.skipped.values()), *about.notes]
     notes += [note for one in sets for note in one.notes]
     notes += [str(warning.message) for warning in caught]

@@ -37,7 +37,8 @@ class BankScores:
         undefined: (model, method) -> why that score is NaN, for every NaN.
         contributions: for every probe set what each of its n images contributes to the scores,
             (m, k, n) float32, with mean 0; empty unless `score_bank` was asked for intervals. To
-            first order, the scores of a resample of the images are larger by the mean over it.
+            first order, the scores of a resample of the images are larger by the mean over it. For
+            probe sets that share images, there is one item: of each image, to the mean scores.
         level: confidence level of `intervals` and `tied`.
 
     Raises:
@@ -59,11 +60,21 @@ class BankScores:
             )
 
     @classmethod
-    def concat(cls, scores: "Iterable[BankScores]") -> "BankScores":
+    def concat(
+        cls, scores: "Iterable[BankScores]", images: Sequence[np.ndarray] | None = None
+    ) -> "BankScores":
         """Join the scores of the same models by the same methods on several probe sets.
 
+        Args:
+            scores: the scores, one or several probe sets each.
+            images: for every item of `scores`, of one probe set, its n images as numbers, such as
+                their indices in the data set: (n,) int. What an image contributes to several probe
+                sets is then added up, as its noise is the same in all of them. None for probe sets
+                without an image in common, which are independent.
+
         Raises:
-            InputError: `scores` is empty, or models or methods differ or are in another order.
+            InputError: `scores` is empty, models or methods differ or are in another order, or
+                `images` are not those of the probe sets.
         """
         scores = list(scores)
         if not scores:
@@ -87,6 +98,11 @@ class BankScores:
             undefined = {**one.undefined, **undefined}
         values = np.concatenate([one.values_per_run for one in scores])
         contributions = tuple(part for one in scores for part in one.contributions)
+        if images is not None and contributions:
+            found = [part.shape[-1:] for part in contributions]
+            if (expected := [np.shape(of) for of in images]) != found:
+                raise InputError(f"images have the shapes {expected}; expected {found}")
+            contributions = (_per_image(contributions, images),)
         return cls(
             scores[0].names, scores[0].methods, values, undefined, contributions, scores[0].level
         )
@@ -484,6 +500,20 @@ class BankScores:
         over = "images" if self.contributions else f"{runs} probe sets"
         how = f"{self._percent()}, paired over {over}"
         return f"indistinguishable from the best by {self.methods[0]}: {others} ({how})"
+
+
+def _per_image(parts: Sequence[np.ndarray], images: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what each of u distinct images contributes to the mean over probe sets, (m, k, u).
+
+    Args:
+        parts: contributions to each probe set, (m, k, n).
+        images: numbers of the images of each probe set, (n,).
+    """
+    distinct = np.unique(np.concatenate(images))
+    sums = np.zeros((len(distinct), *parts[0].shape[:-1]))
+    for part, of in zip(parts, images, strict=True):
+        np.add.at(sums, np.searchsorted(distinct, of), np.moveaxis(part, -1, 0) / len(of))
+    return np.moveaxis(sums * len(distinct) / len(parts), 0, -1).astype(np.float32)
 
 
 def _minimum_width(table: "rich.table.Table") -> int:

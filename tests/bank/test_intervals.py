@@ -202,6 +202,38 @@ def test_probe_sets_are_joined_with_their_intervals(bank, scored):
         BankScores.concat([scored, plain])
 
 
+def test_images_that_probe_sets_share_count_once(scored):
+    n = scored.contributions[0].shape[-1]
+    images = np.random.default_rng(0).permutation(n)
+    same = BankScores.concat([scored, scored], [images, images])
+    half, one = (found.intervals[..., 1] - found.values for found in (same, scored))
+    np.testing.assert_allclose(half, one, rtol=1e-5)  # the second set says nothing new
+    np.testing.assert_allclose(same.differences("b"), scored.differences("b"), rtol=1e-4, atol=1e-6)
+    apart = BankScores.concat([scored, scored], [images, images + n])
+    independent = BankScores.concat([scored, scored])
+    np.testing.assert_allclose(apart.intervals, independent.intervals, rtol=1e-2)
+    with pytest.raises(InputError, match=r"images have the shapes \[\(3,\), \(3,\)\]; expected"):
+        BankScores.concat([scored, scored], [images[:3], images[:3]])
+
+
+def test_intervals_of_overlapping_probe_sets_cover_the_mean_over_draws():
+    """Halves of two probe sets are the same images; scores are means of numbers."""
+    rng = np.random.default_rng(0)
+    widths, means = [], []
+    for _ in range(400):
+        x = rng.normal(size=90)
+        sets = [np.arange(60), np.arange(30, 90)]
+        parts = [(x[of] - x[of].mean()).astype(np.float32)[None, None] for of in sets]
+        scores = [
+            BankScores(("a",), ("mean",), np.array([[[x[of].mean()]]]), {}, (part,), 0.9)
+            for of, part in zip(sets, parts, strict=True)
+        ]
+        joined = BankScores.concat(scores, sets)
+        widths.append(float(joined.intervals[0, 0, 1] - joined.values[0, 0]))
+        means.append(float(joined.values[0, 0]))
+    assert np.mean(widths) == pytest.approx(t.ppf(0.95, 89) * np.std(means), rel=0.08)
+
+
 def test_means_and_suffixes_have_intervals(bank):
     methods = ("mean(parc,knn)", "mean(parc,knn)+l", "parc+p", "parc", "knn")
     numbers = dict(zip("abcd", (1, 2, 3, 5), strict=True))
