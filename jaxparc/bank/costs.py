@@ -3,13 +3,17 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxparc import files
 from jaxparc.bank import facts
+from jaxparc.bank.folder import ArrayFile, arrays_of
 from jaxparc.bank.toml_file import Entry
+from jaxparc.errors import InputError
 
 
 class Facts(NamedTuple):
@@ -20,7 +24,7 @@ class Facts(NamedTuple):
         gmacs: billion multiply-adds per image, as `facts.gmacs` counts them.
         images_per_second: speed of its feature extraction on this machine, decoding included and
             compilation excluded.
-        megabytes: size of its file of weights, in 10^6 bytes.
+        megabytes: size of its file of weights, or of the files in its folder, in 10^6 bytes.
         licence: of its weights.
         source: the data set that it was trained on.
     """
@@ -41,18 +45,86 @@ def facts_of(entry: Entry, folder: Path, made_of: str) -> Facts:
         folder: folder of its features.
         made_of: fingerprint of its features.
     """
-    try:
-        megabytes = entry.weights.stat().st_size / 1e6
-    except OSError:  # features may outlive the weights
-        megabytes = None
     return Facts(
         facts.parameters(entry),
         facts.gmacs(entry),
         _read_speed(folder, entry.name, made_of),
-        megabytes,
+        _megabytes(entry.weights),
         entry.licence,
         entry.source,
     )
+
+
+def _megabytes(weights: Path) -> float | None:
+    """Return the size of a file, or of the files in a folder; None if it is not there."""
+    try:
+        parts = weights.iterdir() if weights.is_dir() else [weights]
+        return sum(path.stat().st_size for path in parts) / 1e6
+    except OSError:  # features may outlive the weights
+        return None
+
+
+# Columns of models.csv from which facts follow; `facts_of` needs the bank file and the weights.
+COLUMNS = ("architecture", "size", "megabytes", "licence", "source")
+
+
+def cells_of(entry: Entry) -> list[object]:
+    """Return the cells of a model in the `COLUMNS` of models.csv; unknown ones are empty."""
+    cells = (
+        entry.architecture,
+        entry.size,
+        _megabytes(entry.weights),
+        entry.licence,
+        entry.source,
+    )
+    return ["" if cell is None else cell for cell in cells]
+
+
+def recorded(folder: Path, features: Mapping[str, ArrayFile]) -> dict[str, Facts]:
+    """Return the facts that models.csv and speeds in a folder of features tell.
+
+    Args:
+        folder: the folder; another command, or nobody, may have written its models.csv.
+        features: model -> its file of features.
+    """
+    try:
+        _, table = files.read_table(folder / "models.csv", ours=True)
+    except (OSError, InputError):
+        return {}
+    found = {}
+    for row in table:
+        cells = {column: row.cells.get(column, "") for column in ("model", *COLUMNS)}
+        if (name := cells["model"]) not in features:
+            continue
+        made_of = arrays_of(features[name].path).get("made_of")
+        parameters, gmacs = _counted(cells["architecture"], cells["size"])
+        found[name] = Facts(
+            parameters,
+            gmacs,
+            None if made_of is None else _read_speed(folder, name, str(np.asarray(made_of))),
+            _number(cells["megabytes"]),
+            cells["licence"] or None,
+            cells["source"] or None,
+        )
+    return found
+
+
+def _counted(architecture: str, size: str) -> tuple[int | None, float | None]:
+    """Return the parameters and GMACs of an architecture; None if it, or flax, is not there."""
+    if not architecture:
+        return None, None
+    try:
+        entry = Entry("", architecture, Path(), size=int(size) if size else None)
+        return facts.parameters(entry), facts.gmacs(entry)
+    except (ValueError, ImportError):
+        return None, None
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return files.number(cell)
+    except ValueError:
+        return None
 
 
 # Batches of which the first compiles, and the others start before it is finished.

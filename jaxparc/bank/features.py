@@ -257,7 +257,7 @@ def unit_name(entry: Entry) -> str:
 
 
 def write_facts(entries: Sequence[Entry], folder: Path) -> None:
-    """Write models.csv: the number of layers of each model and, if all have it, source images.
+    """Write models.csv: layers, source images if all models have them, and costs.
 
     Raises:
         OSError: the folder cannot be written.
@@ -546,8 +546,12 @@ def _facts(entries: Sequence[Entry]) -> str:
     """Return the text of models.csv; source_images is left out unless all models have it."""
     entries = [entry for entry in entries if entry.refused is None]
     known = all(entry.source_images for entry in entries)
-    rows = [[e.name, layers(e), *([e.source_images] if known else [])] for e in entries]
-    return files.table_text([["model", "layers", *(["source_images"] if known else [])], *rows])
+    head = ["model", "layers", *(["source_images"] if known else []), *costs.COLUMNS]
+    rows = [
+        [e.name, layers(e), *([e.source_images] if known else []), *costs.cells_of(e)]
+        for e in entries
+    ]
+    return files.table_text([head, *rows])
 
 
 def layers(entry: Entry) -> int:

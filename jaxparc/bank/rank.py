@@ -273,7 +273,7 @@ def _extracted(
 
 def _thumbnails(images: Any, labels: Any, encoded: Labels) -> Thumbnails:
     """Return thumbnails of images in the usual form, (n, h, w, 3) uint8; none of others."""
-    shape = getattr(images, "shape", ())
+    shape: tuple[int, ...] = getattr(images, "shape", ())
     if len(shape) != 4 or shape[3] != 3 or images.dtype != np.uint8:
         return Thumbnails()
     names: dict[int, str] = {}

@@ -129,7 +129,7 @@ def _plain(number: float | None) -> str:
 
 
 def _gmacs(number: float | None) -> str:
-    return "" if number is None else f"{number:.2g}" if number < 10 else f"{number:.0f}"
+    return "" if number is None else f"{number:#.2g}" if number < 9.95 else f"{number:.0f}"
 
 
 def _speed(row: Row) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxparc.bank import costs
 from jaxparc.bank import folder as feature_folder
 from jaxparc.commands import ranking
 from jaxparc.errors import OperationError
@@ -58,7 +59,8 @@ def score(
         inputs |= feature_folder.read_facts(facts, names, others)
     inputs["target_images"] = target_images
     choice = ranking.Choice(methods, probs, reference, _SOURCES)
-    about = ranking.About({}, {"command": "score", "folder": folder, "labels": labels})
+    known = costs.recorded(Path(folder), bank.features)
+    about = ranking.About(known, {"command": "score", "folder": folder, "labels": labels})
     left_out = ranking.print_ranking(
         choice, [bank], inputs, about, num_classes=num_classes, out=out
     )

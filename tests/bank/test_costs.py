@@ -26,3 +26,23 @@ def test_facts_are_known_as_far_as_they_are(tmp_path):
     costs.write_speed(tmp_path, "a", "x", 3.5)
     assert costs.facts_of(entry, tmp_path, "x")[2:4] == (3.5, 0.0025)
     assert costs.facts_of(entry, tmp_path, "y")[2:4] == (None, 0.0025)
+
+
+def test_a_folder_of_weights_is_as_large_as_its_files(tmp_path):
+    entry = Entry("a", "resnet18", tmp_path / "hub", licence="MIT", size=32)
+    entry.weights.mkdir()
+    for name, size in (("model.json", 500), ("shard1", 1000), ("shard2", 1000)):
+        (entry.weights / name).write_bytes(bytes(size))
+    assert costs.facts_of(entry, tmp_path, "x").megabytes == 0.0025
+
+
+def test_images_measure_how_fast_they_are_read(monkeypatch):
+    clock = iter([0.0, 90.0, 91.0, 100.0, 110.0, 120.0])
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
+    images = costs.TimedImages(np.ones((207, 2)))
+    assert len(images) == 207
+    for start in range(0, 200, 40):
+        assert images[start : start + 40].shape == (40, 2)
+        assert images.rate() is None
+    assert images[200:].shape == (7, 2)
+    assert images.rate() == 80 / 20

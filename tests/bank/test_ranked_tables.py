@@ -55,6 +55,13 @@ def test_the_table_fits_80_columns_for_ordinary_names():
     assert "too wide" not in wide
 
 
+def test_multiply_adds_have_two_digits():
+    numbers = (0.4, 3.98, 9.96, 15.4)
+    of = ranking({name: Facts(gmacs=x) for name, x in zip(NAMES, numbers, strict=True)})
+    [column] = [column for column in ranked_tables.columns_of(of) if column.head == "GMACs"]
+    assert [column.cell(row) for row in of.rows] == ["0.40", "4.0", "10", "15"]
+
+
 def test_columns_that_are_empty_are_left_out():
     head = ranked_tables.terminal(ranking({}), width=80).splitlines()[0]
     assert head.split() == ["model", "parc_f32", "by", "ridge"]

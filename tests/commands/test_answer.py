@@ -9,6 +9,7 @@ import tiny_bank
 from tiny_bank import rank, rows
 
 from jaxparc.__main__ import main
+from jaxparc.bank import costs
 from jaxparc.bank import features as bank_features
 
 bank = pytest.fixture(tiny_bank.three_models)
@@ -114,6 +115,28 @@ def test_all_methods_are_those_that_can_be_applied(bank, capsys):
     # named, it is missed
     assert rank("--methods", "all", "rsa", "--out", "f") == 1
     assert "not scored: rsa needs reference" in capsys.readouterr().err
+
+
+def test_score_shows_the_costs_that_extract_recorded(bank, capsys):
+    assert rank("--out", "f") == 0
+    costs.write_speed(bank.path / "f", "b", str(np.load(bank.path / "f" / "b.npz")["made_of"]), 7.5)
+    costs.write_speed(bank.path / "f", "c", "of other features", 9)
+    (bank.path / "bank.toml").unlink()
+    assert main(["score", "f", "--out", "s"]) == 0
+    found = table(bank.path / "s")
+    ranked = table(bank.path / "f")
+    for name in "abc":
+        for column in ("parameters", "gmacs", "megabytes"):
+            assert float(found[name][column]) == float(ranked[name][column])
+    assert [found[name]["images_per_second"] for name in "abc"] == ["", "7.5", ""]
+    for text in (
+        "",
+        "model,layers\na,18\n",
+        "model,architecture,size\na,nonsense,x\nz,resnet18,\n",
+    ):
+        (bank.path / "f" / "models.csv").write_text(text)
+        assert main(["score", "f", "--out", "s"]) == 0
+        assert table(bank.path / "s")["a"]["parameters"] == ""
 
 
 # Several probe sets
