@@ -38,6 +38,7 @@ th[aria-sort=descending] button::after{content:" ↓"}
 .sortable tr>:first-child.n{min-width:2.5em;text-align:right}
 .sortable tr>:nth-child(2){position:sticky;left:0;background:var(--bg);min-width:8em;
 overflow-wrap:anywhere} figure svg{overflow:visible}
+.marks{font-size:.85rem;color:var(--dim)}
 .thumbnails{display:flex;flex-wrap:wrap;gap:.8rem 1.2rem} .thumbnails figure{max-width:100%}
 .thumbnails img{max-width:64px;max-height:64px;margin-right:3px;vertical-align:top}
 .thumbnails figcaption{font-size:.85rem;font-weight:400;overflow-wrap:anywhere}</style>"""
@@ -51,7 +52,7 @@ def page(ranking: Ranked) -> str:
     body = f"""{_STYLE}<h1>Which model to fine-tune: {html(title)}</h1>
 <p class="answer">{html(ranking.answer)}</p>
 {_table(ranking)}
-{"".join(f"<p>{html(note)}.</p>" for note in ranked_tables.notes_of(ranking))}
+<p class="marks">{"<br>".join(map(html, ranked_tables.notes_of(ranking)))}</p>
 {_plots(ranking)}
 {_methods(ranking)}
 {_probe(ranking)}

@@ -16,7 +16,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums} strong{font-we
 .scroll{overflow-x:auto;margin:.5rem 0;container-type:scroll-state;
 background:linear-gradient(to left,var(--bg) 40%,transparent) right/2.5rem 100% no-repeat local,
 linear-gradient(to left,var(--more),transparent) right/1.2rem 100% no-repeat scroll}
-@container scroll-state(scrollable:right){caption::before{content:"scroll → "}}
+@container scroll-state(scrollable:right){caption::before{content:"(scroll →) "}}
 table:not(.sortable) tr>th:first-child{position:sticky;left:0;background:var(--bg);
 overflow-wrap:anywhere} caption{text-align:left;color:var(--dim);break-after:avoid}
 th,td{padding:.25em .6em;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}

@@ -2,6 +2,7 @@
 
 import html.parser
 import math
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from jaxparc.bank.costs import Facts
 from jaxparc.bank.ranking import Ranking
 from jaxparc.bank.scores import BankScores
 from jaxparc.report import plots
+from jaxparc.report.thumbnails import Group, Thumbnails
 
 NAMES = ("a", "<b>\x1b", "c", "d")
 FACTS = {
@@ -18,6 +20,11 @@ FACTS = {
     NAMES[1]: Facts(parameters=2_223_872, images_per_second=235.9, megabytes=9.1),
     "d": Facts(parameters=722_496, images_per_second=526.4),
 }
+
+
+PICTURES = Thumbnails(
+    (Group("<cat> (2)", ("data:image/jpeg;base64,AAAA",) * 2),), "and 1 more class"
+)
 
 
 def ranking(facts=FACTS, methods=("parc_f32", "ridge"), **options):
@@ -37,7 +44,7 @@ class Outline(html.parser.HTMLParser):
         self.open, self.loads = [], []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "path", "circle", "br"):
+        if tag not in ("meta", "path", "circle", "br", "img"):
             self.open.append(tag)
         self.loads += [value for name, value in attrs if name in ("src", "href")]
 
@@ -69,6 +76,25 @@ def test_the_page_has_the_answer_and_a_sortable_table():
     assert 'data-key="11176512">11.2 M</td>' in page
     assert '<td class="n" data-key="">undefined</td>' in page
     assert page.count("<tr><td") == 4
+
+
+def test_the_page_has_probe_images_and_settings_in_words():
+    settings = {
+        **{"models": ["a.pth", "b.pth"], "bank": None, "probe_images": 1500, "labels": ""},
+        "images": "1,500 images, 2 classes",
+    }
+    page = ranked_page.page(ranking(settings=settings, thumbnails=PICTURES))
+    assert "<h2>Probe images</h2><p>1,500 images, 2 classes.</p>" in page
+    assert "<figcaption>&lt;cat&gt; (2)</figcaption>" in page
+    assert page.count('<img alt="" src="data:image/jpeg;base64,AAAA">') == 2
+    assert "<p>and 1 more class</p>" in page
+    table = page.split("<caption>Settings")[1].split("</table>")[0]
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t", table)
+    assert cells == [
+        *("setting", "value", "models", "a.pth, b.pth", "probe images", "1,500"),
+        *("images", "1,500 images, 2 classes"),
+    ]
+    assert "Probe images" not in ranked_page.page(ranking())
 
 
 def test_models_of_known_cost_and_score_are_drawn():
