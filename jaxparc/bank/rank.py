@@ -128,7 +128,7 @@ def rank(
         {name: run.facts for name, run in found.items()} | _by_name(facts),
         {"batch_size": batch_size},
         [note for note in notes if note],
-        _thumbnails(images, labels, encoded),
+        thumbnails=_thumbnails(images, labels, encoded),
     )
     return ranking.make(
         choice, chosen, [bank], given, about, num_classes=num_classes, failed=failed
