@@ -155,10 +155,7 @@ def _methods(ranking: Ranked) -> str:
     if len(scores.methods) < 2:
         return ""
     rows = [
-        [
-            row.name,
-            *(ranked_tables.score_text(*ranking.numbers[m, row.name]) for m in scores.methods),
-        ]
+        [row.name, *(ranked_tables.cell_of(ranking, row, method) for method in scores.methods)]
         for row in ranking.rows
     ]
     caption = f"Scores by all methods, ± {100 * scores.level:g} % intervals"

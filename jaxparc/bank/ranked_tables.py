@@ -107,6 +107,12 @@ def score_text(score: float, low: float, high: float) -> str:
     return f"{score:.2f} ± {above}" if above == below else f"{score:.2f} +{above} -{below}"
 
 
+def cell_of(ranking: Ranked, row: Row, method: str) -> str:
+    """Return a model's score by any method, with its interval; "" if it was not computed."""
+    numbers = ranking.numbers[method, row.name]
+    return "" if row.dropped and math.isnan(numbers[0]) else score_text(*numbers)
+
+
 def _place(row: Row, method: str) -> str:
     """Return the rank by a further method, marked if it is above the best one by that method."""
     rank = row.ranks.get(method)
@@ -220,7 +226,7 @@ def _scores_by(ranking: Ranked) -> Callable[[str], Column]:
     def column(method: str) -> Column:
         return Column(
             method,
-            lambda row: score_text(*ranking.numbers[method, row.name]),
+            lambda row: cell_of(ranking, row, method),
             lambda row: _defined(ranking.numbers[method, row.name][0]),
         )
 

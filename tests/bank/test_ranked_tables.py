@@ -9,8 +9,9 @@ import re
 
 import numpy as np
 
-from jaxparc.bank import ranked_tables
+from jaxparc.bank import ranked_page, ranked_tables
 from jaxparc.bank.costs import Facts
+from jaxparc.bank.racing import Round
 from jaxparc.bank.ranking import Ranking
 from jaxparc.bank.scores import BankScores
 
@@ -188,3 +189,19 @@ def test_files_are_written(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         *("ranking.csv", "ranking.json", "ranking.md")
     }
+
+
+def test_models_that_a_race_dropped_have_the_scores_that_were_computed():
+    rounds = (
+        Round(64, {"slow": 9.5, NAMES[0]: 16.0}, {"slow": "surely worse"}),
+        Round(100, {NAMES[0]: 17.03}, {}),
+    )
+    of = ranking(rounds=rounds, detailed=True)
+    text = ranked_tables.all_scores(of, width=120)
+    assert [line for line in text.splitlines() if line.startswith("slow")][0].split() == [
+        *("slow", "9.50")  # ridge was not computed, which is not undefined
+    ]
+    row = of.rows[-1]
+    assert (row.name, row.images, row.dropped) == ("slow", 64, "surely worse")
+    assert ranked_tables.cell_of(of, row, "ridge") == ""
+    assert '<td class="n">9.50</td><td class="n"></td>' in ranked_page.page(of)
