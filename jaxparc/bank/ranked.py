@@ -207,7 +207,8 @@ def answer(rows: Sequence[Row], methods: Sequence[str], level: float = DEFAULT_L
         sentences.append(f"{names} cannot be told from it ({percent}).")
         sentences += _cheaper(best, tied)
     elif count := len(others) + len(worse):
-        rest = "The other model scores" if count == 1 else f"All {count} others score"
+        few = {1: "The other model scores", 2: "Both others score"}
+        rest = few.get(count, f"All {count} others score")
         if untimed:
             rest = f"{printing.count(count, 'model')} that had time to be compared score"
         sentences.append(f"{rest} lower by more than chance ({percent}).")

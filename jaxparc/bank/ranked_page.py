@@ -40,18 +40,19 @@ th[aria-sort=descending] button::after{content:" ↓"}
 overflow-wrap:anywhere} figure svg{overflow:visible}
 .marks{font-size:.85rem;color:var(--dim)}
 .thumbnails{display:flex;flex-wrap:wrap;gap:.8rem 1.2rem} .thumbnails figure{max-width:100%}
-.thumbnails img{max-width:64px;max-height:64px;margin-right:3px;vertical-align:top}
+.thumbnails img{height:64px;max-width:128px;margin-right:3px;vertical-align:top}
 .thumbnails figcaption{font-size:.85rem;font-weight:400;overflow-wrap:anywhere}</style>"""
 
 
 def page(ranking: Ranked) -> str:
     """Return the page."""
-    title = str(ranking.settings.get("target") or ranking.settings.get("folder") or "a bank")
+    target = str(ranking.settings.get("target") or ranking.settings.get("folder") or "")
     notes = "".join(f"<li>{html(note)}</li>" for note in ranking.notes)
     settings = [[key.replace("_", " "), text] for key, text in _words(ranking.settings)]
-    body = f"""{_STYLE}<h1>Which model to fine-tune: {html(title)}</h1>
+    heading = ": ".join(filter(None, ["Which model to fine-tune", target]))
+    body = f"""{_STYLE}<h1>{html(heading)}</h1>
 <p class="answer">{html(ranking.answer)}</p>
-{_table(ranking)}
+{_table(ranking, "; click a heading to sort")}
 <p class="marks">{"<br>".join(map(html, ranked_tables.notes_of(ranking)))}</p>
 {_plots(ranking)}
 {_methods(ranking)}
@@ -61,7 +62,7 @@ def page(ranking: Ranked) -> str:
 {markup.table("Settings", ["setting", "value"], settings, css="")}
 {markup.table("Versions", ["package", "version"], list(ranked_tables.versions().items()), css="")}
 <script>{_SCRIPT}</script>"""
-    return markup.page(f"{title}: {ranking.answer}", body)
+    return markup.page(": ".join(filter(None, [target, ranking.answer])), body)
 
 
 def _words(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -70,7 +71,7 @@ def _words(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(value, list | tuple):
             value = ", ".join(map(str, value))
         if value not in (None, ""):
-            yield key, f"{value:,}" if isinstance(value, int) else str(value)
+            yield key, str(value)
 
 
 def _probe(ranking: Ranked) -> str:
@@ -83,13 +84,13 @@ def _probe(ranking: Ranked) -> str:
 
 def fragment(ranking: Ranked) -> str:
     """Return the answer, the table and its notes for a notebook, whose style they keep."""
-    notes = [*ranked_tables.notes_of(ranking), *(f"Note: {note}" for note in ranking.notes)]
+    notes = [*ranked_tables.notes_of(ranking), *(f"note: {note}" for note in ranking.notes)]
     return f"""<div><p><strong>{html(ranking.answer)}</strong></p>
 {_table(ranking)}
-{"".join(f"<p><small>{html(note)}</small></p>" for note in notes)}</div>"""
+<p><small>{"<br>".join(map(html, notes))}</small></p></div>"""
 
 
-def _table(ranking: Ranked) -> str:
+def _table(ranking: Ranked, hint: str = "") -> str:
     columns = ranked_tables.columns_of(ranking)
     heads = []
     for column in columns:
@@ -104,7 +105,7 @@ def _table(ranking: Ranked) -> str:
             css = "" if column.is_text else ' class="n"'
             cells.append(f'<td{css} data-key="{html(text)}">{html(column.cell(row))}</td>')
         rows.append("".join(cells))
-    caption = f"{count(len(rows), 'model')}; click a heading to sort"
+    caption = f"{count(len(rows), 'model')}{hint}"
     return markup.framed(caption, heads, rows).replace("<table>", '<table class="sortable">', 1)
 
 

@@ -32,7 +32,7 @@ details{margin:.4rem 0} .mark{fill-opacity:.45;stroke-width:1.2}
 .chance{fill:var(--line);opacity:.6}
 @media print{body{font-size:11px} .scroll{overflow:visible;background:none}
 caption::before{content:none!important}
-table{font-size:8.5px} th,td{padding:.2em .4em} tr{break-inside:avoid}}
+table{font-size:8.5px} th,td{padding:.2em .4em} tr{break-inside:avoid} .n{white-space:normal}}
 @media (max-width:40rem){table{font-size:.75rem} th,td{padding:.2em} h1{font-size:1.5rem}
 .answer{font-size:1.1rem}} figure table{font-size:.75rem}
 """

@@ -35,7 +35,11 @@ def best(facts=UNKNOWN):
         ),
         (
             [best(), row("B", 2), row("C", 3), row("D", None)],
-            "Fine-tune A. All 2 others score lower by more than chance (95 %).",
+            "Fine-tune A. Both others score lower by more than chance (95 %).",
+        ),
+        (
+            [best(), row("B", 2), row("C", 3), row("E", 4)],
+            "Fine-tune A. All 3 others score lower by more than chance (95 %).",
         ),
         (
             [best(), row("B", 2, tied=True), row("C", 3)],
@@ -109,7 +113,7 @@ def test_a_cheap_model_that_is_not_tied_is_not_advised():
 def test_the_answer_says_where_the_second_method_disagrees():
     rows = [best(), row("B", 2, better_by=("ridge",)), row("C", 3, better_by=("knn",))]
     assert answer(rows, METHODS, 0.9) == (
-        "Fine-tune A. All 2 others score lower by more than chance (90 %). "
+        "Fine-tune A. Both others score lower by more than chance (90 %). "
         "By ridge, however, B would be better."
     )
     assert "however" not in answer(rows, METHODS[:1])

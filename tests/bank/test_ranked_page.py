@@ -71,8 +71,14 @@ def test_the_page_has_the_answer_and_a_sortable_table():
     of = ranking()
     page = ranked_page.page(of)
     assert '<p class="answer">Fine-tune a. ' in page
-    assert f"<title>a bank: {of.answer.split('<')[0]}" in page
+    assert f"<title>{of.answer.split('<')[0]}" in page
+    assert "<h1>Which model to fine-tune</h1>" in page
+    assert "<h1>Which model to fine-tune: photos</h1>" in ranked_page.page(
+        ranking(settings={"target": "photos"})
+    )
     assert '<table class="sortable">' in page
+    assert "<caption>4 models; click a heading to sort</caption>" in page
+    assert "<caption>4 models</caption>" in ranked_page.fragment(of)  # without a script
     assert 'data-key="11176512">11.2 M</td>' in page
     assert '<td class="n" data-key="">undefined</td>' in page
     assert page.count("<tr><td") == 4
@@ -91,7 +97,7 @@ def test_the_page_has_probe_images_and_settings_in_words():
     table = page.split("<caption>Settings")[1].split("</table>")[0]
     cells = re.findall(r"<t[hd][^>]*>([^<]*)</t", table)
     assert cells == [
-        *("setting", "value", "models", "a.pth, b.pth", "probe images", "1,500"),
+        *("setting", "value", "models", "a.pth, b.pth", "probe images", "1500"),
         *("images", "1,500 images, 2 classes"),
     ]
     assert "Probe images" not in ranked_page.page(ranking())
