@@ -38,10 +38,10 @@ th[aria-sort=descending] button::after{content:" ↓"}
 .sortable tr>:first-child.n{min-width:2.5em;text-align:right}
 .sortable tr>:nth-child(2){position:sticky;left:0;background:var(--bg);min-width:8em;
 overflow-wrap:anywhere} figure svg{overflow:visible}
-.marks{font-size:.85rem;color:var(--dim)}
+.marks{font-size:.85em;color:var(--dim)}
 .thumbnails{display:flex;flex-wrap:wrap;gap:.8rem 1.2rem} .thumbnails figure{max-width:100%}
 .thumbnails img{height:64px;max-width:128px;margin-right:3px;vertical-align:top}
-.thumbnails figcaption{font-size:.85rem;font-weight:400;overflow-wrap:anywhere}</style>"""
+.thumbnails figcaption{font-size:.85em;font-weight:400;overflow-wrap:anywhere}</style>"""
 
 
 def page(ranking: Ranked) -> str:
@@ -155,9 +155,10 @@ def _methods(ranking: Ranked) -> str:
     scores = ranking.scores
     if len(scores.methods) < 2:
         return ""
-    rows = [
-        [row.name, *(ranked_tables.cell_of(ranking, row, method) for method in scores.methods)]
-        for row in ranking.rows
-    ]
+    rows = []
+    for row in ranking.rows:
+        cells = [ranked_tables.cell_of(ranking, row, method) for method in scores.methods]
+        # On paper, cells are wrapped after the score.
+        rows.append([row.name, *(cell.replace("± ", "±\N{NO-BREAK SPACE}") for cell in cells)])
     caption = f"Scores by all methods, ± {100 * scores.level:g} % intervals"
     return f"<h2>All methods</h2>{markup.table(caption, ['model', *scores.methods], rows)}"
