@@ -22,14 +22,11 @@ prior = 80.9                          # any number that is larger for models tha
 """
 
 import dataclasses
-import math
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from jaxparc import files, printing
 from jaxparc.errors import InputError
@@ -253,105 +250,3 @@ def load(entry: Entry) -> Any:
     loaded = weights.load(entry.architecture, entry.weights, **loading.options_of(entry))
     mean, std = entry.mean or loaded.spec.mean, entry.std or loaded.spec.std
     return loaded._replace(spec=dataclasses.replace(loaded.spec, mean=mean, std=std))
-
-
-class Tuned(NamedTuple):
-    """A fine-tuned model.
-
-    Attributes:
-        loaded: the network and its new weights.
-        accuracy: accuracy on the target's test split, in percent.
-        images: number of images in the test split.
-        largest: share of the test split's largest class, in percent; None for multi-label targets.
-    """
-
-    loaded: Any  # weights.Loaded, whose import takes a second
-    accuracy: float
-    images: int
-    largest: float | None
-
-    @property
-    def at_chance(self) -> bool:
-        """Whether predicting the largest class for every image may be just as accurate.
-
-        That is, whether the lower end of the accuracy's 95 % Wilson interval does not exceed
-        `largest`.
-        """
-        from scipy.stats import binomtest
-
-        if self.largest is None:
-            return False
-        correct = round(self.accuracy * self.images / 100)
-        interval = binomtest(correct, self.images).proportion_ci(0.95, "wilson")
-        return bool(100 * interval.low <= self.largest)
-
-
-def finetune(
-    entry: Entry,
-    target: str,
-    *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int = 0,
-    data_dir: str | Path | None = None,
-    watch: Callable[[Any], None] | None = None,
-    partial: Path | None = None,
-    keep: Callable[[Any], None] = lambda loaded: None,
-) -> Tuned:
-    """Fine-tune all weights of a model on a target's training split, with a new head.
-
-    Args:
-        entry: the model.
-        target: a data set, as in `datasets.load`.
-        steps: number of batches.
-        batch_size: images per batch, over all devices.
-        learning_rate: peak learning rate of SGD with momentum 0.9, reached by a linear warm-up over
-            a tenth of the steps and followed by a cosine decay to 0.
-        seed: seed of the new head, the order of the images, crops and mirroring.
-        data_dir: as in `datasets.load`.
-        watch: called with steps as their metrics become known; see `training.loop.fit_together`.
-        partial: folder in which KeyboardInterrupt saves the state of the training, and from which
-            it resumes. Its name must identify everything that determines the weights, and the
-            caller removes it.
-        keep: called with the network and its new weights before the accuracy is measured.
-
-    Raises:
-        InputError: the target is unknown or has no classes, or the weights do not fit the network.
-        DatasetError: the target cannot be read.
-        DivergedError: the loss became infinite or NaN.
-        OSError: the weights cannot be read.
-    """
-    from jaxparc import datasets, parallel
-    from jaxparc.training import decoding, loop
-    from jaxparc.training import steps as training_steps
-
-    datasets.require_classes(target, "fine-tuning")
-    data = datasets.spec_of(target, data_dir=data_dir)
-    loaded = load(entry)
-    spec = loaded.spec
-    size = entry.size or spec.input_size
-    module = loaded.module.clone(num_classes=data.num_classes, axis_name=parallel.AXIS)
-    task = training_steps.Task(module, spec.mean, spec.std, data.multi_label)
-    tuning, test = (
-        decoding.decode(datasets.load(target, split, data_dir=data_dir, decode=False), size=size)
-        for split in ("train", "test")
-    )
-    variables, _ = loop.fit(
-        task,
-        training_steps.with_new_head(dict(loaded.variables), data.num_classes, seed),
-        tuning,
-        training_steps.Recipe(steps=steps, batch_size=batch_size, learning_rate=learning_rate),
-        size=size,
-        mirror=data.mirror,
-        seed=seed,
-        watch=watch,
-        partial=partial,
-        every=math.inf,  # saving to a full disk would end the training
-    )
-    tuned = loaded._replace(module=module.clone(axis_name=None), variables=variables)
-    keep(tuned)
-    accuracy = loop.accuracy(task, variables, test, size=size, batch_size=batch_size)
-    labels = datasets.labels(target, "test", data_dir=data_dir)
-    largest = None if data.multi_label else 100 * float(np.bincount(labels).max()) / len(labels)
-    return Tuned(tuned, accuracy, len(labels), largest)

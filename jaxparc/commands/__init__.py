@@ -11,3 +11,6 @@ SCORED_BY = ("parc_f32",)
 RANKED_BY = ("parc_f32", "ridge")
 EVIDENCE = "parc_f32 ranked best over the paper's 168 transfers; see docs/evaluation.md"
 ALL = "all"  # of --methods: every method that can be applied
+
+# The peak learning rates that `finetune` chooses from.
+LEARNING_RATES = (0.003, 0.01, 0.03)
