@@ -22,6 +22,7 @@ prior = 80.9                          # any number that is larger for models tha
 """
 
 import dataclasses
+import math
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping

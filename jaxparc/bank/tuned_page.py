@@ -50,10 +50,11 @@ def write(page: Path, models: Sequence[Tuned], classes: Sequence[str]) -> None:
 def _section(models: Sequence[Tuned], classes: Sequence[str]) -> str:
     sheet = tuned.sheet(models)
     notes = "<br>".join(html(note) for note in sheet.notes)
+    rows = [(*row, one.file.name) for row, one in zip(sheet.rows, models, strict=True)]
     best = tuned.best_of(models)
     return f"""{_STYLE}<h2 id="fine-tuning">Was the advice right?</h2>
 <p><strong>{html(tuned.verdict(models))}</strong></p>
-{markup.table(sheet.title, sheet.head, sheet.rows)}
+{markup.table(sheet.title, (*sheet.head, "file"), rows)}
 <p>{notes}</p>
 {_classes(best, classes) if "predictions" in best.facts else ""}"""
 
@@ -121,8 +122,9 @@ def _pairs(confusion: np.ndarray, classes: Sequence[str]) -> str:
         true, predicted = np.unravel_index(place, wrong.shape)
         if number := int(wrong[true, predicted]):
             share = 100 * number / int(confusion[true].sum())
-            rows.append([classes[true], classes[predicted], f"{number:,}", f"{share:.0f}"])
+            pair = f"{classes[true]} → {classes[predicted]}"
+            rows.append([pair, f"{number:,}", f"{share:.0f}"])
     if not rows:
         return "<p>Nothing: all test images are classified correctly.</p>"
-    head = ["true class", "predicted as", "images", "% of the class"]
+    head = ["true → predicted", "images", "% of the class"]
     return markup.table("The pairs of classes that are confused most often", head, rows)
