@@ -27,7 +27,7 @@ from experiments.runner.run import Run, Stage, StageError, list_by_name, partial
 from jaxparc import files, locks
 from jaxparc.errors import InputError
 from jaxparc.evaluation import SCRATCH, Transfer
-from jaxparc.training import checkpoints, grid, loop
+from jaxparc.training import checkpoints, grid, halving, loop
 from jaxparc.training.decoding import Source
 from jaxparc.training.program import Point
 from jaxparc.training.steps import Task, with_new_head
@@ -107,8 +107,7 @@ def _waves(run: Run) -> list[list[Unit]]:
 
 def rungs(benchmark: Benchmark) -> tuple[int, ...]:
     """Return the numbers of steps after which half of a grid is stopped."""
-    steps = benchmark.transfer_recipe.steps
-    return (steps // 4, steps // 2) if benchmark.halving else ()
+    return halving.rungs(benchmark.transfer_recipe.steps) if benchmark.halving else ()
 
 
 def remaining_rates(run: Run, transfer: Transfer, rung: int) -> tuple[float, ...]:
@@ -131,8 +130,7 @@ def remaining_rates(run: Run, transfer: Transfer, rung: int) -> tuple[float, ...
         except (FileNotFoundError, files.DamagedFileError):
             break
         means = {rate: _mean([of_rates[f"{rate:g}"] for of_rates in found]) for rate in rates}
-        best = sorted(rates, key=lambda rate: -means[rate])[: -(-len(rates) // 2)]
-        rates = tuple(rate for rate in rates if rate in best)
+        rates = tuple(halving.better_half(means))
     return rates
 
 

@@ -25,14 +25,18 @@ if TYPE_CHECKING:
     from jaxparc.errors import InputError as InputError
     from jaxparc.errors import UndefinedScoreWarning as UndefinedScoreWarning
     from jaxparc.extraction import extract as extract
+    from jaxparc.finetuned import Finetuned as Finetuned
+    from jaxparc.finetuned import load_finetuned as load_finetuned
     from jaxparc.selectors.probe import Probe as Probe
 
 _HOMES = {
     "BankScores": "bank.scores",
+    "Finetuned": "finetuned",
     "InputError": "errors",
     "Probe": "selectors.probe",
     "UndefinedScoreWarning": "errors",
     "extract": "extraction",
+    "load_finetuned": "finetuned",
     "race": "bank.racing",
     "rank": "bank.rank",
     "score_bank": "bank.scoring",

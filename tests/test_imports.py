@@ -110,6 +110,7 @@ ROOMS = [
     "jaxparc.weights",
     "jaxparc.training",
     "jaxparc.extraction",
+    "jaxparc.finetuned",
     "jaxparc.units",
     "jaxparc.report",
     "jaxparc.bank",

@@ -3,11 +3,13 @@
 import types
 
 import numpy as np
+from golden import drawn
 from PIL import Image
 
 from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
 from jaxparc.datasets import user_images
+from jaxparc.weights import torchvision
 
 MODEL = """[[model]]
 name = "{0}"
@@ -15,6 +17,13 @@ architecture = "resnet18"
 weights = "{0}.bin"
 size = 32
 """
+
+
+def weights_of(name, num_classes):
+    """The state dict of a narrow network, with drawn weights."""
+    shapes = torchvision.variable_shapes(name, num_classes=num_classes, width=0.0625)
+    entries = torchvision.entries(name, shapes)
+    return drawn.weights({entry.key: entry.torch_shape for entry in entries})
 
 
 def pictures(folder, counts=(16, 16, 16), seed=0):

@@ -30,11 +30,27 @@ class Parser(options.Parser):
         self.exit(2, f"{self.prog}: {printing.shown(message)} ({self.hint})\n")
 
 
-def bank() -> Parser:
-    """Return a parser of BANK."""
+def one_model() -> Parser:
+    """Return a parser of one model of a bank, and its target: BANK NAME TARGET."""
     parser = Parser(add_help=False)
     parser.add_argument("bank", metavar="BANK", help=BANK)
+    parser.add_argument("name", metavar="NAME", help="name of a model in BANK")
+    parser.add_argument("target", metavar="TARGET", help=DATASET)
     return parser
+
+
+def advised() -> Parser:
+    """Return a parser of a ranking, whose models and target are fine-tuned: FOLDER."""
+    parser = Parser(add_help=False)
+    parser.add_argument("bank", metavar="FOLDER", help="folder that rank wrote")
+    parser.set_defaults(name=None, target=None)
+    return parser
+
+
+def is_top(word: str) -> bool:
+    """Return whether a word is --top, or one of argparse's abbreviations of it."""
+    flag = word.partition("=")[0]
+    return flag.startswith("--t") and "--top".startswith(flag)
 
 
 def is_models(word: str) -> bool:
@@ -111,13 +127,6 @@ def _amount(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, such as 5M, got {text!r}")
     return number
-
-
-def model() -> Parser:
-    """Return a parser of the name of one model."""
-    parser = Parser(add_help=False)
-    parser.add_argument("name", metavar="NAME", help="name of a model in BANK")
-    return parser
 
 
 def target(more: str = "") -> Parser:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from jaxparc import interrupts, printing
-from jaxparc.commands import PROGRAM, RANKED_BY, SCORED_BY, arguments
+from jaxparc.commands import LEARNING_RATES, PROGRAM, RANKED_BY, SCORED_BY, arguments
 from jaxparc.commands.arguments import Parser
 from jaxparc.errors import InputError, OperationError, is_out_of_memory
 from jaxparc.units import options
@@ -88,7 +88,8 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_score(commands)
     _add_extract(commands, by_models)
     _add_rank(commands, by_models)
-    _add_finetune(commands)
+    _add_finetune(commands, any(arguments.is_top(word) for word in words))
+    _add_predict(commands)
     _add_init_bank(commands)
     _add_convert(commands)
     _add_data(commands)
@@ -201,34 +202,71 @@ def _add_rank(commands: _Commands, by_models: bool) -> None:
     rank.hint = arguments.FORMS
 
 
-def _add_finetune(commands: _Commands) -> None:
+def _add_finetune(commands: _Commands, by_top: bool) -> None:
     tune = commands.add_parser(
         "finetune",
-        parents=[arguments.bank(), arguments.model(), arguments.target(), arguments.data_dir()],
-        help="fine-tune one model of a bank",
-        description="Fine-tune all weights of one model of a bank to a target.",
+        parents=[arguments.advised() if by_top else arguments.one_model(), arguments.data_dir()],
+        usage=f"{PROGRAM} finetune [options] FOLDER --top K\n"
+        f"       {PROGRAM} finetune [options] BANK NAME TARGET",
+        help="fine-tune the best models of a ranking, or one model of a bank",
+        description="Fine-tune all weights of models: of the K best in a FOLDER that rank wrote, "
+        "or of one model of a bank. The learning rate is chosen on a fifth of the training images "
+        "(those that do badly are stopped early); the model is tested on the test images. An "
+        "interrupted command goes on where it was.",
     )
+    tune.hint = "expected FOLDER --top K, or BANK NAME TARGET"
+    tune.add_argument(
+        "--top", type=int, metavar="K", help="number of models of the ranking, the best first"
+    )
+    rates = ", ".join(f"{rate:g}" for rate in LEARNING_RATES)
     for name, kind, default, what in (
-        ("steps", int, 1000, "number of batches"),
-        ("batch_size", int, 64, "images per batch, over all devices"),
-        ("learning_rate", float, 0.01, "peak learning rate, after the warm-up"),
-        ("seed", int, 0, "seed of the new head, the order of the images and the crops"),
+        ("steps", int, 1000, "number of batches [1000]"),
+        ("batch_size", int, 64, "images per batch, over all devices [64]"),
+        (
+            "learning_rate",
+            float,
+            None,
+            "peak learning rate, after the warm-up; all training images are then trained on "
+            f"[the best of {rates}]",
+        ),
+        ("seed", int, 0, "seed of the new head, the order of the images and the crops [0]"),
     ):
         metavar = "N" if kind is int else "X"
         tune.add_argument(
-            options.flag_of(name),
-            type=kind,
-            default=default,
-            metavar=metavar,
-            help=f"{what} [{default}]",
+            options.flag_of(name), type=kind, default=default, metavar=metavar, help=what
         )
     tune.add_argument(
         "--out",
         type=Path,
-        metavar="FILE",
-        help="file of the weights [finetuned/NAME-TARGET-HASH.safetensors]",
+        metavar="PATH",
+        help="file of the weights [finetuned/NAME-TARGET-HASH.safetensors]; with --top, their "
+        "folder [FOLDER/finetuned]",
     )
     tune.set_defaults(module="finetune", function="finetune")
+
+
+def _add_predict(commands: _Commands) -> None:
+    predict = commands.add_parser(
+        "predict",
+        parents=[arguments.data_dir()],
+        help="classify images with a fine-tuned model",
+        description="Classify images with weights that finetune wrote, and evaluate them where "
+        "labels are known: in folders that are named like the classes, and in data sets.",
+    )
+    predict.add_argument("weights", type=Path, metavar="WEIGHTS", help="the .safetensors file")
+    predict.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files, folders of them at any depth, or a data set, whose test split is taken",
+    )
+    predict.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="CSV file: path, and the three most probable classes [printed]",
+    )
+    predict.set_defaults(module="predict", function="predict")
 
 
 def _add_init_bank(commands: _Commands) -> None:

@@ -157,6 +157,7 @@ def rank(
         "seed": seed,
         "probe_sets": probe_sets,
         "batch_size": batch_size,
+        "data_dir": data_dir,
     }
     with contextlib.ExitStack() as held:
         for one in sets:

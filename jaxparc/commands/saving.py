@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +33,34 @@ def require_writable(path: Path) -> None:
         raise OperationError(f"cannot write {path}: {error.strerror}") from error
 
 
-def save(loaded: Any, path: Path) -> None:
+def save(loaded: Any, path: Path, about: Mapping[str, Any] | None = None) -> None:
     """Write weights; if that fails, write them elsewhere rather than lose them.
 
     Args:
         loaded: the network and its weights, as `native.save` takes them.
         path: path of the file.
+        about: as `native.save` takes it.
 
     Raises:
         OperationError: the weights could not be written to `path`; the message says where they
             were written instead, if anywhere.
     """
-    failure = _write(loaded, path)
+    failure = _write(loaded, path, about)
     if failure is None:
         return
     tried = []
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
         other = folder / f"{path.stem[:100]}-{os.getpid()}{path.suffix}"
-        if _write(loaded, other) is None:
+        if _write(loaded, other, about) is None:
             raise OperationError(f"cannot write {path}: {failure}; the weights are in {other}")
         tried.append(str(folder))
     raise OperationError(f"cannot write {path}: {failure}; nor in {' or '.join(tried)}")
 
 
-def _write(loaded: Any, path: Path) -> str | None:
+def _write(loaded: Any, path: Path, about: Mapping[str, Any] | None) -> str | None:
     """Write weights; return why that failed, or None if it succeeded."""
     try:
-        native.save(loaded, path)
+        native.save(loaded, path, about)
     except SafetensorError as error:  # its text contains the system's error code
         code = re.search(r"os error (\d+)", str(error))
         return os.strerror(int(code[1])) if code else str(error)

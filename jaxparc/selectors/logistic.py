@@ -93,7 +93,7 @@ def _scored(probe: Probe, n_dims: int | None) -> tuple[Array, Array]:
         labels = probe.labels[order]
         y = jax.nn.one_hot(labels[:half], c, dtype=squares.dtype)
         present = jnp.any(y > 0, axis=0, keepdims=True)
-        fitted, error = _fit(squares[:half, :half], y, present)
+        fitted, error = fit(squares[:half, :half], y, present)
         products = stats.matmul(squares[half:, :half], fitted.weights)
         logits = products + fitted.intercept
         best = jnp.argmax(jnp.where(present, logits, -jnp.inf), axis=1).astype(labels.dtype)
@@ -143,7 +143,7 @@ def halves(labels: Array) -> Array:
     return jnp.argsort(~first, stable=True)
 
 
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
     """The weights of a linear classifier of h training images, in dual form.
 
     By the representer theorem, the optimum is a combination of the training images, W = X^T A, so
@@ -161,21 +161,26 @@ class _Weights(NamedTuple):
     images: Array
     intercept: Array
 
-    def dot(self, other: "_Weights") -> Array:
+    def dot(self, other: "Weights") -> Array:
+        """Return the inner product, ()."""
         return jnp.sum(self.weights * other.images) + jnp.sum(self.intercept * other.intercept)
 
-    def plus(self, step: Array, other: "_Weights") -> "_Weights":
-        return _Weights(*(a + step * b for a, b in zip(self, other, strict=True)))
+    def plus(self, step: Array, other: "Weights") -> "Weights":
+        """Return these weights plus `step`, (), times others."""
+        return Weights(*(a + step * b for a, b in zip(self, other, strict=True)))
 
     def logits(self) -> Array:
+        """Return the logits of the training images, (h, c)."""
         return self.images + self.intercept
 
 
-def _fit(square: Array, y: Array, present: Array) -> tuple[_Weights, Array]:
+def fit(square: Array, y: Array, present: Array) -> tuple[Weights, Array]:
     """Fit multinomial logistic regression by Newton's method with conjugate gradients.
 
+    It minimises the sum of cross-entropies plus ||W||^2 / 2; the intercept is not penalised.
+
     Args:
-        square: (h, h) float32, K.
+        square: (h, h) float32, K, the inner products of the features of the training images.
         y: (h, c) float32, one-hot.
         present: (1, c) bool, classes with images; the others have probability 0.
 
@@ -186,26 +191,26 @@ def _fit(square: Array, y: Array, present: Array) -> tuple[_Weights, Array]:
     lengths = 2.0 ** -jnp.arange(12, dtype=square.dtype)
     size = square.dtype.itemsize
 
-    def lift(weights: Array, intercept: Array) -> _Weights:
-        return _Weights(weights, stats.matmul(square, weights), intercept)
+    def lift(weights: Array, intercept: Array) -> Weights:
+        return Weights(weights, stats.matmul(square, weights), intercept)
 
-    def probabilities(w: _Weights) -> Array:
+    def probabilities(w: Weights) -> Array:
         return jax.nn.softmax(jnp.where(present, w.logits(), -jnp.inf), axis=1)
 
-    def gradient(w: _Weights) -> _Weights:
+    def gradient(w: Weights) -> Weights:
         wrong = probabilities(w) - y
         return lift(wrong + w.weights, jnp.sum(wrong, axis=0, keepdims=True))
 
-    def loss(w: _Weights) -> Array:
+    def loss(w: Weights) -> Array:
         logits = w.logits()
         normaliser = jax.nn.logsumexp(jnp.where(present, logits, -jnp.inf), axis=1)
         return jnp.sum(normaliser) - jnp.sum(y * logits) + jnp.sum(w.weights * w.images) / 2
 
-    def newton(state: tuple[_Weights, _Weights, Array]) -> tuple[_Weights, _Weights, Array]:
+    def newton(state: tuple[Weights, Weights, Array]) -> tuple[Weights, Weights, Array]:
         w, slope, steps = state
         p = probabilities(w)
 
-        def curvature(v: _Weights) -> _Weights:
+        def curvature(v: Weights) -> Weights:
             moved = p * v.logits()
             moved = moved - p * jnp.sum(moved, axis=1, keepdims=True)
             return lift(moved + v.weights, jnp.sum(moved, axis=0, keepdims=True))
@@ -221,14 +226,14 @@ def _fit(square: Array, y: Array, present: Array) -> tuple[_Weights, Array]:
         return w, gradient(w), steps + 1
 
     nothing = jnp.zeros_like(y)
-    start = _Weights(nothing, nothing, jnp.zeros((1, y.shape[1]), y.dtype))
+    start = Weights(nothing, nothing, jnp.zeros((1, y.shape[1]), y.dtype))
     slope = gradient(start)
     first = jnp.sqrt(slope.dot(slope))
 
-    def relative(w: _Weights, slope: _Weights) -> Array:
+    def relative(w: Weights, slope: Weights) -> Array:
         return jnp.sqrt(slope.dot(slope) / jnp.sum(w.weights * w.images))
 
-    def unfinished(state: tuple[_Weights, _Weights, Array]) -> Array:
+    def unfinished(state: tuple[Weights, Weights, Array]) -> Array:
         w, slope, steps = state
         left = jnp.sqrt(slope.dot(slope)) > TOLERANCE[size] * first
         left = left | (relative(w, slope) > ENOUGH[size])
@@ -239,22 +244,22 @@ def _fit(square: Array, y: Array, present: Array) -> tuple[_Weights, Array]:
 
 
 class _Search(NamedTuple):
-    found: _Weights
-    residual: _Weights
-    direction: _Weights
+    found: Weights
+    residual: Weights
+    direction: Weights
     product: Array
     steps: Array
 
 
 def _solve(
-    apply: Callable[[_Weights], _Weights], b: _Weights, spread: Array, enough: Array
-) -> _Weights:
+    apply: Callable[[Weights], Weights], b: Weights, spread: Array, enough: Array
+) -> Weights:
     """Solve apply(x) = b by conjugate gradients, until the norm of the residual is `enough`.
 
     The intercept is preconditioned by `spread` (1, c).
     """
 
-    def conditioned(v: _Weights) -> _Weights:
+    def conditioned(v: Weights) -> Weights:
         return v._replace(intercept=v.intercept / spread)
 
     def improve(s: _Search) -> _Search:
@@ -266,7 +271,7 @@ def _solve(
         direction = following.plus(product / s.product, s.direction)
         return _Search(s.found.plus(length, s.direction), residual, direction, product, s.steps + 1)
 
-    nothing = _Weights(*(jnp.zeros_like(part) for part in b))
+    nothing = Weights(*(jnp.zeros_like(part) for part in b))
     start = _Search(nothing, b, conditioned(b), b.dot(conditioned(b)), jnp.int32(0))
     return jax.lax.while_loop(
         lambda s: (jnp.sqrt(s.residual.dot(s.residual)) > enough) & (s.steps < CG_STEPS),

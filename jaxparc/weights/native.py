@@ -22,8 +22,13 @@ from jaxparc.weights.translation import Colour, Metadata
 OPTIONS: Mapping[str, type] = {"stride_in_1x1": bool, "eps": float, "same_padding": bool}
 
 
-def save(loaded: Loaded, path: Path) -> None:
+def save(loaded: Loaded, path: Path, about: Mapping[str, Any] | None = None) -> None:
     """Save a network with its weights; the file is complete or not written.
+
+    Args:
+        loaded: the network and its weights.
+        path: path of the file.
+        about: further entries of its header, as JSON can hold them.
 
     Raises:
         OSError: it cannot be written.
@@ -38,9 +43,34 @@ def save(loaded: Loaded, path: Path) -> None:
         "mean": loaded.spec.mean,
         "std": loaded.spec.std,
         **{key: value for key, value in options.items() if value is not None},
+        **(about or {}),
     }
     with files.replacing(path) as temporary:
         save_file(arrays, temporary, {KEY: json.dumps(header)})
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """Return what `save` wrote beside the arrays, without reading them; None if it is not ours.
+
+    Raises:
+        WeightsError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        files.require_regular(path)
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
+    with path.open("rb") as opened:
+        if opened.read(9)[8:] != b"{":  # not of this format
+            return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is damaged: {error}") from None
+    return header_of(metadata) if KEY in metadata else None
 
 
 def header_of(metadata: Metadata) -> dict[str, Any]:

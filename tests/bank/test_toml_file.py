@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import drawn
 from PIL import Image
 from safetensors.numpy import save_file
+from tiny_bank import weights_of
 
 from jaxparc import datasets, sampling, weights
 from jaxparc.__main__ import main
@@ -19,15 +19,8 @@ from jaxparc.bank import folder as feature_files
 from jaxparc.bank import toml_file
 from jaxparc.datasets import user_images
 from jaxparc.training import batches
-from jaxparc.weights import torchvision
 
 MODEL = '[[model]]\nname = "a"\narchitecture = "resnet18"\nweights = "a.safetensors"\n'
-
-
-def weights_of(name, num_classes):
-    shapes = torchvision.variable_shapes(name, num_classes=num_classes, width=0.0625)
-    entries = torchvision.entries(name, shapes)
-    return drawn.weights({entry.key: entry.torch_shape for entry in entries})
 
 
 @pytest.fixture

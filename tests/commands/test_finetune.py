@@ -13,8 +13,10 @@ from tiny_bank import pictures
 from jaxparc import interrupts
 from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
-from jaxparc.bank import toml_file as bank_file
+from jaxparc.bank import tuning
 from jaxparc.commands.finetune import _alone_at
+from jaxparc.finetuned import Finetuned
+from jaxparc.training.history import Steps
 
 bank = pytest.fixture(tiny_bank.three_models)
 
@@ -46,22 +48,39 @@ class Weights(types.SimpleNamespace):
         )
 
 
-def tuned(accuracy=90.0, largest=34.0, **options):
-    return bank_file.Tuned(Weights(**options), accuracy, 300, largest)
+def results(accuracy=90.0, largest=34.0, images=300):
+    """What is measured on the test images."""
+    right = round(accuracy * images / 100)
+    return {
+        "accuracy": accuracy,
+        "interval": [*tuning.wilson(right, images)],
+        "chance": largest,
+        "test_images": images,
+        "labels": [0] * images,
+        "predictions": [0] * right + [1] * (images - right),
+    }
 
 
-def training(monkeypatch, result=None):
+def model_of(made_of="", **options):
+    about = {"made_of": made_of, "learning_rate": 0.01, "seconds": 2.0}
+    return Finetuned(Weights(**options), ("class0", "class1", "class2"), 32, about=about)
+
+
+def training(monkeypatch, facts=None, **options):
     """Training takes no time, and gives this."""
+    found = facts or results()
 
-    def trained(*args, keep, **options):
-        keep((result or tuned()).loaded)
-        return result or tuned()
+    def trained(entry, settings, *, made_of, **others):
+        return model_of(made_of, **options)
 
-    monkeypatch.setattr(bank_file, "finetune", trained)
+    monkeypatch.setattr(tuning, "train", trained)
+    monkeypatch.setattr(tuning, "evaluate", lambda model, settings: model.with_facts(**found))
+    monkeypatch.setattr(tuning, "probe", lambda entry, settings: None)
 
 
 def finetune(*words, target="folder:x/pics"):
-    return main(["finetune", "bank.toml", "a", target, "--steps", "4", "--batch-size", "8", *words])
+    options = ["--steps", "4", "--batch-size", "8", "--learning-rate", "0.01"]
+    return main(["finetune", "bank.toml", "a", target, *options, *words])
 
 
 PLACES = {
@@ -80,7 +99,7 @@ def test_where_nothing_can_be_written_nothing_is_computed(
     def computed(*args, **options):
         raise AssertionError
 
-    monkeypatch.setattr(bank_file, "finetune", computed)
+    monkeypatch.setattr(tuning, "train", computed)
     monkeypatch.setattr("jaxparc.weights.load", computed)
     make, reason = PLACES[place]
     path = bank.path / "out" / ("n" * 250 if place == "a long name" else "w")
@@ -100,7 +119,7 @@ def test_weights_go_elsewhere_where_the_disk_fills_up_on_the_way(bank, capsys, m
     with tiny_disk(bank.path / "disk"):
         assert finetune("--out", "disk/w.safetensors") == 1
         out, err = capsys.readouterr()
-        assert out == "a on pics: 90.00 % of the test images\n"
+        assert out.startswith("a on pics: 90.00 % of the test images, 95 % interval 86.1 to 92.9\n")
         other = bank.path / f"w-{os.getpid()}.safetensors"
         full = "cannot write disk/w.safetensors: No space left on device"
         said = f"{full}; the weights are in {other}"
@@ -138,18 +157,19 @@ def test_weights_that_fit_nowhere_are_one_line(bank, capsys, monkeypatch):
         (9.0, 10.0, 100_000, True),
         (60.0, 58.0, 200, True),  # of unequal classes
         (90.0, 34.0, 10, False),
-        (10.8, None, 500, False),
     ],
 )
 def test_accuracy_at_chance_level_is_said(
     accuracy, largest, images, said, bank, capsys, monkeypatch
 ):
-    result = tuned(accuracy, largest)._replace(images=images)
-    training(monkeypatch, result)
+    training(monkeypatch, results(accuracy, largest, images))
     assert finetune() == 0
     out = capsys.readouterr().out
-    assert ("this is at chance level" in out) == said
-    assert (f"{largest} % of them are in the largest class; another --learning-rate" in out) == said
+    share = (
+        f"chance level: {largest} %, the share of the largest class in the {images:,} test images"
+    )
+    assert share in out
+    assert ("this is at chance level; another --learning-rate" in out) == said
 
 
 def test_no_two_trainings_share_a_file(bank, capsys, monkeypatch):
@@ -180,18 +200,18 @@ def test_an_interrupted_training_that_cannot_be_kept_says_so(bank, capsys, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(interrupts._state, "came", False)
-    monkeypatch.setattr(bank_file, "finetune", full)
+    monkeypatch.setattr(tuning, "train", full)
     assert finetune() == 130
     said = "interrupted; 0 of 4 steps were done and cannot be saved: No space left on device"
     assert capsys.readouterr().err == f"jaxparc: {said}\n"
 
 
 def test_an_interrupt_while_the_accuracy_is_measured_keeps_the_weights(bank, capsys, monkeypatch):
-    def interrupted(*args, keep, **options):
-        keep(Weights())
+    def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bank_file, "finetune", interrupted)
+    training(monkeypatch)
+    monkeypatch.setattr(tuning, "evaluate", interrupted)
     assert finetune("--out", "w.safetensors") == 130
     said = "interrupted; the weights were written to w.safetensors"
     assert capsys.readouterr().err == f"jaxparc: {said}\n"
@@ -203,17 +223,17 @@ def test_an_interrupt_while_the_accuracy_is_measured_keeps_the_weights(bank, cap
 def test_an_interrupted_training_goes_on(saved, bank, capsys, monkeypatch):
     places = []
 
-    def interrupted(*args, partial, watch, keep, **options):
+    def interrupted(entry, settings, *, made_of, partial, watch, **options):
         places.append(partial)
         if len(places) > 1:
-            keep(Weights())
-            return tuned()
-        watch(types.SimpleNamespace(first=2, metrics={"loss": np.zeros((1, 1))}))
+            return model_of(made_of)
+        watch(0.01, Steps(2, {"loss": np.zeros((1, 1))}, 8, 1.0))
         if saved:
             partial.mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bank_file, "finetune", interrupted)
+    training(monkeypatch)
+    monkeypatch.setattr(tuning, "train", interrupted)
     assert finetune() == 130
     said = "saved, and the same command resumes" if saved else "done"
     assert f"interrupted; 3 of 4 steps {'are' if saved else 'were'} {said}\n" in (
@@ -222,6 +242,10 @@ def test_an_interrupted_training_goes_on(saved, bank, capsys, monkeypatch):
     assert (bank.path / "finetuned").exists() == saved
     assert finetune() == 0
     assert places[0] == places[1]
+    assert finetune() == 0  # already fine-tuned
+    assert len(places) == 2
+    (path,) = (bank.path / "finetuned").iterdir()
+    path.unlink()
     monkeypatch.setattr(bank_features, "package", lambda: "another version")
     assert finetune() == 0
     assert places[0] != places[2]

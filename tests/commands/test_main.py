@@ -125,7 +125,7 @@ def test_out_of_memory_is_a_line(error, monkeypatch, capsys):
     assert capsys.readouterr().err == f"jaxparc: out of memory: {error}\n"
 
 
-@pytest.mark.parametrize("command", ["score", "extract", "rank", "finetune", "convert"])
+@pytest.mark.parametrize("command", ["score", "extract", "rank", "finetune", "predict", "convert"])
 def test_every_option_is_an_argument_of_its_command(command, capsys):
     """Also those that no other test gives."""
     commands = parser._parser()._subparsers._group_actions[0].choices
