@@ -11,8 +11,8 @@ from jaxparc.bank.defaults import ALL, SCORED_BY
 from jaxparc.bank.folder import Bank
 from jaxparc.errors import InputError
 
-# Inputs of methods besides features; the first three are per model.
-PER_MODEL = ("probs", "layers", "source_images")
+# Inputs of methods besides features, and those of them that every model has its own of.
+PER_MODEL = ("probs", "layers", "source_images", "prior")
 NEEDS = (*PER_MODEL, "reference", "target_images")
 
 
@@ -113,7 +113,7 @@ def plan(
     asked, unasked = choice.expanded()
     left_out, sources = {}, choice.sources
     for name, method in {name: selectors.method(name) for name in asked}.items():
-        if "prior" in method.needs:
+        if "prior" in method.needs and "prior" not in sources:
             left_out[name] = f"{name} needs a prior, which score_bank alone takes"
             continue
         needs = [need for need in method.needs if need in sources]

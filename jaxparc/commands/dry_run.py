@@ -67,16 +67,11 @@ def _print_costs(runs: Sequence[tuple[Entry, int]], batch_size: int) -> None:
     if facts.gmacs(ordered[-1]) > facts.gmacs(ordered[0]):
         ends.append(ordered[-1])
     rates = {entry.name: _rate(entry, batch_size) for entry in ends}
-    seconds = sorted(total / rate for rate in rates.values())
-    least, most = map(_duration, seconds)
-    span = least if least == most else f"{least} to {most}"
+    seconds = [total / rate for rate in rates.values()]
     shown = ", ".join(f"{rate:.0f} GMACs/s by {name}" for name, rate in rates.items())
-    print(
-        printing.shown(
-            f"about {span} on this machine, loading and compilation not included: "
-            f"{total:,.0f} GMACs at {shown}"
-        )
-    )
+    span = _span(min(seconds), max(seconds))
+    print(f"about {span} on this machine, loading and compilation not included:")
+    print(printing.shown(f"{total:,.0f} GMACs at {shown}"))
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:  # only Linux has it
@@ -107,8 +102,11 @@ def _rate(entry: Entry, batch_size: int) -> float:
     return facts.gmacs(entry) * len(images) / (time.perf_counter() - started)
 
 
-def _duration(seconds: float) -> str:
-    """Format a rough duration: "40 s", "6 min", "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _span(least: float, most: float) -> str:
+    """Format a rough duration: "40 s", "4 to 6 min", "3.5 h"."""
+    unit, length = next(one for one in _UNITS if most < 90 * one[1] or one is _UNITS[-1])
+    ends = dict.fromkeys(f"{seconds / length:.{int(unit == 'h')}f}" for seconds in (least, most))
+    return f"{' to '.join(ends)} {unit}"
+
+
+_UNITS = (("s", 1), ("min", 60), ("h", 3600))

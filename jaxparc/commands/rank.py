@@ -27,6 +27,7 @@ _SOURCES = {
     "probs": "models whose weights have a head",
     "reference": "--reference FILE",
     "source_images": "the key source_images of models",
+    "prior": "the key prior of models",
 }
 
 
@@ -133,6 +134,7 @@ def rank(
     inputs = {
         "layers": {entry.name: features.layers(entry) for entry in job.entries},
         "source_images": {e.name: e.source_images for e in job.entries if e.source_images},
+        "prior": {e.name: e.prior for e in job.entries if e.prior is not None},
         "target_images": len(job.probe.split_labels),
     }
     # Inputs that no model can provide are refused now; whether one has a head is known only later.

@@ -163,6 +163,16 @@ def test_different_architectures_and_high_priors_run_first(tmp_path):
     assert [entry.name for entry in jobs.in_order(entries)] == ["d", "c", "e", "b", "a"]
 
 
+def test_the_prior_of_a_bank_is_added(bank, capsys):
+    text = (bank.path / "bank.toml").read_text()
+    head, *models = text.split("size = 32")
+    with_priors = [f"size = 32\nprior = {70 + i}{model}" for i, model in enumerate(models[1:])]
+    (bank.path / "bank.toml").write_text("".join([head, "size = 32", models[0], *with_priors]))
+    assert rank("--methods", "parc_f2+p", "--out", "f", **MANY) == 0
+    assert "parc_f2+p is NaN for a, without prior" in capsys.readouterr().err
+    assert {row["rank"] for row in table(bank.path / "f").values()} == {"1", "2", ""}
+
+
 def test_the_time_left_is_divided_over_the_rounds_and_machines():
     now = time.monotonic()
     clock = rounds._Clock(now + 100)
