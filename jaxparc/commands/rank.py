@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import sys
 import time
 from collections.abc import Collection, Sequence, Set
@@ -196,6 +197,9 @@ def rank(
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"features are kept in {job.folder}") from None
             problems.append(left_out and f"not scored: {left_out}")
+            if job.probe.label_kind != "values":
+                command = f"jaxparc finetune {shlex.quote(str(job.folder))} --top 3"
+                print(printing.shown(f"to fine-tune the best: {command}"))
     if problems := list(dict.fromkeys(filter(None, problems))):
         raise OperationError("; ".join(problems))
 
