@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxparc import weights as weights
     from jaxparc.bank.racing import race as race
     from jaxparc.bank.rank import rank as rank
+    from jaxparc.bank.ranking import Ranking as Ranking
     from jaxparc.bank.scores import BankScores as BankScores
     from jaxparc.bank.scoring import score_bank as score_bank
     from jaxparc.errors import InputError as InputError
@@ -34,6 +35,7 @@ _HOMES = {
     "Finetuned": "finetuned",
     "InputError": "errors",
     "Probe": "selectors.probe",
+    "Ranking": "bank.ranking",
     "UndefinedScoreWarning": "errors",
     "extract": "extraction",
     "load_finetuned": "finetuned",

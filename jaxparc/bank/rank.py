@@ -82,19 +82,21 @@ def rank(
     Returns:
         The ranking. `print` shows what the command prints, a notebook a table; `best` is the name
         of the best model, `answer` what to fine-tune, in words, `rows` are the models, best first,
-        and `write(folder)` writes the files of the command.
+        and `write(folder)` writes the files of the command. Warnings of `score_bank` are in
+        `notes`.
 
     Raises:
         InputError: an argument is wrong, or a method is unknown or cannot be applied.
         OperationError: all models failed.
     """
-    kinds = {str(name): _kind(str(name), model) for name, model in models.items()}
+    kinds: dict[str, _Kind] = {}
+    for key, model in models.items():
+        name = str(key)
+        if name in kinds:
+            raise InputError(f"duplicate model {name!r}")
+        kinds[name] = _kind(name, model)
     if not kinds:
         raise InputError("models is empty; expected at least one")
-    if len(kinds) < len(models):
-        raise InputError(
-            f"models has the names {', '.join(map(repr, models))}, of which some are equal"
-        )
     named = [methods] if isinstance(methods, str) else methods
     if isinstance(labels, Iterator):
         labels = list(labels)
@@ -267,7 +269,8 @@ def _extracted(
         for name, reason in failed.items():
             reasons.setdefault(reason, []).append(name)
         each = "; ".join(f"{reason} ({', '.join(names)})" for reason, names in reasons.items())
-        raise OperationError(f"all {printing.count(len(failed), 'model')} failed: {each}")
+        models = "the only model" if len(failed) == 1 else f"all {len(failed)} models"
+        raise OperationError(f"{models} failed: {each}")
     return found, failed
 
 

@@ -123,6 +123,10 @@ def test_a_model_that_fails_is_undefined_and_the_others_go_on():
     assert lines[0] == found.answer
     with pytest.raises(OperationError, match=r"^all 2 models failed: no; such weights \(x, y\)$"):
         jaxparc.rank({"x": failing, "y": failing}, IMAGES, LABELS)
+    with pytest.raises(
+        OperationError, match="^the only model failed: apply_fn is the module Dense"
+    ):
+        jaxparc.rank({"x": nn.Dense(4)}, IMAGES, LABELS)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ def test_a_model_that_fails_is_undefined_and_the_others_go_on():
     [
         ({}, IMAGES, {}, "models is empty; expected at least one"),
         ({"a": "resnet50"}, IMAGES, {}, "model 'a' is a str; expected a function, a pair"),
-        ({1: doubled, "1": doubled}, IMAGES, {}, "models has the names 1, '1', of which some are"),
+        ({1: doubled, "1": doubled}, IMAGES, {}, "duplicate model '1'"),
         ({"a": doubled}, None, {}, "images: None for 60 labels; model 'a' needs 60"),
         ({"a": doubled}, IMAGES[:9], {}, "images: 9 for 60 labels; model 'a' needs 60"),
         (
