@@ -14,21 +14,46 @@ def drawn(n, seed, shift=3.0):
     return features.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("scale", [0.3, 1.0, 5.0])
-def test_the_accuracy_is_that_of_scikit_learn(scale):
-    (x, y), (test, truth) = drawn(300, 0), drawn(400, 1)
-    found = linear_probe.accuracy(scale * x, y, scale * test, truth, 4)
-    reference = LogisticRegression(tol=1e-8, max_iter=10_000).fit(scale * x.astype(float), y)
-    assert found == pytest.approx(100 * reference.score(scale * test.astype(float), truth), abs=0.5)
+def reference(x, y, test, truth):
+    mean = x.mean(0)
+    scale = np.sqrt(x.var(0).mean())
+    model = LogisticRegression(tol=1e-8, max_iter=10_000).fit((x - mean) / scale, y)
+    return 100 * model.score((test - mean) / scale, truth)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 5.0, 1e6])
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_the_accuracy_is_that_of_scikit_learn_at_any_scale(shift, scale):
+    (x, y), (test, truth) = drawn(300, 0, shift), drawn(400, 1, shift)
+    found = linear_probe.accuracy(np.float32(scale) * x, y, np.float32(scale) * test, truth, 4)
+    expected = reference(x.astype(float), y, test.astype(float), truth)
+    assert found == pytest.approx(expected, abs=0.3)
+
+
+@pytest.mark.parametrize("which", ["wide", "separable"])
+def test_it_is_also_for_features_that_separate_the_classes(which):
+    rng = np.random.default_rng(0)
+    labels, truth = rng.integers(0, 4, 120), rng.integers(0, 4, 200)
+    d, height = (300, 1.5) if which == "wide" else (8, 12.0)
+    x, test = (
+        (np.maximum(rng.normal(size=(len(y), d)) + height * np.eye(4, d)[y], 0)).astype(np.float32)
+        for y in (labels, truth)
+    )
+    found = linear_probe.accuracy(x, labels, test, truth, 4)
+    expected = reference(x.astype(float), labels, test.astype(float), truth)
+    assert found == pytest.approx(expected, abs=0.6)
 
 
 def test_classes_without_training_images_are_never_predicted():
     (x, y), (test, truth) = drawn(200, 0), drawn(100, 1)
     found = linear_probe.accuracy(x[y < 3], y[y < 3], test, truth, 4)
-    reference = LogisticRegression(tol=1e-8, max_iter=10_000).fit(x[y < 3].astype(float), y[y < 3])
-    assert found == pytest.approx(100 * reference.score(test.astype(float), truth), abs=1.1)
+    expected = reference(x[y < 3].astype(float), y[y < 3], test.astype(float), truth)
+    assert found == pytest.approx(expected, abs=1.1)
 
 
-def test_features_that_overflow_have_no_accuracy():
+def test_features_that_are_not_finite_have_no_accuracy():
     x, y = drawn(50, 0)
-    assert linear_probe.accuracy(1e25 * x, y, 1e25 * x, y, 4) is None
+    x[0, 0] = np.inf
+    with np.errstate(invalid="ignore"):
+        assert linear_probe.accuracy(x, y, x, y, 4) is None
+    assert linear_probe.accuracy(np.ones_like(x), y, x, y, 4) is None
