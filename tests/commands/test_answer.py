@@ -39,11 +39,12 @@ def test_the_answer_comes_first_and_is_in_every_file(bank, capsys):
     assert rest[0] == ""
     assert rest[1].split()[:2] == ["model", "parc_f32"]
     assert (
-        rest[-1]
+        rest[-2]
         == "written to f/scores.csv, with all details in ranking.csv, .json, .md; page: index.html"
     )
-    assert rest[-2] == "30 images, 3 classes"
-    assert "docs/evaluation.md" in rest[-3]
+    assert rest[-1] == "to fine-tune the best: jaxparc finetune f --top 3"
+    assert rest[-3] == "30 images, 3 classes"
+    assert "docs/evaluation.md" in rest[-4]
     found = content(bank.path / "f")
     assert found["answer"] == answer
     assert (bank.path / "f" / "ranking.md").read_text().startswith(f"### {answer}\n")
