@@ -206,6 +206,17 @@ def _mesh() -> Mesh:
 
 
 @contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """Compute on the CPU if JAX may use it."""
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        device = None
+    with jax.default_device(device):
+        yield
+
+
+@contextlib.contextmanager
 def one_lapack_thread() -> Iterator[None]:
     """Let LAPACK use one thread meanwhile, if threadpoolctl is installed.
 

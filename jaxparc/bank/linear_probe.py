@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxparc import stats
+from jaxparc import parallel, stats
 from jaxparc.selectors.logistic import GIVEN_UP, fit
 
 
@@ -39,7 +39,7 @@ def accuracy(
     centred = (features - mean) / scale, (test_features - mean) / scale
     logits = _logits(*centred, labels, num_classes, np.dtype(np.float32))
     if logits is None:
-        with jax.default_device(jax.devices("cpu")[0]), jax.enable_x64(True):
+        with parallel.on_cpu(), jax.enable_x64(True):
             logits = _logits(*centred, labels, num_classes, np.dtype(np.float64))
     if logits is None:
         return None

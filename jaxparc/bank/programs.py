@@ -10,10 +10,9 @@ Nothing is waited for before the results of a chunk are fetched. Along with the 
 which models float32, or a summary, was too coarse; these are scored again one by one.
 """
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -162,7 +161,7 @@ class Programs:
         prepare = compiled.targets(tuple(m.target for m in self.distinct), *self._options)
         if all(field.dtype != np.float64 for field in self.shared.values()):
             return prepare(self.shared)
-        with _on_cpu(), jax.enable_x64(True):  # some accelerators lack float64
+        with parallel.on_cpu(), jax.enable_x64(True):  # some accelerators lack float64
             found = prepare(self.shared)
             return jax.tree.map(lambda one: np.asarray(one).astype(np.float32), found)
 
@@ -396,7 +395,7 @@ class Programs:
         n_dims = tuple({self.distinct[place].n_dims or 0: None for place in places})
         run = compiled.scores(self._columns(places), 1, 1, *self._options)
         numbers = {name: model.numbers[name][None] for name in NUMBERS}
-        with _on_cpu():
+        with parallel.on_cpu():
             shared, targets = self._on_host
             features = np.asarray(model.fields["features"])
             table = compiled.components_of(n_dims)(features, model.numbers["scale"])
@@ -412,7 +411,7 @@ class Programs:
         }
         numbers = {key: model.numbers[key] for key in ("layers", "source_images")}
         probs = {key: np.asarray(model.fields[key]) for key in ("probs",) if key in model.fields}
-        with _on_cpu(), jax.enable_x64(True):
+        with parallel.on_cpu(), jax.enable_x64(True):
             run = compiled.scores_in_float64(self._columns(places), *self._options)
             shared, targets = self._on_host
             of_bank = jax.tree.map(lambda found: found.astype(np.float64), targets)
@@ -438,14 +437,3 @@ class Programs:
     @property
     def _options(self) -> tuple[int, str, int]:
         return self.num_classes, self.kind, self.absent
-
-
-@contextlib.contextmanager
-def _on_cpu() -> Iterator[None]:
-    """Compute on the CPU if JAX may use it."""
-    try:
-        device = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        device = None
-    with jax.default_device(device):
-        yield

@@ -49,13 +49,13 @@ def write(page: Path, models: Sequence[Tuned], classes: Sequence[str]) -> None:
 
 def _section(models: Sequence[Tuned], classes: Sequence[str]) -> str:
     sheet = tuned.sheet(models)
-    notes = "<br>".join(html(note) for note in sheet.notes)
-    rows = [(*row, one.file.name) for row, one in zip(sheet.rows, models, strict=True)]
+    files_of = [f"{one.name}: {one.file}" for one in models]
+    notes = "<br>".join(html(note) for note in (*sheet.notes, *files_of))
     best = tuned.best_of(models)
     return f"""{_STYLE}<h2 id="fine-tuning">Was the advice right?</h2>
 <p><strong>{html(tuned.verdict(models))}</strong></p>
-{markup.table(sheet.title, (*sheet.head, "file"), rows)}
-<p>{notes}</p>
+{markup.table(sheet.title, sheet.head, sheet.rows)}
+<p style="overflow-wrap:anywhere">{notes}</p>
 {_classes(best, classes) if "predictions" in best.facts else ""}"""
 
 
@@ -95,7 +95,7 @@ def _accuracies(confusion: np.ndarray, classes: Sequence[str]) -> str:
 
 def _matrix(confusion: np.ndarray, classes: Sequence[str]) -> str:
     """Return the confusion matrix; a row is a true class, shaded by its shares."""
-    heads = ['<th scope="col">true, then predicted</th>']
+    heads = ['<th scope="col">true class</th>']
     heads += [f'<th scope="col">{html(name)}</th>' for name in classes]
     rows = []
     for index, name in enumerate(classes):

@@ -81,6 +81,19 @@ def identity(entry: Entry, settings: Settings) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+def check(settings: Settings) -> None:
+    """Check that models can be fine-tuned on the target, before their weights are read.
+
+    Raises:
+        InputError: the target is unknown or has no classes, or no validation image can be held out.
+        DatasetError: the target cannot be read.
+    """
+    datasets.require_classes(settings.target, "fine-tuning")
+    labels = datasets.labels(settings.target, "train", data_dir=settings.data_dir)
+    if len(settings.rates) > 1:
+        validation_images(labels, settings.seed, settings.target)
+
+
 def validation_images(labels: np.ndarray, seed: int, where: str) -> np.ndarray:
     """Choose the validation images of a training split, stratified by class.
 

@@ -24,6 +24,8 @@ from jaxparc.finetuned import Finetuned
 from jaxparc.training.halving import Tried
 from jaxparc.units.options import flag_of
 
+_RESUMES = ", and the same command resumes"
+
 
 def finetune(
     bank: str,
@@ -102,12 +104,17 @@ def _finetune_top(
     done: list[Tuned] = []
     problems = []
     for number, (ranked, entry) in enumerate(zip(ranking.models, entries, strict=False), 1):
+        print(
+            printing.shown(f"model {number} of {len(entries)}: {ranked.name}, rank {ranked.rank}")
+        )
         try:
             path, facts = _finetune_model(entry, settings, None, out)
         except KeyboardInterrupt as interrupt:
+            far = str(interrupt).removesuffix(_RESUMES) or "not started"
+            models = printing.count(len(entries), "model")
             raise KeyboardInterrupt(
-                f"{number - 1} of {printing.count(len(entries), 'model')} are done; "
-                f"{ranked.name}: {interrupt or 'not started'}; the same command goes on"
+                f"{number - 1} of {models} are done, and {ranked.name}: {far}; the same command "
+                "goes on"
             ) from None
         except Exception as error:
             if is_out_of_memory(error):
@@ -223,6 +230,7 @@ def _finetune_model(
     progress = TrainingProgress(f"{entry.name} to {short_name}", settings.total_steps)
 
     def report(tried: Tried) -> None:
+        progress.reach(tried.learning_rate, tried.steps)
         how = "diverged" if tried.validation is None else f"{tried.validation:.2f} %"
         progress.say(
             f"{entry.name} to {short_name}: learning rate {tried.learning_rate:g} after "
@@ -259,7 +267,7 @@ def _finetune_model(
                 ) from error
             raise OperationError(f"{error.filename or out}: {error.strerror}") from error
         except KeyboardInterrupt:
-            how = "are saved, and the same command resumes" if partial.exists() else "were done"
+            how = f"are saved{_RESUMES}" if partial.exists() else "were done"
             raise KeyboardInterrupt(
                 kept or f"{progress.done} of {settings.total_steps} steps {how}"
             ) from None
@@ -310,9 +318,9 @@ def _check(settings: Settings) -> None:
     """Check the settings of the command line.
 
     Raises:
-        InputError: one is out of range, or the target has no classes.
+        InputError: one is out of range, or as for `tuning.check`.
+        DatasetError: the target cannot be read.
     """
-    datasets.require_classes(settings.target, "fine-tuning")
     given = {
         "steps": settings.steps,
         "batch_size": settings.batch_size,
@@ -328,6 +336,7 @@ def _check(settings: Settings) -> None:
         raise InputError(
             f"--batch-size is {settings.batch_size}; expected a multiple of {devices} devices"
         )
+    tuning.check(settings)
 
 
 def _entry(bank: str, name: str) -> Entry:

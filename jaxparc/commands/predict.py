@@ -47,7 +47,8 @@ def predict(
     Args:
         weights: a file that `finetune` wrote.
         images: image files, folders of them, or one data set as `datasets.load` takes it, whose
-            test split is classified. Images in a folder that is named like a class have that label.
+            test split is classified ("folder:PATH" for that of a folder). Images in a folder that
+            is named like a class have that label.
         out: the CSV file to write; None to print a line for each image.
         data_dir: as `datasets.load` takes it.
 
@@ -61,11 +62,11 @@ def predict(
         saving.require_writable(out)
     model = finetuned.load_finetuned(weights)
     items = _items(images, model.classes, data_dir)
-    if _trained_on(model, images):
+    if trained := _trained_on(model, images):
         print(
             printing.shown(
-                f"note: the model was trained on images of {model.target}; the accuracy of "
-                "images that it was trained on says little"
+                f"note: the model was trained on most of these images, whose accuracy says little; "
+                f"{trained} is those that it was tested on"
             ),
             file=sys.stderr,
         )
@@ -121,6 +122,8 @@ def _items(
         DatasetError: the data set cannot be read.
     """
     found: list[Item] = []
+    if len(addresses) == 1 and datasets.is_registered(addresses[0]):
+        return _of_data_set(addresses[0], data_dir)
     for address in addresses:
         path = Path(os.path.expanduser(address))
         if path.is_dir():
@@ -201,14 +204,16 @@ def _of_data_set(name: str, data_dir: str | None) -> Sequence[Item]:
     return _TestSplit(name, data_dir)
 
 
-def _trained_on(model: Finetuned, addresses: Sequence[str]) -> bool:
-    """Return whether a folder to classify is that of the data set that the model was trained on."""
-    kind, _, rest = model.target.partition(":")
-    trained = rest if kind == "folder" else model.target
-    return any(
-        os.path.isdir(address) and os.path.isdir(trained) and os.path.samefile(address, trained)
-        for address in addresses
-    )
+def _trained_on(model: Finetuned, addresses: Sequence[str]) -> str:
+    """Return the data set that the model was trained on if its folder is classified, else ""."""
+    try:
+        trained = datasets.folder_of(model.target)
+    except InputError:  # it is not here
+        return ""
+    for address in addresses:
+        if os.path.isdir(address) and os.path.isdir(trained) and os.path.samefile(address, trained):
+            return model.target if ":" in model.target else f"folder:{model.target}"
+    return ""
 
 
 def _unknown(items: Sequence[Item], classes: Sequence[str]) -> str:

@@ -58,8 +58,7 @@ class TrainingProgress:
     def watch(self, rate: float, steps: Steps) -> None:
         """Count steps that were trained with a learning rate."""
         losses = steps.metrics["loss"]
-        self._of_rate[rate] = steps.first + losses.shape[1]
-        self.done = sum(self._of_rate.values())
+        self.reach(rate, steps.first + losses.shape[1])
         if steps.images and not self._first:  # the first call compiles
             for place, amount in enumerate((losses.shape[1], steps.images, steps.seconds)):
                 self._measured[place] += amount
@@ -69,6 +68,11 @@ class TrainingProgress:
         if self._bar.disable and self._clock() - self._said >= EVERY:
             self._said = self._clock()
             say(f"{self._title}: step {self.done} of {self._total}, {state}")
+
+    def reach(self, rate: float, steps: int) -> None:
+        """Count all steps with a learning rate up to a number, also if an earlier command did."""
+        self._of_rate[rate] = max(steps, self._of_rate.get(rate, 0))
+        self.done = sum(self._of_rate.values())
 
     def say(self, line: str) -> None:
         """Print a line without disturbing the bar."""

@@ -24,7 +24,8 @@ from jaxparc.datasets import images, prepared, user_images
 from jaxparc.datasets.specs import DATASETS as DATASETS
 from jaxparc.datasets.specs import DatasetError as DatasetError
 from jaxparc.datasets.specs import DatasetSpec as DatasetSpec
-from jaxparc.datasets.specs import Record, Rows, is_registered, registered
+from jaxparc.datasets.specs import Record, Rows, registered
+from jaxparc.datasets.specs import is_registered as is_registered
 from jaxparc.errors import InputError
 
 CLASSES_SHOWN = 12  # in a summary

@@ -150,6 +150,7 @@ def test_the_section_is_written_once_and_before_the_settings(tmp_path):
     assert "a<i>" not in first
     assert "<b>" not in first
     assert '<th scope="row">&lt;b&gt;</th>' in first
+    assert "a&lt;i&gt;: f/a&lt;i&gt;.safetensors" in first
     tuned_page.write(page, [*models, result("b", 2, 190)], names)
     assert "The advice was wrong: b" in section(page)
 

@@ -227,7 +227,8 @@ def test_an_interrupt_says_how_far_it_came_and_goes_on(bank, capsys, monkeypatch
     monkeypatch.setattr(tuning, "train", interrupted)
     capsys.readouterr()
     assert finetune("--steps", "100") == 130
-    said = f"1 of 2 models are done; {order()[1]}: 0 of 175 steps were done; the same command goes"
+    far = f"1 of 2 models are done, and {order()[1]}: 0 of 175 steps were done"
+    said = f"jaxparc: interrupted; {far}; the same command goes on\n"
     assert said in capsys.readouterr().err
     assert (bank.path / "f" / "finetuned.json").exists()
     monkeypatch.setattr(tuning, "train", train)
