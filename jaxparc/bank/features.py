@@ -332,12 +332,7 @@ class _Extraction:
 
     def made_of(self, images: ProbeImages) -> str:
         """Return the fingerprint that the file for some images must have."""
-        return _fingerprint(self.settings, images)
-
-    @functools.cached_property
-    def settings(self) -> dict[str, Any]:
-        """The settings of the model; cached, as weights can be large."""
-        return extraction_settings(self.entry)
+        return _fingerprint(self.entry, images)
 
     def known(self) -> dict[str, np.ndarray]:
         """Return the arrays of another file of this model: enough images, or as many as there are.
@@ -480,28 +475,13 @@ def _extract(
     return {name: array for name, array in arrays.items() if array is not None}, notes
 
 
-def _fingerprint(settings: dict[str, Any], images: ProbeImages) -> str:
+def _fingerprint(entry: Entry, images: ProbeImages) -> str:
     """Return a fingerprint of everything that determines the features of a model."""
-    return _hash([settings, images.digest, package()])
+    return _hash([entry.settings, images.digest, package()])
 
 
 # Architecture, size, requested batch -> the largest batch that fits in memory, if it is smaller.
 _WORKED: dict[tuple[str, int, int], int] = {}
-
-
-def extraction_settings(entry: Entry) -> dict[str, Any]:
-    """Return the settings of a model that determine its features, and a hash of its weights.
-
-    Raises:
-        OSError: the weights cannot be read.
-        InputError: the weights are not a regular file.
-    """
-    from jaxparc import weights
-
-    settings = {
-        key: getattr(entry, key) for key, kind in toml_file.KEYS.items() if kind.affects_features
-    }
-    return {**settings, "weights": weights.fingerprint(entry.weights)}
 
 
 @functools.cache

@@ -22,6 +22,7 @@ prior = 80.9                          # any number that is larger for models tha
 """
 
 import dataclasses
+import functools
 import math
 import tomllib
 import unicodedata
@@ -63,6 +64,19 @@ class Entry:
     licence: str | None = None
     prior: float | None = None
     refused: str | None = None
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """What determines the features: settings, and a hash of the weights, which is read once.
+
+        Raises:
+            OSError: the weights cannot be read.
+            InputError: the weights are not a regular file.
+        """
+        from jaxparc import weights
+
+        settings = {key: getattr(self, key) for key, kind in KEYS.items() if kind.affects_features}
+        return {**settings, "weights": weights.fingerprint(self.weights)}
 
 
 def read(path: str | Path) -> list[Entry]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import datasets, extraction, parallel, sampling
-from jaxparc.bank import features, linear_probe, toml_file
+from jaxparc.bank import linear_probe, toml_file
 from jaxparc.bank.toml_file import Entry
 from jaxparc.errors import InputError
 from jaxparc.finetuned import Finetuned
@@ -75,7 +75,7 @@ def identity(entry: Entry, settings: Settings) -> str:
     where = datasets.folder_of(settings.target, data_dir=settings.data_dir)
     content = [
         [settings.steps, settings.batch_size, settings.rates, settings.seed],
-        features.extraction_settings(entry),
+        entry.settings,
         [spec.name, spec.version, str(where)],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_bank
 
+from jaxparc import weights
 from jaxparc.bank import features as bank_features
 from jaxparc.bank import sources
 from jaxparc.commands import jobs, rounds
@@ -184,3 +185,16 @@ def test_the_time_left_is_divided_over_the_rounds_and_machines():
     clock.record({"a": 10, "b": 10}, 128, 10)  # two machines
     assert clock.affordable(["a", "b", "c"] * 4, 192, 2) == 9
     assert rounds._Clock(float("inf")).affordable(["a"], 64, 1) == 1
+
+
+def test_weights_are_hashed_once_in_a_race(bank, monkeypatch):
+    hashed = []
+    fingerprint = weights.fingerprint
+
+    def counted(path):
+        hashed.append(path)
+        return fingerprint(path)
+
+    monkeypatch.setattr(weights, "fingerprint", counted)
+    assert rank("--race", "--out", "f", **MANY) == 0
+    assert sorted(path.name for path in hashed) == ["a.bin", "b.bin", "c.bin"]
