@@ -234,8 +234,9 @@ def _extracted(
         failed = jobs.run(job, execution)
         there = list(job.entries)
         if execution.shard != (1, 1):
-            failed = recorded_failures(job.folder, jobs.TITLE)
             done = {unit.name for unit in job.units() if is_done(unit)}
+            recorded = recorded_failures(job.folder, jobs.TITLE, execution.shard[1])
+            failed = {unit: error for unit, error in recorded.items() if unit not in done}
             there = [entry for entry in there if features.unit_name(entry) in done]
             left |= {features.unit_name(entry) for entry in job.entries} - done - failed.keys()
         others = {path.stem for path in job.folder.glob("*.npz")} - {e.name for e in job.entries}

@@ -118,10 +118,17 @@ def run_units(
     return {failure["unit"]: failure["error"] for failure in failures}
 
 
-def recorded_failures(folder: Path, title: str) -> dict[str, str]:
-    """Return the failures that all shards have recorded: name of each unit -> the error."""
+def recorded_failures(folder: Path, title: str, shards: int) -> dict[str, str]:
+    """Return the failures that all shards have recorded: name of each unit -> the error.
+
+    Args:
+        folder: as `run_units` takes it.
+        title: as `run_units` takes it.
+        shards: n, the number of shards; records of other divisions are not read, as they may be of
+            another time.
+    """
     found = {}
-    for path in sorted((folder / "failures").glob(f"{title}*.json")):
+    for path in sorted((folder / "failures").glob(f"{title}-*of{shards}.json")):
         for failure in json.loads(path.read_text(encoding="utf-8")):
             found[failure["unit"]] = failure["error"]
     return found

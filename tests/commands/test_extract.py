@@ -60,6 +60,21 @@ def test_shards_work_at_the_same_time_and_keep_others_out(bank, capsys):
     assert rank("--out", "f") == 0
 
 
+def test_a_failure_that_another_division_mended_leaves_no_model_out(bank, capsys, monkeypatch):
+    def failing(entry, *args):
+        raise InputError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bank_features, "_extract", failing)
+        assert extract() == 1
+        assert extract("--shard", "1/3") == 1
+    capsys.readouterr()
+    for shard in ("1/2", "2/2"):
+        assert rank("--out", "f", "--shard", shard) == 0
+    assert len(tiny_bank.rows(bank.path / "f")) == 3
+    assert capsys.readouterr().err == ""
+
+
 def test_the_last_shard_ranks_all_models(bank, capsys, monkeypatch):
     working = bank_features._extract
 
