@@ -35,13 +35,29 @@ def pictures(folder, counts=(16, 16, 16), seed=0):
             Image.fromarray(rng.integers(0, 255, (6, 6, 3), np.uint8)).save(file)
 
 
+def hues(folder, count, name):
+    """Write images of three classes that differ in hue, named `name` and a number."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        file = folder / "hues" / f"{name}{i % 3}" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(80 * (i % 3) + rng.normal(0, 40, (20, 24, 3)), 0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(file)
+
+
+def work_in(folder, monkeypatch):
+    """Make a folder with new images the working directory."""
+    user_images.open_set.cache_clear()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder / "tfds"))
+
+
 def three_models(tmp_path, monkeypatch):
     """Three models, of which the last has no head; their features follow from their weights."""
     for i, name in enumerate("abc"):
         (tmp_path / f"{name}.bin").write_bytes(bytes([i]))
     (tmp_path / "bank.toml").write_text("\n".join(MODEL.format(name) for name in "abc"))
     pictures(tmp_path / "x" / "pics")
-    user_images.open_set.cache_clear()
     extracted = []
 
     def extract(entry, probe, rows, batch_size, load, on_images):
@@ -54,8 +70,7 @@ def three_models(tmp_path, monkeypatch):
         return {key: x[rows] for key, x in arrays.items()}, ()
 
     monkeypatch.setattr(bank_features, "_extract", extract)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    work_in(tmp_path, monkeypatch)
     return types.SimpleNamespace(path=tmp_path, extracted=extracted)
 
 

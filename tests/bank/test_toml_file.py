@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
-from tiny_bank import weights_of
+from tiny_bank import hues, weights_of, work_in
 
 from jaxparc import datasets, sampling, weights
 from jaxparc.__main__ import main
 from jaxparc.bank import folder as feature_files
 from jaxparc.bank import toml_file
-from jaxparc.datasets import user_images
 from jaxparc.training import batches
 
 MODEL = '[[model]]\nname = "a"\narchitecture = "resnet18"\nweights = "a.safetensors"\n'
@@ -38,15 +37,8 @@ def bank(tmp_path, monkeypatch):
         + "source_images = 3000\nsize = 32\n",
     ]
     (tmp_path / "bank.toml").write_text("\n".join(tables))
-    rng = np.random.default_rng(0)
-    for i in range(60):
-        file = tmp_path / "hues" / f"class{i % 3}" / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.clip(80 * (i % 3) + rng.normal(0, 40, (20, 24, 3)), 0, 255)
-        Image.fromarray(pixels.astype(np.uint8)).save(file)
-    user_images.open_set.cache_clear()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    hues(tmp_path, 60, "class")
+    work_in(tmp_path, monkeypatch)
     return tmp_path
 
 

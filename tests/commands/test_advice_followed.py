@@ -5,15 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import save_file
-from tiny_bank import weights_of
+from tiny_bank import hues, weights_of, work_in
 
 import jaxparc
 from jaxparc.__main__ import main
 from jaxparc.bank import sources, tuning
 from jaxparc.bank.tuning import Settings
-from jaxparc.datasets import user_images
 
 MODEL = '[[model]]\nname = "{0}"\narchitecture = "{1}"\nweights = "{0}.safetensors"\nsize = 32\n'
 NETWORKS = {"a": "resnet18", "b": "squeezenet1_1", "c": "resnet18"}
@@ -26,15 +24,8 @@ def folder(tmp_path, monkeypatch):
         save_file(weights_of(architecture, 5 + place), tmp_path / f"{name}.safetensors")
     models = [MODEL.format(*pair) for pair in NETWORKS.items()]
     (tmp_path / "bank.toml").write_text("\n".join(models))
-    rng = np.random.default_rng(0)
-    for i in range(90):
-        file = tmp_path / "hues" / f"hue{i % 3}" / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.clip(80 * (i % 3) + rng.normal(0, 40, (20, 24, 3)), 0, 255)
-        Image.fromarray(pixels.astype(np.uint8)).save(file)
-    user_images.open_set.cache_clear()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    hues(tmp_path, 90, "hue")
+    work_in(tmp_path, monkeypatch)
     return tmp_path
 
 

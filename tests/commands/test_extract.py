@@ -5,9 +5,9 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import clusters
 import numpy as np
 import pytest
 import tiny_bank
@@ -222,24 +222,12 @@ def test_a_race_on_a_cluster_that_loses_a_machine_is_that_of_one(tmp_path, monke
     (tmp_path / "bank.toml").write_text("\n".join(map(MODEL.format, names)))
     pictures(tmp_path / "x" / "pics", (60, 60, 60))
     words = ("bank.toml", "x/pics", "--images", "120", "--race", "--batch-size", "8")
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        lost = cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    first = tmp_path / "ray" / "first-64"
+    with clusters.two_nodes(monkeypatch) as lose_one:
         process = started(tmp_path, "rank", *words, "--out", "ray", "--executor", "ray")
-        deadline = time.monotonic() + 240
-        while not list((tmp_path / "ray" / "first-64").glob("*.npz")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        cluster.remove_node(lost, allow_graceful=False)
+        lose_one(process, lambda: list(first.glob("*.npz")))
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
-    finally:
-        cluster.shutdown()
     assert "FAILED" not in out
     assert "extract 64 images: 12 made" in out
     alone = started(tmp_path, "rank", *words, "--out", "one")

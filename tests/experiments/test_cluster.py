@@ -5,8 +5,8 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 
+import clusters
 import pytest
 import tiny
 
@@ -128,27 +128,14 @@ def test_shards_at_the_same_time_make_what_one_process_makes(whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")  # Ray starts its own
 def test_a_ray_cluster_that_loses_a_machine_makes_every_unit_once(whole, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        lost = cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    results = tmp_path / "results" / "tiny"
+    seen = results / "metrics" / "train_sources"
+    with clusters.two_nodes(monkeypatch) as lose_one:
         process = command(tmp_path, "--training", "--executor", "ray")
-        results = tmp_path / "results" / "tiny"
-        seen = results / "metrics" / "train_sources"
-        deadline = time.monotonic() + 240
         # With one processor each, two units under way are on two machines.
-        while len(list(seen.glob("*.jsonl")) if seen.exists() else []) < 2:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        cluster.remove_node(lost, allow_graceful=False)
+        lose_one(process, lambda: seen.exists() and len(list(seen.glob("*.jsonl"))) >= 2)
         said, _ = process.communicate(timeout=400)
         assert process.returncode == 0, said
-    finally:
-        cluster.shutdown()
     assert tables(tmp_path) == whole
     assert said.count("FAILED") == 0
     assert "train_sources: 3 made" in said
