@@ -281,7 +281,7 @@ def write_text(path: Path, text: str) -> None:
 def write_sealed(path: Path, content: Any) -> None:
     """Write any JSON content atomically, with its hash."""
     content = json.loads(json.dumps(content))  # as it will be read: tuples as lists, keys as text
-    sealed = {"content": content, "sha256": _hash(content)}
+    sealed = {"content": content, "sha256": digest(content)}
     write_text(path, json.dumps(sealed, indent=1) + "\n")
 
 
@@ -297,10 +297,11 @@ def read_sealed(path: Path) -> Any:
         content, seal = sealed["content"], sealed["sha256"]
     except (ValueError, KeyError, TypeError, IsADirectoryError) as error:
         raise DamagedFileError(f"{path} is damaged: {error}") from error
-    if seal != _hash(content):
+    if seal != digest(content):
         raise DamagedFileError(f"{path} is damaged: its content does not match its SHA-256")
     return content
 
 
-def _hash(content: Any) -> str:
+def digest(content: Any) -> str:
+    """Return the SHA-256 of content that JSON can hold; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 # Replacements for characters of our tables that an encoding may lack.
 _PLAIN = {"±": "+/-", "–": "-", "…": "...", "≈": "~", "’": "'", "×": "x"}  # noqa: RUF001
@@ -90,6 +90,25 @@ def some(names: Sequence[str], most: int = 5) -> str:
     """Join names, at most `most` of them: "a, b and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def duration(seconds: float, most: float | None = None) -> str:
+    """Format a rough duration, or a range of it: "40 s", "4 to 6 min", "3.5 h"."""
+    most = seconds if most is None else most
+    unit, length = next(one for one in _UNITS if most < 90 * one[1] or one is _UNITS[-1])
+    ends = dict.fromkeys(f"{end / length:.{int(unit == 'h')}f}" for end in (seconds, most))
+    return f"{' to '.join(ends)} {unit}"
+
+
+_UNITS = (("s", 1), ("min", 60), ("h", 3600))
+
+
+def by_reason(reasons: Mapping[str, str]) -> str:
+    """Join reasons, each once with the names that it is for: "no such file (a, b); damaged (c)"."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{reason} ({', '.join(of)})" for reason, of in names.items())
 
 
 def stdout_encoding() -> str:

@@ -102,3 +102,16 @@ def test_streams_take_every_character(monkeypatch):
     with printing.ending():
         print("modèle")
     assert out.buffer.getvalue() == b"mod\\xe8le\n"
+
+
+def test_durations_are_rough():
+    spans = [(0.4, 0.4), (40, 89), (40, 91), (100, 5300), (5400, 5400), (3600, 36000), (1e6, 1e6)]
+    assert [printing.duration(*span) for span in spans] == [
+        "0 s",
+        "40 to 89 s",
+        "1 to 2 min",
+        "2 to 88 min",
+        "1.5 h",
+        "1.0 to 10.0 h",
+        "277.8 h",
+    ]

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -65,7 +64,7 @@ class ProbeImages:
     @functools.cached_property
     def digest(self) -> str:
         """Hash of the name and version of the target and of the indices of the images."""
-        return _hash([*self.name, self.images.indices.tolist()])
+        return files.digest([*self.name, self.images.indices.tolist()])
 
     @functools.cached_property
     def _crops(self) -> dict[int, Any]:
@@ -76,7 +75,7 @@ class ProbeImages:
         from jaxparc.training import decoding
 
         if size not in self._crops:
-            self._crops[size] = decoding.KeptCrops(decoding.CentralCrops(self.images, size), _KEPT)
+            self._crops[size] = decoding.KeptCrops(decoding.CentralCrops(self.images, size))
         return self._crops[size]
 
     def first(self, count: int) -> "ProbeImages":
@@ -85,9 +84,6 @@ class ProbeImages:
             return self
         images = dataclasses.replace(self.images, indices=self.images.indices[:count])
         return dataclasses.replace(self, images=images, labels=self.labels[:count])
-
-
-_KEPT = 1 << 28  # bytes of decoded images kept per size: 1,783 images for 224 px
 
 
 def probe_images(
@@ -132,7 +128,7 @@ def folder_for(bank: Path, probe: ProbeImages) -> Path:
         bank: the absolute path of the bank file, or of the folder that holds the models.
         probe: the probe set.
     """
-    digest = _hash([str(bank), str(probe.where), probe.digest])
+    digest = files.digest([str(bank), str(probe.where), probe.digest])
     return Path("features") / f"{bank.stem or 'models'}-{probe.target}-{digest[:6]}"
 
 
@@ -477,7 +473,7 @@ def _extract(
 
 def _fingerprint(entry: Entry, images: ProbeImages) -> str:
     """Return a fingerprint of everything that determines the features of a model."""
-    return _hash([entry.settings, images.digest, package()])
+    return files.digest([entry.settings, images.digest, package()])
 
 
 # Architecture, size, requested batch -> the largest batch that fits in memory, if it is smaller.
@@ -491,10 +487,6 @@ def package() -> str:
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(path: Path, made_of: str, probe: ProbeImages) -> dict[str, np.ndarray] | None:

@@ -115,7 +115,7 @@ def rank(
     # Whether models return logits is known only later.
     if left_out := plan_for({**given, "probs": True}).left_out:
         raise InputError("; ".join(dict.fromkeys(left_out.values())))
-    found, failed = _extracted(kinds, images, n, batch_size, jit)
+    found, failed = _extracted(kinds, _Images(images), batch_size, jit)
     bank = Bank(
         {name: run.result.features for name, run in found.items()},
         {name: run.result.probs for name, run in found.items() if run.result.probs is not None},
@@ -137,6 +137,20 @@ def rank(
     )
 
 
+class _Images:
+    """The images, and their central crops of any size, which networks of one size share."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+        self.crops = functools.cache(self._crops)
+
+    def _crops(self, size: int) -> Any:
+        from jaxparc.training import decoding
+
+        source = decoding.Decoded(self.given, [0] * len(self.given))
+        return decoding.KeptCrops(decoding.CentralCrops(source, size))
+
+
 class _Run(NamedTuple):
     """What running a model gave."""
 
@@ -150,10 +164,10 @@ class _Function(NamedTuple):
     apply_fn: Callable[..., Any]
     variables: Any = None
 
-    def run(self, images: Any, batch_size: int, jit: bool) -> _Run:
+    def run(self, images: "_Images", batch_size: int, jit: bool) -> _Run:
         import jax
 
-        timed = costs.TimedImages(images)
+        timed = costs.TimedImages(images.given)
         found = extract(self.apply_fn, timed, self.variables, batch_size=batch_size, jit=jit)
         variables = self.variables
         if isinstance(variables, Mapping) and "params" in variables:  # Flax has statistics as well
@@ -167,13 +181,11 @@ class _Network(NamedTuple):
 
     loaded: Any  # weights.Loaded, whose module needs flax
 
-    def run(self, images: Any, batch_size: int, jit: bool) -> _Run:
-        from jaxparc.training import decoding
-
+    def run(self, images: "_Images", batch_size: int, jit: bool) -> _Run:
         del jit  # compiled anyway
         spec, module, variables, *_ = self.loaded
         network = costs.Stopwatch(compile_network(module, variables, mean=spec.mean, std=spec.std))
-        crops = decoding.CentralCrops(decoding.Decoded(images, [0] * len(images)), spec.input_size)
+        crops = images.crops(spec.input_size)
         found = extract(network, crops, batch_size=batch_size, jit=False)
         known = Facts(
             parameters_of(spec.name),
@@ -241,7 +253,7 @@ def _check_images(kinds: Mapping[str, _Kind], images: Any, n: int) -> None:
 
 
 def _extracted(
-    kinds: Mapping[str, _Kind], images: Any, n: int, batch_size: int, jit: bool
+    kinds: Mapping[str, _Kind], images: _Images, batch_size: int, jit: bool
 ) -> tuple[dict[str, _Run], dict[str, str]]:
     """Run the models.
 
@@ -265,12 +277,8 @@ def _extracted(
         except Exception as error:  # whatever a user's function raises
             failed[name] = printing.line(error)
     if not found:
-        reasons: dict[str, list[str]] = {}
-        for name, reason in failed.items():
-            reasons.setdefault(reason, []).append(name)
-        each = "; ".join(f"{reason} ({', '.join(names)})" for reason, names in reasons.items())
         models = "the only model" if len(failed) == 1 else f"all {len(failed)} models"
-        raise OperationError(f"{models} failed: {each}")
+        raise OperationError(f"{models} failed: {printing.by_reason(failed)}")
     return found, failed
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxparc import files
 from jaxparc.bank import tuned, tuning
 from jaxparc.bank.tuned import Tuned
+from jaxparc.bank.tuning import OfClass
 from jaxparc.printing import count, html
 from jaxparc.report import markup
 
@@ -66,22 +67,14 @@ def _classes(best: Tuned, classes: Sequence[str]) -> str:
     np.add.at(confusion, (labels, predictions), 1)
     confused = (_matrix if len(classes) <= FEW else _pairs)(confusion, classes)
     return f"""<h3>{html(best.name)} by class</h3>
-{_accuracies(confusion, classes)}
+{_accuracies(tuning.by_class(labels == predictions, labels, classes))}
 <h3>What {html(best.name)} confuses</h3>
 {confused}"""
 
 
-def _accuracies(confusion: np.ndarray, classes: Sequence[str]) -> str:
+def _accuracies(found: Sequence[OfClass]) -> str:
     """Return the accuracy of each class, the lowest first; of many classes, the rest folded."""
-    rows = []
-    for index, name in enumerate(classes):
-        if total := int(confusion[index].sum()):
-            right = int(confusion[index, index])
-            low, high = tuning.wilson(right, total)
-            share = 100 * right / total
-            rows.append((share, [name, f"{share:.1f}", f"{low:.1f} to {high:.1f}", f"{total:,}"]))
-    rows.sort(key=lambda row: row[0])
-    cells = [row for _, row in rows]
+    cells = [list(one.cells()) for one in sorted(found, key=lambda one: one.percent)]
     head = ["class", "right %", "95 % interval", "test images"]
     if len(cells) <= FEW:
         return markup.table("Accuracy by class, the lowest first", head, cells)

@@ -7,17 +7,15 @@ one learning rate, all training images are trained on.
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxparc import datasets, extraction, parallel, sampling
+from jaxparc import datasets, extraction, files, parallel, sampling
 from jaxparc.bank import linear_probe, toml_file
 from jaxparc.bank.toml_file import Entry
 from jaxparc.errors import InputError
@@ -78,7 +76,7 @@ def identity(entry: Entry, settings: Settings) -> str:
         entry.settings,
         [spec.name, spec.version, str(where)],
     ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return files.digest(content)
 
 
 def check(settings: Settings) -> None:
@@ -262,6 +260,45 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
     interval = binomtest(right, count).proportion_ci(LEVEL, "wilson")
     return 100 * float(interval.low), 100 * float(interval.high)
+
+
+class OfClass(NamedTuple):
+    """How accurate predictions of the images of one class are.
+
+    Attributes:
+        name: name of the class.
+        percent: percentage of correct images.
+        low: lower limit of its 95 % interval, Wilson's.
+        high: its upper limit.
+        images: number of images.
+    """
+
+    name: str
+    percent: float
+    low: float
+    high: float
+    images: int
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Return the cells of a table: name, percentage, interval and number of images."""
+        interval = f"{self.low:.1f} to {self.high:.1f}"
+        return self.name, f"{self.percent:.1f}", interval, f"{self.images:,}"
+
+
+def by_class(right: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[OfClass]:
+    """Return the accuracy of every class that has images.
+
+    Args:
+        right: (n,) bool, whether the prediction of each image is right.
+        labels: (n,) classes.
+        classes: names of the classes.
+    """
+    found = []
+    for code in np.unique(labels):
+        of_class = right[labels == code]
+        low, high = wilson(int(of_class.sum()), len(of_class))
+        found.append(OfClass(classes[code], 100 * of_class.mean(), low, high, len(of_class)))
+    return found
 
 
 def evaluate(model: Finetuned, settings: Settings) -> Finetuned:

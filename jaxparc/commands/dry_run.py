@@ -69,7 +69,7 @@ def _print_costs(runs: Sequence[tuple[Entry, int]], batch_size: int) -> None:
     rates = {entry.name: _rate(entry, batch_size) for entry in ends}
     seconds = [total / rate for rate in rates.values()]
     shown = ", ".join(f"{rate:.0f} GMACs/s by {name}" for name, rate in rates.items())
-    span = _span(min(seconds), max(seconds))
+    span = printing.duration(min(seconds), max(seconds))
     print(f"about {span} on this machine, loading and compilation not included:")
     print(printing.shown(f"{total:,.0f} GMACs at {shown}"))
     try:
@@ -100,13 +100,3 @@ def _rate(entry: Entry, batch_size: int) -> float:
     started = time.perf_counter()
     jax.block_until_ready(network(images))
     return facts.gmacs(entry) * len(images) / (time.perf_counter() - started)
-
-
-def _span(least: float, most: float) -> str:
-    """Format a rough duration: "40 s", "4 to 6 min", "3.5 h"."""
-    unit, length = next(one for one in _UNITS if most < 90 * one[1] or one is _UNITS[-1])
-    ends = dict.fromkeys(f"{seconds / length:.{int(unit == 'h')}f}" for seconds in (least, most))
-    return f"{' to '.join(ends)} {unit}"
-
-
-_UNITS = (("s", 1), ("min", 60), ("h", 3600))

@@ -1,8 +1,6 @@
 """The command finetune: fine-tune one model of a bank, or the best of a ranking."""
 
 import contextlib
-import hashlib
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -215,7 +213,7 @@ def _finetune_model(
         return out, known
     # An interrupted training with the same inputs resumes from this state.
     states = out.with_name(f".{out.name}.partial")
-    partial = states / _hash([made_of, features.package()])
+    partial = states / files.digest([made_of, features.package()])[:16]
     kept = f"the weights were written to {out}" if known else ""
     failure: OperationError | None = None
 
@@ -353,10 +351,6 @@ def _entry(bank: str, name: str) -> Entry:
     if entry.refused is not None:
         raise InputError(f"{bank}: model {toml_file.printable_name(entry)}: {entry.refused}")
     return entry
-
-
-def _hash(content: Any, digits: int = 16) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:digits]
 
 
 @contextlib.contextmanager

@@ -201,8 +201,5 @@ def failure(entries: Sequence[Entry], failed: Mapping[str, str]) -> str:
     line = f"{printing.count(len(names), 'model')} failed: {', '.join(names)}"
     if len(names) < len(entries) or len(names) == 1:
         return line
-    reasons: dict[str, list[str]] = {}
-    for unit, name in models.items():
-        reasons.setdefault(failed[unit], []).append(name)
-    each = (f"{reason} ({', '.join(names)})" for reason, names in reasons.items())
-    return f"all {line.partition(':')[0]}: {'; '.join(each)}"
+    reasons = printing.by_reason({name: failed[unit] for unit, name in models.items()})
+    return f"all {line.partition(':')[0]}: {reasons}"

@@ -274,19 +274,11 @@ def _print_accuracy(items: Sequence[Item], probs: np.ndarray, model: Finetuned) 
         correct = np.argmax(probs[rows], axis=1) == classes
         found = tuning.measured(correct.astype(float), classes)
         what = "right,"
-        Console(soft_wrap=True).print(_by_class(correct, classes, model.classes).rich())
+        rows_of = tuple(one.cells() for one in tuning.by_class(correct, classes, model.classes))
+        head = ("class", "right %", "95 % interval", "images")
+        Console(soft_wrap=True).print(Sheet("Accuracy by class", head, rows_of).rich())
     count = printing.count(len(rows), "labelled image")
     print(
         f"{count}: {found.percent:.2f} % {what} 95 % interval {found.low:.1f} to "
         f"{found.high:.1f}; chance level {found.chance:.1f} %"
     )
-
-
-def _by_class(correct: np.ndarray, classes: np.ndarray, names: Sequence[str]) -> Sheet:
-    rows = []
-    for code in np.unique(classes):
-        of_class = correct[classes == code]
-        low, high = tuning.wilson(int(of_class.sum()), len(of_class))
-        share = f"{100 * of_class.mean():.1f}"
-        rows.append((names[code], share, f"{low:.1f} to {high:.1f}", str(len(of_class))))
-    return Sheet("Accuracy by class", ("class", "right %", "95 % interval", "images"), tuple(rows))

@@ -86,11 +86,4 @@ class TrainingProgress:
         if not steps or not seconds:
             return ""
         left = (self._total - self.done) * seconds / steps
-        return f", {images / seconds:.0f} images/s, {_time(left)} left"
-
-
-def _time(seconds: float) -> str:
-    """Format a duration: "40 s", "12 min", "3.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        return f", {images / seconds:.0f} images/s, {printing.duration(left)} left"

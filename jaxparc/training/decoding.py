@@ -101,15 +101,19 @@ class CentralCrops:
         return np.stack(squares)[:, inner, inner]
 
 
+KEPT_LIMIT = 1 << 28
+"""Bytes of crops of one size that are kept in memory: 1,783 for 224 px."""
+
+
 class KeptCrops:
-    """Central crops that are decoded when first sliced, and then kept in memory.
+    """Central crops that are decoded and resized when first sliced, and then kept in memory.
 
     Args:
       crops: n crops.
       limit: bytes that may be kept; of larger sets, nothing is.
     """
 
-    def __init__(self, crops: CentralCrops, limit: int = CACHE_LIMIT) -> None:
+    def __init__(self, crops: CentralCrops, limit: int = KEPT_LIMIT) -> None:
         self._crops = crops
         shape = len(crops), crops.size, crops.size, 3
         self._kept = np.empty(shape, np.uint8) if math.prod(shape) <= limit else None

@@ -5,13 +5,13 @@
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxparc import files
 from jaxparc.weights import formats
 from jaxparc.weights.errors import WeightsError
 from jaxparc.weights.stand_ins import Inert
@@ -99,7 +99,7 @@ def fingerprint(path: str | Path) -> str:
         for part in formats.files_of(path):
             with part.open("rb") as file:
                 digests[part.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    return files.digest(digests)
 
 
 @contextlib.contextmanager

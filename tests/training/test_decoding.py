@@ -8,7 +8,7 @@ from records import SIZE, odd_source, same, square_source
 
 from jaxparc.training import decoding
 from jaxparc.training.batches import batches
-from jaxparc.training.decoding import CentralCrops, Decoded, Subset, decode, resized
+from jaxparc.training.decoding import CentralCrops, Decoded, KeptCrops, Subset, decode, resized
 
 
 @pytest.mark.parametrize("prepare", [lambda s: s, lambda s: decode(s, size=SIZE)])
@@ -26,6 +26,28 @@ def test_a_central_crop_that_cannot_be_decoded_is_named():
     source = [*odd_source(), {"image": b"no image", "label": 0}]
     with pytest.raises(ValueError, match="image 11 of the source cannot be decoded: it has an unk"):
         CentralCrops(source, SIZE)[8:12]
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_kept_crops_are_the_crops_and_decoded_once_within_the_limit(limit):
+    read = []
+
+    class Counting(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    crops = CentralCrops(Counting(odd_source()), SIZE)
+    kept = KeptCrops(crops, limit)
+    assert len(kept) == 11
+    parts = [kept[0:4], kept[2:6], kept[8:20], kept[0:4]]
+    times = len(read)
+    for part, rows in zip(parts, ((0, 4), (2, 6), (8, 20), (0, 4)), strict=True):
+        np.testing.assert_array_equal(part, crops[slice(*rows)])
+    again = len(read)
+    np.testing.assert_array_equal(kept[0:4], crops[0:4])
+    assert len(read) - again == (4 if limit else 8)
+    assert times == (11 if limit else 15)  # 2 and 3 twice, beside 4 and 5
 
 
 def test_a_subset_keeps_the_order_of_its_indices():
