@@ -172,7 +172,13 @@ def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     np.testing.assert_array_equal(read.features["a"], read.features["c"])
     assert np.bincount(read.labels).tolist() == [10, 10, 10]
     facts = (folder / "models.csv").read_text().splitlines()
-    assert facts == ["model,layers,source_images", "a,18,1000", "b,53,2000", "c,18,3000"]
+    size = {name: (bank / f"{name}.safetensors").stat().st_size / 1e6 for name in "abc"}
+    assert facts == [
+        "model,layers,source_images,architecture,size,megabytes,licence,source",
+        f"a,18,1000,resnet18,32,{size['a']},,",
+        f"b,53,2000,resnet50,32,{size['b']},,",
+        f"c,18,3000,resnet18,32,{size['c']},,",
+    ]
     # again: nothing is run
     assert main(words) == 0
     assert ", 3 already done\n" in capsys.readouterr().out
