@@ -12,7 +12,9 @@ def parameters(entry: Entry) -> int:
 
     The weights of a narrower or wider network are not read, and count as of the usual width.
     """
-    return parameters_of(entry.architecture)
+    from jaxparc import models
+
+    return models.get(entry.architecture).parameters
 
 
 def gmacs(entry: Entry) -> float:
@@ -26,18 +28,9 @@ def gmacs(entry: Entry) -> float:
     """
     from jaxparc import models
 
-    return gmacs_of(entry.architecture, entry.size or models.get(entry.architecture).input_size)
-
-
-@functools.cache
-def parameters_of(architecture: str) -> int:
-    """Return `parameters` of an architecture."""
-    import jax
-
-    from jaxparc.weights import torchvision
-
-    shapes = torchvision.variable_shapes(architecture, num_classes=CLASSES)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    spec = models.get(entry.architecture)
+    size = entry.size or spec.input_size
+    return spec.gmacs if size == spec.input_size else gmacs_of(entry.architecture, size)
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from jaxparc.bank import costs, ranking
 from jaxparc.bank.choice import NEEDS, Choice, plan
 from jaxparc.bank.costs import Facts
 from jaxparc.bank.defaults import RANKED_BY
-from jaxparc.bank.facts import gmacs_of, parameters_of
 from jaxparc.bank.folder import Bank
 from jaxparc.bank.ranking import About, Ranking
 from jaxparc.errors import InputError, OperationError
@@ -187,12 +186,7 @@ class _Network(NamedTuple):
         network = costs.Stopwatch(compile_network(module, variables, mean=spec.mean, std=spec.std))
         crops = images.crops(spec.input_size)
         found = extract(network, crops, batch_size=batch_size, jit=False)
-        known = Facts(
-            parameters_of(spec.name),
-            gmacs_of(spec.name, spec.input_size),
-            network.rate(),
-        )
-        return _Run(found, known)
+        return _Run(found, Facts(spec.parameters, spec.gmacs, network.rate()))
 
 
 class _Features(NamedTuple):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxparc.models import layers
+from jaxparc.models.spec import ModelSpec
 
 # With smaller images, the last unpadded max pool has an empty output.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 63, "small": 7}
@@ -83,3 +84,16 @@ class AlexNet(nn.Module):
         # the head is small: in float32 it costs nothing and the logits are not rounded
         x = out["features"] = hidden(x, 2).astype(jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out
+
+
+SPECS = (
+    ModelSpec(
+        name="alexnet",
+        module=AlexNet,
+        feature_width=4096,
+        layers=8,
+        parameters=61_100_840,
+        gmacs=0.6595,
+        min_size=MIN_SIZE,
+    ),
+)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxparc.models import layers
+from jaxparc.models.spec import ModelSpec
 
 # With smaller images, a max pool of stride 2 has an empty output.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 15, "small": 2}
@@ -135,3 +136,16 @@ class GoogLeNet(nn.Module):
         x = x.mean(axis=(1, 2), dtype=jnp.float32)
         x = out["features"] = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out
+
+
+SPECS = (
+    ModelSpec(
+        name="googlenet",
+        module=GoogLeNet,
+        feature_width=1024,
+        layers=22,
+        parameters=6_624_904,
+        gmacs=1.454,
+        min_size=MIN_SIZE,
+    ),
+)

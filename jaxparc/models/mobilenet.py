@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxparc.models import layers
+from jaxparc.models.spec import ModelSpec
 
 # Every layer is padded: no map is ever empty.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 1, "small": 1}
@@ -175,3 +176,37 @@ class MobileNet(nn.Module):
         x = x.mean(axis=(1, 2), dtype=jnp.float32)
         x = out["features"] = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out
+
+
+def _lite(
+    name: str, layers: int, size: int, dropout: float, parameters: int, gmacs: float
+) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        module=functools.partial(MobileNet, name, dropout_rate=dropout),
+        feature_width=1280,
+        layers=layers,
+        parameters=parameters,
+        gmacs=gmacs,
+        min_size=MIN_SIZE,
+        input_size=size,
+        mean=(127 / 255, 127 / 255, 127 / 255),
+        std=(128 / 255, 128 / 255, 128 / 255),
+        interpolation="bicubic",
+    )
+
+
+SPECS = (
+    ModelSpec(
+        name="mobilenet_v2",
+        module=functools.partial(MobileNet, "mobilenet_v2"),
+        feature_width=1280,
+        layers=53,
+        parameters=3_504_872,
+        gmacs=0.3158,
+        min_size=MIN_SIZE,
+    ),
+    _lite("efficientnet_lite0", 50, 224, 0.2, 4_652_008, 0.4004),
+    _lite("efficientnet_lite1", 65, 240, 0.2, 5_416_680, 0.623),
+    _lite("efficientnet_lite2", 65, 260, 0.3, 6_092_072, 0.8888),
+)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxparc.models import layers
+from jaxparc.models.spec import ModelSpec
 
 # Every layer is padded: no map is ever empty.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 1, "small": 1}
@@ -143,3 +144,22 @@ class ResNet(nn.Module):
         # the head is small: in float32 it costs nothing and the logits are not rounded
         x = out["features"] = x.mean(axis=(1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out
+
+
+def _spec(name: str, layers: int, width: int, parameters: int, gmacs: float) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        module=functools.partial(ResNet, name),
+        feature_width=width,
+        layers=layers,
+        parameters=parameters,
+        gmacs=gmacs,
+        min_size=MIN_SIZE,
+    )
+
+
+SPECS = (
+    _spec("resnet18", 18, 512, 11_689_512, 1.688),
+    _spec("resnet50", 50, 2048, 25_557_032, 3.975),
+    _spec("resnet101", 101, 2048, 44_549_160, 7.516),
+)

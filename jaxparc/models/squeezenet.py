@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxparc.models import layers
+from jaxparc.models.spec import ModelSpec
 
 # With smaller images, the last max pool has an empty output.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 17, "small": 4}
@@ -90,3 +91,16 @@ class SqueezeNet(nn.Module):
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = nn.relu(nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x))
         return x.mean(axis=(1, 2)), out
+
+
+SPECS = (
+    ModelSpec(
+        name="squeezenet1_1",
+        module=SqueezeNet,
+        feature_width=512,
+        layers=18,
+        parameters=1_235_496,
+        gmacs=0.3441,
+        min_size=MIN_SIZE,
+    ),
+)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from jaxparc.weights.errors import WeightsError
-from jaxparc.weights.torchvision import module_key
+from jaxparc.weights.names import module_key
 from jaxparc.weights.translation import Metadata, State, Translated, Variant
 
 # Caffe's preprocessing: BGR images in [0, 255] less their mean, not divided.

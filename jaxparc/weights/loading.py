@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxparc import models
 from jaxparc.models import ModelSpec
-from jaxparc.weights import formats, native, reading, schemes, torchvision
+from jaxparc.weights import families, formats, native, reading, schemes, torchvision
 from jaxparc.weights.errors import WeightsError
 from jaxparc.weights.loaded import Loaded
 from jaxparc.weights.reading import Checkpoint
@@ -67,8 +67,8 @@ def load(
             `weights.formats.HUB_FILES`.
         num_classes: of a new head with a fixed seed, for weights without a head; by default they
             get a head of 0 classes. Of weights with a head, the number that is expected.
-        scheme: the naming scheme, a key of `weights.schemes.of(name)`; by default, told by the
-            names.
+        scheme: the naming scheme, one of `weights.families.of(name).schemes`; by default, told by
+            the names.
         variant: which of several networks with the same names, where the file does not tell: "msra"
             or "torchvision" for Detectron2; a name of timm's, such as "tf_efficientnet_lite0".
         weights_key: the key of the weights in the file, such as "state_dict_ema", or the prefix of
@@ -149,7 +149,7 @@ def _architecture(checkpoint: Checkpoint, path: str | Path, ignore: Collection[s
 
 def _check_options(spec: ModelSpec, options: _Options) -> None:
     schemes.check(spec.name, options.scheme)
-    if options.stride_in_1x1 and not spec.name.startswith("resnet"):
+    if options.stride_in_1x1 and not hasattr(spec.module(num_classes=0), "stride_in_1x1"):
         raise WeightsError(f"stride_in_1x1 is for ResNets; {spec.name} has no such option")
 
 
@@ -177,7 +177,7 @@ def _network(spec: ModelSpec, checkpoint: Checkpoint, options: _Options) -> Load
     if variant.bgr if options.channels is None else options.channels == "bgr":
         stem = torchvision.stem_key(spec.name)
         headed[stem] = headed[stem][:, ::-1]
-    fields = dict(variant.options)
+    fields = {**variant.options, **families.of(spec.name).options(spec.name, headed)}
     if options.stride_in_1x1 is not None:
         fields["stride_in_1x1"] = options.stride_in_1x1
     spec = dataclasses.replace(

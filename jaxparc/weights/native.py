@@ -130,7 +130,7 @@ def load(
     if head is None or head.ndim != 2 or not head.shape[0]:
         raise WeightsError("the file has no head; expected an array params/head/kernel")
     shapes = torchvision.variable_shapes(
-        spec.name, num_classes=head.shape[1], width=head.shape[0] / spec.feature_width
+        spec.name, num_classes=head.shape[1], width=head.shape[0] / spec.feature_width, **options
     )
     expected = {
         name: tuple(leaf.shape)

@@ -1,15 +1,8 @@
 """The naming schemes of each architecture, and which of them a weight file has."""
 
-from collections.abc import Mapping
-
-from jaxparc.weights import others, resnets
+from jaxparc.weights import families
 from jaxparc.weights.errors import WeightsError
-from jaxparc.weights.translation import Metadata, Scheme, State, Translated
-
-
-def of(name: str) -> Mapping[str, Scheme]:
-    """Return the schemes of an architecture by name, in the order of trying."""
-    return resnets.SCHEMES if name.startswith("resnet") else others.schemes(name)
+from jaxparc.weights.translation import Metadata, State, Translated
 
 
 def check(name: str, scheme: str | None) -> None:
@@ -18,7 +11,7 @@ def check(name: str, scheme: str | None) -> None:
     Raises:
         WeightsError: it has no scheme of this name.
     """
-    known = of(name)
+    known = families.of(name).schemes
     if scheme is not None and scheme not in known:
         raise WeightsError(f"unknown scheme {scheme!r} of {name}; known: {', '.join(known)}")
 
@@ -39,9 +32,9 @@ def translate(
             them. Or several networks have them.
     """
     check(name, scheme)
-    known = of(name)
+    known = families.of(name).schemes
     for given in known if scheme is None else (scheme,):
-        if (translated := known[given](state, metadata or {})) is not None:
+        if (translated := known[given](name, state, metadata or {})) is not None:
             return translated
     which = "of no known scheme" if scheme is None else f"not of the scheme {scheme!r}"
     raise WeightsError(
@@ -52,7 +45,5 @@ def translate(
 
 def architecture_of(state: State) -> str | None:
     """Return the architecture that weights have by their names; None if they do not tell."""
-    for translation in resnets.SCHEMES.values():
-        if (translated := translation(state, {})) is not None:
-            return resnets.architecture_of(translated.state)
-    return others.architecture_of(state)
+    found = (family.architecture_of(state) for family in families.FAMILIES)
+    return next((name for name in found if name is not None), None)

@@ -1,16 +1,10 @@
-"""torchvision's names and layouts for the networks of `jaxparc.models`.
+"""Canonical names and layouts of arrays: of each network, those of its `Family`.
 
-EfficientNet-Lite, which torchvision lacks, has those of efficientnet_lite_pytorch.
-
-The names are generated from our own network: a short table of regular expressions rewrites each
-variable's path to the key in torchvision's state dict, so that a key is explained if and only if
-a variable needs it. torch is not needed; tensors are passed as NumPy arrays:
+The names are generated from our own network: the path of each of its variables is rewritten to the
+key in torchvision's or timm's state dict, so that a key is explained if and only if a variable
+needs it. torch is not needed; tensors are passed as NumPy arrays:
 
     from_torchvision("resnet18", {k: v.numpy() for k, v in state_dict.items()})
-
-torchvision's published GoogLeNet was trained on images in [-1, 1], to which its wrapper converts
-(`transform_input`). That cannot be folded into the first convolution, whose zero padding would
-shift, so those weights need mean = std = 0.5 in place of the `ModelSpec`'s.
 """
 
 import functools
@@ -25,75 +19,8 @@ import numpy as np
 from flax import traverse_util
 
 from jaxparc import models
+from jaxparc.weights import families
 from jaxparc.weights.errors import WeightsError
-from jaxparc.weights.translation import Renames, renamed
-
-_RESNET: Renames = (
-    (r"^head$", "fc"),
-    (r"^(layer\d)_(\d+)", r"\1.\2"),
-    (r"downsample_conv$", "downsample.0"),
-    (r"downsample_bn$", "downsample.1"),
-)
-
-# The index of each fire module in torchvision's list of layers, which also counts pools.
-_FIRES = {2: 3, 3: 4, 4: 6, 5: 7, 6: 9, 7: 10, 8: 11, 9: 12}
-
-_EFFICIENTNET: Renames = (
-    (r"^stem_conv$", "_conv_stem"),
-    (r"^stem_bn$", "_bn0"),
-    (r"^last_conv$", "_conv_head"),
-    (r"^last_bn$", "_bn1"),
-    (r"^head$", "_fc"),
-    (r"^block(\d+)", r"_blocks.\1"),
-    (r"\.(\w+)_conv$", r"._\1_conv"),
-    (r"\.expand_bn$", "._bn0"),
-    (r"\.depthwise_bn$", "._bn1"),
-    (r"\.project_bn$", "._bn2"),
-)
-
-# Substitutions, applied in turn, from the path of our module, joined by dots, to torchvision's.
-_RENAMES: Mapping[str, Renames] = {
-    "alexnet": (
-        (r"^conv1$", "features.0"),
-        (r"^conv2$", "features.3"),
-        (r"^conv3$", "features.6"),
-        (r"^conv4$", "features.8"),
-        (r"^conv5$", "features.10"),
-        (r"^fc1$", "classifier.1"),
-        (r"^fc2$", "classifier.4"),
-        (r"^head$", "classifier.6"),
-    ),
-    "googlenet": ((r"^head$", "fc"), (r"(branch\d)_(\d)", r"\1.\2")),
-    "resnet18": _RESNET,
-    "resnet50": _RESNET,
-    "resnet101": _RESNET,
-    "squeezenet1_1": (
-        (r"^conv1$", "features.0"),
-        (r"^fire(\d)_", lambda m: f"features.{_FIRES[int(m[1])]}."),
-        (r"^head$", "classifier.1"),
-    ),
-    "mobilenet_v2": (
-        (r"^stem_conv$", "features.0.0"),
-        (r"^stem_bn$", "features.0.1"),
-        (r"^last_conv$", "features.18.0"),
-        (r"^last_bn$", "features.18.1"),
-        (r"^head$", "classifier.1"),
-        # the first block has no expansion, and its layers are numbered without one
-        (r"^block0\.depthwise", "block0.expand"),
-        (r"^block0\.project_conv$", "features.1.conv.1"),
-        (r"^block0\.project_bn$", "features.1.conv.2"),
-        (r"^block(\d+)", lambda m: f"features.{int(m[1]) + 1}.conv"),
-        (r"\.expand_conv$", ".0.0"),
-        (r"\.expand_bn$", ".0.1"),
-        (r"\.depthwise_conv$", ".1.0"),
-        (r"\.depthwise_bn$", ".1.1"),
-        (r"\.project_conv$", ".2"),
-        (r"\.project_bn$", ".3"),
-    ),
-    "efficientnet_lite0": _EFFICIENTNET,
-    "efficientnet_lite1": _EFFICIENTNET,
-    "efficientnet_lite2": _EFFICIENTNET,
-}
 
 _LEAVES: Mapping[tuple[str, str], str] = {
     ("params", "kernel"): "weight",
@@ -101,12 +28,6 @@ _LEAVES: Mapping[tuple[str, str], str] = {
     ("params", "bias"): "bias",
     ("batch_stats", "mean"): "running_mean",
     ("batch_stats", "var"): "running_var",
-}
-
-# Left out on purpose: a counter that a fixed momentum does not need, and auxiliary classifiers.
-_COUNTER = r".*\.num_batches_tracked"
-LEFT_OUT: Mapping[str, tuple[str, ...]] = dict.fromkeys(_RENAMES, (_COUNTER,)) | {
-    "googlenet": (_COUNTER, r"aux[12]\..*"),
 }
 
 
@@ -162,17 +83,15 @@ def entries(name: str, variables: Mapping[str, Any]) -> tuple[Entry, ...]:
 
 
 def _entry(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
+    family = families.of(name)
     collection, *modules, leaf = path
-    key = f"{module_key(name, '.'.join(modules))}.{_LEAVES[collection, leaf]}"
-
+    # an array beside modules, such as a class token, has the same name everywhere
+    owner = [family.rename(name, ".".join(modules))] if modules else []
+    key = ".".join([*owner, _LEAVES.get((collection, leaf), leaf)])
+    if (special := family.layout(path, shape)) is not None:
+        return Entry(path, key, shape, *special)
     axes: tuple[int, ...] = tuple(range(len(shape)))
     view = shape
-    if leaf == "kernel" and name == "alexnet" and modules == ["fc1"]:
-        # torch flattens the 6x6 map in the order (c, h, w), and we in the order (h, w, c)
-        view, axes = (shape[1], shape[0] // 36, 6, 6), (2, 3, 1, 0)
-        return Entry(path, key, shape, shape[::-1], view, axes)
-    if leaf == "kernel" and name == "squeezenet1_1" and modules == ["head"]:
-        return Entry(path, key, shape, (*shape[::-1], 1, 1), shape[::-1], (1, 0))  # a convolution
     if leaf == "kernel":
         # (out, in, h, w) to (h, w, in, out), and (out, in) to (in, out)
         axes = (2, 3, 1, 0) if len(shape) == 4 else (1, 0)
@@ -180,18 +99,22 @@ def _entry(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
     return Entry(path, key, shape, view, view, axes)
 
 
-def module_key(name: str, module: str) -> str:
-    """Return torchvision's name of our module, whose path is joined by dots."""
-    return renamed(module, _RENAMES[name])
-
-
 @functools.lru_cache(maxsize=64)  # tracing a network takes up to a second
-def variable_shapes(name: str, *, num_classes: int, width: float = 1.0) -> dict[str, Any]:
-    """Return our variables' shapes as `jax.ShapeDtypeStruct`s, in the tree that `init` returns."""
+def variable_shapes(
+    name: str, *, num_classes: int, width: float = 1.0, **options: Any
+) -> dict[str, Any]:
+    """Return our variables' shapes as `jax.ShapeDtypeStruct`s, in the tree that `init` returns.
+
+    Args:
+      name: architecture, a key of `models.MODELS`.
+      num_classes: a field of its module.
+      width: likewise.
+      **options: further fields.
+    """
     spec = models.get(name)
     size = spec.min_size["imagenet"]
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    module = spec.module(num_classes=num_classes, width=width)
+    module = spec.module(num_classes=num_classes, width=width, **options)
     return jax.eval_shape(module.init, jax.random.key(0), images)
 
 
@@ -209,7 +132,7 @@ def from_torchvision(name: str, state_dict: Mapping[str, np.ndarray]) -> dict[st
     Raises:
       InputError: the architecture is unknown.
       WeightsError: a key is missing or unexplained, or has an unexpected shape; the message lists
-        them all. Keys that match `LEFT_OUT` are left out on purpose and may be absent.
+        them all. Keys that the family leaves out on purpose may be absent.
     """
     found = check(name, state_dict)
     return traverse_util.unflatten_dict(
@@ -236,14 +159,14 @@ def missing(name: str, state_dict: Mapping[str, np.ndarray]) -> list[str]:
 
 def stem_key(name: str) -> str:
     """Return the key of the first convolution's kernel."""
-    module = {"mobilenet": "stem_conv", "efficient": "stem_conv", "googlenet": "conv1.conv"}
-    return f"{module_key(name, module.get(name[:9], 'conv1'))}.weight"
+    family = families.of(name)
+    return f"{family.rename(name, family.stem)}.weight"
 
 
 def stem_channels(name: str) -> int:
     """Return the number of channels of the first convolution at width 1."""
     key = stem_key(name)
-    return next(entry.torch_shape[0] for entry in _entries(name, 1000, 1.0) if entry.key == key)
+    return next(entry.torch_shape[0] for entry in _entries(name, 1000, 1.0, ()) if entry.key == key)
 
 
 def _needed(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...]:
@@ -255,12 +178,16 @@ def _needed(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...
     # a head that is missing or has another rank is reported by `account`, with the rest
     if weight is not None and weight.ndim == len(kernel.torch_shape) and weight.shape[1]:
         num_classes, width = weight.shape[0], weight.shape[1] / spec.feature_width
-    return _entries(name, num_classes, width)
+    options = families.of(name).options(name, state_dict)
+    return _entries(name, num_classes, width, tuple(sorted(options.items())))
 
 
 @functools.lru_cache(maxsize=64)
-def _entries(name: str, num_classes: int, width: float) -> tuple[Entry, ...]:
-    return entries(name, variable_shapes(name, num_classes=num_classes, width=width))
+def _entries(
+    name: str, num_classes: int, width: float, options: tuple[tuple[str, Any], ...]
+) -> tuple[Entry, ...]:
+    shapes = variable_shapes(name, num_classes=num_classes, width=width, **dict(options))
+    return entries(name, shapes)
 
 
 def account(
@@ -271,15 +198,16 @@ def account(
     Args:
       name: architecture.
       expected: shapes by key.
-      state_dict: arrays by key; keys that match `LEFT_OUT` are passed over.
+      state_dict: arrays by key; those that the family leaves out are passed over.
 
     Raises:
       WeightsError: they differ; the message lists all differences.
     """
+    left_out = families.of(name).left_out
     found = {
         key: tuple(np.shape(array))
         for key, array in state_dict.items()
-        if not any(re.fullmatch(pattern, key) for pattern in LEFT_OUT[name])
+        if not any(re.fullmatch(pattern, key) for pattern in left_out)
     }
     problems = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in found]
     problems += [

@@ -20,9 +20,6 @@ Metadata = Mapping[str, Any]
 Colour = tuple[float, float, float]
 """One number for each of red, green and blue."""
 
-Scheme = Callable[[State, Metadata], "Translated | None"]
-"""Translates a state dict; None if the names are not of the scheme."""
-
 Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 """Pairs of a regular expression and its replacement, applied in turn."""
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import drawn
+from golden import drawn, every
 from safetensors.numpy import save_file
 
-from jaxparc import models
 from jaxparc.bank import sources
 from jaxparc.errors import InputError
 from jaxparc.weights import torchvision
@@ -46,7 +45,7 @@ def found(*addresses):
     return [(e.name, e.architecture, str(e.weights)) for e in sources.read(addresses)]
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@every.model()
 def test_every_architecture_is_detected(name, tmp_path):
     save(name, tmp_path / "x.safetensors")
     (entry,) = sources.read([str(tmp_path / "x.safetensors")])

@@ -41,7 +41,7 @@ def paths(tree):
     return {"/".join(path) for path in flax.traverse_util.flatten_dict(tree)}
 
 
-@every.model([name for name in models.MODELS if name != "resnet18"])
+@every.model([name for name in every.REPRESENTATIVES if name != "resnet18"])
 def test_a_prepared_network_is_the_same_function(name, monkeypatch):
     monkeypatch.setattr(inference, "_MIN_CHANNELS", 4)
     module, variables = network(name)
@@ -95,16 +95,7 @@ def forms(monkeypatch):
     return call
 
 
-def of_own_code(slow):
-    """Networks, without those that are others with more blocks."""
-    deeper = ("resnet101", "efficientnet_lite1", "efficientnet_lite2")
-    names = [n for n in models.MODELS if n not in deeper]
-    return [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in names]
-
-
-@pytest.mark.parametrize(
-    "name", of_own_code(slow=("googlenet", "resnet18", "resnet50", *mobilenet.ARCHITECTURES))
-)
+@every.model(("googlenet", "resnet18", "resnet50", "mobilenet_v2"))
 def test_the_forms_of_all_backends_have_the_same_features_and_gradients(name, forms):
     module, variables = network(name, stem="small")
     x, weights = images(2, 32), np.random.default_rng(1).standard_normal((2, CLASSES), np.float32)

@@ -11,7 +11,9 @@ from golden import every
 from jax.sharding import PartitionSpec as P
 
 from jaxparc import models
-from jaxparc.models import layers, mobilenet, resnet
+from jaxparc.bank import facts
+from jaxparc.models import layers
+from jaxparc.weights import torchvision
 
 CLASSES = 7
 every_model = every.model()
@@ -43,14 +45,25 @@ def drawn(shapes, seed=0):
 
 
 def test_nothing_is_missing_from_the_registry():
-    files = {m.name for m in pkgutil.iter_modules(models.__path__)} - {"layers", "inference"}
-    assert files == {"alexnet", "googlenet", "mobilenet", "resnet", "squeezenet"}
-    several = {*resnet.STAGES, *mobilenet.ARCHITECTURES}
-    assert set(models.MODELS) == {"alexnet", "googlenet", "squeezenet1_1", *several}
+    beside = {"layers", "inference", "spec"}
+    files = {m.name for m in pkgutil.iter_modules(models.__path__)} - beside
+    assert files == {file.__name__.rpartition(".")[2] for file in models.FILES}
+    assert len(models.MODELS) == sum(len(file.SPECS) for file in models.FILES)
+    for file in models.FILES:
+        assert {spec.name for spec in file.SPECS} & {*every.REPRESENTATIVES}, file
     for name, spec in models.MODELS.items():
         assert spec.name == name
         assert models.get(name) is spec
         hash(spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.MODELS)
+def test_parameters_and_multiply_adds_are_counted(name):
+    spec = models.get(name)
+    shapes = torchvision.variable_shapes(name, num_classes=1000)
+    assert spec.parameters == sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    assert spec.gmacs == pytest.approx(facts.gmacs_of(name, spec.input_size), rel=5e-3)
 
 
 def test_unknown_names_list_the_known_ones():

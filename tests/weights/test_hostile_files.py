@@ -11,9 +11,10 @@ import zlib
 import h5py
 import numpy as np
 import pytest
+from golden import every
 from weights.written import hdf5, pickled
 
-from jaxparc import models, weights
+from jaxparc import weights
 from jaxparc.weights import WeightsError, reading, torch_files
 
 
@@ -166,7 +167,7 @@ def test_pipes_and_devices_are_no_files_of_weights(tmp_path):
 )
 def test_odd_names_and_shapes_are_errors_of_ours(names, tmp_path):
     path = pickled(tmp_path / "w.pkl", names)
-    for name in models.MODELS:
+    for name in every.REPRESENTATIVES:
         with pytest.raises(WeightsError, match="w.pkl") as error:
             weights.load(name, path)
         assert "problems)" in str(error.value) or len(str(error.value).splitlines()) < 3

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from jaxparc import models, weights
 from jaxparc.__main__ import main
-from jaxparc.weights import WeightsError, native, reading, resnets, torchvision
+from jaxparc.weights import WeightsError, families, native, reading, torchvision
 
 
 def torchvision_state(name, num_classes=5):
@@ -347,7 +347,7 @@ def test_every_key_is_accounted_for_in_every_scheme(state, tmp_path):
         "keras": keras(state, "old"),
         "caffe2": caffe2(state),
     }
-    assert set(cases) == set(resnets.SCHEMES)
+    assert set(cases) == set(families.of("resnet50").schemes)
     for scheme, given in cases.items():
         lost = list(given)[len(given) // 2]
         changed = {k: v for k, v in given.items() if k != lost} | {"surprise": np.zeros(2)}

@@ -159,7 +159,7 @@ def test_a_given_scheme(tmp_path):
         weights.load("mobilenet_v2", path, scheme="caffe")
 
 
-@every.model([name for name in models.MODELS if name != "squeezenet1_1"])
+@every.model([name for name in every.REPRESENTATIVES if name != "squeezenet1_1"])
 def test_backbones_without_a_head_and_fresh_heads(name, tmp_path):
     full = golden(name)
     heads = {entry.key for entry in torchvision.head(name, 1, 1)}

@@ -7,7 +7,7 @@ import pytest
 from golden import drawn, every
 
 from jaxparc import models, weights
-from jaxparc.weights import torchvision
+from jaxparc.weights import families, torchvision
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 every_model = every.model()
@@ -56,7 +56,7 @@ def test_the_scheme_names_every_key(name):
     wanted = {entry.key: entry.torch_shape for entry in entries}
     assert len(wanted) == len({entry.path for entry in entries}) == len(entries)
     left_out = {
-        key for key in shapes if any(re.fullmatch(p, key) for p in torchvision.LEFT_OUT[name])
+        key for key in shapes if any(re.fullmatch(p, key) for p in families.of(name).left_out)
     }
     assert left_out.isdisjoint(wanted)
     assert shapes == wanted | {key: shapes[key] for key in left_out}

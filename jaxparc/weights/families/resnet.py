@@ -6,16 +6,16 @@ is listed in `Translated.left_out`.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 
 import numpy as np
 
-from jaxparc.weights import keras_names, prefixes
+from jaxparc.models.resnet import STAGES
+from jaxparc.weights import keras_names, names, prefixes
+from jaxparc.weights.family import Family
 from jaxparc.weights.keras_names import CAFFE_STD
 from jaxparc.weights.translation import (
     Metadata,
     Renames,
-    Scheme,
     State,
     Translated,
     Variant,
@@ -26,14 +26,14 @@ from jaxparc.weights.translation import (
 DETECTRON_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 
 
-def architecture_of(state: State) -> str:
+def _by_blocks(state: State) -> str:
     """Return the architecture of a state dict in torchvision's names, by its blocks."""
-    names = "".join(f"{key}\n" for key in state)
+    joined = "".join(f"{key}\n" for key in state)
     blocks = Counter(
-        stage for stage, _ in set(re.findall(r"layer(\d)\.(\d+)\.conv1\.weight", names))
+        stage for stage, _ in set(re.findall(r"layer(\d)\.(\d+)\.conv1\.weight", joined))
     )
     counts = tuple(blocks[stage] for stage in "1234")
-    bottleneck = ".conv3.weight" in names
+    bottleneck = ".conv3.weight" in joined
     known: dict[tuple[tuple[int, ...], bool], str] = {
         ((2, 2, 2, 2), False): "resnet18",
         ((3, 4, 6, 3), False): "resnet34",
@@ -56,7 +56,7 @@ _BESIDE = re.compile(
 )
 
 
-def _pytorch(state: State, metadata: Metadata) -> Translated | None:
+def _pytorch(name: str, state: State, metadata: Metadata) -> Translated | None:
     """Translate the names of torchvision and timm, after any prefix, such as encoder_q."""
     stems = [
         key.removesuffix("conv1.weight")
@@ -95,7 +95,7 @@ _BACKBONES = {
 }
 
 
-def _detectron2(state: State, metadata: Metadata) -> Translated | None:
+def _detectron2(name: str, state: State, metadata: Metadata) -> Translated | None:
     """Translate Detectron2's names; the last stage of C4 models is in their heads."""
     end = "stem.conv1.weight"
     stems = [k.removesuffix(end) for k in state if re.search(rf"(^|\.){re.escape(end)}$", k)]
@@ -174,7 +174,7 @@ _CAFFE2: Renames = (
 _CAFFE2_LEAVES = {"w": "weight", "s": "weight", "b": "bias"}
 
 
-def _caffe2(state: State, metadata: Metadata) -> Translated | None:
+def _caffe2(name: str, state: State, metadata: Metadata) -> Translated | None:
     """Translate the names of Caffe2 and MSRA, whose batch norm is a frozen scale and shift."""
     if "res2_0_branch2a_w" not in state:
         return None
@@ -198,9 +198,29 @@ def _caffe2(state: State, metadata: Metadata) -> Translated | None:
     return Translated("caffe2", kept, tuple(left_out), {"msra": _BACKBONES["msra"]}, "msra")
 
 
-SCHEMES: Mapping[str, Scheme] = {
+def _keras(name: str, state: State, metadata: Metadata) -> Translated | None:
+    return keras_names.resnet50(state, metadata)
+
+
+_SCHEMES = {
     "caffe2": _caffe2,
     "detectron2": _detectron2,
-    "keras": keras_names.resnet50,
+    "keras": _keras,
     "pytorch": _pytorch,
 }
+
+
+def _architecture_of(state: State) -> str | None:
+    for scheme in _SCHEMES.values():
+        if (translated := scheme("", state, {})) is not None:
+            return _by_blocks(translated.state)
+    return None
+
+
+FAMILY = Family(
+    architectures=tuple(STAGES),
+    rename=names.module_key,
+    stem="conv1",
+    schemes=_SCHEMES,
+    architecture_of=_architecture_of,
+)

@@ -1,0 +1,44 @@
+"""The metadata of an architecture."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import flax.linen as nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """An architecture and its metadata.
+
+    Attributes:
+      name: its key in `MODELS`.
+      module: builds the Linen module from the fields that the package docstring lists.
+      feature_width: d, the size of "features" at width 1.
+      layers: depth, as counted in the PARC paper: convolutions and linear layers one after the
+        other, without those of shortcuts and of squeeze-and-excitation.
+      parameters: their number at width 1, with a head of 1,000 classes.
+      gmacs: billion multiply-adds per image of `input_size`, as XLA counts them: without
+        multiplications by the zeros that pad images, up to 8 % less than published counts.
+      min_size: stem -> the smallest height and width that it accepts, in pixels.
+      input_size: height and width of images for the published weights, in pixels.
+      mean: per channel (RGB), of images in [0, 1]; subtracted.
+      std: per channel (RGB), of images in [0, 1]; divided by after the mean is subtracted.
+      interpolation: "bilinear" or "bicubic", how images were resized for the published weights.
+      crop: side of the central crop, relative to the side that images are resized to.
+      resize: "squash": images are resized to a square, whatever their aspect ratio; "shortest":
+        their shorter side is resized, and the aspect ratio kept.
+    """
+
+    name: str
+    module: Callable[..., nn.Module]
+    feature_width: int
+    layers: int
+    parameters: int
+    gmacs: float
+    min_size: Mapping[str, int] = field(hash=False)
+    input_size: int = 224
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    crop: float = 0.875
+    resize: str = "squash"
