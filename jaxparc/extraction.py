@@ -167,6 +167,21 @@ def _compiled_network(
     return parallel.data_parallel(network, (None, 0))
 
 
+def compile_function(apply_fn: Callable[..., Any], variables: Any) -> Callable[..., Any]:
+    """Return a JAX function as an apply function for `extract(..., jit=False)`.
+
+    Args:
+        apply_fn: function of (variables, batch), as `extract` takes it.
+        variables: any pytree of arrays, placed on every device.
+
+    Returns:
+        A function of a batch (b, ...), b a multiple of the number of devices, that returns features
+        (b, d), or features and logits (b, z), on the first local device.
+    """
+    _require_function(apply_fn)
+    return _on_all_devices(functools.partial(_call, apply_fn, True), variables)
+
+
 def _read_ahead(images: Any, first: int, size: int) -> Iterator[np.ndarray]:
     """Slice images into batches, reading or decoding the next one while the model runs."""
     n = len(images)

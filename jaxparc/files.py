@@ -302,6 +302,16 @@ def read_sealed(path: Path) -> Any:
     return content
 
 
+def sha256(path: Path) -> str:
+    """Return the hash of a file's content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(content: Any) -> str:
     """Return the SHA-256 of content that JSON can hold; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

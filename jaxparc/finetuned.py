@@ -17,6 +17,7 @@ import numpy as np
 from jaxparc import extraction, printing, weights
 from jaxparc.datasets import images as image_files
 from jaxparc.errors import InputError
+from jaxparc.preprocessing import Geometry, central_crop
 from jaxparc.training import decoding
 from jaxparc.weights import WeightsError, native
 
@@ -154,10 +155,9 @@ def _crop(size: int, image: Any) -> Any:
             if image.dtype != np.uint8 or image.ndim not in (2, 3):
                 raise InputError(f"it is {image.dtype} {image.shape}; expected uint8 (h, w, 3)")
             image = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
-        return decoding.CentralCrops([{"image": image, "label": 0}], size, threads=1)[0:1][0]
+        return central_crop(image, Geometry(size))
     except (OSError, ValueError) as error:
-        # The index that `decoding.read` adds is that of this list of one.
-        return error.__cause__ or error
+        return error
 
 
 def load_finetuned(path: str | Path) -> Finetuned:

@@ -16,6 +16,7 @@ from learnable import SIZE, source_of, task_of
 import jaxparc
 from jaxparc import backend, extraction
 from jaxparc.models import inference, layers
+from jaxparc.preprocessing import Geometry
 from jaxparc.training import batches, steps
 from jaxparc.training.decoding import CentralCrops
 
@@ -85,7 +86,7 @@ def test_all_devices_work():
 def own_network():
     task = task_of("alexnet")
     variables = steps.initial(task.module, SIZE, 0)
-    return compiled(task, variables), CentralCrops(source_of(21), SIZE), None
+    return compiled(task, variables), CentralCrops(source_of(21), Geometry(SIZE)), None
 
 
 @pytest.mark.parametrize("network", [own_network, lambda: (model, IMAGES, WEIGHTS)])
@@ -309,7 +310,7 @@ def compiled(task, variables, **options):
 def test_a_network_gives_the_features_and_probabilities_of_every_image_in_order():
     task = task_of()
     variables, source = steps.initial(task.module, SIZE, 0), source_of(41)
-    crops = CentralCrops(source, SIZE)
+    crops = CentralCrops(source, Geometry(SIZE))
     apply_fn = compiled(task, variables, dtype=jnp.float32)
     found = jaxparc.extract(apply_fn, crops, batch_size=16, jit=False)
     batch = next(batches.batches(source, batch_size=41, size=SIZE, train=False))
@@ -325,7 +326,7 @@ def test_a_network_without_a_head_gives_features_alone():
     bare = task._replace(module=task.module.clone(num_classes=0))
     head = {"kernel": variables["params"]["head"]["kernel"][:, :0], "bias": np.zeros(0, np.float32)}
     without = {**variables, "params": {**variables["params"], "head": head}}
-    crops = CentralCrops(source_of(9), SIZE)
+    crops = CentralCrops(source_of(9), Geometry(SIZE))
     expected, found = (
         jaxparc.extract(compiled(*model, dtype=jnp.float32), crops, jit=False)
         for model in ((task, variables), (bare, without))
@@ -337,7 +338,7 @@ def test_a_network_without_a_head_gives_features_alone():
 def test_networks_extract_in_bfloat16_on_an_accelerator(monkeypatch):
     task = task_of("alexnet")
     variables = steps.initial(task.module, SIZE, 0)
-    crops = CentralCrops(source_of(9), SIZE)
+    crops = CentralCrops(source_of(9), Geometry(SIZE))
     found = {}
     for choices in (backend.CPU, backend.ACCELERATOR):
         monkeypatch.setattr(backend, "choices", lambda choices=choices: choices)
@@ -351,7 +352,7 @@ def test_networks_extract_in_bfloat16_on_an_accelerator(monkeypatch):
 
 def test_networks_of_one_architecture_share_a_program(monkeypatch):
     task = task_of("alexnet", num_classes=3)
-    crops = CentralCrops(source_of(8), SIZE)
+    crops = CentralCrops(source_of(8), Geometry(SIZE))
     traced, apply = [], inference.apply
 
     def noted(*given):

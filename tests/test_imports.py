@@ -105,6 +105,7 @@ ROOMS = [
     "jaxparc.labels",
     "jaxparc.selectors",
     "jaxparc.datasets",
+    "jaxparc.preprocessing",
     "jaxparc.evaluation",
     "jaxparc.models",
     "jaxparc.weights",

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import files
-from jaxparc.bank import facts
+from jaxparc.bank.entry import KINDS, Counts, Entry
 from jaxparc.bank.folder import ArrayFile, arrays_of
-from jaxparc.bank.toml_file import Entry
 from jaxparc.errors import InputError
 
 
@@ -20,11 +19,11 @@ class Facts(NamedTuple):
     """Facts about a model that do not depend on its score; None if unknown.
 
     Attributes:
-        parameters: number of parameters, as `facts.parameters` counts them.
-        gmacs: billion multiply-adds per image, as `facts.gmacs` counts them.
+        parameters: number of parameters, as `Entry.counts` says.
+        gmacs: billion multiply-adds per image, likewise.
         images_per_second: speed of its feature extraction on this machine, decoding included and
             compilation excluded.
-        megabytes: size of its file of weights, or of the files in its folder, in 10^6 bytes.
+        megabytes: size of its file, or of the files in its folder, in 10^6 bytes.
         licence: of its weights.
         source: the data set that it was trained on.
     """
@@ -45,18 +44,29 @@ def facts_of(entry: Entry, folder: Path, made_of: str) -> Facts:
         folder: folder of its features.
         made_of: fingerprint of its features.
     """
+    counts = counts_of(entry, folder)
     return Facts(
-        facts.parameters(entry),
-        facts.gmacs(entry),
+        counts.parameters,
+        counts.gmacs,
         _read_speed(folder, entry.name, made_of),
-        _megabytes(entry.weights),
+        _megabytes(entry),
         entry.licence,
         entry.source,
     )
 
 
-def _megabytes(weights: Path) -> float | None:
-    """Return the size of a file, or of the files in a folder; None if it is not there."""
+def counts_of(entry: Entry, folder: Path) -> Counts:
+    """Return the size of a model, as far as it or the extraction of its features tells."""
+    try:
+        known = entry.counts()
+    except InputError:  # a size that the network does not take, say: its extraction reports it
+        known = Counts()
+    return known.or_else(_recorded_counts(folder, entry.name))
+
+
+def _megabytes(entry: Entry) -> float | None:
+    """Return the size of its file, or of the files in its folder; None if it is not there."""
+    weights = entry.weights or Path(entry.architecture)
     try:
         parts = weights.iterdir() if weights.is_dir() else [weights]
         return sum(path.stat().st_size for path in parts) / 1e6
@@ -71,9 +81,9 @@ COLUMNS = ("architecture", "size", "megabytes", "licence", "source")
 def cells_of(entry: Entry) -> list[object]:
     """Return the cells of a model in the `COLUMNS` of models.csv; unknown ones are empty."""
     cells = (
-        entry.architecture,
+        entry.address,
         entry.size,
-        _megabytes(entry.weights),
+        _megabytes(entry),
         entry.licence,
         entry.source,
     )
@@ -97,10 +107,11 @@ def recorded(folder: Path, features: Mapping[str, ArrayFile]) -> dict[str, Facts
         if (name := cells["model"]) not in features:
             continue
         made_of = arrays_of(features[name].path).get("made_of")
-        parameters, gmacs = _counted(cells["architecture"], cells["size"])
+        counts = _counted(cells["architecture"], cells["size"])
+        counts = counts.or_else(_recorded_counts(folder, name))
         found[name] = Facts(
-            parameters,
-            gmacs,
+            counts.parameters,
+            counts.gmacs,
             None if made_of is None else _read_speed(folder, name, str(np.asarray(made_of))),
             _number(cells["megabytes"]),
             cells["licence"] or None,
@@ -109,15 +120,25 @@ def recorded(folder: Path, features: Mapping[str, ArrayFile]) -> dict[str, Facts
     return found
 
 
-def _counted(architecture: str, size: str) -> tuple[int | None, float | None]:
-    """Return the parameters and GMACs of an architecture; None if it, or flax, is not there."""
-    if not architecture:
-        return None, None
+def _counted(address: str, size: str) -> Counts:
+    """Return the counts of a network; unknown if it, or a package, is not there."""
+    kind, colon, name = address.partition(":")
+    if not colon:
+        kind, name = "architecture", address
+    if not name or kind not in KINDS:
+        return Counts()
     try:
-        entry = Entry("", architecture, Path(), size=int(size) if size else None)
-        return facts.parameters(entry), facts.gmacs(entry)
+        return Entry("", name, kind=kind, size=int(size) if size else None).counts()
     except (ValueError, ImportError):
-        return None, None
+        return Counts()
+
+
+def _recorded_counts(folder: Path, name: str) -> Counts:
+    """Return what the extraction of a model's features told of its size."""
+    found = _read(folder, name).get("counts")
+    if not isinstance(found, list) or len(found) != len(Counts._fields):
+        return Counts()
+    return Counts(*found)
 
 
 def _number(cell: str) -> float | None:
@@ -205,31 +226,40 @@ class TimedImages(Starts):
         return batch
 
 
-def write_speed(folder: Path, name: str, made_of: str, images_per_second: float) -> None:
-    """Record the speed of an extraction, apart from the features, whose bytes are reproducible.
+def record(
+    folder: Path, name: str, made_of: str, images_per_second: float | None, counts: Counts
+) -> None:
+    """Record facts of an extraction, apart from the features, whose bytes are reproducible.
 
     Args:
         folder: folder of the features.
         name: name of the model.
         made_of: fingerprint of the features.
-        images_per_second: the speed.
+        images_per_second: the speed; None if it was not measured.
+        counts: the size of the network, as far as loading it told.
 
     Raises:
         OSError: the file cannot be written.
     """
-    content = {"made_of": made_of, "images_per_second": images_per_second}
+    content = {"made_of": made_of, "images_per_second": images_per_second, "counts": [*counts]}
     files.write_text(_path(folder, name), json.dumps(content) + "\n")
 
 
 def _read_speed(folder: Path, name: str, made_of: str) -> float | None:
     """Return the recorded speed of the extraction of these features; None if there is none."""
-    try:
-        content = json.loads(_path(folder, name).read_text(encoding="utf-8"))
-        speed = float(content["images_per_second"])
-        known = content["made_of"] == made_of and 0 < speed < math.inf
-    except (OSError, ValueError, TypeError, KeyError):  # missing, or damaged
+    content = _read(folder, name)
+    speed = content.get("images_per_second")
+    if not isinstance(speed, int | float) or content.get("made_of") != made_of:
         return None
-    return speed if known else None
+    return speed if 0 < speed < math.inf else None
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    """Return what `record` wrote; {} if it is missing or damaged."""
+    try:
+        return dict(json.loads(_path(folder, name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -5,8 +5,7 @@ import fnmatch
 from collections.abc import Callable, Sequence
 
 from jaxparc import printing
-from jaxparc.bank import facts
-from jaxparc.bank.toml_file import Entry
+from jaxparc.bank.entry import Entry
 from jaxparc.errors import InputError
 
 
@@ -19,8 +18,9 @@ class Cuts:
         exclude: patterns, of which a name must match none.
         licence: texts, of which the licence must contain one, in any case; models whose licence is
             unknown are left out.
-        max_params: the largest number of parameters, as `facts.parameters` counts them.
-        max_gmacs: the largest cost per image, as `facts.gmacs` counts it.
+        max_params: the largest number of parameters; models of which it is not known before they
+            are loaded are left out.
+        max_gmacs: the largest cost per image, in billion multiply-adds, likewise.
     """
 
     include: Sequence[str] = ()
@@ -71,14 +71,21 @@ def _is_licensed(entry: Entry, texts: Sequence[str]) -> bool:
 
 
 def _is_small(entry: Entry, most: float | None) -> bool:
-    return most is None or facts.parameters(entry) <= most
+    try:
+        return most is None or _within(entry.counts().parameters, most)
+    except InputError:
+        return True
 
 
 def _is_cheap(entry: Entry, most: float | None) -> bool:
     try:
-        return most is None or facts.gmacs(entry) <= most
+        return most is None or _within(entry.counts().gmacs, most)
     except InputError:  # the network does not take this size, which its extraction reports
         return True
+
+
+def _within(value: float | None, most: float) -> bool:
+    return value is not None and value <= most
 
 
 def _number(value: float | None) -> str:

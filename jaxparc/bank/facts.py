@@ -1,24 +1,13 @@
-"""The size and the cost of a model, from its architecture alone: no weights are read."""
+"""The cost of an architecture for images of any size; no weights are read."""
 
 import functools
-
-from jaxparc.bank.toml_file import Entry
 
 CLASSES = 1000  # of the head, as published counts have it
 
 
-def parameters(entry: Entry) -> int:
-    """Return the number of parameters of a model's architecture, with a head of `CLASSES` classes.
-
-    The weights of a narrower or wider network are not read, and count as of the usual width.
-    """
-    from jaxparc import models
-
-    return models.get(entry.architecture).parameters
-
-
-def gmacs(entry: Entry) -> float:
-    """Return how many billion multiply-adds a model needs per image of its input size.
+@functools.cache
+def gmacs_of(architecture: str, size: int) -> float:
+    """Return how many billion multiply-adds an architecture needs per size x size image.
 
     XLA counts them, at two operations each. It leaves out multiplications with the zeros that pad
     the images, which makes up to 8 % less than published counts.
@@ -26,16 +15,6 @@ def gmacs(entry: Entry) -> float:
     Raises:
         InputError: the network does not take images of this size.
     """
-    from jaxparc import models
-
-    spec = models.get(entry.architecture)
-    size = entry.size or spec.input_size
-    return spec.gmacs if size == spec.input_size else gmacs_of(entry.architecture, size)
-
-
-@functools.cache
-def gmacs_of(architecture: str, size: int) -> float:
-    """Return `gmacs` of an architecture, for images of size x size pixels."""
     import jax
     import jax.numpy as jnp
 

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from jaxparc import array_files, files, interrupts, locks, printing
-from jaxparc.bank import costs, toml_file
+from jaxparc.bank import costs
 from jaxparc.bank.costs import Facts
+from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.folder import ArrayFile, Bank, arrays_of
-from jaxparc.bank.toml_file import Entry
 from jaxparc.errors import InputError, OperationError
+from jaxparc.preprocessing import Geometry
 from jaxparc.units.unit import Unit
 
 
@@ -67,16 +68,17 @@ class ProbeImages:
         return files.digest([*self.name, self.images.indices.tolist()])
 
     @functools.cached_property
-    def _crops(self) -> dict[int, Any]:
+    def _crops(self) -> dict[Geometry, Any]:
         return {}
 
-    def crops(self, size: int) -> Any:
-        """Return the images as sliceable central crops of one size, each decoded only once."""
+    def crops(self, geometry: Geometry) -> Any:
+        """Return the images as sliceable central crops, each decoded once for all networks."""
         from jaxparc.training import decoding
 
-        if size not in self._crops:
-            self._crops[size] = decoding.KeptCrops(decoding.CentralCrops(self.images, size))
-        return self._crops[size]
+        if geometry not in self._crops:
+            crops = decoding.CentralCrops(self.images, geometry)
+            self._crops[geometry] = decoding.KeptCrops(crops)
+        return self._crops[geometry]
 
     def first(self, count: int) -> "ProbeImages":
         """Return the first images; probe sets are drawn so that their beginnings are balanced."""
@@ -253,12 +255,12 @@ def unit_name(entry: Entry) -> str:
 
 
 def write_facts(entries: Sequence[Entry], folder: Path) -> None:
-    """Write models.csv: layers, source images if all models have them, and costs.
+    """Write models.csv: layers and source images, if known for all models, and costs.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    files.write_text(folder / "models.csv", _facts(entries))
+    files.write_text(folder / "models.csv", _facts(entries, folder))
 
 
 def read(
@@ -315,7 +317,7 @@ class _Extraction:
     batch_size: int
     first: int
     # What `prepare` read, for `make` to take.
-    _ahead: list[Any] = dataclasses.field(default_factory=list)
+    _ahead: list[Model] = dataclasses.field(default_factory=list)
 
     def unit(self) -> Unit:
         name = unit_name(self.entry)
@@ -360,10 +362,12 @@ class _Extraction:
         """Read the weights ahead."""
         with contextlib.suppress(Exception):  # `make` reports it
             if self.entry.refused is None:
-                self._ahead.append(toml_file.load(self.entry))
+                self._ahead.append(self.entry.implementation.load(self.entry))
 
-    def load(self) -> Any:
-        return self._ahead.pop() if self._ahead else toml_file.load(self.entry)
+    def load(self) -> Model:
+        if self._ahead:
+            return self._ahead.pop()
+        return self.entry.implementation.load(self.entry)
 
     def make(self, on_images: Callable[[int], None]) -> tuple[str, ...]:
         if self.entry.refused is not None:
@@ -377,7 +381,7 @@ class _Extraction:
         start = len(known.get("features", ()))
         notes: tuple[str, ...] = ()
         arrays: dict[str, Any] = {**known}
-        speed = None
+        speed, counts = None, Counts()
         try:
             if start < self.first:
                 rows = slice(start, self.first)
@@ -385,6 +389,7 @@ class _Extraction:
                     self.entry, self.probe, rows, self.batch_size, self.load, on_images
                 )
                 speed = arrays.pop("images_per_second", None)
+                counts = arrays.pop("counts", counts)
                 for key, before in known.items():
                     arrays[key] = np.concatenate([before, arrays[key]])
         except Exception as error:
@@ -404,8 +409,8 @@ class _Extraction:
                 made_of=np.array(made_of),
                 seen=np.array([images.digest, str(images)]),
             )
-        if speed is not None:
-            costs.write_speed(path.parent, self.entry.name, made_of, speed)
+        if speed is not None or counts != Counts():
+            costs.record(path.parent, self.entry.name, made_of, speed, counts)
         return notes
 
 
@@ -431,42 +436,38 @@ def _extract(
     probe: ProbeImages,
     rows: slice,
     batch_size: int,
-    load: Callable[[], Any],
+    load: Callable[[], Model],
     on_images: Callable[[int], None],
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Extract the features of one model for some rows of a probe set.
 
     Returns:
-        "features", "probs" if the weights have a head, and "images_per_second" if it was measured;
-        and notes on the weights.
+        "features", "probs" if the weights have a head, "images_per_second" if it was measured, and
+        "counts", the size of the network as far as loading it told; and notes on the weights.
     """
     from jaxparc import extraction
 
-    loaded = load()
-    spec = loaded.spec
-    size = entry.size or spec.input_size
-    network = costs.Stopwatch(
-        extraction.compile_network(loaded.module, loaded.variables, mean=spec.mean, std=spec.std),
-        on_images,
-    )
-    shape = entry.architecture, size, batch_size
+    model = load()
+    network = costs.Stopwatch(model.start(), on_images)
+    shape = entry.address, model.geometry.size, batch_size
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = extraction.extract(
             network,
-            _Rows(probe.crops(size), rows),
+            _Rows(probe.crops(model.geometry), rows),
             batch_size=_WORKED.get(shape, batch_size),
             jit=False,
         )
     if network.batch is not None and network.batch < min(batch_size, rows.stop - rows.start):
         _WORKED[shape] = network.batch
-    notes = (*loaded.notes, *(str(warning.message) for warning in caught))
+    notes = (*model.notes, *(str(warning.message) for warning in caught))
     if not np.isfinite(found.features).all():
         raise InputError("its features are not finite")
     arrays = {
         "features": found.features,
         "probs": found.probs,
         "images_per_second": network.rate(),
+        "counts": model.counts,
     }
     return {name: array for name, array in arrays.items() if array is not None}, notes
 
@@ -514,20 +515,19 @@ def _recorded_images(path: Path) -> tuple[str, str] | None:
         return None
 
 
-def _facts(entries: Sequence[Entry]) -> str:
-    """Return the text of models.csv; source_images is left out unless all models have it."""
+def _facts(entries: Sequence[Entry], folder: Path) -> str:
+    """Return the text of models.csv; a column that is unknown for any model is left out."""
     entries = [entry for entry in entries if entry.refused is None]
-    known = all(entry.source_images for entry in entries)
-    head = ["model", "layers", *(["source_images"] if known else []), *costs.COLUMNS]
-    rows = [
-        [e.name, layers(e), *([e.source_images] if known else []), *costs.cells_of(e)]
-        for e in entries
-    ]
-    return files.table_text([head, *rows])
+    columns = {
+        "layers": layers(entries, folder),
+        "source_images": {e.name: e.source_images for e in entries if e.source_images},
+    }
+    whole = {name: column for name, column in columns.items() if len(column) == len(entries)}
+    rows = [[e.name, *(c[e.name] for c in whole.values()), *costs.cells_of(e)] for e in entries]
+    return files.table_text([["model", *whole, *costs.COLUMNS], *rows])
 
 
-def layers(entry: Entry) -> int:
-    """Return the number of layers of a model."""
-    from jaxparc import models
-
-    return entry.layers or models.get(entry.architecture).layers
+def layers(entries: Sequence[Entry], folder: Path) -> dict[str, int]:
+    """Return the number of layers of all models, by name; {} if it is unknown for any."""
+    found = {e.name: costs.counts_of(e, folder).layers for e in entries if e.refused is None}
+    return {name: n for name, n in found.items() if n} if all(found.values()) else {}

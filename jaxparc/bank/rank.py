@@ -17,6 +17,7 @@ from jaxparc.bank.ranking import About, Ranking
 from jaxparc.errors import InputError, OperationError
 from jaxparc.extraction import Extracted, compile_network, extract
 from jaxparc.labels import Labels
+from jaxparc.preprocessing import Geometry
 from jaxparc.report.thumbnails import Thumbnails, thumbnails
 
 # Where the inputs of methods come from, for messages.
@@ -137,17 +138,17 @@ def rank(
 
 
 class _Images:
-    """The images, and their central crops of any size, which networks of one size share."""
+    """The images, and their central crops, which networks of one size share."""
 
     def __init__(self, given: Any) -> None:
         self.given = given
         self.crops = functools.cache(self._crops)
 
-    def _crops(self, size: int) -> Any:
+    def _crops(self, geometry: Geometry) -> Any:
         from jaxparc.training import decoding
 
         source = decoding.Decoded(self.given, [0] * len(self.given))
-        return decoding.KeptCrops(decoding.CentralCrops(source, size))
+        return decoding.KeptCrops(decoding.CentralCrops(source, geometry))
 
 
 class _Run(NamedTuple):
@@ -184,7 +185,7 @@ class _Network(NamedTuple):
         del jit  # compiled anyway
         spec, module, variables, *_ = self.loaded
         network = costs.Stopwatch(compile_network(module, variables, mean=spec.mean, std=spec.std))
-        crops = images.crops(spec.input_size)
+        crops = images.crops(spec.geometry)
         found = extract(network, crops, batch_size=batch_size, jit=False)
         return _Run(found, Facts(spec.parameters, spec.gmacs, network.rate()))
 

@@ -3,6 +3,8 @@
     bank.toml          a bank file, see `toml_file`
     FOLDER             every weight file in a folder, and every folder of a model hub in it
     [NAME=]FILE        a weight file; its name without the suffix by default
+    [NAME=]KIND:VALUE  a network of another kind, such as timm:vit_small_patch14_dinov2 or
+                       keras:ResNet50V2; see `entry.KINDS`
 
 The architecture of weights without a bank file is detected from the names and shapes in the file,
 unless NAME is one.
@@ -18,7 +20,7 @@ from typing import NamedTuple
 
 from jaxparc import files, printing
 from jaxparc.bank import toml_file
-from jaxparc.bank.toml_file import Entry
+from jaxparc.bank.entry import KINDS, Entry
 from jaxparc.errors import InputError
 
 
@@ -43,9 +45,12 @@ def folder_of(addresses: Sequence[str]) -> Path:
     """
     places = []
     for address in addresses:
-        path = Path(os.path.abspath(_split(address)[1]))
+        rest = _split(address)[1]
+        if _kind_of(rest) is not None:  # of no folder: those of the other models decide
+            continue
+        path = Path(os.path.abspath(rest))
         places.append(path if path.is_dir() or _is_bank_file(str(path)) else path.parent)
-    return Path(os.path.commonpath(places))
+    return Path(os.path.commonpath(places)) if places else Path.cwd()
 
 
 def _entries(address: str) -> list[Entry]:
@@ -72,6 +77,25 @@ def _split(address: str) -> tuple[str | None, str]:
 
 def _is_bank_file(path: str) -> bool:
     return path.endswith(".toml")
+
+
+def _kind_of(address: str) -> str | None:
+    """Return the kind of an address KIND:VALUE; None if it is a path."""
+    kind, colon, value = address.partition(":")
+    known = colon and value and kind in KINDS and KINDS[kind].address
+    return kind if known and not os.path.exists(address) else None
+
+
+def _network(address: str, name: str | None) -> list[Entry]:
+    kind, _, value = address.partition(":")
+    if needs := KINDS[kind].needs:
+        raise InputError(
+            f"{address}: networks of {kind} need {' and '.join(sorted(needs))}; expected a bank "
+            f'file with {kind} = "{value}" and these'
+        )
+    given = re.sub(r"[^\w.-]+", "-", value.rpartition("/")[2]).removesuffix(".keras")
+    given = name or given
+    return [Entry(given, value, kind=kind, refused=toml_file.name_flaw(given))]
 
 
 def _folder(path: str, name: str | None) -> list[Entry]:
@@ -166,6 +190,7 @@ SOURCES: Mapping[str, Source] = types.MappingProxyType(
     {
         "bank file": Source(_is_bank_file, lambda path, name: toml_file.read(path)),
         "folder": Source(os.path.isdir, _folder),
+        "network": Source(lambda address: _kind_of(address) is not None, _network),
         "weight file": Source(lambda path: True, _file),
     }
 )

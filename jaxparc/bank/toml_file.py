@@ -2,7 +2,12 @@
 
 [[model]]
 name = "resnet50-imagenet"            # shown in the ranking; also names its feature file
-architecture = "resnet50"             # a key of jaxparc.models.MODELS
+architecture = "resnet50"             # a key of jaxparc.models.MODELS; or one of the other kinds:
+# timm = "vit_small_patch14_dinov2"   # of timm, with weights from the hub or a file
+# torch = "package.module:function"   # a torch.nn.Module that a function returns
+# onnx = "model.onnx"
+# keras = "ResNet50V2"                # of keras.applications, or a .keras file
+# jax = "package.module:function"     # an apply function and variables
 weights = "weights/resnet50.pth"      # relative to this file; read by jaxparc.weights.load
 scheme = "pytorch"                    # naming scheme of the weights; detected by default
 variant = "torchvision"               # which of several networks with these names (docs/models.md)
@@ -10,10 +15,14 @@ weights_key = "state_dict_ema"        # which of several sets of weights in the 
 ignore = ["criterion.*"]              # names in the file that do not belong to the network
 channels = "rgb"                      # or "bgr"; by default as the weights require
 stride_in_1x1 = false                 # for ResNets; by default as the weights require
-source = "imagenet2012"               # the training set; optional, like all but the first three
+source = "imagenet2012"               # the training set; optional, like all below
 source_images = 1281167               # for the heuristic
 layers = 50                           # for "+ layers"; the architecture's by default
+features = "avg_pool"                 # of torch, onnx and keras: what has the features
 size = 224                            # height and width of the input images, in pixels
+crop = 0.875                          # side of the central crop, relative to the resized image
+resize = "squash"                     # to a square; or "shortest": only the shorter side
+interpolation = "bilinear"            # or "bicubic"
 mean = [0.485, 0.456, 0.406]          # of images in [0, 1], RGB; by default as the weights require
 std = [0.229, 0.224, 0.225]
 licence = "BSD-3-Clause"
@@ -22,7 +31,6 @@ prior = 80.9                          # any number that is larger for models tha
 """
 
 import dataclasses
-import functools
 import math
 import tomllib
 import unicodedata
@@ -31,52 +39,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxparc import files, printing
+from jaxparc.bank.entry import COMMON, KINDS, Entry
 from jaxparc.errors import InputError
-
-Colour = tuple[float, float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One model of a bank; fields that are None follow from the weights or the architecture.
-
-    The fields are the keys of a bank file, and:
-
-    Attributes:
-        refused: why the model's name cannot be used as a file name; None if it can.
-    """
-
-    name: str
-    architecture: str
-    weights: Path
-    scheme: str | None = None
-    variant: str | None = None
-    weights_key: str | None = None
-    ignore: tuple[str, ...] = ()
-    channels: str | None = None
-    stride_in_1x1: bool | None = None
-    source: str | None = None
-    source_images: int | None = None
-    layers: int | None = None
-    size: int | None = None
-    mean: Colour | None = None
-    std: Colour | None = None
-    licence: str | None = None
-    prior: float | None = None
-    refused: str | None = None
-
-    @functools.cached_property
-    def settings(self) -> dict[str, Any]:
-        """What determines the features: settings, and a hash of the weights, which is read once.
-
-        Raises:
-            OSError: the weights cannot be read.
-            InputError: the weights are not a regular file.
-        """
-        from jaxparc import weights
-
-        settings = {key: getattr(self, key) for key, kind in KEYS.items() if kind.affects_features}
-        return {**settings, "weights": weights.fingerprint(self.weights)}
+from jaxparc.preprocessing import INTERPOLATIONS, RESIZES
 
 
 def read(path: str | Path) -> list[Entry]:
@@ -121,7 +86,7 @@ def named(models: Iterable[Entry], where: str, remedy: str = "") -> list[Entry]:
     names: dict[str, str] = {}  # by case-folded name, as some file systems ignore case
     for entry in models:
         if entry.name in entries:
-            both = f"{entries[entry.name].weights} and {entry.weights}"
+            both = " and ".join(e.where for e in (entries[entry.name], entry))
             raise InputError(f"{where}: duplicate model {shown(entry.name)}: {both}{remedy}")
         same = names.setdefault(_folded(entry.name), entry.name)
         if same != entry.name and entry.refused is None:
@@ -142,21 +107,38 @@ def _entry(path: Path, number: int, table: Any) -> Entry:
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
         raise InputError(f"{where} has no name")
     where = f"{path}: model {shown(table['name'])}"
-    if missing := {"architecture", "weights"} - table.keys():
-        raise InputError(f"{where} has no {' and no '.join(sorted(missing))}")
+    named = [kind for kind in KINDS if kind in table]
+    if len(named) != 1:
+        found = " and ".join(named) or f"none of {', '.join(KINDS)}"
+        raise InputError(f"{where} has {found}; expected one of them")
+    name, kind = named[0], KINDS[named[0]]
     if unknown := table.keys() - KEYS.keys():
         raise InputError(f"{where}: unknown key {shown(min(unknown))}; known: {', '.join(KEYS)}")
+    if missing := kind.needs - table.keys():
+        raise InputError(f"{where} has no {' and no '.join(sorted(missing))}")
+    if other := table.keys() - {name} - COMMON - kind.keys:
+        raise InputError(f"{where}: {min(other)} is for other kinds than {name}")
     for key, value in table.items():
         if not KEYS[key].fits(value):
             raise InputError(f"{where}: {key} is {shown(value)}; expected {KEYS[key].expected}")
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    given["architecture"] = given.pop(name)
     try:
-        models.get(table["architecture"])
-        schemes.check(table["architecture"], table.get("scheme"))
-        weights = path.parent / Path(table["weights"]).expanduser()
+        if name == "architecture":
+            models.get(table["architecture"])
+            schemes.check(table["architecture"], table.get("scheme"))
+        elif _is_file(name, given["architecture"]):
+            given["architecture"] = str(path.parent / Path(given["architecture"]).expanduser())
+        if "weights" in table:
+            given["weights"] = path.parent / Path(table["weights"]).expanduser()
     except (ValueError, RuntimeError) as error:  # RuntimeError: no home directory for ~
         raise InputError(f"{where}: {error}") from None
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-    return Entry(**{**given, "weights": weights, "refused": name_flaw(table["name"])})
+    return Entry(**given, kind=name, refused=name_flaw(table["name"]))
+
+
+def _is_file(kind: str, address: str) -> bool:
+    """Return whether the network itself is a file, whose path is relative to the bank file."""
+    return kind == "onnx" or (kind == "keras" and address.endswith((".keras", ".h5")))
 
 
 class Key(NamedTuple):
@@ -165,12 +147,10 @@ class Key(NamedTuple):
     Attributes:
         fits: function that returns whether a value has the right type and range.
         expected: the same in words, for error messages.
-        affects_features: whether the features depend on the value.
     """
 
     fits: Callable[[Any], bool]
     expected: str
-    affects_features: bool = True
 
 
 def _is_word(value: Any) -> bool:
@@ -202,8 +182,8 @@ def _colour(above: bool) -> Callable[[Any], bool]:
 _WORD = "a string of printable characters"
 
 KEYS: Mapping[str, Key] = {
-    "name": Key(lambda x: isinstance(x, str), "a string", affects_features=False),
-    "architecture": Key(_is_word, _WORD),
+    "name": Key(lambda x: isinstance(x, str), "a string"),
+    **{kind: Key(_is_word, _WORD) for kind in KINDS},
     "weights": Key(_is_word, _WORD),
     "scheme": Key(_is_word, _WORD),
     "variant": Key(_is_word, _WORD),
@@ -211,14 +191,18 @@ KEYS: Mapping[str, Key] = {
     "ignore": Key(lambda x: isinstance(x, list) and all(map(_is_word, x)), "a list of patterns"),
     "channels": Key(lambda x: x in ("rgb", "bgr"), '"rgb" or "bgr"'),
     "stride_in_1x1": Key(lambda x: isinstance(x, bool), "true or false"),
-    "source": Key(_is_word, _WORD, affects_features=False),
-    "source_images": Key(_whole(10**15), "an integer of at least 1", affects_features=False),
-    "layers": Key(_whole(10**6), "an integer of at least 1", affects_features=False),
+    "source": Key(_is_word, _WORD),
+    "source_images": Key(_whole(10**15), "an integer of at least 1"),
+    "layers": Key(_whole(10**6), "an integer of at least 1"),
+    "features": Key(_is_word, _WORD),
     "size": Key(_whole(10**4), "an integer from 1 to 10000"),
     "mean": Key(_colour(False), "three numbers from 0 to 1, for red, green and blue"),
     "std": Key(_colour(True), "three numbers above 0 and at most 1, for red, green and blue"),
-    "licence": Key(_is_word, _WORD, affects_features=False),
-    "prior": Key(_is_prior, "a finite number", affects_features=False),
+    "crop": Key(lambda x: _is_number(x) and 0.1 <= x <= 1, "a number from 0.1 to 1"),
+    "resize": Key(lambda x: x in RESIZES, " or ".join(map(repr, RESIZES))),
+    "interpolation": Key(lambda x: x in INTERPOLATIONS, ", ".join(map(repr, INTERPOLATIONS))),
+    "licence": Key(_is_word, _WORD),
+    "prior": Key(_is_prior, "a finite number"),
 }
 
 
@@ -247,21 +231,3 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):  # a number with more digits than Python prints
         return "too long to be shown"
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def load(entry: Entry) -> Any:
-    """Load a model's network and weights; the entry's mean and std, if given, take precedence.
-
-    Returns:
-        A `weights.Loaded`.
-
-    Raises:
-        InputError: the weights do not fit the network.
-        OSError: the weights cannot be read.
-    """
-    from jaxparc import weights
-    from jaxparc.weights import loading
-
-    loaded = weights.load(entry.architecture, entry.weights, **loading.options_of(entry))
-    mean, std = entry.mean or loaded.spec.mean, entry.std or loaded.spec.std
-    return loaded._replace(spec=dataclasses.replace(loaded.spec, mean=mean, std=std))

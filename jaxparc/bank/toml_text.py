@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxparc.bank import toml_file
-from jaxparc.bank.toml_file import Entry
+from jaxparc.bank.entry import COMMON, KINDS, Entry
 
 _HEAD = """# A bank of models: jaxparc rank BANK TARGET. All keys: docs/models.md of jaxparc.
 """
@@ -35,12 +35,18 @@ def text(entries: Sequence[Entry], folder: Path) -> str:
 def _table(entry: Entry, folder: Path) -> str:
     from jaxparc import models
 
-    spec = models.get(entry.architecture)
-    found: dict[str, Any] = {"weights": os.path.relpath(entry.weights, folder)}
-    found |= {"size": entry.size or spec.input_size, "layers": entry.layers or spec.layers}
+    found: dict[str, Any] = {entry.kind: entry.architecture}
+    if entry.weights is not None:
+        found["weights"] = os.path.relpath(entry.weights, folder)
+    if entry.kind == "architecture":
+        spec = models.get(entry.architecture)
+        found |= {"size": entry.size or spec.input_size, "layers": entry.layers or spec.layers}
+    kind = KINDS[entry.kind]
     lines = ["[[model]]"]
     for key in toml_file.KEYS:
-        value = found.get(key, getattr(entry, key))
+        if key not in COMMON | kind.keys | kind.needs | {entry.kind}:
+            continue
+        value = found.get(key, getattr(entry, key, None))
         if value not in (None, ()):
             lines.append(f"{key} = {_value(value)}")
         elif key in _EXAMPLES:

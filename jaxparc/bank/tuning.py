@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxparc import datasets, extraction, files, parallel, sampling
-from jaxparc.bank import linear_probe, toml_file
-from jaxparc.bank.toml_file import Entry
+from jaxparc.bank import linear_probe
+from jaxparc.bank.entry import Entry
+from jaxparc.bank.kinds import native
 from jaxparc.errors import InputError
 from jaxparc.finetuned import Finetuned
+from jaxparc.preprocessing import Geometry
 from jaxparc.training import decoding, halving, loop
 from jaxparc.training import steps as training_steps
 from jaxparc.training.decoding import Source
@@ -65,10 +67,12 @@ def identity(entry: Entry, settings: Settings) -> str:
     """Return a hash of everything that determines the result: settings, weights and images.
 
     Raises:
-        InputError: the target is unknown, or the weights are not a regular file.
+        InputError: the target is unknown, the weights are not a regular file, or the network is
+            not of jaxparc.
         DatasetError: the target cannot be read.
         OSError: the weights cannot be read.
     """
+    native.require(entry)
     spec = datasets.spec_of(settings.target, data_dir=settings.data_dir)
     where = datasets.folder_of(settings.target, data_dir=settings.data_dir)
     content = [
@@ -152,9 +156,9 @@ def train(
     started = time.monotonic()
     target, seed = settings.target, settings.seed
     data = datasets.spec_of(target, data_dir=settings.data_dir)
-    loaded = toml_file.load(entry)
+    loaded = native.load_network(entry)
     spec = loaded.spec
-    size = entry.size or spec.input_size
+    size = spec.input_size
     module = loaded.module.clone(num_classes=data.num_classes, axis_name=parallel.AXIS)
     task = training_steps.Task(module, spec.mean, spec.std, data.multi_label)
     initial = training_steps.with_new_head(dict(loaded.variables), data.num_classes, seed)
@@ -312,7 +316,9 @@ def evaluate(model: Finetuned, settings: Settings) -> Finetuned:
     """
     source = _test_images(settings.target, settings.data_dir, model.size)
     labels = datasets.labels(settings.target, "test", data_dir=settings.data_dir)
-    probs = model.apply(decoding.CentralCrops(source, model.size), batch_size=settings.batch_size)
+    probs = model.apply(
+        decoding.CentralCrops(source, Geometry(model.size)), batch_size=settings.batch_size
+    )
     about: dict[str, Any]
     if model.multi_label:
         right = np.mean((probs > 0.5) == (labels > 0.5), axis=1)
@@ -347,9 +353,9 @@ def probe(entry: Entry, settings: Settings) -> dict[str, Any] | None:
     data = datasets.spec_of(settings.target, data_dir=settings.data_dir)
     if data.multi_label:
         return None
-    loaded = toml_file.load(entry)
+    loaded = native.load_network(entry)
     spec = loaded.spec
-    size = entry.size or spec.input_size
+    size = spec.input_size
     network = extraction.compile_network(
         loaded.module, loaded.variables, mean=spec.mean, std=spec.std
     )
@@ -365,7 +371,10 @@ def probe(entry: Entry, settings: Settings) -> dict[str, Any] | None:
     sources: dict[str, Source] = {"train": decoding.Subset(train, chosen), "test": test}
     found = {
         split: extraction.extract(
-            network, decoding.CentralCrops(source, size), batch_size=settings.batch_size, jit=False
+            network,
+            decoding.CentralCrops(source, Geometry(size)),
+            batch_size=settings.batch_size,
+            jit=False,
         ).features
         for split, source in sources.items()
     }

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxparc import printing
 from jaxparc.bank import facts, features
-from jaxparc.bank.toml_file import Entry
+from jaxparc.bank.entry import Entry
 from jaxparc.commands.jobs import Job
 from jaxparc.units.unit import is_done
 
@@ -50,21 +50,35 @@ def _flaw(entry: Entry) -> str | None:
     """Return why a model would fail, as far as that is known without reading its weights."""
     if entry.refused is not None:
         return entry.refused
-    if not entry.weights.exists():
+    if entry.weights is not None and not entry.weights.exists():
         return f"{entry.weights} does not exist"
     try:
-        facts.gmacs(entry)
+        entry.counts()
     except ValueError as error:
         return printing.line(error)
     return None
 
 
+def _gmacs(entry: Entry) -> float:
+    """Return the cost of a network of `jaxparc.models`, which is always known."""
+    gmacs = entry.counts().gmacs
+    assert gmacs is not None
+    return gmacs
+
+
 def _print_costs(runs: Sequence[tuple[Entry, int]], batch_size: int) -> None:
     """Print the estimates of time and memory for models and their numbers of images."""
-    ordered = sorted((entry for entry, _ in runs), key=facts.gmacs)
-    total = sum(facts.gmacs(entry) * count for entry, count in runs)
+    others = sorted({entry.kind for entry, _ in runs} - {"architecture"})
+    if others:
+        count = printing.count(sum(entry.kind in others for entry, _ in runs), "model")
+        print(printing.shown(f"{count} of {', '.join(others)}: time and memory unknown"))
+    runs = [(entry, count) for entry, count in runs if entry.kind == "architecture"]
+    if not runs:
+        return
+    ordered = sorted((entry for entry, _ in runs), key=_gmacs)
+    total = sum(_gmacs(entry) * count for entry, count in runs)
     ends = [ordered[0]]
-    if facts.gmacs(ordered[-1]) > facts.gmacs(ordered[0]):
+    if _gmacs(ordered[-1]) > _gmacs(ordered[0]):
         ends.append(ordered[-1])
     rates = {entry.name: _rate(entry, batch_size) for entry in ends}
     seconds = [total / rate for rate in rates.values()]
@@ -99,4 +113,4 @@ def _rate(entry: Entry, batch_size: int) -> float:
     jax.block_until_ready(network(images))
     started = time.perf_counter()
     jax.block_until_ready(network(images))
-    return facts.gmacs(entry) * len(images) / (time.perf_counter() - started)
+    return _gmacs(entry) * len(images) / (time.perf_counter() - started)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jaxparc import datasets, files, finetuned, interrupts, locks, printing
 from jaxparc.bank import features, sources, toml_file, tuned, tuned_page, tuning
-from jaxparc.bank.toml_file import Entry
+from jaxparc.bank.entry import Entry
 from jaxparc.bank.tuned import Tuned
 from jaxparc.bank.tuning import Settings
 from jaxparc.commands import LEARNING_RATES, saving

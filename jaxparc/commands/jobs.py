@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxparc import datasets, printing
 from jaxparc.bank import features, sources, toml_file
 from jaxparc.bank.cuts import ALL, Cuts, apply
-from jaxparc.bank.toml_file import Entry
+from jaxparc.bank.entry import Entry
 from jaxparc.errors import InputError, OperationError
 from jaxparc.units.options import Execution, flag_of
 from jaxparc.units.run import run_units
@@ -118,7 +118,7 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
     turns: dict[str, int] = {}
     keyed = []
     for entry in by_prior:
-        turn = turns[entry.architecture] = turns.get(entry.architecture, -1) + 1
+        turn = turns[entry.address] = turns.get(entry.address, -1) + 1
         keyed.append((turn, entry))
     return [entry for _, entry in sorted(keyed, key=lambda one: one[0])]
 

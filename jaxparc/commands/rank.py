@@ -18,6 +18,7 @@ from jaxparc.bank.folder import ArrayFile
 from jaxparc.commands import RANKED_BY, jobs, ranking, rounds
 from jaxparc.commands.dry_run import print_plan
 from jaxparc.errors import InputError, OperationError
+from jaxparc.preprocessing import Geometry
 from jaxparc.report.thumbnails import SIDE, Thumbnails, thumbnails
 from jaxparc.units.options import Execution
 from jaxparc.units.run import recorded_failures
@@ -133,13 +134,14 @@ def rank(
         )
     choice = ranking.Choice(methods, probs, reference, _SOURCES, RANKED_BY)
     inputs = {
-        "layers": {entry.name: features.layers(entry) for entry in job.entries},
+        "layers": features.layers(job.entries, job.folder),
         "source_images": {e.name: e.source_images for e in job.entries if e.source_images},
         "prior": {e.name: e.prior for e in job.entries if e.prior is not None},
         "target_images": len(job.probe.split_labels),
     }
     # Inputs that no model can provide are refused now; whether one has a head is known only later.
     given = {**inputs, "reference": _reference(reference, job.probe), "probs": True}
+    given["layers"] = True  # of some kinds of networks, loading them tells
     plans = [
         ranking.plan(choice, one.probe.labels, one.probe.label_kind, one.probe.num_classes, given)
         for one in sets
@@ -183,6 +185,7 @@ def rank(
             if raced and (last := raced.rounds[-1].images) < len(job.probe.labels):
                 notes.append(f"time ran out after {last} of {len(job.probe.labels)} images")
             facts = _facts(job, banks[0].features.keys(), raced)
+            inputs["layers"] = features.layers(job.entries, job.folder)
             found = raced.rounds if raced else ()
             about = ranking.About(facts, settings, notes, found, _thumbnails(job))
             try:
@@ -213,7 +216,7 @@ def _thumbnails(job: jobs.Job) -> Thumbnails:
     names: list[str] = []
     if probe.label_kind != "values":
         names = [*datasets.class_counts(job.target, data_dir=job.data_dir)["train"]]
-    crops = decoding.CentralCrops(probe.images, SIDE)
+    crops = decoding.CentralCrops(probe.images, Geometry(SIDE))
     return thumbnails(crops, probe.labels, probe.label_kind, names)
 
 

@@ -123,14 +123,21 @@ def open_rgb(file: str | Path | bytes, *, side: int | None = None) -> Image.Imag
         return image
 
 
-def open_square(file: str | Path | bytes, side: int) -> np.ndarray:
+def open_square(
+    file: str | Path | bytes, side: int, method: Image.Resampling = Image.Resampling.BILINEAR
+) -> np.ndarray:
     """Decode an image as `open_rgb` does, and resize it, with antialiasing.
+
+    Args:
+        file: a path, or the encoded bytes.
+        side: in pixels.
+        method: of interpolation.
 
     Returns:
         (side, side, 3) uint8.
     """
     with _decoded(file, side) as image:
-        return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+        return np.asarray(image.resize((side, side), method))
 
 
 @contextlib.contextmanager

@@ -109,8 +109,7 @@ def _decode_all(title: str, paths: Sequence[Path]) -> Iterator[_Facts]:
 def _decode(path: Path) -> _Facts:
     try:
         images.require(path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = files.sha256(path)
     except OSError as error:
         transient = not isinstance(error, FileNotFoundError)
         return _Facts(printing.reason(error), transient=transient)

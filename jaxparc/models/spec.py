@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import flax.linen as nn
 
+from jaxparc.preprocessing import Geometry
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
@@ -23,10 +25,9 @@ class ModelSpec:
       input_size: height and width of images for the published weights, in pixels.
       mean: per channel (RGB), of images in [0, 1]; subtracted.
       std: per channel (RGB), of images in [0, 1]; divided by after the mean is subtracted.
-      interpolation: "bilinear" or "bicubic", how images were resized for the published weights.
-      crop: side of the central crop, relative to the side that images are resized to.
-      resize: "squash": images are resized to a square, whatever their aspect ratio; "shortest":
-        their shorter side is resized, and the aspect ratio kept.
+      interpolation: how images were resized for the published weights, as in `Geometry`.
+      crop: as in `Geometry`.
+      resize: as in `Geometry`.
     """
 
     name: str
@@ -42,3 +43,8 @@ class ModelSpec:
     interpolation: str = "bilinear"
     crop: float = 0.875
     resize: str = "squash"
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images are resized and cropped for the published weights."""
+        return Geometry(self.input_size, self.crop, self.resize, self.interpolation)

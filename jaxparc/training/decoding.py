@@ -6,20 +6,20 @@ central one.
 """
 
 import dataclasses
-import hashlib
+import functools
 import math
 import os
 import shutil
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from jaxparc import files, locks
-from jaxparc.datasets.images import open_square
 from jaxparc.errors import InputError
+from jaxparc.preprocessing import Geometry, central_crop, resized_square
 
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Number of CPUs that this process may use."""
@@ -79,12 +79,12 @@ class CentralCrops:
 
     Attributes:
       source: n records.
-      size: side of the crops, in pixels.
+      geometry: how images are resized and cropped.
       threads: number of decoding threads.
     """
 
     source: Source
-    size: int
+    geometry: Geometry
     threads: int = THREADS
 
     def __len__(self) -> int:
@@ -92,13 +92,13 @@ class CentralCrops:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Return (b, size, size, 3) uint8."""
-        side = resized(self.size)
-        margin = (side - self.size) // 2
-        inner = slice(margin, margin + self.size)
         indices = range(len(self.source))[rows]
         with futures.ThreadPoolExecutor(self.threads) as pool:
-            squares = list(pool.map(lambda i: read(self.source, i, side)[0], indices))
-        return np.stack(squares)[:, inner, inner]
+            return np.stack(list(pool.map(self._crop, indices)))
+
+    def _crop(self, index: int) -> np.ndarray:
+        crop = functools.partial(central_crop, geometry=self.geometry)
+        return _decoded(self.source, index, crop)[0]
 
 
 KEPT_LIMIT = 1 << 28
@@ -115,7 +115,7 @@ class KeptCrops:
 
     def __init__(self, crops: CentralCrops, limit: int = KEPT_LIMIT) -> None:
         self._crops = crops
-        shape = len(crops), crops.size, crops.size, 3
+        shape = len(crops), crops.geometry.size, crops.geometry.size, 3
         self._kept = np.empty(shape, np.uint8) if math.prod(shape) <= limit else None
         self._there = np.zeros(len(crops), bool)
 
@@ -137,7 +137,7 @@ def resized(size: int) -> int:
 
     This is eight sevenths of `size`, rounded so that the margins of the central crop are equal.
     """
-    return size + 2 * round(size / 14)
+    return Geometry(size).resized
 
 
 def decode(
@@ -183,7 +183,7 @@ def decode(
         try:
             known = files.read_sealed(facts)
             labels = [tuple(x) if isinstance(x, list) else x for x in known["labels"]]
-            if known["sha256"] == _digest(kept):
+            if known["sha256"] == files.sha256(kept):  # the only check for damage
                 return Decoded(_mapped(kept, shape), labels)
         except (FileNotFoundError, files.DamagedFileError, KeyError, ValueError):
             pass  # missing, damaged, or of an earlier version: recreated below
@@ -198,14 +198,8 @@ def decode(
                     os.posix_fallocate(opened.fileno(), 0, temporary.stat().st_size)
             labels = _fill(mapped, source, threads)
             mapped.flush()
-        files.write_sealed(facts, {"labels": labels, "sha256": _digest(kept)})
+        files.write_sealed(facts, {"labels": labels, "sha256": files.sha256(kept)})
         return Decoded(_mapped(kept, shape), labels)
-
-
-def _digest(file: Path) -> str:
-    """Return the hash of a file of pixels, the only check for damage; it reads the whole file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -235,17 +229,19 @@ def read(source: Source, index: int, side: int) -> tuple[np.ndarray, Any]:
     Raises:
       InputError: the image cannot be decoded; the message has its index.
     """
+    return _decoded(source, index, functools.partial(resized_square, side=side))
+
+
+def _decoded(
+    source: Source, index: int, bring: Callable[[np.ndarray | bytes], np.ndarray]
+) -> tuple[np.ndarray, Any]:
+    """Return the image of a record, decoded and resized by a function, and the label.
+
+    Raises:
+      InputError: the image cannot be decoded; the message has its index.
+    """
     record = source[index]
     try:
-        return _square(record["image"], side), record["label"]
+        return bring(record["image"]), record["label"]
     except (OSError, ValueError) as error:
         raise InputError(f"image {index} of the source cannot be decoded: {error}") from error
-
-
-def _square(image: np.ndarray | bytes, side: int) -> np.ndarray:
-    """Decode an image if necessary, and resize it to (side, side, 3), averaging when it shrinks."""
-    if isinstance(image, bytes):
-        return open_square(image, side)
-    if image.shape[:2] == (side, side):
-        return image
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))

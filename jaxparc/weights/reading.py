@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,8 +96,7 @@ def fingerprint(path: str | Path) -> str:
     with _errors_of(path):
         digests = {}
         for part in formats.files_of(path):
-            with part.open("rb") as file:
-                digests[part.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[part.name] = files.sha256(part)
     return files.digest(digests)
 
 

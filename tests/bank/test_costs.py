@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxparc.bank import costs
-from jaxparc.bank.toml_file import Entry
+from jaxparc.bank.entry import Counts, Entry
 
 
 def test_a_stopwatch_leaves_out_the_first_call(monkeypatch):
@@ -23,7 +23,7 @@ def test_facts_are_known_as_far_as_they_are(tmp_path):
     assert found[:1] + found[2:] == (11_689_512, None, None, "MIT", None)
     assert found.gmacs is not None
     entry.weights.write_bytes(bytes(2500))
-    costs.write_speed(tmp_path, "a", "x", 3.5)
+    costs.record(tmp_path, "a", "x", 3.5, Counts())
     assert costs.facts_of(entry, tmp_path, "x")[2:4] == (3.5, 0.0025)
     assert costs.facts_of(entry, tmp_path, "y")[2:4] == (None, 0.0025)
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxparc.bank import cuts, facts
 from jaxparc.bank.cuts import Cuts
-from jaxparc.bank.toml_file import Entry
+from jaxparc.bank.entry import Entry
 from jaxparc.errors import InputError
 
 LICENCES = {"resnet50": "BSD-3-Clause", "alexnet": "MIT", "squeezenet1_1": None}
@@ -29,17 +29,18 @@ ENTRIES = [Entry(name, name, Path(name), licence=text) for name, text in LICENCE
 )
 def test_parameters_and_gmacs_are_the_published_ones(name, count, giga):
     entry = Entry("x", name, Path("none"))
-    assert facts.parameters(entry) == count
-    assert facts.gmacs(entry) == pytest.approx(giga, rel=0.08)
+    counts = entry.counts()
+    assert counts.parameters == count
+    assert counts.gmacs == pytest.approx(giga, rel=0.08)
 
 
 def test_gmacs_follow_the_size_of_the_images():
     small, large = (
-        facts.gmacs(Entry("x", "resnet18", Path("none"), size=size)) for size in (112, 224)
+        Entry("x", "resnet18", Path("none"), size=size).counts().gmacs for size in (112, 224)
     )
     assert large / small == pytest.approx(4, rel=0.1)
     with pytest.raises(InputError, match="images have 1x1 pixels"):
-        facts.gmacs(Entry("x", "alexnet", Path("none"), size=1))
+        Entry("x", "alexnet", Path("none"), size=1).counts()
 
 
 @pytest.mark.parametrize(
@@ -79,5 +80,12 @@ def test_a_size_that_a_network_does_not_take_is_left_to_its_extraction():
 
 
 def test_gmacs_are_not_counted_unless_they_are_asked_for(monkeypatch):
-    monkeypatch.setattr(facts, "gmacs", lambda entry: pytest.fail("counted"))
-    cuts.apply(ENTRIES, Cuts(exclude=["alexnet"], max_params=1e9))
+    monkeypatch.setattr(facts, "gmacs_of", lambda *network: pytest.fail("counted"))
+    cuts.apply(ENTRIES, Cuts(exclude=["alexnet"], licence=["BSD"]))
+
+
+def test_a_model_of_unknown_size_is_left_out():
+    entry = Entry("x", "package:function", kind="jax")
+    with pytest.raises(InputError, match="--max-params 1M took 1"):
+        cuts.apply([entry], Cuts(max_params=1e6))
+    assert cuts.apply([entry], Cuts()) == ([entry], "")

@@ -20,6 +20,7 @@ from jaxparc.bank import toml_file
 from jaxparc.training import batches
 
 MODEL = '[[model]]\nname = "a"\narchitecture = "resnet18"\nweights = "a.safetensors"\n'
+ONNX = '[[model]]\nname = "a"\nonnx = "a.onnx"\n'
 
 
 @pytest.fixture
@@ -58,7 +59,18 @@ def test_a_bank_file_is_read_whole(tmp_path):
         ('title = "x"\n' + MODEL, "holds title, model; expected [[model]] tables"),
         ("[[model]", "cannot be read"),
         ('[[model]]\narchitecture = "alexnet"\n', "model 1 has no name"),
-        ('[[model]]\nname = "a"\n', "model 'a' has no architecture and no weights"),
+        ('[[model]]\nname = "a"\n', "model 'a' has none of architecture, timm, torch, onnx, ker"),
+        (MODEL + 'timm = "vit"\n', "model 'a' has architecture and timm; expected one of them"),
+        ('[[model]]\nname = "a"\narchitecture = "resnet18"\n', "model 'a' has no weights"),
+        (ONNX, "model 'a' has no mean and no std"),
+        (MODEL + 'features = "x"\n', "model 'a': features is for other kinds than architecture"),
+        (
+            ONNX + 'scheme = "timm"\nmean = [0, 0, 0]\nstd = [1, 1, 1]\n',
+            "scheme is for other",
+        ),
+        (MODEL + "crop = 1.5\n", "crop is 1.5; expected a number from 0.1 to 1"),
+        (MODEL + 'resize = "pad"\n', "resize is 'pad'; expected 'squash' or 'shortest'"),
+        (MODEL + 'interpolation = "area"\n', "interpolation is 'area'; expected 'nearest', 'bil"),
         (MODEL + MODEL, "duplicate model 'a'"),
         (MODEL.replace("resnet18", "vit"), "model 'a': unknown architecture 'vit'; known: alexnet"),
         (MODEL + "wights = 1\n", "model 'a': unknown key 'wights'; known: name, architecture"),

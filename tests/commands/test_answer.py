@@ -11,6 +11,7 @@ from tiny_bank import rank, rows
 from jaxparc.__main__ import main
 from jaxparc.bank import costs
 from jaxparc.bank import features as bank_features
+from jaxparc.bank.entry import Counts
 
 bank = pytest.fixture(tiny_bank.three_models)
 
@@ -120,8 +121,9 @@ def test_all_methods_are_those_that_can_be_applied(bank, capsys):
 
 def test_score_shows_the_costs_that_extract_recorded(bank, capsys):
     assert rank("--out", "f") == 0
-    costs.write_speed(bank.path / "f", "b", str(np.load(bank.path / "f" / "b.npz")["made_of"]), 7.5)
-    costs.write_speed(bank.path / "f", "c", "of other features", 9)
+    made_of = str(np.load(bank.path / "f" / "b.npz")["made_of"])
+    costs.record(bank.path / "f", "b", made_of, 7.5, Counts())
+    costs.record(bank.path / "f", "c", "of other features", 9, Counts())
     (bank.path / "bank.toml").unlink()
     assert main(["score", "f", "--out", "s"]) == 0
     found = table(bank.path / "s")

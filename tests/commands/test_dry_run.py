@@ -19,9 +19,7 @@ def bank(tmp_path, monkeypatch):
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(command, bank, capsys, monkeypatch):
     rates = {"a": 2.0, "c": 8.0}
     monkeypatch.setattr(dry_run, "_rate", lambda entry, batch_size: rates[entry.name])
-    monkeypatch.setattr(
-        dry_run.facts, "gmacs", lambda entry: {"a": 1.0, "b": 4, "c": 5}[entry.name]
-    )
+    monkeypatch.setattr(dry_run, "_gmacs", lambda entry: {"a": 1.0, "b": 4, "c": 5}[entry.name])
     (bank.path / "b.bin").unlink()
     assert rank("--dry-run", "--out", "f", command=command) == 0
     out, err = capsys.readouterr()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from records import SIZE, odd_source, same, square_source
 
+from jaxparc.preprocessing import Geometry
 from jaxparc.training import decoding
 from jaxparc.training.batches import batches
 from jaxparc.training.decoding import CentralCrops, Decoded, KeptCrops, Subset, decode, resized
@@ -15,7 +16,7 @@ from jaxparc.training.decoding import CentralCrops, Decoded, KeptCrops, Subset, 
 def test_central_crops_are_the_images_of_evaluation(prepare):
     source = prepare(odd_source())
     (batch,) = batches(source, batch_size=11, size=SIZE, train=False)
-    crops = CentralCrops(source, SIZE)
+    crops = CentralCrops(source, Geometry(SIZE))
     assert len(crops) == 11
     np.testing.assert_array_equal(crops[0:11], batch["image"])
     np.testing.assert_array_equal(crops[8:20], batch["image"][8:])
@@ -25,7 +26,7 @@ def test_central_crops_are_the_images_of_evaluation(prepare):
 def test_a_central_crop_that_cannot_be_decoded_is_named():
     source = [*odd_source(), {"image": b"no image", "label": 0}]
     with pytest.raises(ValueError, match="image 11 of the source cannot be decoded: it has an unk"):
-        CentralCrops(source, SIZE)[8:12]
+        CentralCrops(source, Geometry(SIZE))[8:12]
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 20])
@@ -37,7 +38,7 @@ def test_kept_crops_are_the_crops_and_decoded_once_within_the_limit(limit):
             read.append(index)
             return super().__getitem__(index)
 
-    crops = CentralCrops(Counting(odd_source()), SIZE)
+    crops = CentralCrops(Counting(odd_source()), Geometry(SIZE))
     kept = KeptCrops(crops, limit)
     assert len(kept) == 11
     parts = [kept[0:4], kept[2:6], kept[8:20], kept[0:4]]
@@ -53,7 +54,9 @@ def test_kept_crops_are_the_crops_and_decoded_once_within_the_limit(limit):
 def test_a_subset_keeps_the_order_of_its_indices():
     subset = Subset(square_source(10), np.array([7, 2, 2]))
     assert [subset[i]["label"] for i in range(len(subset))] == [7 % 5, 2, 2]
-    np.testing.assert_array_equal(CentralCrops(subset, SIZE)[1:2], CentralCrops(subset, SIZE)[2:3])
+    np.testing.assert_array_equal(
+        CentralCrops(subset, Geometry(SIZE))[1:2], CentralCrops(subset, Geometry(SIZE))[2:3]
+    )
 
 
 def test_shrinking_averages():

@@ -1,0 +1,1 @@
+"""The kinds of networks: each module here is an `entry.Implementation`."""
