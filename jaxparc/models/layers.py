@@ -74,6 +74,8 @@ def _convolve(
         rows = _product(x.reshape(-1, x.shape[-1]), kernel[0, 0], options["precision"])
         return rows.reshape(*x.shape[:-1], -1)
     if choices.shifted_depthwise and kernel.shape[2] == 1 < x.shape[-1] == kernel.shape[3]:
+        if kernel.shape[0] >= _WIDE_WINDOW and _keeps_size(kernel, strides, padding):
+            return _wide_depthwise(x, kernel[:, :, 0])
         return _depthwise(x, kernel[:, :, 0], strides, padding)
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -117,19 +119,28 @@ def _has_slow_gradient(
     """
     size, _, channels, _ = kernel.shape
     return (
-        kernel.shape[:2] == (size, size)
-        and size % 2 == 1
-        and tuple(strides) == (1, 1)
-        and not isinstance(padding, str)
-        and all(tuple(pad) == (size // 2, size // 2) for pad in padding)
+        _keeps_size(kernel, strides, padding)
         and channels == x.shape[-1]
         and min(x.shape[1:3]) >= _LARGE_MAP
         and size * channels >= _WIDE
     )
 
 
+def _keeps_size(kernel: jax.Array, strides: Sequence[int], padding: Any) -> bool:
+    """Return whether a convolution has a square window and a result of its input's size."""
+    size = kernel.shape[0]
+    return (
+        kernel.shape[:2] == (size, size)
+        and size % 2 == 1
+        and tuple(strides) == (1, 1)
+        and not isinstance(padding, str)
+        and all(tuple(pad) == (size // 2, size // 2) for pad in padding)
+    )
+
+
 _LARGE_MAP = 24  # rows and columns; for smaller maps XLA's gradient is as fast
 _WIDE = 40  # columns of the product; with fewer, copying takes longer than it saves
+_WIDE_WINDOW = 7  # rows of a depthwise kernel; with fewer, JAX's own gradient compiles quickly
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -200,6 +211,40 @@ def _depthwise(
         for j in range(width)
     ]
     return functools.reduce(jnp.add, terms)
+
+
+@jax.custom_vjp
+def _wide_depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve as `_depthwise`, to a map of the same size.
+
+    JAX's own gradient pads and adds a map for each of a window's positions, which takes more than
+    twice as long, and four times as long to compile.
+    """
+    half = len(kernel) // 2
+    return _depthwise(x, kernel, (1, 1), ((half, half), (half, half)))
+
+
+def _wide_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+    return _wide_depthwise(x, kernel), (x, kernel)
+
+
+def _wide_backward(saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    size, half, (h, w) = len(kernel), len(kernel) // 2, g.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
+
+    def row(i: jax.Array) -> jax.Array:
+        rows = lax.dynamic_slice_in_dim(padded, i, h, axis=1)
+        sums = [
+            (rows[:, :, j : j + w] * g).sum(axis=(0, 1, 2), dtype=jnp.float32) for j in range(size)
+        ]
+        return jnp.stack(sums)
+
+    to_kernel = lax.map(row, jnp.arange(size)).astype(kernel.dtype)
+    return _wide_depthwise(g, kernel[::-1, ::-1]), to_kernel
+
+
+_wide_depthwise.defvjp(_wide_forward, _wide_backward)
 
 
 # Flax's layer, with the same parameters; on a CPU, with faster convolutions (`backend.Choices`).
@@ -287,6 +332,39 @@ class BatchNorm(nn.Module):
         squares = total(jnp.square(x - lax.stop_gradient(mean)))
         var = (lax.psum(squares, self.axis_name) if over_devices else squares) / count
         return mean, var, count
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over channels (Ba et al. 2016), computed in float32.
+
+    As in `BatchNorm`, the variance takes a second pass: E[x^2] - E[x]^2 cancels if the mean is
+    large compared with the deviation.
+
+    Variables: "params" {scale, bias}, each (c,) and float32.
+    """
+
+    eps: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise each position: (..., c) of any float dtype to (..., c), `dtype`."""
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x - x.mean(axis=-1, keepdims=True)
+        var = jnp.square(x).mean(axis=-1, keepdims=True)
+        return (x * (lax.rsqrt(var + self.eps) * scale) + bias).astype(self.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Return x times the normal distribution function of x (Hendrycks and Gimpel 2016).
+
+    `jax.nn.gelu` has erfc, which XLA on a CPU computes more slowly, for the relative precision of
+    results that are 0 up to rounding.
+    """
+    return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
 def max_pool(

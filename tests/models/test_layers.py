@@ -99,3 +99,61 @@ def test_gradients_in_bfloat16_are_those_of_lax_and_keep_their_type(shape):
     found, wanted = jax.grad(ours)(kernel), jax.grad(plain)(kernel)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, wanted, rtol=2e-2, atol=2e-2 * np.abs(wanted).max())
+
+
+# size of the window, height, width, channels, dtype, relative error
+DEPTHWISE = [(7, 9, 6, 5, jnp.float32, 1e-5), (9, 3, 4, 2, jnp.float32, 1e-5)]
+DEPTHWISE += [(7, 8, 8, 4, jnp.bfloat16, 2e-2)]
+
+
+@pytest.mark.parametrize("shape", DEPTHWISE)
+def test_results_and_gradients_of_wide_depthwise_convolutions(shape):
+    size, height, width, c, dtype, error = shape
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(size=(3, height, width, c)), dtype)
+    kernel = jnp.asarray(rng.normal(size=(size, size, 1, c)), jnp.float32)
+    cotangent = jnp.asarray(rng.normal(size=x.shape), dtype)
+    layer = layers.Conv(
+        c, (size, size), padding=size // 2, feature_group_count=c, use_bias=False, dtype=dtype
+    )
+    y, pull = jax.vjp(lambda k, x: layer.apply({"params": {"kernel": k}}, x), kernel, x)
+    # one channel at a time, as a full convolution
+    one = [
+        _reference(x[..., [i]], kernel[..., [i]], cotangent[..., [i]], 1, size // 2)
+        for i in range(c)
+    ]
+    expected = [np.concatenate(parts, axis=-1) for parts in zip(*one, strict=True)]
+    for found, wanted in zip((y, *pull(cotangent)[::-1]), expected, strict=True):
+        atol = error * np.abs(wanted).max()
+        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=atol)
+
+
+def test_which_depthwise_convolutions_have_their_own_gradient():
+    def text(size, stride=1, padding=None):
+        padding = size // 2 if padding is None else padding
+        options = {"padding": padding, "feature_group_count": 2, "use_bias": False}
+        layer = layers.Conv(2, (size, size), stride, **options)
+        x, kernel = jnp.zeros((1, 9, 9, 2)), jnp.zeros((size, size, 1, 2))
+        return str(jax.make_jaxpr(lambda x: layer.apply({"params": {"kernel": kernel}}, x))(x))
+
+    assert "custom_vjp_call[" in text(7)
+    others = (text(5), text(7, stride=2), text(7, padding=2), text(8))
+    assert not any("custom_vjp_call[" in other for other in others)
+
+
+def test_layer_norm_of_a_mean_of_a_thousand_deviations():
+    x = np.random.default_rng(0).standard_normal((5, 3, 64), np.float32) + np.float32(1000)
+    layer = layers.LayerNorm(1e-6)
+    variables = {"params": {"scale": jnp.full(64, 1.5), "bias": jnp.full(64, 0.5)}}
+    exact = x.astype(np.float64)
+    mean, var = exact.mean(-1, keepdims=True), exact.var(-1, keepdims=True)
+    expected = (exact - mean) / np.sqrt(var + 1e-6) * 1.5 + 0.5
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=2e-3)
+    half = layers.LayerNorm(1e-6, jnp.bfloat16).apply(variables, x)
+    assert half.dtype == jnp.bfloat16
+
+
+def test_gelu_is_the_exact_one():
+    x = jnp.linspace(-9, 9, 1001)
+    np.testing.assert_allclose(layers.gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+    assert layers.gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
