@@ -14,9 +14,10 @@ In training, `mask` (b,) bool is True for real rows, and batch norm ignores padd
 "batch_stats" collection must be mutable, and dropout needs an rng named "dropout".
 
 Fields of all modules: `num_classes`; `width`, a multiplier of all numbers of channels; `dtype` of
-the computation (parameters and batch statistics are float32); `stem`, "imagenet" or "small" (3x3,
-stride 1, no early pooling: for images of about 32 pixels); `axis_name`, the mapped axis over which
-batch statistics are synchronised in training. All except ResNets also have `dropout_rate`.
+the computation (parameters and batch statistics are float32); `stem`, "imagenet" or "small" (for
+images of about 32 pixels: 3x3, stride 1, no early pooling; or smaller patches); `axis_name`, the
+mapped axis over which batch statistics are synchronised in training. Networks that are trained with
+dropout also have `dropout_rate`.
 """
 
 import importlib
@@ -26,8 +27,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxparc.errors import InputError
-from jaxparc.models import alexnet, googlenet, mobilenet, resnet, squeezenet
+from jaxparc.models import alexnet, convnext, googlenet, mobilenet, resnet, squeezenet, swin
 from jaxparc.models.alexnet import AlexNet as AlexNet
+from jaxparc.models.convnext import ConvNeXt as ConvNeXt
 from jaxparc.models.googlenet import GoogLeNet as GoogLeNet
 from jaxparc.models.layers import BatchNorm as BatchNorm
 from jaxparc.models.layers import new_head as new_head
@@ -35,9 +37,10 @@ from jaxparc.models.mobilenet import MobileNet as MobileNet
 from jaxparc.models.resnet import ResNet as ResNet
 from jaxparc.models.spec import ModelSpec as ModelSpec
 from jaxparc.models.squeezenet import SqueezeNet as SqueezeNet
+from jaxparc.models.swin import Swin as Swin
 
 # The files of networks, in the order in which their architectures are listed.
-FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet)
+FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet, convnext, swin)
 
 MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
     {spec.name: spec for file in FILES for spec in file.SPECS}

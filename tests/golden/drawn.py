@@ -4,6 +4,7 @@ Both the maker (with torch) and the tests (without) call this, so it imports Num
 scales keep activations near 1 through a hundred layers while every parameter still matters.
 """
 
+import hashlib
 import re
 import zlib
 from collections.abc import Mapping
@@ -23,7 +24,24 @@ SIZES = {
     "efficientnet_lite0": ((96, 96), (97, 75)),
     "efficientnet_lite1": ((96, 96),),
     "efficientnet_lite2": ((96, 96),),
+    "convnext_atto": ((97, 75),),
+    "convnext_tiny": ((64, 64),),
+    "convnextv2_atto": ((97, 75),),
+    "swin_tiny_patch4_window7_224": ((97, 75),),
+    "swin_base_patch4_window12_384": ((160, 224),),
 }
+
+
+def digest(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The number of keys, without those of counters, and a hash of them with their shapes."""
+    lines = sorted(
+        f"{key} {shape}" for key, shape in shapes.items() if not key.endswith("num_batches_tracked")
+    )
+    return f"{len(lines)} {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
+
+
+# Height and width of images for networks in other libraries' names.
+SCHEME_SIZE = 64
 
 
 def images(height: int, width: int) -> np.ndarray:
@@ -39,13 +57,15 @@ def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 def _weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng([0, zlib.crc32(key.encode())])
-    if key.endswith("num_batches_tracked"):
+    if key.endswith(("num_batches_tracked", "relative_position_index")):
         return np.zeros(shape, np.int64)
     if len(shape) > 1:  # He et al. 2015; fan-in is all but the first axis
         gain = np.float32(np.sqrt(2 / np.prod(shape[1:])))
         return gain * rng.standard_normal(shape, np.float32)
     if key.endswith("running_var"):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    if key.endswith("gamma"):  # of a block of ConvNeXt
+        return rng.uniform(0.2, 0.5, shape).astype(np.float32)
     if key.endswith("weight"):  # of a batch norm
         # the last one of a bottleneck: 33 branches are added up in ResNet-101
         scale = 0.3 if re.fullmatch(r"layer\d\.\d+\.bn3\.weight", key) else 1.0

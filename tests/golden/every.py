@@ -12,14 +12,25 @@ REPRESENTATIVES = (
     "resnet50",
     "squeezenet1_1",
     "mobilenet_v2",
+    "convnext_atto",
+    "swin_tiny_patch4_window7_224",
 )
 # In slow tests: what shares its code with a quicker one.
-SLOW = ("resnet101", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+SLOW = (
+    "resnet101",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "convnext_tiny",
+    "convnextv2_atto",
+    "swin_base_patch4_window12_384",
+)
 
 
-def model(slow=SLOW):
+def model(slow=SLOW, without=()):
     """A parametrisation of "name" over both, in the order of `models.MODELS`."""
-    tested = [name for name in models.MODELS if name in (*REPRESENTATIVES, *SLOW)]
+    tested = {*REPRESENTATIVES, *SLOW} - {*without}
+    tested = [name for name in models.MODELS if name in tested]
     marked = {*slow, *SLOW}
     names = [pytest.param(n, marks=pytest.mark.slow) if n in marked else n for n in tested]
     return pytest.mark.parametrize("name", names)

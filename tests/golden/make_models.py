@@ -1,11 +1,12 @@
 """Make models_<name>.npz: outputs of the original networks, for tests without torch.
 
-The originals are torchvision's, and of EfficientNet-Lite those of efficientnet_lite_pytorch.
+The originals are torchvision's, of EfficientNet-Lite those of efficientnet_lite_pytorch, and of
+ConvNeXt and Swin timm's.
 
 Run once, from the top of the repository, in an environment of its own:
 
     pip install numpy pillow torch==2.13.0
-    pip install --no-deps torchvision==0.26.0 efficientnet_lite_pytorch==0.1.0
+    pip install --no-deps torchvision==0.26.0 efficientnet_lite_pytorch==0.1.0 timm==1.0.31
     python tests/golden/make_models.py [NAME ...]
 
 Each file has `state`, the original's keys and shapes ("key 64,3,7,7"), and for each height and
@@ -27,17 +28,23 @@ library = torch.library.Library("torchvision", "DEF")
 for operator in ("nms", "qnms"):
     library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
+import timm  # noqa: E402
 import torchvision  # noqa: E402
-from efficientnet_lite_pytorch import EfficientNet  # noqa: E402
 
 
 def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A network for images of a size, and its last linear layer."""
     if name.startswith("efficientnet_lite"):  # its padding is of the size that it is made for
+        from efficientnet_lite_pytorch import EfficientNet
+
         given = name.replace("_", "-")
         size = (height, width)
         model = EfficientNet.from_name(given, num_classes=drawn.CLASSES, image_size=size)
         return model.eval(), model._fc
+    if name.startswith(("convnext", "swin")):
+        size = {"img_size": (height, width)} if name.startswith("swin") else {}
+        model = timm.create_model(name, num_classes=drawn.CLASSES, **size).eval()
+        return model, model.get_classifier()
     options = {"init_weights": False} if name == "googlenet" else {}
     model = getattr(torchvision.models, name)(num_classes=drawn.CLASSES, **options).eval()
     if name == "squeezenet1_1":
@@ -45,13 +52,26 @@ def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch
     return model, model.fc if hasattr(model, "fc") else model.classifier[-1]
 
 
+def of_distances(model: torch.nn.Module, key: str, array: np.ndarray) -> np.ndarray:
+    """The biases of the distances within the model's window, which is smaller on small maps."""
+    if not key.endswith("relative_position_bias_table"):
+        return array
+    h, w = model.get_submodule(key.rpartition(".")[0]).window_size
+    side = round(len(array) ** 0.5)
+    rows, columns = (slice((side + 1) // 2 - n, (side - 1) // 2 + n) for n in (h, w))
+    return array.reshape(side, side, -1)[rows, columns].reshape(-1, array.shape[1])
+
+
 def make(name: str) -> dict[str, np.ndarray]:
     """The arrays of one file."""
     arrays: dict[str, np.ndarray] = {}
     for height, width in drawn.SIZES[name]:
         model, head = original(name, height, width)
-        shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        usual = timm.create_model(name, num_classes=drawn.CLASSES) if name[:4] == "swin" else model
+        shapes = {key: tuple(value.shape) for key, value in usual.state_dict().items()}
         weights = drawn.weights(shapes)
+        if usual is not model:
+            weights = {key: of_distances(model, key, array) for key, array in weights.items()}
         model.load_state_dict({key: torch.from_numpy(np.array(w)) for key, w in weights.items()})
         lines = [f"{key} {','.join(map(str, shape))}" for key, shape in shapes.items()]
         arrays["state"] = np.array(lines)
@@ -63,7 +83,7 @@ def make(name: str) -> dict[str, np.ndarray]:
             arrays[f"logits_{height}x{width}"] = model(images).numpy()
         features = seen.pop()
         features = features.mean((2, 3)) if features.ndim == 4 else features
-        arrays[f"features_{height}x{width}"] = features[:, :: features.shape[1] // 512]
+        arrays[f"features_{height}x{width}"] = features[:, :: max(features.shape[1] // 512, 1)]
         arrays[f"norms_{height}x{width}"] = np.linalg.norm(features, axis=1)
     return arrays
 
