@@ -194,7 +194,8 @@ def test_the_mean_of_convnext_base_is_asked_for(base):
 
 
 def test_an_image_tower_of_openclip(tmp_path):
-    state = {f"visual.trunk.{key}": a for key, a in canonical("convnext_base", 1 / 32).items()}
+    trunk = canonical("convnext_base", 1 / 32)
+    state = {f"visual.trunk.{key}": a for key, a in trunk.items()}
     text = {"visual.head.proj.weight": np.zeros((8, 32), np.float32)}
     text["text.token_embedding.weight"] = np.zeros((9, 8), np.float32)
     tower = {key: a for key, a in state.items() if ".head.fc." not in key}
@@ -202,4 +203,10 @@ def test_an_image_tower_of_openclip(tmp_path):
     assert loaded.scheme == "openclip"
     assert loaded.spec.std == (0.26862954, 0.26130258, 0.27577711)
     assert {*text} <= {*loaded.left_out}
-    assert loaded.variables["params"]["head"]["kernel"].shape == (32, 0)
+    found, same = (
+        dict(loaded.variables["params"]),
+        torchvision.from_torchvision("convnext_base", trunk),
+    )
+    assert found.pop("head")["kernel"].shape == (32, 0)
+    expected = {key: value for key, value in same["params"].items() if key != "head"}
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
