@@ -274,10 +274,10 @@ def _spec(name: str, parameters: int, gmacs: float, **images: Any) -> ModelSpec:
 
 
 SPECS = (
-    _spec("swin_tiny_patch4_window7_224", 28_288_354, 4.71),
-    _spec("swin_small_patch4_window7_224", 49_606_258, 9.1),
-    _spec("swin_base_patch4_window7_224", 87_768_224, 15.9),
-    _spec("swin_large_patch4_window7_224", 196_532_476, 35.2),
-    _spec("swin_base_patch4_window12_384", 87_903_584, 48.5, input_size=384, crop=1.0),
-    _spec("swin_large_patch4_window12_384", 196_735_516, 106, input_size=384, crop=1.0),
+    _spec("swin_tiny_patch4_window7_224", 28_288_354, 4.53),
+    _spec("swin_small_patch4_window7_224", 49_606_258, 8.8),
+    _spec("swin_base_patch4_window7_224", 87_768_224, 15.5),
+    _spec("swin_large_patch4_window7_224", 196_532_476, 34.6),
+    _spec("swin_base_patch4_window12_384", 87_903_584, 47.4, input_size=384, crop=1.0),
+    _spec("swin_large_patch4_window12_384", 196_735_516, 104, input_size=384, crop=1.0),
 )
