@@ -325,6 +325,24 @@ def max_pool(
     return x
 
 
+def avg_pool(x: jax.Array, *, ceil_mode: bool = False) -> jax.Array:
+    """Average 2x2 windows with stride 2, (b, h, w, c) to (b, h', w', c), in the dtype of `x`.
+
+    Args:
+      x: (b, h, w, c).
+      ceil_mode: what becomes of the last row and column of maps of odd sizes: whether windows that
+        exceed the map average what is inside, as in `torch.nn.AvgPool2d` with
+        `count_include_pad=False`, or there are no such windows.
+    """
+    b, h, w, c = x.shape
+    if ceil_mode:
+        # a window whose second row repeats the first has the average of the first
+        x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+    rows, columns = (n // 2 for n in (x.shape[1], x.shape[2]))
+    x = x[:, : 2 * rows, : 2 * columns].reshape(b, rows, 2, columns, 2, c)
+    return x.mean(axis=(2, 4))
+
+
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
     """Average pooling to (b, size, size, c) as in `torch.nn.AdaptiveAvgPool2d`.
 
