@@ -26,8 +26,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxparc.errors import InputError
-from jaxparc.models import alexnet, googlenet, mobilenet, resnet, squeezenet
+from jaxparc.models import alexnet, densenet, googlenet, mobilenet, resnet, squeezenet, vgg
 from jaxparc.models.alexnet import AlexNet as AlexNet
+from jaxparc.models.densenet import DenseNet as DenseNet
 from jaxparc.models.googlenet import GoogLeNet as GoogLeNet
 from jaxparc.models.layers import BatchNorm as BatchNorm
 from jaxparc.models.layers import new_head as new_head
@@ -35,9 +36,10 @@ from jaxparc.models.mobilenet import MobileNet as MobileNet
 from jaxparc.models.resnet import ResNet as ResNet
 from jaxparc.models.spec import ModelSpec as ModelSpec
 from jaxparc.models.squeezenet import SqueezeNet as SqueezeNet
+from jaxparc.models.vgg import VGG as VGG
 
 # The files of networks, in the order in which their architectures are listed.
-FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet)
+FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet, densenet, vgg)
 
 MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
     {spec.name: spec for file in FILES for spec in file.SPECS}

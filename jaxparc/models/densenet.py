@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxparc.models import layers
+from jaxparc.models.spec import ModelSpec
 
 # With smaller images, the last transition has an empty output.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 29, "small": 8}
@@ -118,3 +119,25 @@ class DenseNet(nn.Module):
         x = x.mean(axis=(1, 2), dtype=jnp.float32)
         x = out["features"] = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out
+
+
+def _spec(name: str, layers: int, width: int, parameters: int, gmacs: float) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        module=functools.partial(DenseNet, name),
+        feature_width=width,
+        layers=layers,
+        parameters=parameters,
+        gmacs=gmacs,
+        min_size=MIN_SIZE,
+        interpolation="bicubic",
+        resize="shortest",
+    )
+
+
+SPECS = (
+    _spec("densenet121", 121, 1024, 0, 0),
+    _spec("densenet161", 161, 2208, 0, 0),
+    _spec("densenet169", 169, 1664, 0, 0),
+    _spec("densenet201", 201, 1920, 0, 0),
+)

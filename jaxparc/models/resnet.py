@@ -218,7 +218,9 @@ class ResNet(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out
 
 
-def _spec(name: str, layers: int, width: int, parameters: int, gmacs: float) -> ModelSpec:
+def _spec(
+    name: str, layers: int, width: int, parameters: int, gmacs: float, **images: Any
+) -> ModelSpec:
     return ModelSpec(
         name=name,
         module=functools.partial(ResNet, name),
@@ -227,11 +229,25 @@ def _spec(name: str, layers: int, width: int, parameters: int, gmacs: float) -> 
         parameters=parameters,
         gmacs=gmacs,
         min_size=MIN_SIZE,
+        **images,
     )
 
 
+_CROPPED: Mapping[str, Any] = {"resize": "shortest"}
+_BICUBIC = {**_CROPPED, "interpolation": "bicubic"}
+
 SPECS = (
     _spec("resnet18", 18, 512, 11_689_512, 1.688),
+    _spec("resnet34", 34, 512, 0, 0, **_CROPPED),
     _spec("resnet50", 50, 2048, 25_557_032, 3.975),
     _spec("resnet101", 101, 2048, 44_549_160, 7.516),
+    _spec("resnet152", 152, 2048, 0, 0, **_CROPPED),
+    _spec("resnext50_32x4d", 50, 2048, 0, 0, **_CROPPED),
+    _spec("resnext101_32x8d", 101, 2048, 0, 0, **_CROPPED),
+    _spec("wide_resnet50_2", 50, 2048, 0, 0, **_CROPPED),
+    _spec("wide_resnet101_2", 101, 2048, 0, 0, **_CROPPED),
+    _spec("resnet18d", 20, 512, 0, 0, **_BICUBIC),
+    _spec("resnet50d", 52, 2048, 0, 0, **_BICUBIC),
+    _spec("resnet101d", 103, 2048, 0, 0, **_BICUBIC, crop=0.95, input_size=256),
+    _spec("seresnet50", 50, 2048, 0, 0, **_BICUBIC, crop=0.95),
 )

@@ -4,6 +4,7 @@ The variant is torchvision's: an adaptive average pool to 7x7 comes before the f
 layers, so that they take images of any size.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxparc.models import layers
+from jaxparc.models.spec import ModelSpec
 
 # With smaller images, the last max pool has an empty output.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 32, "small": 8}
@@ -113,3 +115,28 @@ class VGG(nn.Module):
         # the head is small: in float32 it costs nothing and the logits are not rounded
         x = out["features"] = hidden(x, 2).astype(jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out
+
+
+def _spec(name: str, layers: int, parameters: int, gmacs: float) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        module=functools.partial(VGG, name),
+        feature_width=4096,
+        layers=layers,
+        parameters=parameters,
+        gmacs=gmacs,
+        min_size=MIN_SIZE,
+        resize="shortest",
+    )
+
+
+SPECS = (
+    _spec("vgg11", 11, 0, 0),
+    _spec("vgg11_bn", 11, 0, 0),
+    _spec("vgg13", 13, 0, 0),
+    _spec("vgg13_bn", 13, 0, 0),
+    _spec("vgg16", 16, 0, 0),
+    _spec("vgg16_bn", 16, 0, 0),
+    _spec("vgg19", 19, 0, 0),
+    _spec("vgg19_bn", 19, 0, 0),
+)

@@ -1,7 +1,7 @@
 """The families of networks, in the order in which weights are tried to be recognised."""
 
 from jaxparc import models
-from jaxparc.weights.families import alexnet, googlenet, mobilenet, resnet, squeezenet
+from jaxparc.weights.families import alexnet, densenet, googlenet, mobilenet, resnet, squeezenet, vgg
 from jaxparc.weights.family import Family
 
 # The first that recognises names keeps them: those with the plainest names are last.
@@ -10,6 +10,8 @@ FAMILIES: tuple[Family, ...] = (
     googlenet.FAMILY,
     squeezenet.FAMILY,
     mobilenet.FAMILY,
+    densenet.FAMILY,
+    vgg.FAMILY,
     alexnet.FAMILY,
 )
 
