@@ -136,8 +136,8 @@ def _spec(name: str, layers: int, width: int, parameters: int, gmacs: float) -> 
 
 
 SPECS = (
-    _spec("densenet121", 121, 1024, 0, 0),
-    _spec("densenet161", 161, 2208, 0, 0),
-    _spec("densenet169", 169, 1664, 0, 0),
-    _spec("densenet201", 201, 1920, 0, 0),
+    _spec("densenet121", 121, 1024, 7_978_856, 2.812),
+    _spec("densenet161", 161, 2208, 28_681_000, 7.643),
+    _spec("densenet169", 169, 1664, 14_149_480, 3.334),
+    _spec("densenet201", 201, 1920, 20_013_928, 4.266),
 )

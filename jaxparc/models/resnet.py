@@ -112,8 +112,10 @@ class Block(nn.Module):
         scaled = functools.partial(layers.scaled, width=self.width)
         channels = 64 * 2**self.stage * (4 if self.architecture.bottleneck else 1)
         outer = scaled(channels)
-        y = self._bottleneck(norm, x, outer) if self.architecture.bottleneck else (
-            self._basic(norm, x, outer)
+        y = (
+            self._bottleneck(norm, x, outer)
+            if self.architecture.bottleneck
+            else (self._basic(norm, x, outer))
         )
         if self.architecture.squeeze_excite:
             y = SqueezeExcite(scaled(channels / 16), self.conv, name="se")(y)
@@ -238,16 +240,16 @@ _BICUBIC = {**_CROPPED, "interpolation": "bicubic"}
 
 SPECS = (
     _spec("resnet18", 18, 512, 11_689_512, 1.688),
-    _spec("resnet34", 34, 512, 0, 0, **_CROPPED),
+    _spec("resnet34", 34, 512, 21_797_672, 3.385, **_CROPPED),
     _spec("resnet50", 50, 2048, 25_557_032, 3.975),
     _spec("resnet101", 101, 2048, 44_549_160, 7.516),
-    _spec("resnet152", 152, 2048, 0, 0, **_CROPPED),
-    _spec("resnext50_32x4d", 50, 2048, 0, 0, **_CROPPED),
-    _spec("resnext101_32x8d", 101, 2048, 0, 0, **_CROPPED),
-    _spec("wide_resnet50_2", 50, 2048, 0, 0, **_CROPPED),
-    _spec("wide_resnet101_2", 101, 2048, 0, 0, **_CROPPED),
-    _spec("resnet18d", 20, 512, 0, 0, **_BICUBIC),
-    _spec("resnet50d", 52, 2048, 0, 0, **_BICUBIC),
-    _spec("resnet101d", 103, 2048, 0, 0, **_BICUBIC, crop=0.95, input_size=256),
-    _spec("seresnet50", 50, 2048, 0, 0, **_BICUBIC, crop=0.95),
+    _spec("resnet152", 152, 2048, 60_192_808, 11.08, **_CROPPED),
+    _spec("resnext50_32x4d", 50, 2048, 25_028_904, 4.245, **_CROPPED),
+    _spec("resnext101_32x8d", 101, 2048, 88_791_336, 16.32, **_CROPPED),
+    _spec("wide_resnet50_2", 50, 2048, 68_883_240, 10.87, **_CROPPED),
+    _spec("wide_resnet101_2", 101, 2048, 126_886_696, 21.51, **_CROPPED),
+    _spec("resnet18d", 20, 512, 11_708_744, 1.927, **_BICUBIC),
+    _spec("resnet50d", 52, 2048, 25_576_264, 4.215, **_BICUBIC),
+    _spec("resnet101d", 103, 2048, 44_568_392, 10.18, **_BICUBIC, crop=0.95, input_size=256),
+    _spec("seresnet50", 50, 2048, 28_088_024, 3.983, **_BICUBIC, crop=0.95),
 )

@@ -131,12 +131,12 @@ def _spec(name: str, layers: int, parameters: int, gmacs: float) -> ModelSpec:
 
 
 SPECS = (
-    _spec("vgg11", 11, 0, 0),
-    _spec("vgg11_bn", 11, 0, 0),
-    _spec("vgg13", 13, 0, 0),
-    _spec("vgg13_bn", 13, 0, 0),
-    _spec("vgg16", 16, 0, 0),
-    _spec("vgg16_bn", 16, 0, 0),
-    _spec("vgg19", 19, 0, 0),
-    _spec("vgg19_bn", 19, 0, 0),
+    _spec("vgg11", 11, 132_863_336, 7.332),
+    _spec("vgg11_bn", 11, 132_868_840, 7.343),
+    _spec("vgg13", 13, 133_047_848, 11.0),
+    _spec("vgg13_bn", 13, 133_053_736, 11.02),
+    _spec("vgg16", 16, 138_357_544, 14.99),
+    _spec("vgg16_bn", 16, 138_365_992, 15.01),
+    _spec("vgg19", 19, 143_667_240, 18.98),
+    _spec("vgg19_bn", 19, 143_678_248, 19.0),
 )

@@ -4,6 +4,7 @@ Both the maker (with torch) and the tests (without) call this, so it imports Num
 scales keep activations near 1 through a hundred layers while every parameter still matters.
 """
 
+import hashlib
 import re
 import zlib
 from collections.abc import Mapping
@@ -23,7 +24,33 @@ SIZES = {
     "efficientnet_lite0": ((96, 96), (97, 75)),
     "efficientnet_lite1": ((96, 96),),
     "efficientnet_lite2": ((96, 96),),
+    "resnet18d": ((96, 96), (65, 79)),
+    "resnet50d": ((96, 96),),
+    "resnext50_32x4d": ((96, 96),),
+    "wide_resnet50_2": ((96, 96),),
+    "seresnet50": ((96, 96),),
+    "densenet121": ((96, 96), (75, 97)),
+    "vgg11": ((96, 96), (75, 257)),
+    "vgg13_bn": ((96, 96),),
 }
+# Of the originals that have more than a hundred million weights, a network of fewer channels.
+WIDTHS = {"vgg11": 0.125, "vgg13_bn": 0.125}
+
+# Networks of which keys and shapes alone are compared.
+NAMES = (
+    *("resnet34", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2"),
+    *("wide_resnet101_2", "resnet18d", "resnet50d", "resnet101d", "seresnet50"),
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+    *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
+)
+
+
+def digest(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The number of keys, without those of counters, and a hash of them with their shapes."""
+    lines = sorted(
+        f"{key} {shape}" for key, shape in shapes.items() if not key.endswith("num_batches_tracked")
+    )
+    return f"{len(lines)} {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
 
 
 def images(height: int, width: int) -> np.ndarray:

@@ -1,7 +1,15 @@
 """The families of networks, in the order in which weights are tried to be recognised."""
 
 from jaxparc import models
-from jaxparc.weights.families import alexnet, densenet, googlenet, mobilenet, resnet, squeezenet, vgg
+from jaxparc.weights.families import (
+    alexnet,
+    densenet,
+    googlenet,
+    mobilenet,
+    resnet,
+    squeezenet,
+    vgg,
+)
 from jaxparc.weights.family import Family
 
 # The first that recognises names keeps them: those with the plainest names are last.

@@ -6,6 +6,7 @@ is listed in `Translated.left_out`.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
