@@ -1,10 +1,10 @@
 """Fast inference: the same function of images, with variables that are prepared once.
 
-Batch norm is folded into the convolution before it (Jacob et al. 2018, section 3.2, eq. 14), or, if
-there is none, becomes a scale and a shift. Where
-`backend.Choices` says so, as on a CPU, 3x3 convolutions of stride 1 use Winograd's F(2x2, 3x3),
-with 16 multiplications where the direct form has 36 (Lavin and Gray 2016, section 4.1), and a batch
-is processed in chunks whose activations fit the cache.
+Batch norm is folded into the convolution before it (Jacob et al. 2018, section 3.2, eq. 14); where
+there is none, it becomes a scale and a shift. Where `backend.Choices` says so, as on a CPU, 3x3
+convolutions of stride 1 use Winograd's F(2x2, 3x3), with 16 multiplications where the direct form
+has 36 (Lavin and Gray 2016, section 4.1), and a batch is processed in chunks whose activations fit
+the cache.
 """
 
 import functools
@@ -53,9 +53,9 @@ def prepare(module: nn.Module, variables: Variables, winograd: bool | None = Non
         so and the network computes in float32.
 
     Returns:
-      "params", with folded convolutions and without batch norm; "folded", its shifts, and its scales
-      where they are not folded; and "winograd", transformed kernels (4, 4, c, c') in place of those
-      in "params".
+      "params", with folded convolutions and without batch norm; "folded", its shifts, and the scales
+      of those that are not folded; and "winograd", transformed kernels (4, 4, c, c') in place of
+      those in "params".
     """
     if winograd is None:
         winograd = backend.choices().winograd and jnp.dtype(module.dtype) == jnp.float32

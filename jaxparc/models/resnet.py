@@ -1,8 +1,8 @@
 """ResNets and their variants, with torchvision's names and timm's (the "d" networks, "se").
 
-He et al. 2016, "Deep residual learning for image recognition"; ResNeXt: Xie et al. 2017, "Aggregated
-residual transformations"; Wide ResNets: Zagoruyko and Komodakis 2016; ResNet-D: He et al. 2019,
-"Bag of tricks for image classification", figure 2; squeeze-and-excitation: Hu et al. 2018.
+He et al. 2016, "Deep residual learning for image recognition"; ResNeXts: Xie et al. 2017,
+"Aggregated residual transformations"; Wide ResNets: Zagoruyko and Komodakis 2016; ResNet-D: He et
+al. 2019, "Bag of tricks for image classification", figure 2; squeeze-and-excitation: Hu et al. 2018.
 
 In a bottleneck the 3x3 convolution has the stride, as in torchvision ("v1.5"); with `stride_in_1x1`
 the first 1x1 has it, as in the paper and Caffe.
@@ -112,11 +112,8 @@ class Block(nn.Module):
         scaled = functools.partial(layers.scaled, width=self.width)
         channels = 64 * 2**self.stage * (4 if self.architecture.bottleneck else 1)
         outer = scaled(channels)
-        y = (
-            self._bottleneck(norm, x, outer)
-            if self.architecture.bottleneck
-            else (self._basic(norm, x, outer))
-        )
+        branch = self._bottleneck if self.architecture.bottleneck else self._basic
+        y = branch(norm, x, outer)
         if self.architecture.squeeze_excite:
             y = SqueezeExcite(scaled(channels / 16), self.conv, name="se")(y)
         if x.shape != y.shape:
@@ -131,8 +128,7 @@ class Block(nn.Module):
         y = self.conv(outer, (3, 3), self.stride, padding=1, name="conv1")(x)
         y = nn.relu(norm("bn1", y))
         y = self.conv(outer, (3, 3), padding=1, name="conv2")(y)
-        y = norm("bn2", y)
-        return y
+        return norm("bn2", y)
 
     def _bottleneck(self, norm: Any, x: jax.Array, outer: int) -> jax.Array:
         inner, groups = self._inner()
