@@ -29,12 +29,12 @@ SIZES = {
     "resnext50_32x4d": ((96, 96),),
     "wide_resnet50_2": ((96, 96),),
     "seresnet50": ((96, 96),),
-    "densenet121": ((96, 96), (75, 97)),
-    "vgg11": ((96, 96), (75, 257)),
-    "vgg13_bn": ((96, 96),),
+    "densenet121": ((75, 97),),
+    "vgg11_bn": ((75, 257),),
+    "vgg13": ((96, 96),),
 }
 # Of the originals that have more than a hundred million weights, a network of fewer channels.
-WIDTHS = {"vgg11": 0.125, "vgg13_bn": 0.125}
+WIDTHS = {"vgg11_bn": 0.125, "vgg13": 0.125}
 
 # Networks of which keys and shapes alone are compared.
 NAMES = (

@@ -12,9 +12,14 @@ REPRESENTATIVES = (
     "resnet50",
     "squeezenet1_1",
     "mobilenet_v2",
+    "densenet121",
+    "vgg11_bn",
 )
 # In slow tests: what shares its code with a quicker one.
-SLOW = ("resnet101", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+SLOW = (
+    *("resnet101", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+    *("resnet18d", "vgg13"),
+)
 
 
 def model(slow=SLOW):
