@@ -1,8 +1,8 @@
 """ResNets and their variants, with torchvision's names and timm's (the "d" networks, "se").
 
 He et al. 2016, "Deep residual learning for image recognition"; ResNeXts: Xie et al. 2017,
-"Aggregated residual transformations"; Wide ResNets: Zagoruyko and Komodakis 2016; ResNet-D: He et
-al. 2019, "Bag of tricks for image classification", figure 2; squeeze-and-excitation: Hu et al. 2018.
+"Aggregated residual transformations"; Wide ResNets: Zagoruyko and Komodakis 2016; ResNet-Ds: He et
+al. 2019, "Bag of tricks", figure 2; squeeze-and-excitation: Hu et al. 2018.
 
 In a bottleneck the 3x3 convolution has the stride, as in torchvision ("v1.5"); with `stride_in_1x1`
 the first 1x1 has it, as in the paper and Caffe.

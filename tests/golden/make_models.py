@@ -6,7 +6,8 @@ ResNets that torchvision lacks, timm's.
 Run once, from the top of the repository, in an environment of its own:
 
     pip install numpy pillow torch==2.13.0
-    pip install --no-deps torchvision==0.26.0 efficientnet_lite_pytorch==0.1.0 timm==1.0.31
+    pip install timm==1.0.31 transformers==5.24.0
+    pip install --no-deps torchvision==0.26.0 efficientnet_lite_pytorch==0.1.0
     python tests/golden/make_models.py [NAME ...]
 
 Each file has `state`, the original's keys and shapes ("key 64,3,7,7"), and for each height and
@@ -32,6 +33,7 @@ for operator in ("nms", "qnms"):
 
 import timm  # noqa: E402
 import torchvision  # noqa: E402
+import transformers  # noqa: E402
 
 
 def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -97,6 +99,12 @@ def make(name: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+HUGGING_FACE = {
+    "resnet34": {"hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"},
+    "resnet152": {"depths": [3, 8, 36, 3]},
+}
+
+
 def digests() -> dict[str, dict[str, str]]:
     """The digest of the keys and shapes of networks in each library, with 1,000 classes."""
     found: dict[str, dict[str, str]] = {}
@@ -105,6 +113,10 @@ def digests() -> dict[str, dict[str, str]]:
             models = {"timm": timm.create_model(name)}
             if hasattr(torchvision.models, name):
                 models["torchvision"] = getattr(torchvision.models, name)()
+            if name in HUGGING_FACE:
+                models["huggingface"] = transformers.ResNetForImageClassification(
+                    transformers.ResNetConfig(num_labels=1000, **HUGGING_FACE[name])
+                )
         found[name] = {
             library: drawn.digest({k: tuple(v.shape) for k, v in model.state_dict().items()})
             for library, model in models.items()

@@ -106,6 +106,41 @@ def _pytorch(name: str, state: State, metadata: Metadata) -> Translated | None:
     return Translated("pytorch", inside, tuple(sorted(left_out)), beside=beside)
 
 
+# Hugging Face
+
+_HUGGING_FACE: Renames = (
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"^encoder\.stages\.(\d)\.layers\.", lambda m: f"layer{int(m[1]) + 1}."),
+    (r"\.layer\.(\d)\.convolution\.", lambda m: f".conv{int(m[1]) + 1}."),
+    (r"\.layer\.(\d)\.normalization\.", lambda m: f".bn{int(m[1]) + 1}."),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+    (r"^classifier\.1\.", "fc."),
+)
+
+
+def _hugging_face(name: str, state: State, metadata: Metadata) -> Translated | None:
+    """Translate transformers' names; the classifier is outside of the prefix of the others."""
+    end = "embedder.embedder.convolution.weight"
+    stems = [
+        key.removesuffix(end)
+        for key, array in state.items()
+        # RegNets have this name, too, and 3x3 kernels
+        if re.search(rf"(^|\.){re.escape(end)}$", key) and array.shape[2:] == (7, 7)
+    ]
+    if not stems:
+        return None
+    prefix = prefixes.trained(stems)
+    left_out = tuple(key for key in state if re.search(_COUNTER, key))
+    kept = {
+        renamed(key.removeprefix(prefix), _HUGGING_FACE): array
+        for key, array in state.items()
+        if key not in left_out
+    }
+    return Translated("huggingface", kept, left_out)
+
+
 # Detectron2
 
 _DETECTOR = re.compile(
@@ -252,6 +287,7 @@ _SCHEMES = {
     "caffe2": _caffe2,
     "detectron2": _detectron2,
     "keras": _keras,
+    "huggingface": _hugging_face,
     "pytorch": _pytorch,
 }
 
