@@ -53,9 +53,9 @@ def prepare(module: nn.Module, variables: Variables, winograd: bool | None = Non
         so and the network computes in float32.
 
     Returns:
-      "params", with folded convolutions and without batch norm; "folded", its shifts, and its scales
-      where it is not folded; and "winograd", transformed kernels (4, 4, c, c') in place of those in
-      "params".
+      "params", with folded convolutions and without batch norm; "folded", the shifts of batch norm,
+      and its scales where they are not folded; and "winograd", transformed kernels (4, 4, c, c') in
+      place of those in "params".
     """
     if winograd is None:
         winograd = backend.choices().winograd and jnp.dtype(module.dtype) == jnp.float32

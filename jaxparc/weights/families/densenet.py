@@ -40,7 +40,8 @@ def _architecture_of(state: State) -> str | None:
     if "features.conv1.weight" in joined:
         return "a DenseNet with several convolutions in its stem"
     counts = Counter(block for block, _ in layers)
-    blocks = tuple(counts[block] for block in "1234")
+    first, second, third, fourth = (counts[block] for block in "1234")
+    blocks = first, second, third, fourth
     known = {architecture.blocks: name for name, architecture in ARCHITECTURES.items()}
     return known.get(blocks, f"a DenseNet of {blocks} layers")
 

@@ -16,10 +16,9 @@ _TIMM: Renames = (
 
 
 def _rename(architecture: str, module: str) -> str:
-    if module in _LINEAR:
+    if (match := re.fullmatch(r"(conv|bn)(\d)_(\d)", module)) is None:
         return _LINEAR[module]
-    kind, stage, place = re.fullmatch(r"(conv|bn)(\d)_(\d)", module).groups()
-    return f"features.{_index(architecture, int(stage), int(place)) + (kind == 'bn')}"
+    return f"features.{_index(architecture, int(match[2]), int(match[3])) + (match[1] == 'bn')}"
 
 
 def _index(architecture: str, stage: int, place: int) -> int:
