@@ -77,10 +77,9 @@ def test_keys_and_shapes_at_width_one(name):
     entries = torchvision.entries(name, torchvision.variable_shapes(name, num_classes=1000))
     found = drawn.digest({entry.key: entry.torch_shape for entry in entries})
     digests = json.loads((GOLDEN / "names.json").read_text())[name]
-    library = "torchvision" if "torchvision" in digests else "timm"
-    assert found == digests[library]
-    if not name.startswith("vgg"):  # the names of both are the same
-        assert set(digests.values()) == {found}
+    assert found == digests.get("torchvision", found)
+    # of a VGG's fully connected layers timm has other names
+    assert found == digests["timm"] or name.startswith("vgg")
 
 
 @every_model
