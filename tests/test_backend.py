@@ -23,6 +23,14 @@ def test_every_choice_differs_between_a_cpu_and_an_accelerator():
         assert getattr(backend.CPU, field.name) != getattr(backend.ACCELERATOR, field.name), field
 
 
+def test_choices_are_others_in_a_block():
+    usual = backend.choices()
+    with pytest.raises(KeyError), backend.using(backend.ACCELERATOR):
+        assert backend.choices() is backend.ACCELERATOR
+        raise KeyError
+    assert backend.choices() == usual
+
+
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_compiler_options_of_what_runs_once(name, monkeypatch):
     monkeypatch.setattr(backend, "choices", lambda: backend.for_backend(name))

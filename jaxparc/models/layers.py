@@ -75,6 +75,11 @@ def _convolve(
         return rows.reshape(*x.shape[:-1], -1)
     if choices.shifted_depthwise and kernel.shape[2] == 1 < x.shape[-1] == kernel.shape[3]:
         return _depthwise(x, kernel[:, :, 0], strides, padding)
+    groups = options["feature_group_count"]
+    if choices.joined_groups and groups > 1 and kernel.shape[2] < _NARROW:
+        ungrouped = {**options, "feature_group_count": 1}
+        convolve_block = functools.partial(_convolve, strides=strides, padding=padding, **ungrouped)
+        return _with_joined_groups(convolve_block, x, kernel, groups)
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
@@ -82,6 +87,33 @@ def _convolve(
     if choices.shifted_gradients and _has_slow_gradient(x, kernel, strides, padding):
         return _with_shifted_gradient(convolve, x, kernel)
     return convolve(x, kernel)
+
+
+_NARROW = 32  # channels of a convolution; XLA is slow with fewer
+_MOST_BLOCKS = 8  # more are slightly faster, and take seconds to compile
+
+
+def _with_joined_groups(
+    convolve: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array, groups: int
+) -> jax.Array:
+    """Convolve in groups, by ungrouped convolutions of several groups with zeros between them.
+
+    Args:
+      convolve: function of a map and a kernel; it is not grouped.
+      x: (b, h, w, groups * c).
+      kernel: (k, k, c, groups * c').
+      groups: their number.
+    """
+    most = max(1, min(_MOST_BLOCKS, x.shape[-1] // _NARROW))
+    blocks = max(n for n in range(1, most + 1) if groups % n == 0)
+    joined = groups // blocks
+    height, width, c, d = kernel.shape
+    apart = kernel.reshape(height, width, 1, c, blocks, joined, d // groups)
+    # the input channels of group m and the output channels of group n, with zeros unless m = n
+    kernels = apart * jnp.eye(joined, dtype=kernel.dtype).reshape(joined, 1, 1, joined, 1)
+    kernels = jnp.moveaxis(kernels, 4, 0).reshape(blocks, height, width, joined * c, d // blocks)
+    maps = jnp.split(x, blocks, axis=-1)
+    return jnp.concatenate([convolve(*pair) for pair in zip(maps, kernels, strict=True)], axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -226,3 +226,26 @@ def test_depthwise_convolution_and_its_gradient(padding, stride):
 
     found, expected = (values_and_gradients(f, x, kernel) for f in (ours, theirs))
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize(("groups", "channels"), [(32, 4), (16, 6), (3, 24), (2, 32)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_grouped_convolution_and_its_gradient(groups, channels, stride, forms):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 7, 6, groups * channels), np.float32)
+    kernel = rng.standard_normal((3, 3, channels, groups * 2), np.float32)
+    layer = layers.Conv(
+        groups * 2, (3, 3), stride, padding=1, feature_group_count=groups, use_bias=False
+    )
+
+    def values_and_gradients():
+        def convolve(x, kernel):
+            return layer.apply({"params": {"kernel": kernel}}, x)
+
+        y, pull = jax.vjp(convolve, x, kernel)
+        return y, pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    found, expected = forms(lambda: jax.jit(values_and_gradients)())
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, atol=1e-5 * np.abs(e).max()), found, expected
+    )

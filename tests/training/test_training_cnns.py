@@ -1,4 +1,4 @@
-"""DenseNets, VGGs and ResNet variants train on several devices: with few layers, to compile fast."""
+"""DenseNets, VGGs and ResNet variants train on several devices; with few layers, to be quick."""
 
 import numpy as np
 import pytest
