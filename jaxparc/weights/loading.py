@@ -124,7 +124,8 @@ def guess(path: str | Path, weights_key: str | None = None, ignore: Collection[s
         ignore: as in `load`.
 
     Returns:
-        A key of `models.MODELS`, or a description of another network, such as "resnet34".
+        A key of `models.MODELS`, or a description of another network, such as "a MobileNet of 9
+        blocks".
 
     Raises:
         WeightsError: the names do not tell, or the file cannot be parsed.
