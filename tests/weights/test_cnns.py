@@ -3,7 +3,6 @@
 import functools
 import json
 import pickle
-import re
 from pathlib import Path
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from golden import drawn
 from safetensors.numpy import save_file
+from weights.written import hugging_face, renamed
 
 from jaxparc import models, weights
 from jaxparc.models import densenet, resnet, vgg
@@ -38,16 +38,6 @@ def saved(path, state, **metadata):
 def assert_same(loaded, state):
     expected = torchvision.from_torchvision(loaded.spec.name, state)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, expected)
-
-
-def renamed(state, *rules):
-    """The same arrays under other names."""
-    found = {}
-    for key, array in state.items():
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        found[key] = array
-    return found
 
 
 def empty(name, width=1.0):
@@ -161,22 +151,6 @@ def test_wrong_hints_and_missing_keys_of_variants(tmp_path):
     del state["conv1.4.bias"]
     with pytest.raises(WeightsError, match=r"\(1 problems\):\n  missing: conv1\.4\.bias \(2,\)$"):
         weights.load("resnet18d", saved(tmp_path, state))
-
-
-def hugging_face(state, prefix="resnet."):
-    """transformers' names."""
-    return renamed(
-        state,
-        (r"^conv1\.", "embedder.embedder.convolution."),
-        (r"^bn1\.", "embedder.embedder.normalization."),
-        (r"^layer(\d)\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers."),
-        (r"\.conv(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.convolution."),
-        (r"\.bn(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.normalization."),
-        (r"\.downsample\.0\.", ".shortcut.convolution."),
-        (r"\.downsample\.1\.", ".shortcut.normalization."),
-        (r"^(?=em|en)", prefix),
-        (r"^fc\.", "classifier.1."),
-    )
 
 
 def test_hugging_face(tmp_path):

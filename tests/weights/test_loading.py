@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from golden import drawn, every, photographs
 from safetensors.numpy import save_file
+from weights.written import hugging_face
 
 from jaxparc import models, weights
 from jaxparc.__main__ import main
@@ -346,6 +347,7 @@ def test_every_key_is_accounted_for_in_every_scheme(state, tmp_path):
         "detectron2": detectron(state),
         "keras": keras(state, "old"),
         "caffe2": caffe2(state),
+        "huggingface": hugging_face(state),
     }
     assert set(cases) == set(families.of("resnet50").schemes)
     for scheme, given in cases.items():
