@@ -177,7 +177,7 @@ def keras(state, age):
         norm = bool(re.search(r"bn\d$|downsample\.1$", name))
         if name in ("conv1", "bn1"):
             return {"old": "bn_" * norm + "conv1", "new": f"conv1_{'bn' if norm else 'conv'}"}[age]
-        stage, block, inner = re.fullmatch(r"layer(\d)\.(\d)\.(.*)", name).groups()
+        stage, block, inner = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", name).groups()
         place = 0 if inner.startswith("downsample") else int(inner[-1])
         if age == "new":
             kind = "bn" if norm else "conv"
@@ -250,7 +250,7 @@ def caffe2(state):
         if name in ("conv1", "bn1", "fc"):
             layer = {"conv1": "conv1", "bn1": "res_conv1_bn", "fc": "fc1000"}[name]
         else:
-            stage, block, inner = re.fullmatch(r"layer(\d)\.(\d)\.(.*)", name).groups()
+            stage, block, inner = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", name).groups()
             branch = "1" if inner.startswith("downsample") else "2" + "abc"[int(inner[-1]) - 1]
             layer = f"res{int(stage) + 1}_{block}_branch{branch}{'_bn' if norm else ''}"
         if key == "conv1.weight":
