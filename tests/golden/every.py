@@ -16,15 +16,12 @@ REPRESENTATIVES = (
     "vgg11_bn",
 )
 # In slow tests: what shares its code with a quicker one.
-SLOW = (
-    *("resnet101", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
-    *("resnet18d", "vgg13"),
-)
+SLOW = ("resnet101", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
-def model(slow=SLOW):
-    """A parametrisation of "name" over both, in the order of `models.MODELS`."""
-    tested = [name for name in models.MODELS if name in (*REPRESENTATIVES, *SLOW)]
+def model(slow=SLOW, without=()):
+    """A parametrisation of "name" over both, but for some, in the order of `models.MODELS`."""
+    tested = [name for name in models.MODELS if name in {*REPRESENTATIVES, *SLOW} - {*without}]
     marked = {*slow, *SLOW}
     names = [pytest.param(n, marks=pytest.mark.slow) if n in marked else n for n in tested]
     return pytest.mark.parametrize("name", names)

@@ -129,7 +129,10 @@ def forms(monkeypatch):
     return call
 
 
-@every.model(("googlenet", "resnet18", "resnet50", "mobilenet_v2", "densenet121", "vgg11_bn"))
+@every.model(
+    slow=("googlenet", "resnet18", "resnet50", "mobilenet_v2", "vgg11_bn"),
+    without=("densenet121",),  # of the convolutions of ResNet-50, and takes minutes to compile
+)
 def test_the_forms_of_all_backends_have_the_same_features_and_gradients(name, forms):
     module, variables = network(name, stem="small")
     x, weights = images(2, 32), np.random.default_rng(1).standard_normal((2, CLASSES), np.float32)
