@@ -4,9 +4,11 @@ The choices for CPUs were measured on one (docs/performance.md), where XLA is sl
 convolutions. Other backends use XLA's own operations.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +32,8 @@ class Choices:
             XLA does not notice that they are: ResNet-50 trains half as fast.
         shifted_depthwise: whether depthwise convolutions are sums of shifted maps. XLA's take ten
             to thirty times as long.
+        joined_groups: whether convolutions in narrow groups are a few without groups, each of
+            several groups with zeros between them. XLA's take up to seven times as long.
         shifted_gradients: whether the gradients of large kernels and maps are matrix products of
             shifted maps. XLA's are convolutions whose window is the whole map.
         steps_per_call: number of training steps in one program, if the images are on the device.
@@ -60,6 +64,7 @@ class Choices:
     chunk: int | None
     pointwise_products: bool
     shifted_depthwise: bool
+    joined_groups: bool
     shifted_gradients: bool
     steps_per_call: int
     timed_grids: bool
@@ -78,6 +83,7 @@ CPU = Choices(
     chunk=8,
     pointwise_products=True,
     shifted_depthwise=True,
+    joined_groups=True,
     shifted_gradients=True,
     steps_per_call=1,
     timed_grids=False,
@@ -95,6 +101,7 @@ ACCELERATOR = Choices(
     chunk=None,
     pointwise_products=False,
     shifted_depthwise=False,
+    joined_groups=False,
     shifted_gradients=False,
     steps_per_call=10,
     timed_grids=True,
@@ -114,9 +121,22 @@ def for_backend(name: str) -> Choices:
     return CPU if name == "cpu" else ACCELERATOR
 
 
+_GIVEN: ContextVar[Choices | None] = ContextVar("choices", default=None)
+
+
 def choices() -> Choices:
-    """Return the choices for JAX's default backend."""
-    return for_backend(jax.default_backend())
+    """Return the choices for JAX's default backend, or those of `using`."""
+    return _GIVEN.get() or for_backend(jax.default_backend())
+
+
+@contextlib.contextmanager
+def using(given: Choices) -> Iterator[None]:
+    """Trace programs with other choices in this block."""
+    token = _GIVEN.set(given)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
 
 
 def known(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,14 @@ def test_every_choice_differs_between_a_cpu_and_an_accelerator():
         assert getattr(backend.CPU, field.name) != getattr(backend.ACCELERATOR, field.name), field
 
 
+def test_choices_are_others_in_a_block():
+    usual = backend.choices()
+    for other in (backend.CPU, backend.ACCELERATOR):
+        with backend.using(other):
+            assert backend.choices() is other
+        assert backend.choices() is usual
+
+
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_compiler_options_of_what_runs_once(name, monkeypatch):
     monkeypatch.setattr(backend, "choices", lambda: backend.for_backend(name))

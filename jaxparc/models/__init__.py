@@ -1,7 +1,7 @@
 """The networks, each with the metadata that its use needs.
 
 Every network is a Flax Linen module that equals, at width 1, torchvision's network of the same name
-(EfficientNet-Lite: the published one):
+or, where torchvision has none, timm's (EfficientNet-Lite: the published one):
 
     model = models.get("resnet18").module(num_classes=10)
     logits, activations = model.apply(variables, images, train=False, mask=None)
@@ -27,9 +27,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxparc.errors import InputError
-from jaxparc.models import alexnet, convnext, googlenet, mobilenet, resnet, squeezenet, swin
+from jaxparc.models import (
+    alexnet,
+    convnext,
+    densenet,
+    googlenet,
+    mobilenet,
+    resnet,
+    squeezenet,
+    swin,
+    vgg,
+)
 from jaxparc.models.alexnet import AlexNet as AlexNet
 from jaxparc.models.convnext import ConvNeXt as ConvNeXt
+from jaxparc.models.densenet import DenseNet as DenseNet
 from jaxparc.models.googlenet import GoogLeNet as GoogLeNet
 from jaxparc.models.layers import BatchNorm as BatchNorm
 from jaxparc.models.layers import new_head as new_head
@@ -38,9 +49,10 @@ from jaxparc.models.resnet import ResNet as ResNet
 from jaxparc.models.spec import ModelSpec as ModelSpec
 from jaxparc.models.squeezenet import SqueezeNet as SqueezeNet
 from jaxparc.models.swin import Swin as Swin
+from jaxparc.models.vgg import VGG as VGG
 
 # The files of networks, in the order in which their architectures are listed.
-FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet, convnext, swin)
+FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet, densenet, vgg, convnext, swin)
 
 MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
     {spec.name: spec for file in FILES for spec in file.SPECS}

@@ -1,12 +1,14 @@
 """Fast inference: the same function of images, with variables that are prepared once.
 
-Batch norm is folded into the convolution before it (Jacob et al. 2018, section 3.2, eq. 14). Where
-`backend.Choices` says so, as on a CPU, 3x3 convolutions of stride 1 use Winograd's F(2x2, 3x3),
-with 16 multiplications where the direct form has 36 (Lavin and Gray 2016, section 4.1), and a batch
-is processed in chunks whose activations fit the cache.
+Batch norm is folded into the convolution before it (Jacob et al. 2018, section 3.2, eq. 14); where
+there is none, it becomes a scale and a shift. Where `backend.Choices` says so, as on a CPU, 3x3
+convolutions of stride 1 use Winograd's F(2x2, 3x3), with 16 multiplications where the direct form
+has 36 (Lavin and Gray 2016, section 4.1), and a batch is processed in chunks whose activations fit
+the cache.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxparc import backend
 from jaxparc.models.layers import BatchNorm
@@ -23,7 +26,7 @@ from jaxparc.models.layers import BatchNorm
 Variables = Mapping[str, Any]
 Path = tuple[str, ...]
 
-_MIN_CHANNELS = 32  # with fewer, the direct form is as fast
+_MIN_CHANNELS = 48  # with fewer, the direct form is as fast, and compiles faster
 _SIDE = 64  # pixels of the image that is traced: enough for every network
 
 
@@ -31,11 +34,12 @@ class _Plan(NamedTuple):
     """Which layers of a network can be prepared.
 
     Attributes:
-      folds: for each batch norm, the path of the convolution before it, its own path, and its eps.
+      norms: for each batch norm, its path, its eps, and the path of the convolution whose output it
+        alone takes, None if there is no such convolution.
       winograd: the paths of convolutions that Winograd's algorithm can compute.
     """
 
-    folds: tuple[tuple[Path, Path, float], ...]
+    norms: tuple[tuple[Path, float, Path | None], ...]
     winograd: tuple[Path, ...]
 
 
@@ -49,8 +53,9 @@ def prepare(module: nn.Module, variables: Variables, winograd: bool | None = Non
         so and the network computes in float32.
 
     Returns:
-      "params", with folded convolutions and without batch norm; "folded", its shifts; and
-      "winograd", transformed kernels (4, 4, c, c') in place of those in "params".
+      "params", with folded convolutions and without batch norm; "folded", the shifts of batch norm,
+      and its scales where they are not folded; and "winograd", transformed kernels (4, 4, c, c') in
+      place of those in "params".
     """
     if winograd is None:
         winograd = backend.choices().winograd and jnp.dtype(module.dtype) == jnp.float32
@@ -63,11 +68,15 @@ def _prepare(module: nn.Module, variables: Variables, winograd: bool) -> Variabl
     params = traverse_util.flatten_dict(variables["params"])
     statistics = traverse_util.flatten_dict(variables.get("batch_stats", {}))
     folded, transformed = {}, {}
-    for conv, norm, eps in plan.folds:
+    for norm, eps, conv in plan.norms:
         scale = params.pop((*norm, "scale")) * lax.rsqrt(statistics[(*norm, "var")] + eps)
-        shift = params.pop((*norm, "bias")) - statistics[(*norm, "mean")] * scale
+        folded[(*norm, "bias")] = params.pop((*norm, "bias")) - statistics[(*norm, "mean")] * scale
+        if conv is None:
+            folded[(*norm, "scale")] = scale
+            continue
         params[(*conv, "kernel")] *= scale
-        folded[(*norm, "bias")] = shift
+        if (*conv, "bias") in params:
+            params[(*conv, "bias")] *= scale
     for conv in plan.winograd if winograd else ():
         transformed[(*conv, "kernel")] = _winograd_kernel(params.pop((*conv, "kernel")))
     collections = {"params": params, "folded": folded, "winograd": transformed}
@@ -101,25 +110,46 @@ def apply(module: nn.Module, variables: Variables, images: Array) -> tuple[Array
 
 def _plan(module: nn.Module, variables: Variables) -> _Plan:
     """Trace an image through the network, to find which batch norm follows which convolution."""
-    maps: dict[int, tuple[Path, Array]] = {}  # by id; kept alive, so that ids stay unique
-    folds: list[tuple[Path, Path, float]] = []
+    convolutions: dict[str, Path] = {}
+    norms: dict[str, tuple[Path, float]] = {}
     winograd: list[Path] = []
 
     def trace(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        output = call(*args, **kwargs)
         layer = context.module
+        name = "/".join(layer.path)
+        if isinstance(layer, BatchNorm):
+            norms[name] = layer.path, layer.eps
+            return call(checkpoint_name(args[0], name), *args[1:], **kwargs)
+        output = call(*args, **kwargs)
         if isinstance(layer, nn.Conv):
-            maps[id(output)] = layer.path, output
+            convolutions[name] = layer.path
             if _has_winograd(layer, args[0].shape[-1]):
                 winograd.append(layer.path)
-        elif isinstance(layer, BatchNorm):
-            folds.append((maps[id(args[0])][0], layer.path, layer.eps))
+            return checkpoint_name(output, name)
         return output
 
+    image = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
     with nn.intercept_methods(trace):
-        image = jax.ShapeDtypeStruct((1, _SIDE, _SIDE, 3), jnp.float32)
-        jax.eval_shape(module.apply, variables, image)
-    return _Plan(tuple(folds), tuple(winograd))
+        jaxpr = jax.make_jaxpr(module.apply)(variables, image).jaxpr
+
+    # The names that were given to arrays are operations of their own in the traced program.
+    uses = Counter(map(id, jaxpr.outvars))
+    convolved: dict[int, Path] = {}  # by the id of a variable
+    inputs: dict[str, int] = {}  # of batch norms, likewise
+    for equation in jaxpr.eqns:
+        uses.update(id(variable) for variable in equation.invars)
+        name = equation.params.get("name") if equation.primitive.name == "name" else None
+        if name in convolutions:
+            convolved[id(equation.outvars[0])] = convolutions[name]
+        elif name in norms:
+            inputs[name] = id(equation.invars[0])
+    return _Plan(
+        tuple(
+            (path, eps, convolved.get(inputs[name]) if uses[inputs[name]] == 1 else None)
+            for name, (path, eps) in norms.items()
+        ),
+        tuple(winograd),
+    )
 
 
 def _has_winograd(layer: nn.Conv, channels: int) -> bool:
@@ -134,8 +164,10 @@ def _call_prepared(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     """Call a layer with prepared variables."""
     layer = context.module
     if isinstance(layer, BatchNorm):
-        shift: Array = layer.get_variable("folded", "bias")
-        return (args[0].astype(jnp.float32) + shift).astype(layer.dtype)
+        y = args[0].astype(jnp.float32)
+        if layer.has_variable("folded", "scale"):
+            y = y * layer.get_variable("folded", "scale")
+        return (y + layer.get_variable("folded", "bias")).astype(layer.dtype)
     if isinstance(layer, nn.Conv) and layer.has_variable("winograd", "kernel"):
         y = _winograd(args[0], layer.get_variable("winograd", "kernel"))
         return y + layer.get_variable("params", "bias") if layer.use_bias else y

@@ -77,6 +77,11 @@ def _convolve(
         if kernel.shape[0] >= _WIDE_WINDOW and _keeps_size(kernel, strides, padding):
             return _wide_depthwise(x, kernel[:, :, 0])
         return _depthwise(x, kernel[:, :, 0], strides, padding)
+    groups = options["feature_group_count"]
+    if choices.joined_groups and groups > 1 and kernel.shape[2] < _NARROW:
+        ungrouped = {**options, "feature_group_count": 1}
+        convolve_block = functools.partial(_convolve, strides=strides, padding=padding, **ungrouped)
+        return _with_joined_groups(convolve_block, x, kernel, groups)
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
@@ -84,6 +89,33 @@ def _convolve(
     if choices.shifted_gradients and _has_slow_gradient(x, kernel, strides, padding):
         return _with_shifted_gradient(convolve, x, kernel)
     return convolve(x, kernel)
+
+
+_NARROW = 32  # channels of a convolution; XLA is slow with fewer
+_MOST_BLOCKS = 8  # more are slightly faster, and take seconds to compile
+
+
+def _with_joined_groups(
+    convolve: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array, groups: int
+) -> jax.Array:
+    """Convolve in groups, by ungrouped convolutions of several groups with zeros between them.
+
+    Args:
+      convolve: function of a map and a kernel; it is not grouped.
+      x: (b, h, w, groups * c).
+      kernel: (k, k, c, groups * c').
+      groups: their number.
+    """
+    most = max(1, min(_MOST_BLOCKS, x.shape[-1] // _NARROW))
+    blocks = max(n for n in range(1, most + 1) if groups % n == 0)
+    joined = groups // blocks
+    height, width, c, d = kernel.shape
+    apart = kernel.reshape(height, width, 1, c, blocks, joined, d // groups)
+    # the input channels of group m and the output channels of group n, with zeros unless m = n
+    kernels = apart * jnp.eye(joined, dtype=kernel.dtype).reshape(joined, 1, 1, joined, 1)
+    kernels = jnp.moveaxis(kernels, 4, 0).reshape(blocks, height, width, joined * c, d // blocks)
+    maps = jnp.split(x, blocks, axis=-1)
+    return jnp.concatenate([convolve(*pair) for pair in zip(maps, kernels, strict=True)], axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -401,6 +433,24 @@ def max_pool(
             other = lax.slice_in_dim(padded, start, start + last + 1, stride, axis)
             x = jnp.where((x >= other) | jnp.isnan(x), x, other)
     return x
+
+
+def avg_pool(x: jax.Array, *, ceil_mode: bool = False) -> jax.Array:
+    """Average 2x2 windows with stride 2, (b, h, w, c) to (b, h', w', c), in the dtype of `x`.
+
+    Args:
+      x: (b, h, w, c).
+      ceil_mode: what becomes of the last row and column of maps of odd sizes: whether windows that
+        exceed the map average what is inside, as in `torch.nn.AvgPool2d` with
+        `count_include_pad=False`, or there are no such windows.
+    """
+    b, h, w, c = x.shape
+    if ceil_mode:
+        # a window whose second row repeats the first has the average of the first
+        x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+    rows, columns = (n // 2 for n in (x.shape[1], x.shape[2]))
+    x = x[:, : 2 * rows, : 2 * columns].reshape(b, rows, 2, columns, 2, c)
+    return x.mean(axis=(2, 4))
 
 
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:

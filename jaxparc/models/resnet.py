@@ -1,4 +1,8 @@
-"""ResNet-18, -50 and -101 (He et al. 2016, "Deep residual learning for image recognition").
+"""ResNets and their variants, with torchvision's names and timm's (the "d" networks, "se").
+
+He et al. 2016, "Deep residual learning for image recognition"; ResNeXts: Xie et al. 2017,
+"Aggregated residual transformations"; Wide ResNets: Zagoruyko and Komodakis 2016; ResNet-Ds: He et
+al. 2019, "Bag of tricks", figure 2; squeeze-and-excitation: Hu et al. 2018.
 
 In a bottleneck the 3x3 convolution has the stride, as in torchvision ("v1.5"); with `stride_in_1x1`
 the first 1x1 has it, as in the paper and Caffe.
@@ -6,7 +10,7 @@ the first 1x1 has it, as in the paper and Caffe.
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,83 +24,140 @@ from jaxparc.models.spec import ModelSpec
 MIN_SIZE: Mapping[str, int] = {"imagenet": 1, "small": 1}
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (figure 5, left)."""
+class Architecture(NamedTuple):
+    """How the networks differ.
 
-    features: int  # channels at width 1
-    width: float
+    Attributes:
+      blocks: number of blocks in each of the four stages (He et al. 2016, table 1).
+      bottleneck: whether blocks are bottlenecks instead of two 3x3 convolutions.
+      groups: number of groups of the 3x3 convolutions in bottlenecks, ResNeXt's cardinality.
+      group_channels: channels of each group in the first stage; they double in every stage.
+      deep: whether it is a ResNet-D: the stem is three 3x3 convolutions, and an average pool has
+        the stride of shortcuts.
+      squeeze_excite: whether squeeze-and-excitation ends each block.
+    """
+
+    blocks: tuple[int, int, int, int]
+    bottleneck: bool = True
+    groups: int = 1
+    group_channels: int = 64
+    deep: bool = False
+    squeeze_excite: bool = False
+
+
+_50, _101, _152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
+    "resnet34": Architecture(_50, bottleneck=False),
+    "resnet50": Architecture(_50),
+    "resnet101": Architecture(_101),
+    "resnet152": Architecture(_152),
+    "resnext50_32x4d": Architecture(_50, groups=32, group_channels=4),
+    "resnext101_32x8d": Architecture(_101, groups=32, group_channels=8),
+    "wide_resnet50_2": Architecture(_50, group_channels=128),
+    "wide_resnet101_2": Architecture(_101, group_channels=128),
+    "resnet18d": Architecture((2, 2, 2, 2), bottleneck=False, deep=True),
+    "resnet50d": Architecture(_50, deep=True),
+    "resnet101d": Architecture(_101, deep=True),
+    "seresnet50": Architecture(_50, squeeze_excite=True),
+}
+
+
+class SqueezeExcite(nn.Module):
+    """Channels scaled by a function of their means over the map (Hu et al. 2018, figure 2)."""
+
+    reduced: int
+    conv: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map (b, h, w, c) to (b, h, w, c)."""
+        y = x.mean(axis=(1, 2), keepdims=True)
+        y = nn.relu(self.conv(self.reduced, (1, 1), padding=0, use_bias=True, name="fc1")(y))
+        y = self.conv(x.shape[-1], (1, 1), padding=0, use_bias=True, name="fc2")(y)
+        return x * nn.sigmoid(y)
+
+
+class Block(nn.Module):
+    """Convolutions and a shortcut (He et al. 2016, figure 5).
+
+    Attributes:
+      architecture: of the network.
+      stage: 0 to 3.
+      stride: of the block.
+      width: multiplier of all numbers of channels. Of grouped convolutions it multiplies the number
+        of groups, whose channels remain.
+      conv: builds convolutions.
+      norm: builds batch norms.
+      stride_in_1x1: whether the first convolution of bottlenecks has the stride.
+    """
+
+    architecture: Architecture
+    stage: int
     stride: int
+    width: float
     conv: Any
     norm: Any
-
-    expansion = 1
+    stride_in_1x1: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
         """Map (b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c')."""
-        norm = functools.partial(_normalise, self.norm, train=train, mask=mask)
-        channels = layers.scaled(self.features, self.width)
-        y = self.conv(channels, (3, 3), self.stride, padding=1, name="conv1")(x)
-        y = nn.relu(norm("bn1", y))
-        y = self.conv(channels, (3, 3), padding=1, name="conv2")(y)
-        y = norm("bn2", y)
+
+        def norm(name: str, x: jax.Array) -> jax.Array:
+            y: jax.Array = self.norm(name=name)(x, train=train, mask=mask)
+            return y
+
+        scaled = functools.partial(layers.scaled, width=self.width)
+        channels = 64 * 2**self.stage * (4 if self.architecture.bottleneck else 1)
+        outer = scaled(channels)
+        branch = self._bottleneck if self.architecture.bottleneck else self._basic
+        y = branch(norm, x, outer)
+        if self.architecture.squeeze_excite:
+            y = SqueezeExcite(scaled(channels / 16), self.conv, name="se")(y)
         if x.shape != y.shape:
-            x = self.conv(channels, (1, 1), self.stride, padding=0, name="downsample_conv")(x)
+            stride = self.stride
+            if self.architecture.deep and stride == 2:
+                x, stride = layers.avg_pool(x, ceil_mode=True), 1
+            x = self.conv(outer, (1, 1), stride, padding=0, name="downsample_conv")(x)
             x = norm("downsample_bn", x)
         return nn.relu(x + y)
 
+    def _basic(self, norm: Any, x: jax.Array, outer: int) -> jax.Array:
+        y = self.conv(outer, (3, 3), self.stride, padding=1, name="conv1")(x)
+        y = nn.relu(norm("bn1", y))
+        y = self.conv(outer, (3, 3), padding=1, name="conv2")(y)
+        return norm("bn2", y)
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut (figure 5, right)."""
-
-    features: int  # channels of the 3x3 convolution at width 1
-    width: float
-    stride: int
-    conv: Any
-    norm: Any
-    stride_in_1x1: bool = False
-
-    expansion = 4
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
-        """Map (b, h, w, c) to (b, ceil(h / stride), ceil(w / stride), c')."""
-        norm = functools.partial(_normalise, self.norm, train=train, mask=mask)
-        inner = layers.scaled(self.features, self.width)
-        outer = layers.scaled(self.features * self.expansion, self.width)
+    def _bottleneck(self, norm: Any, x: jax.Array, outer: int) -> jax.Array:
+        inner, groups = self._inner()
         strides = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         y = self.conv(inner, (1, 1), strides[0], padding=0, name="conv1")(x)
         y = nn.relu(norm("bn1", y))
-        y = self.conv(inner, (3, 3), strides[1], padding=1, name="conv2")(y)
+        y = self.conv(
+            inner, (3, 3), strides[1], padding=1, feature_group_count=groups, name="conv2"
+        )(y)
         y = nn.relu(norm("bn2", y))
         y = self.conv(outer, (1, 1), padding=0, name="conv3")(y)
-        y = norm("bn3", y)
-        if x.shape != y.shape:
-            x = self.conv(outer, (1, 1), self.stride, padding=0, name="downsample_conv")(x)
-            x = norm("downsample_bn", x)
-        return nn.relu(x + y)
+        return norm("bn3", y)
 
-
-def _normalise(
-    norm: Any, name: str, x: jax.Array, *, train: bool, mask: jax.Array | None
-) -> jax.Array:
-    return norm(name=name)(x, train=train, mask=mask)
-
-
-# Blocks per stage (table 1).
-STAGES: Mapping[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
-}
+    def _inner(self) -> tuple[int, int]:
+        """Return the number of channels of a bottleneck's 3x3 convolution, and of its groups."""
+        of_group = self.architecture.group_channels * 2**self.stage
+        if self.architecture.groups == 1:
+            return layers.scaled(of_group, self.width), 1
+        groups = layers.scaled(self.architecture.groups, self.width)
+        return groups * of_group, groups
 
 
 class ResNet(nn.Module):
     """A residual network; see the package docstring for the fields that all networks share.
 
     Attributes:
-      architecture: a key of `STAGES`.
-      stem: "imagenet" (7x7, stride 2, and a max pool) or "small" (3x3, stride 1, no pool).
+      architecture: a key of `ARCHITECTURES`.
+      stem: "imagenet" (7x7, or 3x3 three times, of stride 2, and a max pool) or "small" (3x3 of
+        stride 1, once or three times, no pool).
       stride_in_1x1: whether the first convolution of bottlenecks has the stride.
     """
 
@@ -114,39 +175,50 @@ class ResNet(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Return logits (b, c) and activations: "stem", "layer1" to "layer4", "features"."""
         layers.check_images(images, self.architecture, self.stem, MIN_SIZE)
-        kind, stage_sizes = STAGES[self.architecture]
-        block: Any = kind
-        if kind is Bottleneck:
-            block = functools.partial(Bottleneck, stride_in_1x1=self.stride_in_1x1)
+        architecture = ARCHITECTURES[self.architecture]
         conv = functools.partial(
             layers.Conv, use_bias=False, dtype=self.dtype, kernel_init=layers.he_normal_fan_out
         )
         norm = functools.partial(layers.BatchNorm, dtype=self.dtype, axis_name=self.axis_name)
         out = {}
 
-        kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        imagenet = self.stem == "imagenet"
         channels = layers.scaled(64, self.width)
-        x = conv(channels, (kernel, kernel), stride, padding=kernel // 2, name="conv1")(images)
-        x = out["stem"] = nn.relu(norm(name="bn1")(x, train=train, mask=mask))
-        if self.stem == "imagenet":
+        kernel, convolutions = (7 if imagenet else 3), [channels]
+        if architecture.deep:
+            half = layers.scaled(32, self.width)
+            kernel, convolutions = 3, [half, half, channels]
+        x = images
+        for i, features in enumerate(convolutions, start=1):
+            stride = 2 if imagenet and i == 1 else 1
+            x = conv(features, (kernel, kernel), stride, padding=kernel // 2, name=f"conv{i}")(x)
+            x = nn.relu(norm(name=f"bn{i}")(x, train=train, mask=mask))
+        out["stem"] = x
+        if imagenet:
             x = layers.max_pool(x, 3, 2, padding=1)
 
-        for stage, n_blocks in enumerate(stage_sizes, start=1):
-            for i in range(n_blocks):
-                stride = 2 if stage > 1 and i == 0 else 1
-                features = 64 * 2 ** (stage - 1)
-                name = f"layer{stage}_{i}"
-                x = block(features, self.width, stride, conv, norm, name=name)(
-                    x, train=train, mask=mask
-                )
-            out[f"layer{stage}"] = x
+        for stage, blocks in enumerate(architecture.blocks):
+            for i in range(blocks):
+                x = Block(
+                    architecture,
+                    stage,
+                    2 if stage > 0 and i == 0 else 1,
+                    self.width,
+                    conv,
+                    norm,
+                    self.stride_in_1x1,
+                    name=f"layer{stage + 1}_{i}",
+                )(x, train=train, mask=mask)
+            out[f"layer{stage + 1}"] = x
 
         # the head is small: in float32 it costs nothing and the logits are not rounded
         x = out["features"] = x.mean(axis=(1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=layers.head_init, name="head")(x), out
 
 
-def _spec(name: str, layers: int, width: int, parameters: int, gmacs: float) -> ModelSpec:
+def _spec(
+    name: str, layers: int, width: int, parameters: int, gmacs: float, **images: Any
+) -> ModelSpec:
     return ModelSpec(
         name=name,
         module=functools.partial(ResNet, name),
@@ -155,11 +227,25 @@ def _spec(name: str, layers: int, width: int, parameters: int, gmacs: float) -> 
         parameters=parameters,
         gmacs=gmacs,
         min_size=MIN_SIZE,
+        **images,
     )
 
 
+_CROPPED: Mapping[str, Any] = {"resize": "shortest"}
+_BICUBIC = {**_CROPPED, "interpolation": "bicubic"}
+
 SPECS = (
     _spec("resnet18", 18, 512, 11_689_512, 1.688),
+    _spec("resnet34", 34, 512, 21_797_672, 3.385, **_CROPPED),
     _spec("resnet50", 50, 2048, 25_557_032, 3.975),
     _spec("resnet101", 101, 2048, 44_549_160, 7.516),
+    _spec("resnet152", 152, 2048, 60_192_808, 11.08, **_CROPPED),
+    _spec("resnext50_32x4d", 50, 2048, 25_028_904, 4.245, **_CROPPED),
+    _spec("resnext101_32x8d", 101, 2048, 88_791_336, 16.32, **_CROPPED),
+    _spec("wide_resnet50_2", 50, 2048, 68_883_240, 10.87, **_CROPPED),
+    _spec("wide_resnet101_2", 101, 2048, 126_886_696, 21.51, **_CROPPED),
+    _spec("resnet18d", 20, 512, 11_708_744, 1.927, **_BICUBIC),
+    _spec("resnet50d", 52, 2048, 25_576_264, 4.215, **_BICUBIC),
+    _spec("resnet101d", 103, 2048, 44_568_392, 10.18, **_BICUBIC, crop=0.95, input_size=256),
+    _spec("seresnet50", 50, 2048, 28_088_024, 3.983, **_BICUBIC, crop=0.95),
 )

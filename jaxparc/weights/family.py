@@ -25,6 +25,19 @@ class Layout(NamedTuple):
     axes: tuple[int, ...]
 
 
+def flattened_map(shape: tuple[int, ...], side: int) -> Layout:
+    """Return the layout of a linear layer's kernel whose input is a flattened map.
+
+    torch flattens a map in the order (c, h, w), and we in the order (h, w, c).
+
+    Args:
+        shape: of our kernel, (side * side * c, c').
+        side: height and width of the map.
+    """
+    channels = shape[0] // side**2
+    return Layout(shape[::-1], (shape[1], channels, side, side), (2, 3, 1, 0))
+
+
 def _usual(path: Path, shape: tuple[int, ...]) -> Layout | None:
     return None
 

@@ -124,7 +124,8 @@ def guess(path: str | Path, weights_key: str | None = None, ignore: Collection[s
         ignore: as in `load`.
 
     Returns:
-        A key of `models.MODELS`, or a description of another network, such as "resnet34".
+        A key of `models.MODELS`, or a description of another network, such as "a MobileNet of 9
+        blocks".
 
     Raises:
         WeightsError: the names do not tell, or the file cannot be parsed.
@@ -251,15 +252,11 @@ def _check_finite(state: Mapping[str, np.ndarray], left_out: Collection[str]) ->
             raise WeightsError(f"{name} has values that are not finite")
 
 
-# timm's names of the architectures here, with the prefixes and suffixes of other trainings.
-_TIMM: Mapping[str, str] = {
-    "resnet18": r"((tv|gluon|ssl|swsl|ig)_)?resnet18(_v1b)?",
-    "resnet50": r"((tv|gluon|ssl|swsl|ig)_)?resnet50(_v1b)?",
-    "resnet101": r"((tv|gluon|ssl|swsl|ig)_)?resnet101(_v1b)?",
-    "mobilenet_v2": r"mobilenetv2_100",
-}
+# timm's names of architectures, where they are others; with those of some trainings around them.
+_TIMM: Mapping[str, str] = {"mobilenet_v2": "mobilenetv2_100"}
+_TRAININGS = r"((tf|tv|gluon|ssl|swsl|ig)_)?{}(_v1b)?"
 # timm's networks that have the names of a ResNet's weights and are different.
-_ALIKE = re.compile(r"blur|anti_?alias|(^|[^a-z])(resnet)?_?aa(\d|_|$)", re.IGNORECASE)
+_ALIKE = re.compile(r"blur|anti_?alias|(^|[^a-z]|resne[xs]?t)_?aa(\d|_|$)", re.IGNORECASE)
 
 
 def _check_declared(name: str, metadata: Metadata) -> None:
@@ -269,7 +266,7 @@ def _check_declared(name: str, metadata: Metadata) -> None:
         WeightsError: it does.
     """
     declared = str(metadata.get("config", metadata.get("arch", ""))).partition(".")[0]
-    known = _TIMM.get(name, rf"(tf_)?{name}")
+    known = _TRAININGS.format(_TIMM.get(name, name))
     other = "config" in metadata and not re.fullmatch(known, declared)
     if other or _ALIKE.search(declared):
         raise WeightsError(f"the file declares the network {declared[:60]}; expected {name}")

@@ -7,13 +7,6 @@ from collections.abc import Mapping
 
 from jaxparc.weights.translation import Renames, renamed
 
-_RESNET: Renames = (
-    (r"^head$", "fc"),
-    (r"^(layer\d)_(\d+)", r"\1.\2"),
-    (r"downsample_conv$", "downsample.0"),
-    (r"downsample_bn$", "downsample.1"),
-)
-
 # The index of each fire module in torchvision's list of layers, which also counts pools.
 _FIRES = {2: 3, 3: 4, 4: 6, 5: 7, 6: 9, 7: 10, 8: 11, 9: 12}
 
@@ -43,9 +36,6 @@ RENAMES: Mapping[str, Renames] = {
         (r"^head$", "classifier.6"),
     ),
     "googlenet": ((r"^head$", "fc"), (r"(branch\d)_(\d)", r"\1.\2")),
-    "resnet18": _RESNET,
-    "resnet50": _RESNET,
-    "resnet101": _RESNET,
     "squeezenet1_1": (
         (r"^conv1$", "features.0"),
         (r"^fire(\d)_", lambda m: f"features.{_FIRES[int(m[1])]}."),

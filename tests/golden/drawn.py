@@ -29,7 +29,25 @@ SIZES = {
     "convnextv2_atto": ((97, 75),),
     "swin_tiny_patch4_window7_224": ((97, 75),),
     "swin_base_patch4_window12_384": ((160, 224),),
+    "resnet18d": ((96, 96), (65, 79)),
+    "resnet50d": ((96, 96),),
+    "resnext50_32x4d": ((96, 96),),
+    "wide_resnet50_2": ((96, 96),),
+    "seresnet50": ((96, 96),),
+    "densenet121": ((75, 97),),
+    "vgg11_bn": ((75, 257),),
+    "vgg13": ((96, 96),),
 }
+# Of the originals that have more than a hundred million weights, a network of fewer channels.
+WIDTHS = {"vgg11_bn": 0.125, "vgg13": 0.125}
+
+# Networks of which keys and shapes alone are compared.
+NAMES = (
+    *("resnet34", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2"),
+    *("wide_resnet101_2", "resnet18d", "resnet50d", "resnet101d", "seresnet50"),
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+    *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
+)
 
 
 def digest(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -1,20 +1,23 @@
-"""Make models_<name>.npz: outputs of the original networks, for tests without torch.
+"""Make models_<name>.npz and names.json, of the original networks, for tests without torch.
 
 The originals are torchvision's, of EfficientNet-Lite those of efficientnet_lite_pytorch, and of
-ConvNeXt and Swin timm's.
+ConvNeXt, Swin and the ResNets that torchvision lacks timm's.
 
 Run once, from the top of the repository, in an environment of its own:
 
     pip install numpy pillow torch==2.13.0
-    pip install --no-deps torchvision==0.26.0 efficientnet_lite_pytorch==0.1.0 timm==1.0.31
+    pip install timm==1.0.31 transformers==5.24.0
+    pip install --no-deps torchvision==0.26.0 efficientnet_lite_pytorch==0.1.0
     python tests/golden/make_models.py [NAME ...]
 
 Each file has `state`, the original's keys and shapes ("key 64,3,7,7"), and for each height and
 width of `drawn.SIZES`, in evaluation mode and float32, `logits_<h>x<w>` (2, 7) and, of the last
 linear layer's input (2, d), averaged over SqueezeNet's map, `features_<h>x<w>`, every (d // 512)th
-column, and `norms_<h>x<w>` (2,), the Euclidean norm of each whole row.
+column, and `norms_<h>x<w>` (2,), the Euclidean norm of each whole row. names.json has the digests
+of the keys and shapes of more networks.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -30,6 +33,7 @@ for operator in ("nms", "qnms"):
 
 import timm  # noqa: E402
 import torchvision  # noqa: E402
+import transformers  # noqa: E402
 
 
 def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -41,7 +45,10 @@ def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch
         size = (height, width)
         model = EfficientNet.from_name(given, num_classes=drawn.CLASSES, image_size=size)
         return model.eval(), model._fc
-    if name.startswith(("convnext", "swin")):
+    if name.startswith("vgg"):
+        model = vgg(name, drawn.WIDTHS[name]).eval()
+        return model, model.classifier[-1]
+    if name.startswith(("convnext", "swin")) or name in TIMM:
         size = {"img_size": (height, width)} if name.startswith("swin") else {}
         model = timm.create_model(name, num_classes=drawn.CLASSES, **size).eval()
         return model, model.get_classifier()
@@ -49,7 +56,25 @@ def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch
     model = getattr(torchvision.models, name)(num_classes=drawn.CLASSES, **options).eval()
     if name == "squeezenet1_1":
         return model, model.classifier[1]
-    return model, model.fc if hasattr(model, "fc") else model.classifier[-1]
+    head = model.fc if hasattr(model, "fc") else model.classifier
+    return model, head[-1] if isinstance(head, torch.nn.Sequential) else head
+
+
+TIMM = ("resnet18d", "resnet50d", "seresnet50")  # the others are torchvision's
+
+
+def vgg(name: str, width: float) -> torch.nn.Module:
+    """torchvision's VGG with fewer channels."""
+    module = torchvision.models.vgg
+    letter = {"11": "A", "13": "B", "16": "D", "19": "E"}[name[3:5]]
+    layers = [m if m == "M" else int(m * width) for m in module.cfgs[letter]]
+    features = module.make_layers(layers, batch_norm=name.endswith("_bn"))
+    model = module.VGG(features, drawn.CLASSES, init_weights=False)
+    for place, layer in enumerate(model.classifier):
+        if isinstance(layer, torch.nn.Linear):
+            outputs = drawn.CLASSES if place == 6 else int(layer.out_features * width)
+            model.classifier[place] = torch.nn.Linear(int(layer.in_features * width), outputs)
+    return model
 
 
 def of_distances(model: torch.nn.Module, key: str, array: np.ndarray) -> np.ndarray:
@@ -88,8 +113,34 @@ def make(name: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+HUGGING_FACE = {
+    "resnet34": {"hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"},
+    "resnet152": {"depths": [3, 8, 36, 3]},
+}
+
+
+def digests() -> dict[str, dict[str, str]]:
+    """The digest of the keys and shapes of networks in each library, with 1,000 classes."""
+    found: dict[str, dict[str, str]] = {}
+    for name in drawn.NAMES:
+        with torch.device("meta"):
+            models = {"timm": timm.create_model(name)}
+            if hasattr(torchvision.models, name):
+                models["torchvision"] = getattr(torchvision.models, name)()
+            if name in HUGGING_FACE:
+                models["huggingface"] = transformers.ResNetForImageClassification(
+                    transformers.ResNetConfig(num_labels=1000, **HUGGING_FACE[name])
+                )
+        found[name] = {
+            library: drawn.digest({k: tuple(v.shape) for k, v in model.state_dict().items()})
+            for library, model in models.items()
+        }
+    return found
+
+
 if __name__ == "__main__":
     torch.set_num_threads(2)
+    Path(__file__).with_name("names.json").write_text(json.dumps(digests(), indent=1) + "\n")
     for name in sys.argv[1:] or drawn.SIZES:
         arrays = make(name)
         path = Path(__file__).with_name(f"models_{name}.npz")

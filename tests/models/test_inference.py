@@ -2,6 +2,7 @@ import dataclasses
 import functools
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,10 @@ def network(name, **options):
     """A narrow network, and drawn variables of which every part matters."""
     module = models.get(name).module(num_classes=CLASSES, width=0.125, **options)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+    return module, drawn(jax.eval_shape(module.init, jax.random.key(0), image))
+
+
+def drawn(shapes):
     rng = np.random.default_rng(0)
 
     def draw(path, shape):
@@ -30,7 +34,7 @@ def network(name, **options):
             return rng.uniform(0.5, 1.5, shape.shape).astype(np.float32)
         return rng.normal(0, 0.1, shape.shape).astype(np.float32)
 
-    return module, flax.traverse_util.path_aware_map(draw, shapes)
+    return flax.traverse_util.path_aware_map(draw, shapes)
 
 
 def images(b, size=64):
@@ -47,7 +51,8 @@ def test_a_prepared_network_is_the_same_function(name, monkeypatch):
     module, variables = network(name)
     prepared = inference.prepare(module, variables, winograd=True)
     norms = paths(variables.get("batch_stats", {}))
-    assert paths(prepared["folded"]) == {n.replace("/mean", "/bias") for n in norms if "mean" in n}
+    folded = {path for path in paths(prepared["folded"]) if path.endswith("/bias")}
+    assert folded == {n.replace("/mean", "/bias") for n in norms if "mean" in n}
     kept = {n.replace("/mean", "/scale") for n in norms} & paths(prepared["params"])
     assert not kept
     # MobileNets have no 3x3 convolutions but the stem, of stride 2, and depthwise ones
@@ -59,6 +64,35 @@ def test_a_prepared_network_is_the_same_function(name, monkeypatch):
     for ours, expected in ((features, activations["features"]), (found, logits)):
         np.testing.assert_allclose(ours, expected, atol=1e-4 * np.abs(expected).max())
         assert ours.dtype == jnp.float32
+
+
+class Several(nn.Module):
+    """Batch norm in every place: after the images, after convolutions, and beside a shortcut."""
+
+    dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images):
+        x = layers.BatchNorm(name="first")(images)
+        x = layers.BatchNorm(name="after")(layers.Conv(4, (3, 3), name="conv")(x))
+        x = layers.Conv(4, (1, 1), name="used_twice")(nn.relu(x))
+        x = x + nn.relu(layers.BatchNorm(name="beside")(x))
+        y = layers.Conv(4, (1, 1), name="seen")(x)
+        x = layers.BatchNorm(eps=0.1, name="last")(y)
+        features = x.mean((1, 2))
+        return features, {"features": features, "seen": y}
+
+
+def test_batch_norm_is_folded_where_nothing_else_takes_the_convolution():
+    module = Several()
+    x = images(2, 8)
+    variables = drawn(jax.eval_shape(module.init, jax.random.key(0), x))
+    prepared = inference.prepare(module, variables, winograd=False)
+    scales = {path for path in paths(prepared["folded"]) if path.endswith("/scale")}
+    assert scales == {"first/scale", "beside/scale", "last/scale"}
+    expected, _ = module.apply(variables, x)
+    found, _ = inference.apply(module, prepared, x)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.slow
@@ -99,8 +133,9 @@ def forms(monkeypatch):
 
 # ConvNeXt's own form is tested in test_layers.py; Swin has none
 @every.model(
-    ("googlenet", "resnet18", "resnet50", "mobilenet_v2"),
-    without=(*convnext.ARCHITECTURES, *swin.ARCHITECTURES),
+    slow=("googlenet", "resnet18", "resnet50", "mobilenet_v2", "vgg11_bn"),
+    # DenseNet has the convolutions of ResNet-50, and takes minutes to compile
+    without=("densenet121", *convnext.ARCHITECTURES, *swin.ARCHITECTURES),
 )
 def test_the_forms_of_all_backends_have_the_same_features_and_gradients(name, forms):
     module, variables = network(name, stem="small")
@@ -198,3 +233,26 @@ def test_depthwise_convolution_and_its_gradient(padding, stride):
 
     found, expected = (values_and_gradients(f, x, kernel) for f in (ours, theirs))
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize(("groups", "channels"), [(32, 4), (16, 6), (3, 24), (2, 32)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_grouped_convolution_and_its_gradient(groups, channels, stride, forms):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 7, 6, groups * channels), np.float32)
+    kernel = rng.standard_normal((3, 3, channels, groups * 2), np.float32)
+    layer = layers.Conv(
+        groups * 2, (3, 3), stride, padding=1, feature_group_count=groups, use_bias=False
+    )
+
+    def values_and_gradients():
+        def convolve(x, kernel):
+            return layer.apply({"params": {"kernel": kernel}}, x)
+
+        y, pull = jax.vjp(convolve, x, kernel)
+        return y, pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    found, expected = forms(lambda: jax.jit(values_and_gradients)())
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, atol=1e-5 * np.abs(e).max()), found, expected
+    )

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxparc import models
 from jaxparc.bank import facts
-from jaxparc.models import layers
+from jaxparc.models import layers, resnet
 from jaxparc.weights import torchvision
 
 CLASSES = 7
@@ -59,15 +59,17 @@ def test_nothing_is_missing_from_the_registry():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", models.MODELS)
-def test_parameters_and_multiply_adds_are_counted(name):
+def test_what_a_specification_says_is_counted(name):
     spec = models.get(name)
     shapes = torchvision.variable_shapes(name, num_classes=1000)
+    assert shapes["params"]["head"]["kernel"].shape == (spec.feature_width, 1000)
+    assert spec.layers == layers_of(name, shapes["params"])
     assert spec.parameters == sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     assert spec.gmacs == pytest.approx(facts.gmacs_of(name, spec.input_size), rel=5e-3)
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="'vgg'; known: alexnet, googlenet, resnet18, resnet50"):
+    with pytest.raises(ValueError, match="'vgg'; known: alexnet, googlenet, resnet18, resnet34"):
         models.get("vgg")
 
 
@@ -92,12 +94,17 @@ def test_feature_width_and_depth_at_width_one(name):
     spec = models.get(name)
     variables, (_, activations) = shapes_of(spec.module(num_classes=CLASSES), spec.input_size)
     assert activations["features"].shape == (2, spec.feature_width)
-    paths = flax.traverse_util.flatten_dict(variables["params"])
-    kernels = [p for p in paths if p[-1] == "kernel" and p[-2] != "downsample_conv"]
-    # the papers count two layers in each of GoogLeNet's nine modules of six convolutions, and in
-    # each of SqueezeNet's eight of three
-    beside = {"googlenet": 9 * 4, "squeezenet1_1": 8}.get(name, 0)
-    assert len(kernels) == spec.layers + beside
+    assert layers_of(name, variables["params"]) == spec.layers
+
+
+def layers_of(name, params):
+    """The number of convolutions and linear layers, as the papers count them."""
+    beside = {"downsample_conv", "se"}
+    paths = flax.traverse_util.flatten_dict(params)
+    kernels = [p for p in paths if p[-1] == "kernel" and beside.isdisjoint(p)]
+    # two layers in each of GoogLeNet's nine modules of six convolutions, and in each of
+    # SqueezeNet's eight of three
+    return len(kernels) - {"googlenet": 9 * 4, "squeezenet1_1": 8}.get(name, 0)
 
 
 @every_model
@@ -162,12 +169,12 @@ def test_padded_rows_change_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), stats, expected_stats)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "googlenet", "squeezenet1_1", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["alexnet", "googlenet", "squeezenet1_1", "mobilenet_v2", "vgg11"])
 def test_dropout(name):
     spec = models.get(name)
     options = {"train": True, "mutable": ["batch_stats"]}
     with pytest.raises(flax.errors.InvalidRngError):
-        shapes_of(spec.module(num_classes=CLASSES), 64, **options)
+        shapes_of(spec.module(num_classes=CLASSES, dropout_rate=0.3), 64, **options)
     shapes_of(spec.module(num_classes=CLASSES, dropout_rate=0.0), 64, **options)
 
 
@@ -267,6 +274,20 @@ def test_batch_norm_on_several_devices_is_batch_norm_on_one(masked):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
+# Squeeze-and-excitation
+
+
+def test_squeeze_and_excitation_is_the_paper_s():
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 8), np.float32)
+    module = resnet.SqueezeExcite(2, nn.Conv)
+    variables = drawn(jax.eval_shape(module.init, jax.random.key(0), x))
+    params = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+    hidden = np.maximum(x.mean((1, 2)) @ params["fc1/kernel"][0, 0] + params["fc1/bias"], 0)
+    gate = 1 / (1 + np.exp(-(hidden @ params["fc2/kernel"][0, 0] + params["fc2/bias"])))
+    found = module.apply(variables, x)
+    np.testing.assert_allclose(found, x * gate[:, None, None], rtol=1e-5, atol=1e-6)
+
+
 # Pooling
 
 
@@ -298,6 +319,20 @@ def test_max_pool_and_its_gradient(window, stride, padding, ceil_mode):
 def test_max_pool_keeps_nan():
     x = jnp.zeros((1, 5, 5, 1)).at[0, 2, 2, 0].set(jnp.nan)
     assert jnp.isnan(layers.max_pool(x, 3, 2)).all()
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_avg_pool(ceil_mode):
+    """Windows that exceed the map average what is inside of it, or are left out."""
+    x = np.random.default_rng(0).standard_normal((2, 5, 4, 3), np.float32)
+    y = layers.avg_pool(jnp.asarray(x), ceil_mode=ceil_mode)
+    rows = 3 if ceil_mode else 2
+    assert y.shape == (2, rows, 2, 3)
+    for i in range(rows):
+        for j in range(2):
+            expected = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2))
+            np.testing.assert_allclose(y[:, i, j], expected, atol=1e-6)
+    assert layers.avg_pool(jnp.ones((1, 2, 2, 1), jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 9, 13])

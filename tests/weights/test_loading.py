@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from golden import drawn, every, photographs
 from safetensors.numpy import save_file
+from weights.written import hugging_face
 
 from jaxparc import models, weights
 from jaxparc.__main__ import main
@@ -176,7 +177,7 @@ def keras(state, age):
         norm = bool(re.search(r"bn\d$|downsample\.1$", name))
         if name in ("conv1", "bn1"):
             return {"old": "bn_" * norm + "conv1", "new": f"conv1_{'bn' if norm else 'conv'}"}[age]
-        stage, block, inner = re.fullmatch(r"layer(\d)\.(\d)\.(.*)", name).groups()
+        stage, block, inner = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", name).groups()
         place = 0 if inner.startswith("downsample") else int(inner[-1])
         if age == "new":
             kind = "bn" if norm else "conv"
@@ -249,7 +250,7 @@ def caffe2(state):
         if name in ("conv1", "bn1", "fc"):
             layer = {"conv1": "conv1", "bn1": "res_conv1_bn", "fc": "fc1000"}[name]
         else:
-            stage, block, inner = re.fullmatch(r"layer(\d)\.(\d)\.(.*)", name).groups()
+            stage, block, inner = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", name).groups()
             branch = "1" if inner.startswith("downsample") else "2" + "abc"[int(inner[-1]) - 1]
             layer = f"res{int(stage) + 1}_{block}_branch{branch}{'_bn' if norm else ''}"
         if key == "conv1.weight":
@@ -346,6 +347,7 @@ def test_every_key_is_accounted_for_in_every_scheme(state, tmp_path):
         "detectron2": detectron(state),
         "keras": keras(state, "old"),
         "caffe2": caffe2(state),
+        "huggingface": hugging_face(state),
     }
     assert set(cases) == set(families.of("resnet50").schemes)
     for scheme, given in cases.items():

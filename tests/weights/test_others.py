@@ -168,7 +168,8 @@ def test_backbones_without_a_head_and_fresh_heads(name, tmp_path):
     for classes in (0, 3):
         loaded = weights.load(name, path, num_classes=classes or None)
         kernel = loaded.variables["params"]["head"]["kernel"]
-        assert kernel.shape == (models.get(name).feature_width, classes)
+        features = models.get(name).feature_width * drawn.WIDTHS.get(name, 1)
+        assert kernel.shape == (features, classes)
         assert loaded.module.num_classes == classes
         assert np.all(np.std(kernel, axis=0) > 0)
 

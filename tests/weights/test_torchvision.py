@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -29,11 +30,19 @@ def resnet18():
     return drawn.weights({entry.key: entry.torch_shape for entry in entries})
 
 
-@every.model(("googlenet", "convnext_atto", "swin_tiny_patch4_window7_224"))
+# Quick for what they cover: the stem and the shortcuts of a ResNet-D.
+SLOWER = {"googlenet", "densenet121", "convnext_atto", "swin_tiny_patch4_window7_224"}
+QUICK = ({*every.REPRESENTATIVES} - SLOWER) | {"resnet18d"}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in drawn.SIZES]
+)
 def test_outputs_are_those_of_the_original(name):
     shapes, outputs = golden(name)
     variables = torchvision.from_torchvision(name, drawn.weights(shapes))
-    apply = jax.jit(models.get(name).module(num_classes=drawn.CLASSES).apply)
+    options = {"num_classes": drawn.CLASSES, "width": drawn.WIDTHS.get(name, 1.0)}
+    apply = jax.jit(models.get(name).module(**options).apply)
     for height, width in drawn.SIZES[name]:
         logits, activations = apply(variables, drawn.images(height, width))
         features = np.asarray(activations["features"])
@@ -51,7 +60,8 @@ def test_outputs_are_those_of_the_original(name):
 @every_model
 def test_the_scheme_names_every_key(name):
     shapes, _ = golden(name)
-    shapes_of_ours = torchvision.variable_shapes(name, num_classes=drawn.CLASSES)
+    options = {"num_classes": drawn.CLASSES, "width": drawn.WIDTHS.get(name, 1.0)}
+    shapes_of_ours = torchvision.variable_shapes(name, **options)
     entries = torchvision.entries(name, shapes_of_ours)
     wanted = {entry.key: entry.torch_shape for entry in entries}
     assert len(wanted) == len({entry.path for entry in entries}) == len(entries)
@@ -60,6 +70,17 @@ def test_the_scheme_names_every_key(name):
     }
     assert left_out.isdisjoint(wanted)
     assert shapes == wanted | {key: shapes[key] for key in left_out}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", drawn.NAMES)
+def test_keys_and_shapes_at_width_one(name):
+    entries = torchvision.entries(name, torchvision.variable_shapes(name, num_classes=1000))
+    found = drawn.digest({entry.key: entry.torch_shape for entry in entries})
+    digests = json.loads((GOLDEN / "names.json").read_text())[name]
+    assert found == digests.get("torchvision", found)
+    # of a VGG's fully connected layers timm has other names
+    assert found == digests["timm"] or name.startswith("vgg")
 
 
 @every_model

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import h5py
 import numpy as np
@@ -115,3 +116,29 @@ def tfjs(folder, arrays, quantised=None):
     manifest = {"weightsManifest": [{"paths": ["shard"], "weights": weights}]}
     (folder / "model.json").write_text(json.dumps(manifest))
     return folder
+
+
+def renamed(state, *rules):
+    """The same arrays under other names."""
+    found = {}
+    for key, array in state.items():
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        found[key] = array
+    return found
+
+
+def hugging_face(state, prefix="resnet."):
+    """transformers' names."""
+    return renamed(
+        state,
+        (r"^conv1\.", "embedder.embedder.convolution."),
+        (r"^bn1\.", "embedder.embedder.normalization."),
+        (r"^layer(\d)\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers."),
+        (r"\.conv(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.convolution."),
+        (r"\.bn(\d)\.", lambda m: f".layer.{int(m[1]) - 1}.normalization."),
+        (r"\.downsample\.0\.", ".shortcut.convolution."),
+        (r"\.downsample\.1\.", ".shortcut.normalization."),
+        (r"^(?=em|en)", prefix),
+        (r"^fc\.", "classifier.1."),
+    )

@@ -4,11 +4,13 @@ from jaxparc import models
 from jaxparc.weights.families import (
     alexnet,
     convnext,
+    densenet,
     googlenet,
     mobilenet,
     resnet,
     squeezenet,
     swin,
+    vgg,
 )
 from jaxparc.weights.family import Family
 
@@ -20,6 +22,8 @@ FAMILIES: tuple[Family, ...] = (
     mobilenet.FAMILY,
     convnext.FAMILY,
     swin.FAMILY,
+    densenet.FAMILY,
+    vgg.FAMILY,
     alexnet.FAMILY,
 )
 

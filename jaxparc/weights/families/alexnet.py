@@ -2,7 +2,7 @@
 
 from jaxparc.weights import names
 from jaxparc.weights.families import plain
-from jaxparc.weights.family import Family, Layout, Path
+from jaxparc.weights.family import Family, Layout, Path, flattened_map
 from jaxparc.weights.translation import Metadata, State, Translated
 
 
@@ -15,10 +15,7 @@ def _architecture_of(state: State) -> str | None:
 
 
 def _layout(path: Path, shape: tuple[int, ...]) -> Layout | None:
-    if path[-2:] != ("fc1", "kernel"):
-        return None
-    # torch flattens the 6x6 map in the order (c, h, w), and we in the order (h, w, c)
-    return Layout(shape[::-1], (shape[1], shape[0] // 36, 6, 6), (2, 3, 1, 0))
+    return flattened_map(shape, 6) if path[-2:] == ("fc1", "kernel") else None
 
 
 FAMILY = Family(

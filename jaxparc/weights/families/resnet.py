@@ -6,11 +6,12 @@ is listed in `Translated.left_out`.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
-from jaxparc.models.resnet import STAGES
-from jaxparc.weights import keras_names, names, prefixes
+from jaxparc.models.resnet import ARCHITECTURES, Architecture
+from jaxparc.weights import keras_names, prefixes
 from jaxparc.weights.family import Family
 from jaxparc.weights.keras_names import CAFFE_STD
 from jaxparc.weights.translation import (
@@ -26,23 +27,53 @@ from jaxparc.weights.translation import (
 DETECTRON_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 
 
-def _by_blocks(state: State) -> str:
-    """Return the architecture of a state dict in torchvision's names, by its blocks."""
+_SHARED: Renames = ((r"^head$", "fc"), (r"^(layer\d)_(\d+)", r"\1.\2"))
+_USUAL: Renames = (
+    *_SHARED,
+    (r"downsample_conv$", "downsample.0"),
+    (r"downsample_bn$", "downsample.1"),
+)
+# timm numbers the layers of the stem, with relus, and of shortcuts, with average pools.
+_DEEP: Renames = (
+    *_SHARED,
+    (r"^conv([123])$", lambda m: f"conv1.{3 * int(m[1]) - 3}"),
+    (r"^bn([12])$", lambda m: f"conv1.{3 * int(m[1]) - 2}"),
+    (r"^bn3$", "bn1"),
+    (r"downsample_conv$", "downsample.1"),
+    (r"downsample_bn$", "downsample.2"),
+)
+
+
+def _rename(architecture: str, module: str) -> str:
+    return renamed(module, _DEEP if ARCHITECTURES[architecture].deep else _USUAL)
+
+
+def _by_blocks(state: State) -> str | None:
+    """Return the architecture of a state dict in torchvision's and timm's names, by its blocks."""
     joined = "".join(f"{key}\n" for key in state)
-    blocks = Counter(
+    counts = Counter(
         stage for stage, _ in set(re.findall(r"layer(\d)\.(\d+)\.conv1\.weight", joined))
     )
-    counts = tuple(blocks[stage] for stage in "1234")
-    bottleneck = ".conv3.weight" in joined
-    known: dict[tuple[tuple[int, ...], bool], str] = {
-        ((2, 2, 2, 2), False): "resnet18",
-        ((3, 4, 6, 3), False): "resnet34",
-        ((3, 4, 6, 3), True): "resnet50",
-        ((3, 4, 23, 3), True): "resnet101",
-        ((3, 8, 36, 3), True): "resnet152",
-    }
-    kind = "bottleneck" if bottleneck else "basic"
-    return known.get((counts, bottleneck), f"a ResNet of {counts} {kind} blocks")
+    if not counts:
+        return None
+    first, second, third, fourth = (counts[stage] for stage in "1234")
+    found = Architecture(
+        (first, second, third, fourth),
+        bottleneck=".conv3.weight" in joined,
+        deep="conv1.0.weight" in state,
+        squeeze_excite=".se.fc1." in joined,
+    )
+    kernels = [state.get(f"layer1.0.conv{i}.weight", np.ones(0)) for i in (2, 3)]
+    if found.bottleneck and all(kernel.ndim == 4 and kernel.size for kernel in kernels):
+        (inner, of_group, *_), (outer, *_) = (kernel.shape for kernel in kernels)
+        channels = round(256 * inner / outer)  # at width 1
+        groups = 1 if of_group == inner else round(channels / of_group)
+        found = found._replace(groups=groups, group_channels=channels // max(groups, 1))
+    kind = "bottleneck" if found.bottleneck else "basic"
+    return next(
+        (name for name, architecture in ARCHITECTURES.items() if architecture == found),
+        f"a ResNet of {found.blocks} {kind} blocks",
+    )
 
 
 # PyTorch
@@ -59,9 +90,11 @@ _BESIDE = re.compile(
 def _pytorch(name: str, state: State, metadata: Metadata) -> Translated | None:
     """Translate the names of torchvision and timm, after any prefix, such as encoder_q."""
     stems = [
-        key.removesuffix("conv1.weight")
+        key[: match.start("stem")]
         for key, array in state.items()
-        if re.search(r"(^|\.)conv1\.weight$", key) and array.ndim == 4 and array.shape[1] == 3
+        if (match := re.search(r"(^|\.)(?P<stem>conv1\.(0\.)?weight)$", key))
+        and array.ndim == 4
+        and array.shape[1] == 3
     ]
     if not stems:
         return None
@@ -71,6 +104,41 @@ def _pytorch(name: str, state: State, metadata: Metadata) -> Translated | None:
         left_out |= {f"{prefix}fc.weight", f"{prefix}fc.bias"} & state.keys()
     inside, beside = prefixes.split(prefix, state, left_out)
     return Translated("pytorch", inside, tuple(sorted(left_out)), beside=beside)
+
+
+# Hugging Face
+
+_HUGGING_FACE: Renames = (
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"^encoder\.stages\.(\d)\.layers\.", lambda m: f"layer{int(m[1]) + 1}."),
+    (r"\.layer\.(\d)\.convolution\.", lambda m: f".conv{int(m[1]) + 1}."),
+    (r"\.layer\.(\d)\.normalization\.", lambda m: f".bn{int(m[1]) + 1}."),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+    (r"^classifier\.1\.", "fc."),
+)
+
+
+def _hugging_face(name: str, state: State, metadata: Metadata) -> Translated | None:
+    """Translate transformers' names; the classifier is outside of the prefix of the others."""
+    end = "embedder.embedder.convolution.weight"
+    stems = [
+        key.removesuffix(end)
+        for key, array in state.items()
+        # RegNets have this name, too, and 3x3 kernels
+        if re.search(rf"(^|\.){re.escape(end)}$", key) and array.shape[2:] == (7, 7)
+    ]
+    if not stems:
+        return None
+    prefix = prefixes.trained(stems)
+    left_out = tuple(key for key in state if re.search(_COUNTER, key))
+    kept = {
+        renamed(key.removeprefix(prefix), _HUGGING_FACE): array
+        for key, array in state.items()
+        if key not in left_out
+    }
+    return Translated("huggingface", kept, left_out)
 
 
 # Detectron2
@@ -88,11 +156,20 @@ _DETECTRON: Renames = (
     (r"\.shortcut\.norm\.", ".downsample.1."),
     (r"\.shortcut\.", ".downsample.0."),
 )
-# Where the backbones are from: MSRA, by way of Caffe2, or torchvision.
+# Where the backbones are from: MSRA, by way of Caffe2; or Caffe2; or torchvision.
+_TORCHVISION = Variant({}, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _BACKBONES = {
     "msra": Variant({"stride_in_1x1": True}, DETECTRON_MEAN, CAFFE_STD, bgr=True),
-    "torchvision": Variant(),
+    "torchvision": _TORCHVISION,
 }
+_GROUPED_BACKBONES = {"caffe2": _TORCHVISION._replace(bgr=True), "torchvision": _TORCHVISION}
+
+
+def _backbones(kept: State) -> Mapping[str, Variant]:
+    """Return the variants of a state dict in torchvision's names; the first is Detectron2's own."""
+    kernel = kept.get("layer1.0.conv2.weight", np.ones(0))
+    grouped = kernel.ndim == 4 and kernel.shape[0] != kernel.shape[1]
+    return _GROUPED_BACKBONES if grouped else _BACKBONES
 
 
 def _detectron2(name: str, state: State, metadata: Metadata) -> Translated | None:
@@ -114,44 +191,45 @@ def _detectron2(name: str, state: State, metadata: Metadata) -> Translated | Non
             kept[key] = array
         else:
             beside[key] = array
-    evident, note = _backbone(kept, state, metadata)
+    variants = _backbones(kept)
+    own = next(iter(variants))
+    evident, note = _backbone(kept, state, metadata, variants, own)
     notes = (note,) if note else ()
-    return Translated(
-        "detectron2", kept, tuple(left_out), _BACKBONES, evident, "msra", beside, notes
-    )
+    return Translated("detectron2", kept, tuple(left_out), variants, evident, own, beside, notes)
 
 
-def _backbone(kept: State, state: State, metadata: Metadata) -> tuple[str | None, str]:
-    """Return the key of `_BACKBONES`, None if the file does not tell; and a note for the user."""
+def _backbone(
+    kept: State, state: State, metadata: Metadata, variants: Mapping[str, Variant], own: str
+) -> tuple[str | None, str]:
+    """Return the key of the variant, None if the file does not tell; and a note for the user."""
     author = str(metadata.get("__author__", ""))
     if "torchvision" in author.lower() or "fc.weight" in kept:
         return "torchvision", ""
     if "pixel_std" in state:
-        return _by_pixels(state), ""
+        return _by_pixels(state, variants), ""
     statistics = [kept.get(f"bn1.running_{which}", np.ones(0)) for which in ("mean", "var")]
     if all(s.size for s in statistics) and not statistics[0].any() and not np.ptp(statistics[1]):
-        return "msra", ""  # its batch norm is frozen to a scale and a shift
+        return own, ""  # its batch norm is frozen to a scale and a shift
     if author == "Detectron2 Model Zoo":
-        return "msra", (
-            "taken for an MSRA backbone (BGR, not divided, stride in the first 1x1), as nearly all "
+        is_msra = own == "msra"
+        images = "BGR, not divided, stride in the first 1x1" if is_msra else "BGR"
+        return own, (
+            f"taken for {'an MSRA' if is_msra else 'a Caffe2'} backbone ({images}), as nearly all "
             "of the Detectron2 Model Zoo are; otherwise set variant = 'torchvision'"
         )
     return None, ""
 
 
-def _by_pixels(state: State) -> str | None:
-    """Return the key of `_BACKBONES` with the file's mean and std, None if there is none.
+def _by_pixels(state: State, variants: Mapping[str, Variant]) -> str | None:
+    """Return the key of the variant with the file's mean and std, None if there is none.
 
     The file has them for images in [0, 255], in the order of the images' channels.
     """
-    images = {
-        "msra": (DETECTRON_MEAN[::-1], CAFFE_STD),
-        "torchvision": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    }
-    for name, colours in images.items():
+    for name, variant in variants.items():
+        colours = {"pixel_mean": variant.mean, "pixel_std": variant.std}
         given = [
-            (np.ravel(state[key]) / 255, colour)
-            for key, colour in zip(("pixel_mean", "pixel_std"), colours, strict=True)
+            (np.ravel(state[key]) / 255, (colour or ())[:: -1 if variant.bgr else 1])
+            for key, colour in colours.items()
             if key in state
         ]
         if all(g.shape == (3,) and np.allclose(g, c, rtol=0.01, atol=0) for g, c in given):
@@ -195,7 +273,10 @@ def _caffe2(name: str, state: State, metadata: Metadata) -> Translated | None:
             kept[f"{place}.running_var"] = np.full(array.shape, 1 - 1e-5, np.float32)
     if not np.any(kept.get("conv1.bias", 1)):
         del kept["conv1.bias"]  # zero in MSRA's files
-    return Translated("caffe2", kept, tuple(left_out), {"msra": _BACKBONES["msra"]}, "msra")
+    variants = _backbones(kept)
+    if variants is _BACKBONES:
+        return Translated("caffe2", kept, tuple(left_out), {"msra": _BACKBONES["msra"]}, "msra")
+    return Translated("caffe2", kept, tuple(left_out), variants, None)
 
 
 def _keras(name: str, state: State, metadata: Metadata) -> Translated | None:
@@ -206,6 +287,7 @@ _SCHEMES = {
     "caffe2": _caffe2,
     "detectron2": _detectron2,
     "keras": _keras,
+    "huggingface": _hugging_face,
     "pytorch": _pytorch,
 }
 
@@ -218,8 +300,8 @@ def _architecture_of(state: State) -> str | None:
 
 
 FAMILY = Family(
-    architectures=tuple(STAGES),
-    rename=names.module_key,
+    architectures=tuple(ARCHITECTURES),
+    rename=_rename,
     stem="conv1",
     schemes=_SCHEMES,
     architecture_of=_architecture_of,
