@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxparc.errors import InputError
-from jaxparc.models import alexnet, densenet, googlenet, mobilenet, resnet, squeezenet, vgg
+from jaxparc.models import alexnet, densenet, googlenet, mobilenet, resnet, squeezenet, vgg, vit
 from jaxparc.models.alexnet import AlexNet as AlexNet
 from jaxparc.models.densenet import DenseNet as DenseNet
 from jaxparc.models.googlenet import GoogLeNet as GoogLeNet
@@ -37,9 +37,10 @@ from jaxparc.models.resnet import ResNet as ResNet
 from jaxparc.models.spec import ModelSpec as ModelSpec
 from jaxparc.models.squeezenet import SqueezeNet as SqueezeNet
 from jaxparc.models.vgg import VGG as VGG
+from jaxparc.models.vit import VisionTransformer as VisionTransformer
 
 # The files of networks, in the order in which their architectures are listed.
-FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet, densenet, vgg)
+FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet, densenet, vgg, vit)
 
 MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
     {spec.name: spec for file in FILES for spec in file.SPECS}

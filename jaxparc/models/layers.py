@@ -321,6 +321,30 @@ class BatchNorm(nn.Module):
         return mean, var, count
 
 
+class LayerNorm(nn.Module):
+    """Layer normalisation over channels (Ba et al. 2016), computed in float32.
+
+    As in `BatchNorm`, the variance takes a second pass: E[x^2] - E[x]^2 cancels if the mean is
+    large compared with the deviation.
+
+    Variables: "params" {scale, bias}, each (c,) and float32.
+    """
+
+    eps: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise each position: (..., c) of any float dtype to (..., c), `dtype`."""
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x - x.mean(axis=-1, keepdims=True)
+        var = jnp.square(x).mean(axis=-1, keepdims=True)
+        return (x * (lax.rsqrt(var + self.eps) * scale) + bias).astype(self.dtype)
+
+
 def max_pool(
     x: jax.Array, window: int, stride: int, *, padding: int = 0, ceil_mode: bool = False
 ) -> jax.Array:

@@ -19,7 +19,15 @@ from jaxparc.weights.loaded import Loaded
 from jaxparc.weights.translation import Colour, Metadata
 
 # Fields of modules that the weights decide, besides the number of classes and the width.
-OPTIONS: Mapping[str, type] = {"stride_in_1x1": bool, "eps": float, "same_padding": bool}
+OPTIONS: Mapping[str, type] = {
+    "stride_in_1x1": bool,
+    "eps": float,
+    "same_padding": bool,
+    "grid": int,
+    "positions": str,
+    "pooling": str,
+    "activation": str,
+}
 
 
 def save(loaded: Loaded, path: Path, about: Mapping[str, Any] | None = None) -> None:

@@ -14,9 +14,13 @@ REPRESENTATIVES = (
     "mobilenet_v2",
     "densenet121",
     "vgg11_bn",
+    "vit_tiny_patch16_224",
 )
 # In slow tests: what shares its code with a quicker one.
 SLOW = ("resnet101", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
+# The smallest network, where that is more than an eighth of the channels: one attention head.
+NARROWEST = {"vit_tiny_patch16_224": 1 / 3}
 
 
 def model(slow=SLOW, without=()):

@@ -1,7 +1,7 @@
 """Make models_<name>.npz and names.json, of the original networks, for tests without torch.
 
 The originals are torchvision's, and of EfficientNet-Lite those of efficientnet_lite_pytorch; of
-ResNets that torchvision lacks, timm's.
+ResNets that torchvision lacks, and of vision transformers (see also make_vit.py), timm's.
 
 Run once, from the top of the repository, in an environment of its own:
 
@@ -51,6 +51,9 @@ def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch
     if name in TIMM:
         model = timm.create_model(name, num_classes=drawn.CLASSES).eval()
         return model, model.get_classifier()
+    if name.startswith("vit_"):
+        model = timm.create_model(name, num_classes=drawn.CLASSES, dynamic_img_size=True).eval()
+        return model, model.get_classifier()
     options = {"init_weights": False} if name == "googlenet" else {}
     model = getattr(torchvision.models, name)(num_classes=drawn.CLASSES, **options).eval()
     if name == "squeezenet1_1":
@@ -94,7 +97,7 @@ def make(name: str) -> dict[str, np.ndarray]:
             arrays[f"logits_{height}x{width}"] = model(images).numpy()
         features = seen.pop()
         features = features.mean((2, 3)) if features.ndim == 4 else features
-        arrays[f"features_{height}x{width}"] = features[:, :: features.shape[1] // 512]
+        arrays[f"features_{height}x{width}"] = features[:, :: max(features.shape[1] // 512, 1)]
         arrays[f"norms_{height}x{width}"] = np.linalg.norm(features, axis=1)
     return arrays
 

@@ -47,7 +47,7 @@ def test_outputs_are_those_of_the_original(name):
         features = np.asarray(activations["features"])
         found = {
             "logits": logits,
-            "features": features[:, :: features.shape[1] // 512],
+            "features": features[:, :: max(features.shape[1] // 512, 1)],
             "norms": np.linalg.norm(features, axis=1),
         }
         for key, array in found.items():

@@ -9,11 +9,13 @@ from jaxparc.weights.families import (
     resnet,
     squeezenet,
     vgg,
+    vit,
 )
 from jaxparc.weights.family import Family
 
 # The first that recognises names keeps them: those with the plainest names are last.
 FAMILIES: tuple[Family, ...] = (
+    vit.FAMILY,
     resnet.FAMILY,
     googlenet.FAMILY,
     squeezenet.FAMILY,
