@@ -37,6 +37,7 @@ from jaxparc.models import (
     squeezenet,
     swin,
     vgg,
+    vit,
 )
 from jaxparc.models.alexnet import AlexNet as AlexNet
 from jaxparc.models.convnext import ConvNeXt as ConvNeXt
@@ -50,9 +51,10 @@ from jaxparc.models.spec import ModelSpec as ModelSpec
 from jaxparc.models.squeezenet import SqueezeNet as SqueezeNet
 from jaxparc.models.swin import Swin as Swin
 from jaxparc.models.vgg import VGG as VGG
+from jaxparc.models.vit import VisionTransformer as VisionTransformer
 
 # The files of networks, in the order in which their architectures are listed.
-FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet, densenet, vgg, convnext, swin)
+FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet, densenet, vgg, convnext, swin, vit)
 
 MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
     {spec.name: spec for file in FILES for spec in file.SPECS}

@@ -139,7 +139,8 @@ def _architecture(checkpoint: Checkpoint, path: str | Path, ignore: Collection[s
         if formats.KEY in checkpoint.metadata:
             return str(native.header_of(checkpoint.metadata).get("architecture"))
         state, _ = _without(checkpoint.arrays, ignore)
-        name = schemes.architecture_of(state)
+        declared = str(checkpoint.metadata.get("config", "")).partition(".")[0]
+        name = declared if declared in models.MODELS else schemes.architecture_of(state)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     if name is None:

@@ -24,6 +24,10 @@ OPTIONS: Mapping[str, type] = {
     "eps": float,
     "same_padding": bool,
     "window": int,
+    "grid": int,
+    "positions": str,
+    "pooling": str,
+    "activation": str,
 }
 
 

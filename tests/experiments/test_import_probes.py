@@ -10,7 +10,7 @@ import pytest
 from experiments import extract_probes, import_probes, probe_images
 from experiments.import_probes import PublishedFileError, import_file
 from experiments.tables.read import ORACLE, TableError, read_accuracies
-from jaxparc import files, models
+from jaxparc import files, models, printing
 from jaxparc.evaluation import Transfer
 
 N = 12
@@ -146,11 +146,13 @@ def test_a_bad_file_is_named_and_does_not_stop_the_others(tmp_path):
     assert done.returncode == 1
     assert not made.exists()
     assert len(list((out / "probes").glob("*.npz"))) == 3
+    unknown = (
+        f"{folder}/oracle.csv line 2: unknown architecture 'vit'; known: {', '.join(models.MODELS)}"
+    )
     assert done.stderr == (
         f"python -m experiments.import_probes: {bad} is refused and was not executed: "
         f"it asks for {os.name}.system\n"
-        f"python -m experiments.import_probes: {folder}/oracle.csv line 2: unknown architecture "
-        f"'vit'; known: {', '.join(models.MODELS)}\n"
+        f"python -m experiments.import_probes: {printing.line(TableError(unknown))}\n"
     )
     assert "imported 3 of 5 files to" in done.stdout
 

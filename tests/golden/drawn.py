@@ -37,6 +37,7 @@ SIZES = {
     "densenet121": ((75, 97),),
     "vgg11_bn": ((75, 257),),
     "vgg13": ((96, 96),),
+    "vit_tiny_patch16_224": ((96, 80),),
 }
 # Of the originals that have more than a hundred million weights, a network of fewer channels.
 WIDTHS = {"vgg11_bn": 0.125, "vgg13": 0.125}
@@ -58,6 +59,11 @@ def digest(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return f"{len(lines)} {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
 
 
+_TOKENS = (
+    r"(pos_embed|position_embeddings?(\.weight)?|positional_embedding"
+    r"|cls_token|class_embedding|reg_token|register_tokens|latent|probe)$"
+)
+
 # Height and width of images for networks in other libraries' names.
 SCHEME_SIZE = 64
 
@@ -77,6 +83,10 @@ def _weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng([0, zlib.crc32(key.encode())])
     if key.endswith(("num_batches_tracked", "relative_position_index")):
         return np.zeros(shape, np.int64)
+    if re.search(_TOKENS, key):  # of transformers
+        return np.float32(0.5) * rng.standard_normal(shape, np.float32)
+    if re.search(r"\.ls\d\.gamma$|\.lambda1$", key):  # factors of their branches
+        return rng.uniform(0.3, 0.7, shape).astype(np.float32)
     if len(shape) > 1:  # He et al. 2015; fan-in is all but the first axis
         gain = np.float32(np.sqrt(2 / np.prod(shape[1:])))
         return gain * rng.standard_normal(shape, np.float32)

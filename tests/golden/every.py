@@ -16,6 +16,7 @@ REPRESENTATIVES = (
     "swin_tiny_patch4_window7_224",
     "densenet121",
     "vgg11_bn",
+    "vit_tiny_patch16_224",
 )
 # In slow tests: what shares its code with a quicker one.
 SLOW = (
@@ -27,6 +28,9 @@ SLOW = (
     "convnextv2_atto",
     "swin_base_patch4_window12_384",
 )
+
+# The smallest network, where that is more than an eighth of the channels: one attention head.
+NARROWEST = {"vit_tiny_patch16_224": 1 / 3}
 
 
 def model(slow=SLOW, without=()):

@@ -1,7 +1,8 @@
 """Make models_<name>.npz and names.json, of the original networks, for tests without torch.
 
 The originals are torchvision's, of EfficientNet-Lite those of efficientnet_lite_pytorch, and of
-ConvNeXt, Swin and the ResNets that torchvision lacks timm's.
+ConvNeXt, Swin, vision transformers (see also make_vit.py) and the ResNets that torchvision lacks
+timm's.
 
 Run once, from the top of the repository, in an environment of its own:
 
@@ -51,6 +52,9 @@ def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch
     if name.startswith(("convnext", "swin")) or name in TIMM:
         size = {"img_size": (height, width)} if name.startswith("swin") else {}
         model = timm.create_model(name, num_classes=drawn.CLASSES, **size).eval()
+        return model, model.get_classifier()
+    if name.startswith("vit_"):
+        model = timm.create_model(name, num_classes=drawn.CLASSES, dynamic_img_size=True).eval()
         return model, model.get_classifier()
     options = {"init_weights": False} if name == "googlenet" else {}
     model = getattr(torchvision.models, name)(num_classes=drawn.CLASSES, **options).eval()

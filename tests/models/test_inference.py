@@ -11,7 +11,7 @@ from golden import every
 from jax import lax
 
 from jaxparc import backend, models
-from jaxparc.models import convnext, inference, layers, mobilenet, swin
+from jaxparc.models import convnext, inference, layers, mobilenet, swin, vit
 
 CLASSES = 7
 
@@ -56,7 +56,12 @@ def test_a_prepared_network_is_the_same_function(name, monkeypatch):
     kept = {n.replace("/mean", "/scale") for n in norms} & paths(prepared["params"])
     assert not kept
     # MobileNets have no 3x3 convolutions but the stem, of stride 2, and depthwise ones
-    without = (*mobilenet.ARCHITECTURES, *convnext.ARCHITECTURES, *swin.ARCHITECTURES)
+    without = (
+        *mobilenet.ARCHITECTURES,
+        *convnext.ARCHITECTURES,
+        *swin.ARCHITECTURES,
+        *vit.ARCHITECTURES,
+    )
     assert bool(prepared["winograd"]) == (name not in without)
     x = images(2)
     logits, activations = jax.jit(module.apply)(variables, x)
@@ -135,7 +140,7 @@ def forms(monkeypatch):
 @every.model(
     slow=("googlenet", "resnet18", "resnet50", "mobilenet_v2", "vgg11_bn"),
     # DenseNet has the convolutions of ResNet-50, and takes minutes to compile
-    without=("densenet121", *convnext.ARCHITECTURES, *swin.ARCHITECTURES),
+    without=("densenet121", *convnext.ARCHITECTURES, *swin.ARCHITECTURES, *vit.ARCHITECTURES),
 )
 def test_the_forms_of_all_backends_have_the_same_features_and_gradients(name, forms):
     module, variables = network(name, stem="small")

@@ -45,7 +45,7 @@ def drawn(shapes, seed=0):
 
 
 def test_nothing_is_missing_from_the_registry():
-    beside = {"layers", "inference", "spec"}
+    beside = {"layers", "inference", "positions", "spec"}
     files = {m.name for m in pkgutil.iter_modules(models.__path__)} - beside
     assert files == {file.__name__.rpartition(".")[2] for file in models.FILES}
     assert len(models.MODELS) == sum(len(file.SPECS) for file in models.FILES)
@@ -79,11 +79,12 @@ def test_unknown_names_list_the_known_ones():
 @every_model
 def test_outputs_of_a_narrow_network_in_bfloat16(name):
     spec = models.get(name)
-    module = spec.module(num_classes=CLASSES, width=0.125, stem="small", dtype=jnp.bfloat16)
+    width = every.NARROWEST.get(name, 0.125)
+    module = spec.module(num_classes=CLASSES, width=width, stem="small", dtype=jnp.bfloat16)
     variables, (logits, activations) = shapes_of(module, 32)
     assert (logits.shape, logits.dtype) == ((2, CLASSES), jnp.float32)
     features = activations.pop("features")
-    assert (features.shape, features.dtype) == ((2, spec.feature_width // 8), jnp.float32)
+    assert (features.shape, features.dtype) == ((2, round(spec.feature_width * width)), jnp.float32)
     assert {a.dtype for a in activations.values()} == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     assert variables["params"]["head"]["kernel"].shape == (features.shape[1], CLASSES)
@@ -99,7 +100,7 @@ def test_feature_width_and_depth_at_width_one(name):
 
 def layers_of(name, params):
     """The number of convolutions and linear layers, as the papers count them."""
-    beside = {"downsample_conv", "se"}
+    beside = {"downsample_conv", "se", "q"}  # q: of attention pooling, where no image goes
     paths = flax.traverse_util.flatten_dict(params)
     kernels = [p for p in paths if p[-1] == "kernel" and beside.isdisjoint(p)]
     # two layers in each of GoogLeNet's nine modules of six convolutions, and in each of

@@ -11,11 +11,13 @@ from jaxparc.weights.families import (
     squeezenet,
     swin,
     vgg,
+    vit,
 )
 from jaxparc.weights.family import Family
 
 # The first that recognises names keeps them: those with the plainest names are last.
 FAMILIES: tuple[Family, ...] = (
+    vit.FAMILY,
     resnet.FAMILY,
     googlenet.FAMILY,
     squeezenet.FAMILY,
