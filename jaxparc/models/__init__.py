@@ -1,7 +1,7 @@
 """The networks, each with the metadata that its use needs.
 
 Every network is a Flax Linen module that equals, at width 1, torchvision's network of the same name
-(EfficientNet-Lite: the published one):
+(EfficientNet-Lite: the published one; EfficientNet and MobileNetV3: timm's):
 
     model = models.get("resnet18").module(num_classes=10)
     logits, activations = model.apply(variables, images, train=False, mask=None)

@@ -28,6 +28,8 @@ from jaxparc.models.inverted_residuals import (
 )
 from jaxparc.models.spec import ModelSpec
 
+IMAGENET_MEAN, IMAGENET_STD = ModelSpec.mean, ModelSpec.std
+
 # Every layer is padded: no map is ever empty.
 MIN_SIZE: Mapping[str, int] = {"imagenet": 1, "small": 1}
 
@@ -245,6 +247,37 @@ def _lite(
     )
 
 
+def _timm(
+    name: str,
+    layers: int,
+    size: int,
+    parameters: int,
+    gmacs: float,
+    *,
+    dropout: float = 0.2,
+    width: int = 1280,
+    crop: float = 0.875,
+    resize: str = "shortest",
+    half: bool = False,
+) -> ModelSpec:
+    """Return timm's specification; `half` is whether mean and std are those of images in [-1, 1]."""
+    scaling = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)} if half else {}
+    return ModelSpec(
+        name=name,
+        module=functools.partial(MobileNet, name, dropout_rate=dropout),
+        feature_width=width,
+        layers=layers,
+        parameters=parameters,
+        gmacs=gmacs,
+        min_size=MIN_SIZE,
+        input_size=size,
+        interpolation="bicubic",
+        crop=crop,
+        resize=resize,
+        **scaling,
+    )
+
+
 SPECS = (
     ModelSpec(
         name="mobilenet_v2",
@@ -258,4 +291,48 @@ SPECS = (
     _lite("efficientnet_lite0", 50, 224, 0.2, 4_652_008, 0.4004),
     _lite("efficientnet_lite1", 65, 240, 0.2, 5_416_680, 0.623),
     _lite("efficientnet_lite2", 65, 260, 0.3, 6_092_072, 0.8888),
+    _timm("efficientnet_b0", 50, 224, 5_288_548, 0.4095),
+    _timm("efficientnet_b1", 70, 240, 7_794_184, 0.7251, crop=0.9, half=True),
+    _timm("efficientnet_b2", 70, 256, 9_109_994, 0.9049, dropout=0.3, width=1408),
+    _timm("efficientnet_b3", 79, 288, 12_233_232, 1.665, dropout=0.3, width=1536),
+    _timm("efficientnet_b4", 97, 320, 19_341_616, 3.187, dropout=0.4, width=1792),
+    _timm(
+        "efficientnet_b5",
+        117,
+        448,
+        30_389_784,
+        9.735,
+        dropout=0.4,
+        width=2048,
+        crop=1.0,
+        resize="squash",
+    ),
+    _timm("efficientnet_b6", 135, 528, 43_040_704, 19.66, dropout=0.5, width=2304, crop=0.942),
+    _timm("efficientnet_b7", 164, 600, 66_347_960, 38.77, dropout=0.5, width=2560, crop=0.949),
+    # with the images of tf_efficientnetv2_*: timm has no weights of the other ones
+    _timm("efficientnetv2_s", 111, 300, 21_458_488, 5.332, crop=1.0, half=True),
+    _timm(
+        "efficientnetv2_m",
+        158,
+        384,
+        54_139_356,
+        15.83,
+        dropout=0.3,
+        crop=1.0,
+        resize="squash",
+        half=True,
+    ),
+    _timm(
+        "efficientnetv2_l",
+        218,
+        384,
+        118_515_272,
+        36.0,
+        dropout=0.4,
+        crop=1.0,
+        resize="squash",
+        half=True,
+    ),
+    _timm("mobilenetv3_large_100", 48, 224, 5_483_032, 0.2283),
+    _timm("mobilenetv3_small_100", 36, 224, 2_542_856, 0.06096, width=1024),
 )

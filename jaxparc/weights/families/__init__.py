@@ -1,7 +1,14 @@
 """The families of networks, in the order in which weights are tried to be recognised."""
 
 from jaxparc import models
-from jaxparc.weights.families import alexnet, googlenet, mobilenet, resnet, squeezenet
+from jaxparc.weights.families import (
+    alexnet,
+    efficientnet,
+    googlenet,
+    mobilenet,
+    resnet,
+    squeezenet,
+)
 from jaxparc.weights.family import Family
 
 # The first that recognises names keeps them: those with the plainest names are last.
@@ -9,6 +16,7 @@ FAMILIES: tuple[Family, ...] = (
     resnet.FAMILY,
     googlenet.FAMILY,
     squeezenet.FAMILY,
+    efficientnet.FAMILY,
     mobilenet.FAMILY,
     alexnet.FAMILY,
 )
