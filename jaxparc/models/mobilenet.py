@@ -260,7 +260,7 @@ def _timm(
     resize: str = "shortest",
     half: bool = False,
 ) -> ModelSpec:
-    """Return timm's specification; `half` is whether mean and std are those of images in [-1, 1]."""
+    """Return timm's specification; with `half`, images are in [-1, 1]."""
     scaling = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)} if half else {}
     return ModelSpec(
         name=name,

@@ -4,9 +4,10 @@ Both the maker (with torch) and the tests (without) call this, so it imports Num
 scales keep activations near 1 through a hundred layers while every parameter still matters.
 """
 
+import hashlib
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -23,7 +24,17 @@ SIZES = {
     "efficientnet_lite0": ((96, 96), (97, 75)),
     "efficientnet_lite1": ((96, 96),),
     "efficientnet_lite2": ((96, 96),),
+    "efficientnet_b0": ((64, 64), (97, 75)),
+    "efficientnetv2_s": ((64, 64),),
+    "mobilenetv3_large_100": ((64, 64),),
+    "mobilenetv3_small_100": ((64, 64), (97, 75)),
 }
+
+
+# The last batch norm of a bottleneck, or of a block of timm's or torchvision's EfficientNets.
+_LAST_NORM = re.compile(
+    r"(layer\d\.\d+\.bn3|blocks\.\d+\.\d+\.bn3|features\.\d+\.\d+\.block\.3\.1)\.weight"
+)
 
 
 def images(height: int, width: int) -> np.ndarray:
@@ -47,7 +58,13 @@ def _weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
     if key.endswith("running_var"):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     if key.endswith("weight"):  # of a batch norm
-        # the last one of a bottleneck: 33 branches are added up in ResNet-101
-        scale = 0.3 if re.fullmatch(r"layer\d\.\d+\.bn3\.weight", key) else 1.0
+        # 33 branches are added up in ResNet-101
+        scale = 0.3 if _LAST_NORM.fullmatch(key) else 1.0
         return (scale * rng.uniform(0.8, 1.2, shape)).astype(np.float32)
     return np.float32(0.1) * rng.standard_normal(shape, np.float32)  # biases, running means
+
+
+def digest(lines: Iterable[str]) -> str:
+    """Return a short digest of keys and shapes in any order, without counters."""
+    kept = sorted(line for line in lines if "num_batches_tracked" not in line)
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]

@@ -12,9 +12,13 @@ REPRESENTATIVES = (
     "resnet50",
     "squeezenet1_1",
     "mobilenet_v2",
+    "mobilenetv3_small_100",
 )
 # In slow tests: what shares its code with a quicker one.
-SLOW = ("resnet101", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+SLOW = (
+    *("resnet101", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+    *("efficientnet_b0", "efficientnetv2_s", "mobilenetv3_large_100"),
+)
 
 
 def model(slow=SLOW):

@@ -1,10 +1,11 @@
 """Make models_<name>.npz: outputs of the original networks, for tests without torch.
 
-The originals are torchvision's, and of EfficientNet-Lite those of efficientnet_lite_pytorch.
+The originals are torchvision's; of EfficientNet-Lite those of efficientnet_lite_pytorch, and of
+the other EfficientNets and MobileNetV3 those of timm.
 
 Run once, from the top of the repository, in an environment of its own:
 
-    pip install numpy pillow torch==2.13.0
+    pip install numpy pillow torch==2.13.0 timm==1.0.31
     pip install --no-deps torchvision==0.26.0 efficientnet_lite_pytorch==0.1.0
     python tests/golden/make_models.py [NAME ...]
 
@@ -27,17 +28,22 @@ library = torch.library.Library("torchvision", "DEF")
 for operator in ("nms", "qnms"):
     library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
+import timm  # noqa: E402
 import torchvision  # noqa: E402
-from efficientnet_lite_pytorch import EfficientNet  # noqa: E402
 
 
 def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A network for images of a size, and its last linear layer."""
     if name.startswith("efficientnet_lite"):  # its padding is of the size that it is made for
+        from efficientnet_lite_pytorch import EfficientNet
+
         given = name.replace("_", "-")
         size = (height, width)
         model = EfficientNet.from_name(given, num_classes=drawn.CLASSES, image_size=size)
         return model.eval(), model._fc
+    if name.startswith(("efficientnet", "mobilenetv3")):
+        model = timm.create_model(name, num_classes=drawn.CLASSES).eval()
+        return model, model.get_classifier()
     options = {"init_weights": False} if name == "googlenet" else {}
     model = getattr(torchvision.models, name)(num_classes=drawn.CLASSES, **options).eval()
     if name == "squeezenet1_1":

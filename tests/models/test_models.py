@@ -45,7 +45,7 @@ def drawn(shapes, seed=0):
 
 
 def test_nothing_is_missing_from_the_registry():
-    beside = {"layers", "inference", "spec"}
+    beside = {"layers", "inference", "inverted_residuals", "spec"}
     files = {m.name for m in pkgutil.iter_modules(models.__path__)} - beside
     assert files == {file.__name__.rpartition(".")[2] for file in models.FILES}
     assert len(models.MODELS) == sum(len(file.SPECS) for file in models.FILES)
@@ -93,11 +93,12 @@ def test_feature_width_and_depth_at_width_one(name):
     variables, (_, activations) = shapes_of(spec.module(num_classes=CLASSES), spec.input_size)
     assert activations["features"].shape == (2, spec.feature_width)
     paths = flax.traverse_util.flatten_dict(variables["params"])
-    kernels = [p for p in paths if p[-1] == "kernel" and p[-2] != "downsample_conv"]
+    beside = {"downsample_conv", "se"}
+    kernels = [p for p in paths if p[-1] == "kernel" and beside.isdisjoint(p)]
     # the papers count two layers in each of GoogLeNet's nine modules of six convolutions, and in
     # each of SqueezeNet's eight of three
-    beside = {"googlenet": 9 * 4, "squeezenet1_1": 8}.get(name, 0)
-    assert len(kernels) == spec.layers + beside
+    more = {"googlenet": 9 * 4, "squeezenet1_1": 8}.get(name, 0)
+    assert len(kernels) == spec.layers + more
 
 
 @every_model
@@ -162,7 +163,9 @@ def test_padded_rows_change_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), stats, expected_stats)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "googlenet", "squeezenet1_1", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", ["alexnet", "googlenet", "squeezenet1_1", "mobilenet_v2", "mobilenetv3_small_100"]
+)
 def test_dropout(name):
     spec = models.get(name)
     options = {"train": True, "mutable": ["batch_stats"]}
