@@ -24,10 +24,10 @@ SIZES = {
     "efficientnet_lite0": ((96, 96), (97, 75)),
     "efficientnet_lite1": ((96, 96),),
     "efficientnet_lite2": ((96, 96),),
-    "efficientnet_b0": ((64, 64), (97, 75)),
+    "efficientnet_b0": ((97, 75),),
     "efficientnetv2_s": ((64, 64),),
     "mobilenetv3_large_100": ((64, 64),),
-    "mobilenetv3_small_100": ((64, 64), (97, 75)),
+    "mobilenetv3_small_100": ((97, 75),),
 }
 
 

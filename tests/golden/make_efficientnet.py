@@ -1,6 +1,6 @@
 """Make efficientnet.npz: variants of EfficientNets and MobileNetV3, for tests without torch.
 
-Run once, from the top of the repository, in the environment of make_models.py with one more package:
+Run once, from the top of the repository, in the environment of make_models.py and one package more:
 
     pip install --no-deps efficientnet_pytorch==0.7.1
     python tests/golden/make_efficientnet.py
