@@ -7,8 +7,11 @@ torchvision's, and from those of the package efficientnet_pytorch.
 
 import functools
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 from jaxparc.models.inverted_residuals import Architecture, Stage, blocks_of
 from jaxparc.models.mobilenet import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD
@@ -194,37 +197,33 @@ _STEM = re.compile(r"(?:^|.*\.)(?=(_?conv_stem|features\.0\.0)\.weight$)")
 
 
 def _architecture_of(state: State) -> str | None:
-    """Return the architecture whose modules have the names in a state dict.
+    """Return the architecture whose modules all have names in a state dict.
 
-    B1 and B2 have the same names, and differ in the ratio of the last stage's channels to the
-    first convolution's.
+    The largest wins, whose names include those of smaller ones. B1 and B2 have the same names, and
+    differ in the ratio of the last stage's channels to the first convolution's.
     """
-    prefixes = {found[0] for key in state if (found := _STEM.match(key))}
-    for prefix, scheme in itertools.product(sorted(prefixes), _NAMES):
-        modules = {
-            key.removeprefix(prefix).rpartition(".")[0] for key in state if key.startswith(prefix)
-        }
-        complete = {}
-        for name, architecture in _NETWORKS.items():
-            names = {k: v for k, v in _names(scheme, name).items() if k not in ("head", "neck")}
-            n = len([*blocks_of(architecture)])
-            more = _names(scheme, name)["stem_conv"]  # of all schemes the first name
-            if more in modules and set(names.values()) <= modules:
-                stem, last = (
-                    state[f"{prefix}{names[layer]}.weight"].shape[:2]
-                    if f"{prefix}{names[layer]}.weight" in state
-                    else ()
-                    for layer in ("stem_conv", "last_conv")
-                )
-                if len(stem) == len(last) == 2 and stem[0]:
-                    ratio = architecture.stages[-1].channels / architecture.stem
-                    complete[name] = (-n, abs(last[1] / stem[0] - ratio))
-        if complete:
-            return min(complete, key=lambda name: complete[name])
-        return_other = _described(modules)
-        if return_other is not None:
-            return return_other
+    for prefix in sorted({found[0] for key in state if (found := _STEM.match(key))}):
+        inside = {k.removeprefix(prefix): a for k, a in state.items() if k.startswith(prefix)}
+        modules = {key.rpartition(".")[0] for key in inside}
+        fits = []
+        for scheme, name in itertools.product(_NAMES, _NETWORKS):
+            ours = _names(scheme, name)
+            backbone = {theirs for module, theirs in ours.items() if module not in ("neck", "head")}
+            if backbone <= modules:
+                fits.append((-len(backbone), _distance(_NETWORKS[name], ours, inside), name))
+        if fits:
+            return min(fits)[-1]
+        if (other := _described(modules)) is not None:
+            return other
     return None
+
+
+def _distance(architecture: Architecture, ours: Names, state: State) -> float:
+    """Return by how much the ratio of the last and the first channels differs."""
+    first, last = (np.shape(state.get(f"{ours[m]}.weight")) for m in ("stem_conv", "last_conv"))
+    if len(first) != 4 or len(last) != 4 or not first[0]:
+        return math.inf
+    return abs(last[1] / first[0] - architecture.stages[-1].channels / architecture.stem)
 
 
 def _described(modules: set[str]) -> str | None:
