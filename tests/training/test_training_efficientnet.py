@@ -12,9 +12,9 @@ from jaxparc.training.steps import Recipe, Task
 
 FEW_STAGES = mobilenet.ARCHITECTURES["mobilenetv3_small_100"]._replace(
     stages=(
-        Stage(1, 16, 2, 1, fused=True),
+        Stage(1, 16, 1, 1, fused=True),
         Stage(4, 24, 1, 2, fused=True),
-        Stage(3, 40, 2, 2, 5, squeezed=True, activation=nn.relu),
+        Stage(3, 24, 1, 1, 5, squeezed=True, activation=nn.relu),
     ),
     last=96,
 )

@@ -11,8 +11,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-
 from jaxparc.models.inverted_residuals import Architecture, Stage, blocks_of
 from jaxparc.models.mobilenet import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD
 from jaxparc.weights.families import plain
@@ -48,7 +46,7 @@ def _timm_block(stage: Stage) -> Names:
         convolutions = {"depthwise": "conv_dw", "project": "conv_pw"}
     else:
         convolutions = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
-    names = {}
+    names: dict[str, str] = {}
     for number, (ours, theirs) in enumerate(convolutions.items(), start=1):
         names |= {f"{ours}_conv": theirs, f"{ours}_bn": f"bn{number}"}
     return names | {"se.fc1": "se.conv_reduce", "se.fc2": "se.conv_expand"}
@@ -56,7 +54,7 @@ def _timm_block(stage: Stage) -> Names:
 
 def _torchvision_block(stage: Stage) -> Names:
     """Return torchvision's names within a block, whose layers are numbered."""
-    names = {}
+    names: dict[str, str] = {}
     for i, layer in enumerate(_layers(stage)):
         parts = ("fc1", "fc2") if layer == "se" else ("0", "1")
         ours = ("se.fc1", "se.fc2") if layer == "se" else (f"{layer}_conv", f"{layer}_bn")
@@ -220,7 +218,8 @@ def _architecture_of(state: State) -> str | None:
 
 def _distance(architecture: Architecture, ours: Names, state: State) -> float:
     """Return by how much the ratio of the last and the first channels differs."""
-    first, last = (np.shape(state.get(f"{ours[m]}.weight")) for m in ("stem_conv", "last_conv"))
+    kernels = (state.get(f"{ours[layer]}.weight") for layer in ("stem_conv", "last_conv"))
+    first, last = (() if kernel is None else kernel.shape for kernel in kernels)
     if len(first) != 4 or len(last) != 4 or not first[0]:
         return math.inf
     return abs(last[1] / first[0] - architecture.stages[-1].channels / architecture.stem)
