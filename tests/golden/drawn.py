@@ -38,6 +38,10 @@ SIZES = {
     "vgg11_bn": ((75, 257),),
     "vgg13": ((96, 96),),
     "vit_tiny_patch16_224": ((96, 80),),
+    "efficientnet_b0": ((97, 75),),
+    "efficientnetv2_s": ((64, 64),),
+    "mobilenetv3_large_100": ((64, 64),),
+    "mobilenetv3_small_100": ((97, 75),),
 }
 # Of the originals that have more than a hundred million weights, a network of fewer channels.
 WIDTHS = {"vgg11_bn": 0.125, "vgg13": 0.125}
@@ -68,6 +72,12 @@ _TOKENS = (
 SCHEME_SIZE = 64
 
 
+# The last batch norm of a bottleneck, or of a block of timm's or torchvision's EfficientNets.
+_LAST_NORM = re.compile(
+    r"(layer\d\.\d+\.bn3|blocks\.\d+\.\d+\.bn3|features\.\d+\.\d+\.block\.3\.1)\.weight"
+)
+
+
 def images(height: int, width: int) -> np.ndarray:
     """Two images, (2, height, width, 3) float32, as if normalised already."""
     rng = np.random.default_rng([0, height, width])
@@ -95,7 +105,7 @@ def _weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
     if key.endswith("gamma"):  # of a block of ConvNeXt
         return rng.uniform(0.2, 0.5, shape).astype(np.float32)
     if key.endswith("weight"):  # of a batch norm
-        # the last one of a bottleneck: 33 branches are added up in ResNet-101
-        scale = 0.3 if re.fullmatch(r"layer\d\.\d+\.bn3\.weight", key) else 1.0
+        # 33 branches are added up in ResNet-101
+        scale = 0.3 if _LAST_NORM.fullmatch(key) else 1.0
         return (scale * rng.uniform(0.8, 1.2, shape)).astype(np.float32)
     return np.float32(0.1) * rng.standard_normal(shape, np.float32)  # biases, running means

@@ -17,6 +17,7 @@ REPRESENTATIVES = (
     "densenet121",
     "vgg11_bn",
     "vit_tiny_patch16_224",
+    "mobilenetv3_small_100",
 )
 # In slow tests: what shares its code with a quicker one.
 SLOW = (
@@ -27,6 +28,9 @@ SLOW = (
     "convnext_tiny",
     "convnextv2_atto",
     "swin_base_patch4_window12_384",
+    "efficientnet_b0",
+    "efficientnetv2_s",
+    "mobilenetv3_large_100",
 )
 
 # The smallest network, where that is more than an eighth of the channels: one attention head.

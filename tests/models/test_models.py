@@ -45,7 +45,7 @@ def drawn(shapes, seed=0):
 
 
 def test_nothing_is_missing_from_the_registry():
-    beside = {"layers", "inference", "positions", "spec"}
+    beside = {"layers", "inference", "inverted_residuals", "positions", "spec"}
     files = {m.name for m in pkgutil.iter_modules(models.__path__)} - beside
     assert files == {file.__name__.rpartition(".")[2] for file in models.FILES}
     assert len(models.MODELS) == sum(len(file.SPECS) for file in models.FILES)
@@ -170,7 +170,10 @@ def test_padded_rows_change_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), stats, expected_stats)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "googlenet", "squeezenet1_1", "mobilenet_v2", "vgg11"])
+@pytest.mark.parametrize(
+    "name",
+    ["alexnet", "googlenet", "squeezenet1_1", "mobilenet_v2", "vgg11", "mobilenetv3_small_100"],
+)
 def test_dropout(name):
     spec = models.get(name)
     options = {"train": True, "mutable": ["batch_stats"]}

@@ -2,7 +2,7 @@
 
 import re
 
-from jaxparc.models.mobilenet import ARCHITECTURES
+from jaxparc.models.mobilenet import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD
 from jaxparc.weights import keras_names, names
 from jaxparc.weights.families import plain
 from jaxparc.weights.family import Family
@@ -18,8 +18,9 @@ def _keras(name: str, state: State, metadata: Metadata) -> Translated | None:
     return keras_names.mobilenet_v2(state, metadata) if name == "mobilenet_v2" else None
 
 
+# Those with squeeze-and-excitation are a family of their own.
+_NETWORKS = {name: a for name, a in ARCHITECTURES.items() if a.squeeze is None}
 _HALF = (0.5, 0.5, 0.5)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Weights that timm trained; those that it ported from TensorFlow have the same names.
 _TRAINED_BY_TIMM = Variant({"eps": 1e-5, "same_padding": False}, IMAGENET_MEAN, IMAGENET_STD)
 
@@ -90,10 +91,8 @@ def _architecture_of(state: State) -> str | None:
     )
     if stem is None or last is None or not stem.ndim == last.ndim == 4 or not len(stem):
         return None
-    if "_se_" in joined or ".se." in joined:
-        return "an EfficientNet with squeeze-and-excitation"
     blocks = len(set(re.findall(r"blocks\.(\d+(?:\.\d+)?)\.", joined)))
-    for name, architecture in ARCHITECTURES.items():
+    for name, architecture in _NETWORKS.items():
         stages = architecture.stages
         widest = round(32 * last.shape[1] / len(stem))  # at width 1
         if (sum(s.blocks for s in stages), stages[-1].channels) == (blocks, widest):
@@ -102,7 +101,7 @@ def _architecture_of(state: State) -> str | None:
 
 
 FAMILY = Family(
-    architectures=tuple(ARCHITECTURES),
+    architectures=tuple(_NETWORKS),
     rename=names.module_key,
     stem="stem_conv",
     schemes={"timm": _timm, "keras": _keras, "pytorch": _pytorch},
