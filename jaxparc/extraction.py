@@ -309,15 +309,15 @@ def _outputs_of(
 
 
 def _fetched(outputs: "_Outputs") -> "_Outputs":
-    return {key: np.asarray(output) for key, output in outputs.items()}
+    return collections.OrderedDict((key, np.asarray(output)) for key, output in outputs.items())
 
 
 def _computed(outputs: "_Outputs") -> "_Outputs":
     """Wait for arrays on devices, and place others there."""
-    arrays = {
-        key: output if isinstance(output, Array) else np.asarray(output)
+    arrays = collections.OrderedDict(
+        (key, output if isinstance(output, Array) else np.asarray(output))
         for key, output in outputs.items()
-    }
+    )
     found: _Outputs = jax.block_until_ready(jax.device_put(arrays, jax.local_devices()[0]))
     return found
 
@@ -331,7 +331,8 @@ def _joined(parts: Sequence[Any], n: int) -> Any:
 
 # What a model returns: `FEATURES`, `LOGITS` if there are any, and (name,) of other layers.
 _Key = str | tuple[str]
-_Outputs = dict[_Key, Any]
+# A compiled function would return a dict in the order of its sorted keys.
+_Outputs = collections.OrderedDict[_Key, Any]
 FEATURES, LOGITS = "features", "logits"
 
 
@@ -343,8 +344,8 @@ def _outputs(found: Any, b: int) -> _Outputs:
     """
     outputs = [*found] if isinstance(found, tuple | list) else [found]
     others = outputs.pop() if len(outputs) > 1 and isinstance(outputs[-1], Mapping) else {}
-    named: _Outputs = dict(zip((FEATURES, LOGITS), outputs, strict=False))
-    named |= {(str(name),): array for name, array in others.items()}
+    named: _Outputs = collections.OrderedDict(zip((FEATURES, LOGITS), outputs, strict=False))
+    named.update({(str(name),): array for name, array in others.items()})
     shapes = [tuple(getattr(output, "shape", ())) for output in (*outputs, *others.values())]
     if not 1 <= len(outputs) <= 2 or any(len(s) != 2 or s[0] != b for s in shapes):
         returned = ", ".join(map(str, shapes)) or "nothing"
