@@ -5,6 +5,7 @@
 
 import collections
 import functools
+import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -30,12 +31,14 @@ class Extracted(NamedTuple):
         probs: (n, z) float32, the softmax of its logits; None if the model returns no logits.
         layers: number of layers, as the heuristic takes it; None if unknown.
         source_images: number of images that the model was trained on; None if unknown.
+        activations: name -> (n, d) float32, of other layers; empty if the model returns none.
     """
 
     features: np.ndarray | Array
     probs: np.ndarray | Array | None = None
     layers: int | None = None
     source_images: int | None = None
+    activations: Mapping[str, np.ndarray | Array] = types.MappingProxyType({})
 
 
 def extract(
@@ -55,7 +58,8 @@ def extract(
 
     Args:
         apply_fn: function of one batch of images, or of (variables, batch) if variables are given;
-            returns features (b, d), or features and logits (b, z). Features are the input of the
+            returns features (b, d), or features and logits (b, z), and may return last a mapping
+            from names of other layers to their activations (b, d). Features are the input of the
             last linear layer. The model must be in inference mode and treat images independently.
         images: (n, ...), preprocessed as `apply_fn` expects: an array, or anything that returns
             rows when sliced. It is sliced in another thread, one batch ahead.
@@ -71,7 +75,7 @@ def extract(
         source_images: number of images that the model was trained on, stored in the result.
 
     Returns:
-        Features and, if `apply_fn` returns logits, class probabilities.
+        Features, class probabilities if `apply_fn` returns logits, and its activations.
 
     Raises:
         InputError: there are no images, batch_size is below 1, `apply_fn` is not a function (but a
@@ -91,7 +95,7 @@ def extract(
     run = _on_all_devices(call, variables) if jit else functools.partial(_on_host, call, variables)
     devices = jax.local_device_count()
     asked = size = -(-min(batch_size, n) // devices) * devices
-    parts: list[tuple[Any, ...]] = []
+    parts: list[_Outputs] = []
     start = 0
     while start < n:
         try:
@@ -107,11 +111,13 @@ def extract(
             f"extract: out of memory with batches of {asked} images; {size} images worked",
             stacklevel=2,
         )
-    features, *logits = (_joined(part, n) for part in zip(*parts, strict=True))
-    probs: np.ndarray | Array | None = jax.nn.softmax(logits[0]) if logits else None
+    found = {key: _joined([part[key] for part in parts], n) for key in parts[0]}
+    features, logits = found.pop(FEATURES), found.pop(LOGITS, None)
+    probs: np.ndarray | Array | None = None if logits is None else jax.nn.softmax(logits)
     if as_numpy and probs is not None:
         probs = np.asarray(probs)
-    return Extracted(features, probs, layers, source_images)
+    activations = {key[0]: array for key, array in found.items() if isinstance(key, tuple)}
+    return Extracted(features, probs, layers, source_images, activations)
 
 
 def compile_network(
@@ -121,7 +127,8 @@ def compile_network(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     dtype: DTypeLike | None = None,
-) -> Callable[[np.ndarray], tuple[Array, ...]]:
+    activations: bool = False,
+) -> Callable[[np.ndarray], tuple[Any, ...]]:
     """Return a network as an apply function for `extract(..., jit=False)`, on all local devices.
 
     Networks of one architecture share one compiled program.
@@ -133,11 +140,13 @@ def compile_network(
         std: standard deviation of each channel, for images in [0, 1].
         dtype: dtype of the computation; by default `backend.Choices.extraction_dtype`: the
             network's own on a CPU, and bfloat16 elsewhere.
+        activations: whether to return those of the named stages as well, averaged over positions.
 
     Returns:
         A function of (b, h, w, 3) uint8, b a multiple of the number of devices. It returns features
-        (b, d) and, if the network has a head, logits (b, z), float32, on the first local device. It
-        returns before they are computed.
+        (b, d), logits (b, z) if the network has a head, and a mapping from stages to activations
+        (b, d) if requested, float32, on the first local device. It returns before they are
+        computed.
     """
     from jaxparc.models import inference  # needs flax
 
@@ -145,9 +154,9 @@ def compile_network(
         dtype = backend.choices().extraction_dtype
     module = module.clone(**{} if dtype is None else {"dtype": dtype}, axis_name=parallel.AXIS)
     prepared = parallel.replicate(inference.prepare(module, variables))
-    step = _compiled_network(module, mean, std)
+    step = _compiled_network(module, mean, std, activations)
 
-    def apply_fn(images: np.ndarray) -> tuple[Array, ...]:
+    def apply_fn(images: np.ndarray) -> tuple[Any, ...]:
         return _on_first_device(step(prepared, parallel.shard({"image": images})["image"]))
 
     return apply_fn
@@ -155,14 +164,16 @@ def compile_network(
 
 @functools.lru_cache(maxsize=32)
 def _compiled_network(
-    module: Any, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Callable[..., tuple[Array, ...]]:
+    module: Any, mean: tuple[float, ...], std: tuple[float, ...], activations: bool
+) -> Callable[..., tuple[Any, ...]]:
     from jaxparc.models import inference, layers
 
-    def network(variables: Any, images: Array) -> tuple[Array, ...]:
+    def network(variables: Any, images: Array) -> tuple[Any, ...]:
         normalised = layers.normalise(images, mean, std)
-        features, logits = inference.apply(module, variables, normalised)
-        return _gathered((features, logits) if logits.shape[1] else (features,))
+        features, logits, *stages = inference.apply(
+            module, variables, normalised, activations=activations
+        )
+        return _gathered((features, *([logits] if logits.shape[1] else []), *stages))
 
     return parallel.data_parallel(network, (None, 0))
 
@@ -179,7 +190,15 @@ def compile_function(apply_fn: Callable[..., Any], variables: Any) -> Callable[.
         (b, d), or features and logits (b, z), on the first local device.
     """
     _require_function(apply_fn)
-    return _on_all_devices(functools.partial(_call, apply_fn, True), variables)
+    run = _on_all_devices(functools.partial(_call, apply_fn, True), variables)
+
+    def compiled(batch: np.ndarray) -> tuple[Any, ...]:
+        found = run(batch)
+        others = {key[0]: x for key, x in found.items() if isinstance(key, tuple)}
+        outputs = [found[key] for key in (FEATURES, LOGITS) if key in found]
+        return (*outputs, others) if others else tuple(outputs)
+
+    return compiled
 
 
 def _read_ahead(images: Any, first: int, size: int) -> Iterator[np.ndarray]:
@@ -233,52 +252,52 @@ def _call(apply_fn: Callable[..., Any], takes_variables: bool, images: Any, vari
     return apply_fn(variables, images) if takes_variables else apply_fn(images)
 
 
-def _on_all_devices(
-    call: Callable[..., Any], variables: Any
-) -> Callable[[np.ndarray], tuple[Array, ...]]:
+def _on_all_devices(call: Callable[..., Any], variables: Any) -> Callable[[np.ndarray], "_Outputs"]:
     """Return a function of a batch that runs `call`, compiled, on all devices."""
 
-    def share(images: Array, variables: Any) -> tuple[Array, ...]:
+    def share(images: Array, variables: Any) -> _Outputs:
         return _gathered(_outputs(call(images, variables), len(images)))
 
     step = parallel.data_parallel(share, (0, None))
     placed = parallel.replicate({} if variables is None else variables)
 
-    def run(batch: np.ndarray) -> tuple[Array, ...]:
+    def run(batch: np.ndarray) -> _Outputs:
         return _on_first_device(step(parallel.shard({"images": batch})["images"], placed))
 
     return run
 
 
-def _on_host(call: Callable[..., Any], variables: Any, batch: np.ndarray) -> tuple[Any, ...]:
+def _on_host(call: Callable[..., Any], variables: Any, batch: np.ndarray) -> "_Outputs":
     return _outputs(call(batch, variables), len(batch))
 
 
-def _gathered(outputs: Sequence[Any]) -> tuple[Array, ...]:
-    """Return the rows of all devices, on each device."""
-    return tuple(jax.lax.all_gather(jnp.asarray(o), parallel.AXIS, tiled=True) for o in outputs)
+def _gathered(outputs: Any) -> Any:
+    """Return the rows of all devices, on each device, of all arrays of a pytree."""
+    return jax.tree.map(
+        lambda x: jax.lax.all_gather(jnp.asarray(x), parallel.AXIS, tiled=True), outputs
+    )
 
 
-def _on_first_device(outputs: Sequence[Array]) -> tuple[Array, ...]:
+def _on_first_device(outputs: Any) -> Any:
     """Return the first local device's copy of replicated arrays, without waiting for it."""
-    return tuple(output.addressable_data(0) for output in outputs)
+    return jax.tree.map(lambda output: output.addressable_data(0), outputs)
 
 
 def _outputs_of(
-    run: Callable[[np.ndarray], tuple[Any, ...]],
+    run: Callable[[np.ndarray], "_Outputs"],
     images: Any,
     start: int,
     size: int,
     *,
     as_numpy: bool,
-) -> Iterator[tuple[Any, ...]]:
+) -> Iterator["_Outputs"]:
     """Run a model over the images from `start` on, and yield the outputs of each batch.
 
     Outputs are yielded once they are computed, after the next batch has been dispatched. An error
     of a device belongs to the first batch that was not yielded.
     """
     fetch = _fetched if as_numpy else _computed
-    ahead: collections.deque[tuple[Any, ...]] = collections.deque()
+    ahead: collections.deque[_Outputs] = collections.deque()
     for batch in _read_ahead(images, start, size):
         # Padded with the last image rather than zeros, which may be invalid input for the model.
         padding = np.repeat(batch[-1:], size - len(batch), axis=0)
@@ -289,14 +308,18 @@ def _outputs_of(
         yield fetch(ahead.popleft())
 
 
-def _fetched(outputs: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
-    return tuple(np.asarray(output) for output in outputs)
+def _fetched(outputs: "_Outputs") -> "_Outputs":
+    return collections.OrderedDict((key, np.asarray(output)) for key, output in outputs.items())
 
 
-def _computed(outputs: tuple[Any, ...]) -> tuple[Array, ...]:
+def _computed(outputs: "_Outputs") -> "_Outputs":
     """Wait for arrays on devices, and place others there."""
-    arrays = [output if isinstance(output, Array) else np.asarray(output) for output in outputs]
-    return tuple(jax.block_until_ready(jax.device_put(arrays, jax.local_devices()[0])))
+    arrays = collections.OrderedDict(
+        (key, output if isinstance(output, Array) else np.asarray(output))
+        for key, output in outputs.items()
+    )
+    found: _Outputs = jax.block_until_ready(jax.device_put(arrays, jax.local_devices()[0]))
+    return found
 
 
 def _joined(parts: Sequence[Any], n: int) -> Any:
@@ -306,15 +329,25 @@ def _joined(parts: Sequence[Any], n: int) -> Any:
     return jnp.concatenate(parts)[:n].astype(jnp.float32)
 
 
-def _outputs(found: Any, b: int) -> tuple[Any, ...]:
-    """Return features, or features and logits, as a tuple.
+# What a model returns: `FEATURES`, `LOGITS` if there are any, and (name,) of other layers.
+_Key = str | tuple[str]
+# A compiled function would return a dict in the order of its sorted keys.
+_Outputs = collections.OrderedDict[_Key, Any]
+FEATURES, LOGITS = "features", "logits"
+
+
+def _outputs(found: Any, b: int) -> _Outputs:
+    """Return what a model returned for b images, by name.
 
     Raises:
-        InputError: the model returns anything else for b images.
+        InputError: it is not features, or features and logits, with or without activations.
     """
-    outputs = found if isinstance(found, tuple | list) else (found,)
-    shapes = [tuple(getattr(output, "shape", ())) for output in outputs]
-    if not 1 <= len(shapes) <= 2 or any(len(s) != 2 or s[0] != b for s in shapes):
+    outputs = [*found] if isinstance(found, tuple | list) else [found]
+    others = outputs.pop() if len(outputs) > 1 and isinstance(outputs[-1], Mapping) else {}
+    named: _Outputs = collections.OrderedDict(zip((FEATURES, LOGITS), outputs, strict=False))
+    named.update({(str(name),): array for name, array in others.items()})
+    shapes = [tuple(getattr(output, "shape", ())) for output in (*outputs, *others.values())]
+    if not 1 <= len(outputs) <= 2 or any(len(s) != 2 or s[0] != b for s in shapes):
         returned = ", ".join(map(str, shapes)) or "nothing"
         raise InputError(f"apply_fn returns {returned}; expected features ({b}, d), or with logits")
-    return tuple(outputs)
+    return named

@@ -141,7 +141,7 @@ def test_a_batch_is_fetched_once_the_next_is_dispatched(as_numpy, monkeypatch):
             return self.array
 
     def wait(outputs):
-        events.append(f"got {int(outputs[0][0, 0])}")
+        events.append(f"got {int(outputs['features'][0, 0])}")
         return outputs
 
     def run(images):
@@ -281,7 +281,25 @@ def test_an_error_of_the_images_reaches_the_caller():
 def test_facts_about_the_model_go_with_it():
     found = jaxparc.extract(model, IMAGES, WEIGHTS, layers=18, source_images=1000)
     assert (found.layers, found.source_images) == (18, 1000)
-    assert jaxparc.extract(model, IMAGES, WEIGHTS)[2:] == (None, None)
+    found = jaxparc.extract(model, IMAGES, WEIGHTS)
+    assert (found.layers, found.source_images, found.activations) == (None, None, {})
+
+
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("logits", [True, False])
+def test_activations_are_named(jit, logits):
+    def apply(variables, images):
+        others = {"b": 2 * images[:, :2], "a": 3 * images[:, :3]}  # in the order of the model
+        return (images, *([images @ variables] if logits else []), others)
+
+    images = np.arange(44, dtype=np.float32).reshape(11, 4)
+    found = jaxparc.extract(apply, images, np.eye(4, dtype=np.float32), batch_size=4, jit=jit)
+    assert (found.probs is not None) == logits
+    np.testing.assert_array_equal(found.features, images)
+    np.testing.assert_array_equal(found.activations["b"], 2 * images[:, :2])
+    np.testing.assert_array_equal(found.activations["a"], 3 * images[:, :3])
+    with pytest.raises(ValueError, match=r"returns \(\d+, 4\), \(\d+,\); expected features"):
+        jaxparc.extract(lambda x: (x, {"a": x[:, 0]}), images, jit=jit)
 
 
 def test_it_needs_jax_numpy_and_rich_alone():
@@ -355,9 +373,9 @@ def test_networks_of_one_architecture_share_a_program(monkeypatch):
     crops = CentralCrops(source_of(8), Geometry(SIZE))
     traced, apply = [], inference.apply
 
-    def noted(*given):
+    def noted(*given, **options):
         traced.append(1)
-        return apply(*given)
+        return apply(*given, **options)
 
     monkeypatch.setattr(inference, "apply", noted)
     features = [

@@ -44,12 +44,15 @@ class Model(NamedTuple):
             uint8 images that returns features (b, d), or features and logits (b, z).
         counts: its size, as far as it is known from the loaded network.
         notes: what the user should know about it.
+        start_all: like `start`, and the function also returns, last, a mapping from the names of
+            other layers to their activations (b, d); None if they are not known.
     """
 
     geometry: Geometry
     start: Callable[[], Callable[[np.ndarray], Any]]
     counts: Counts = Counts()
     notes: tuple[str, ...] = ()
+    start_all: Callable[[], Callable[[np.ndarray], Any]] | None = None
 
 
 class Implementation(Protocol):

@@ -241,12 +241,12 @@ def list_units(
         batch_size: as `units` takes it.
         first: as `units` takes it.
     """
-    probe = _drawn_once(target, images, seed, data_dir)
+    probe = drawn_once(target, images, seed, data_dir)
     return units(entries, probe, folder, batch_size=batch_size, first=first)
 
 
 # A worker lists the units of several rounds of a race.
-_drawn_once = functools.lru_cache(maxsize=1)(probe_images)
+drawn_once = functools.lru_cache(maxsize=1)(probe_images)
 
 
 def unit_name(entry: Entry) -> str:
@@ -330,7 +330,7 @@ class _Extraction:
 
     def made_of(self, images: ProbeImages) -> str:
         """Return the fingerprint that the file for some images must have."""
-        return _fingerprint(self.entry, images)
+        return fingerprint(self.entry, images)
 
     def known(self) -> dict[str, np.ndarray]:
         """Return the arrays of another file of this model: enough images, or as many as there are.
@@ -472,7 +472,7 @@ def _extract(
     return {name: array for name, array in arrays.items() if array is not None}, notes
 
 
-def _fingerprint(entry: Entry, images: ProbeImages) -> str:
+def fingerprint(entry: Entry, images: ProbeImages) -> str:
     """Return a fingerprint of everything that determines the features of a model."""
     return files.digest([entry.settings, images.digest, package()])
 

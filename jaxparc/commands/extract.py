@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxparc import printing
-from jaxparc.bank import features
+from jaxparc.bank import features, layer_features
 from jaxparc.bank.cuts import Cuts
 from jaxparc.commands import jobs
 from jaxparc.commands.dry_run import print_plan
+from jaxparc.commands.layers import extract_layers
 from jaxparc.errors import OperationError
 from jaxparc.units.options import Execution
 
@@ -31,6 +32,7 @@ def extract(
     executor: str = "local",
     num_gpus: float | None = None,
     shard: tuple[int, int] = (1, 1),
+    layers: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Extract the features of every model of a bank for a target.
@@ -52,6 +54,7 @@ def extract(
         executor: see `Execution`.
         num_gpus: see `Execution`.
         shard: see `Execution`.
+        layers: whether to extract the features of all layers as well.
         dry_run: whether to print what would be extracted, and to end.
 
     Raises:
@@ -74,9 +77,13 @@ def extract(
     if dry_run:
         print_plan([job])
         return
+    execution = Execution(executor, num_gpus, shard)
     with features.alone_in(job.folder, job.probe, job.entries, shard=shard):
-        failed = jobs.run(job, Execution(executor, num_gpus, shard))
-    command = f"jaxparc score {shlex.quote(str(job.folder))}"
+        failed = jobs.run(job, execution)
+        if layers:
+            failed |= extract_layers(job, job.entries, execution)
+    folder = job.folder / layer_features.FOLDER if layers else job.folder
+    command = f"jaxparc score {shlex.quote(str(folder))}"
     if shard != (1, 1):
         command += " (once all shards are done)"
     print(printing.shown(f"features are in {job.folder}: {command}"))

@@ -159,6 +159,11 @@ def _add_extract(commands: _Commands, by_models: bool) -> None:
         help="extract the features of every model of a bank for a target",
         description="Extract the features of every model of a bank for a probe set of a target.",
     )
+    extract.add_argument(
+        "--layers",
+        action="store_true",
+        help="extract the features of all layers as well, as models MODEL@LAYER",
+    )
     options.add_shard(extract)
     extract.set_defaults(module="extract", function="extract")
     extract.hint = arguments.FORMS
@@ -196,6 +201,9 @@ def _add_rank(commands: _Commands, by_models: bool) -> None:
         type=float,
         metavar="MINUTES",
         help="stop in time with what is known: --race, with ever fewer models",
+    )
+    rank.add_argument(
+        "--layers", action="store_true", help="say which layer of the best model scores best"
     )
     options.add_shard(rank)
     rank.set_defaults(module="rank", function="rank")

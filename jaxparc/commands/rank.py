@@ -17,6 +17,7 @@ from jaxparc.bank.cuts import Cuts
 from jaxparc.bank.folder import ArrayFile
 from jaxparc.commands import RANKED_BY, jobs, ranking, rounds
 from jaxparc.commands.dry_run import print_plan
+from jaxparc.commands.layers import print_layers
 from jaxparc.errors import InputError, OperationError
 from jaxparc.preprocessing import Geometry
 from jaxparc.report.thumbnails import SIDE, Thumbnails, thumbnails
@@ -57,6 +58,7 @@ def rank(
     probe_sets: int = 1,
     race: bool = False,
     budget: float | None = None,
+    layers: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Rank the models of a bank for a target; print the answer and the ranking, and write them.
@@ -88,6 +90,7 @@ def rank(
         race: whether to extract fewer images of models that are surely worse, as `racing.run` does.
         budget: minutes after which to stop with what is known, extracting ever more images of ever
             fewer models, the best so far; implies `race`. None for no limit.
+        layers: whether to say which layer of the best model scores best.
         dry_run: whether to print what would be extracted, and to end.
 
     Raises:
@@ -189,7 +192,7 @@ def rank(
             found = raced.rounds if raced else ()
             about = ranking.About(facts, settings, notes, found, _thumbnails(job))
             try:
-                left_out = ranking.print_ranking(
+                ranked, left_out = ranking.print_ranking(
                     choice,
                     banks,
                     inputs,
@@ -200,6 +203,8 @@ def rank(
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"features are kept in {job.folder}") from None
             problems.append(left_out and f"not scored: {left_out}")
+            if layers:
+                problems.append(print_layers(job, ranked, execution))
             if job.probe.label_kind != "values":
                 command = f"jaxparc finetune {shlex.quote(str(job.folder))} --top 3"
                 print(printing.shown(f"to fine-tune the best: {command}"))

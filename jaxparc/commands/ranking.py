@@ -27,7 +27,7 @@ def print_ranking(
     *,
     num_classes: int | None,
     out: Path,
-) -> str:
+) -> tuple[ranking.Ranking, str]:
     """Score a bank, print the ranking, and write scores.csv, ranking.* and index.html.
 
     Args:
@@ -39,7 +39,7 @@ def print_ranking(
         out: folder of the files.
 
     Returns:
-        One line with the methods that were left out, and why; "" if none was.
+        The ranking; and one line with the methods that were left out, and why, "" if none was.
 
     Raises:
         InputError: as for `plan` and `jaxparc.score_bank`.
@@ -71,4 +71,4 @@ def print_ranking(
     )
     if not np.isfinite(found.scores.values).any():
         raise OperationError("no model has a score; ranking.json has all reasons")
-    return "; ".join(dict.fromkeys(chosen.left_out.values()))
+    return found, "; ".join(dict.fromkeys(chosen.left_out.values()))

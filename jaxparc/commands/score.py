@@ -61,7 +61,7 @@ def score(
     choice = ranking.Choice(methods, probs, reference, _SOURCES)
     known = costs.recorded(Path(folder), bank.features)
     about = ranking.About(known, {"command": "score", "folder": folder, "labels": labels})
-    left_out = ranking.print_ranking(
+    _, left_out = ranking.print_ranking(
         choice, [bank], inputs, about, num_classes=num_classes, out=out
     )
     if left_out:

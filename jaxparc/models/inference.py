@@ -7,6 +7,7 @@ has 36 (Lavin and Gray 2016, section 4.1), and a batch is processed in chunks wh
 the cache.
 """
 
+import collections
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -83,29 +84,44 @@ def _prepare(module: nn.Module, variables: Variables, winograd: bool) -> Variabl
     return {name: traverse_util.unflatten_dict(flat) for name, flat in collections.items()}
 
 
-def apply(module: nn.Module, variables: Variables, images: Array) -> tuple[Array, Array]:
+def apply(
+    module: nn.Module, variables: Variables, images: Array, *, activations: bool = False
+) -> tuple[Any, ...]:
     """Apply a network in inference mode.
 
     Args:
       module: one of the networks.
       variables: what `prepare` returned.
       images: (b, h, w, 3) float, normalised.
+      activations: whether to return those of the named stages as well.
 
     Returns:
-      Penultimate features (b, d) and logits (b, c), float32; equal to those of `module.apply` up to
-      rounding.
+      Penultimate features (b, d), logits (b, c) and, if requested, stage -> activations (b, d'),
+      averaged over positions; float32; equal to those of `module.apply` up to rounding.
     """
 
-    def whole(images: Array) -> tuple[Array, Array]:
+    def whole(images: Array) -> tuple[Any, ...]:
         with nn.intercept_methods(_call_prepared):
-            logits, activations = module.apply(variables, images)
-        return activations["features"], logits
+            applied: Any = module.apply(variables, images)
+        logits, stages = applied
+        features = stages.pop("features")
+        pooled = (_pooled(stages),) if activations else ()
+        return features, logits, *pooled
 
     b, chunk = len(images), backend.choices().chunk
     if chunk is None or b % chunk or b == chunk:
         return whole(images)
     outputs = lax.map(whole, images.reshape(-1, chunk, *images.shape[1:]))
     return jax.tree.map(lambda rows: rows.reshape(b, -1), outputs)
+
+
+def _pooled(stages: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return the means of (b, ..., d) over all positions, (b, d) float32, in the same order."""
+    # A compiled function would return a dict sorted by name.
+    return collections.OrderedDict(
+        (name, x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32))
+        for name, x in stages.items()
+    )
 
 
 def _plan(module: nn.Module, variables: Variables) -> _Plan:

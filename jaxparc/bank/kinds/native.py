@@ -58,7 +58,12 @@ def load(entry: Entry) -> Model:
     start = functools.partial(
         extraction.compile_network, loaded.module, loaded.variables, mean=spec.mean, std=spec.std
     )
-    return Model(spec.geometry, start, notes=loaded.notes)
+    return Model(
+        spec.geometry,
+        start,
+        notes=loaded.notes,
+        start_all=functools.partial(start, activations=True),
+    )
 
 
 def fingerprint(entry: Entry) -> str:
