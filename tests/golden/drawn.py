@@ -74,7 +74,8 @@ SCHEME_SIZE = 64
 
 # The last batch norm of a bottleneck, or of a block of timm's or torchvision's EfficientNets.
 _LAST_NORM = re.compile(
-    r"(layer\d\.\d+\.bn3|blocks\.\d+\.\d+\.bn3|features\.\d+\.\d+\.block\.3\.1)\.weight"
+    r"(layer\d\.\d+\.bn3|blocks\.\d+\.\d+\.bn3|features\.\d+\.\d+\.block\.3\.1"
+    r"|features\.[23]\.\d+\.block\.1\.1)\.weight"  # of EfficientNetV2's fused blocks
 )
 
 
