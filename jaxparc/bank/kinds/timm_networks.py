@@ -16,6 +16,7 @@ from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.kinds import packages, torch_modules
 from jaxparc.errors import InputError
 from jaxparc.preprocessing import RESIZES, Geometry
+from jaxparc.weights import formats
 
 EXTRA = "timm"
 # Trained on pairs of images and texts: the head projects into their space, and tells no classes.
@@ -136,8 +137,8 @@ def _weights(entry: Entry) -> Any:
     Raises:
         InputError: they are neither given nor in the cache, and cannot be fetched.
     """
-    if entry.weights is not None:
-        return entry.weights
+    if (path := entry.fetched_weights()) is not None:
+        return formats.resolve(path) if entry.hub else path
     config = _config(entry.architecture)
     if not config.hf_hub_id:
         raise InputError(f"timm knows no hub of {entry.address}; expected weights = FILE")
