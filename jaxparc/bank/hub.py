@@ -5,6 +5,9 @@ What is in the cache is used without asking the hub. All files of a repository a
 
 import functools
 import json
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from jaxparc.weights import configs, formats
 
 SCHEME = "hf://"
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+_SECONDS = 10  # in which a hub that answers takes a connection
 _OF_TENSORFLOW_JS = "model.json"
 _WEIGHTS = tuple(name for name in formats.HUB_FILES if name != _OF_TENSORFLOW_JS)
 
@@ -154,10 +158,12 @@ def _first(repository: str, names: Sequence[str], revision: str | None) -> Path 
         if (path := _cached(repository, name, revision)) is not None:
             return path
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     for name in names:
         try:
+            if not (constants.is_offline_mode() or _answers(constants.ENDPOINT)):
+                raise errors.LocalEntryNotFoundError(name)
             return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
         except errors.LocalEntryNotFoundError:
             raise InputError(
@@ -178,6 +184,23 @@ def _first(repository: str, names: Sequence[str], revision: str | None) -> Path 
                 f"hf://{repository} cannot be fetched: {printing.line(error)}"
             ) from error
     return None
+
+
+@functools.cache
+def _answers(endpoint: str) -> bool:
+    """Return whether a hub takes connections.
+
+    huggingface_hub tries for half a minute for each file, of which a bank has many.
+    """
+    if urllib.request.getproxies():
+        return True
+    parts = urllib.parse.urlsplit(endpoint)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def network_of(repository: str) -> tuple[str, str]:

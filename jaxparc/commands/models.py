@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jaxparc import banks, models, printing
@@ -79,12 +80,12 @@ def _banks() -> list[dict[str, Any]]:
         path = banks.path_of(name)
         entries = toml_file.read(path)
         first = path.read_text(encoding="utf-8").partition("\n")[0]
-        here = sum(entry.kind == "architecture" for entry in entries)
+        in_jax = sum(entry.kind == "architecture" for entry in entries)
         found.append(
             {
                 "name": name,
                 "models": len(entries),
-                "jax": here,
+                "in_jax": in_jax,
                 "description": first.removeprefix("# "),
             }
         )
@@ -123,7 +124,7 @@ def _bank_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(
         title="Ready-made banks: jaxparc rank tiny photos/",
         title_justify="left",
-        caption="in JAX: run by networks of this package; the others need jaxparc[timm]",
+        caption=escape("the others need torch: jaxparc[timm]"),
         caption_justify="left",
     )
     table.add_column("bank")
@@ -131,7 +132,7 @@ def _bank_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(column, justify="right")
     table.add_column("what", overflow="fold")
     for row in rows:
-        table.add_row(row["name"], str(row["models"]), str(row["jax"]), row["description"])
+        table.add_row(row["name"], str(row["models"]), str(row["in_jax"]), row["description"])
     return table
 
 
@@ -140,6 +141,6 @@ def _extra_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("a bank can have")
     table.add_column("here")
     for row in rows:
-        command = f'pip install "jaxparc\\[{row["extra"]}]"'
-        table.add_row(row["for"], "installed" if row["installed"] else command)
+        command = f'pip install "jaxparc[{row["extra"]}]"'
+        table.add_row(row["for"], escape("installed" if row["installed"] else command))
     return table

@@ -110,12 +110,10 @@ def _timm(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         geometry["crop"] = _crop(images["crop_pct"], path, "crop_pct")
     if "crop_mode" in images:
         mode = images["crop_mode"]
-        if mode not in ("center", "squash", "border"):
-            raise WeightsError(f"{path}: crop_mode is {mode!r}; expected center, squash or border")
-        geometry["resize"] = "squash" if mode == "squash" else "shortest"
+        known = {"center": "shortest", "squash": "squash"}  # others pad images
+        geometry["resize"] = known[_among(mode, [*known], path, "crop_mode")]
     if "interpolation" in images:
-        # timm's "random" is of training; it evaluates such networks with bilinear.
-        name = {"random": "bilinear"}.get(images["interpolation"], images["interpolation"])
+        name = images["interpolation"]
         geometry["interpolation"] = _among(name, [*INTERPOLATIONS], path, "interpolation")
     return found | ({"geometry": geometry} if geometry else {})
 
