@@ -37,7 +37,7 @@ def print_models(patterns: Sequence[str] = (), *, as_json: bool = False) -> None
     Raises:
         InputError: a pattern matches no name.
     """
-    found = {
+    found: dict[str, Any] = {
         "architectures": _architectures(patterns),
         "banks": _banks(),
         "extras": _extras(),

@@ -5,6 +5,7 @@ import http.server
 import json
 import threading
 
+import numpy as np
 import pytest
 from golden import drawn
 from safetensors.numpy import save
@@ -239,6 +240,21 @@ def test_a_config_that_contradicts_the_weights(server):
         (entry,) = sources.read([f"hf://owner/{name}"])
         with pytest.raises(ValueError, match=messages[name]):
             native.load_network(entry)
+
+
+def test_a_network_of_timm_is_preprocessed_as_its_own_config_says(server):
+    timm = pytest.importorskip("timm")
+    module = timm.create_model("mobilenetv4_conv_small_050", num_classes=4)
+    state = {key: tensor.contiguous().numpy() for key, tensor in module.state_dict().items()}
+    config = {**TIMM_CONFIG, "architecture": "mobilenetv4_conv_small_050", "num_classes": 4}
+    server.add("owner/net", config__json=config, model__safetensors=save(state))
+    (entry,) = sources.read(["hf://owner/net"])
+    assert (entry.kind, entry.architecture) == ("timm", "mobilenetv4_conv_small_050")
+    model = entry.implementation.load(entry)
+    assert model.geometry == (64, 0.95, "shortest", "bicubic")
+    features, logits = model.start()(np.zeros((2, 64, 64, 3), np.uint8))
+    assert features.shape[0] == 2
+    assert logits.shape == (2, 4)
 
 
 def test_a_bank_file_has_addresses_of_a_hub(server, tmp_path):
