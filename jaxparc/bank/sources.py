@@ -3,7 +3,7 @@
     bank.toml          a bank file, see `toml_file`
     FOLDER             every weight file in a folder, and every folder of a model hub in it
     [NAME=]FILE        a weight file; its name without the suffix by default
-    tiny, small, base  a bank file of this package (`jaxparc.banks`), unless it is a path here
+    tiny, small, base  a bank file of this package, see `ready_made`, unless it is a path here
     [NAME=]hf://OWNER/NAME  a network of a model hub, see `hub`
     [NAME=]KIND:VALUE  a network of another kind, such as timm:vit_small_patch14_dinov2 or
                        keras:ResNet50V2; see `entry.KINDS`
@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxparc import banks, files, models, printing
-from jaxparc.bank import hub, toml_file
+from jaxparc import files, models, printing
+from jaxparc.bank import hub, ready_made, toml_file
 from jaxparc.bank.entry import KINDS, Entry
 from jaxparc.errors import InputError
 
@@ -49,7 +49,7 @@ def folder_of(addresses: Sequence[str]) -> Path:
     for address in addresses:
         rest = _split(address)[1]
         if _is_ready_made(rest) and len(addresses) == 1:
-            return banks.path_of(rest)
+            return ready_made.path_of(rest)
         if _is_ready_made(rest) or _is_of_hub(rest) or _kind_of(rest) is not None:
             continue  # of no folder: those of the other models decide
         path = Path(os.path.abspath(rest))
@@ -95,7 +95,7 @@ def _is_of_hub(address: str) -> bool:
 
 
 def _is_ready_made(address: str) -> bool:
-    return address in banks.NAMES and not os.path.exists(address)
+    return address in ready_made.NAMES and not os.path.exists(address)
 
 
 def _of_hub(address: str, name: str | None) -> list[Entry]:
@@ -214,7 +214,7 @@ SOURCES: Mapping[str, Source] = types.MappingProxyType(
         "bank file": Source(_is_bank_file, lambda path, name: toml_file.read(path)),
         "hub": Source(_is_of_hub, _of_hub),
         "ready-made bank": Source(
-            _is_ready_made, lambda name, _: toml_file.read(banks.path_of(name))
+            _is_ready_made, lambda name, _: toml_file.read(ready_made.path_of(name))
         ),
         "folder": Source(os.path.isdir, _folder),
         "network": Source(lambda address: _kind_of(address) is not None, _network),

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jaxparc import banks, models, printing
-from jaxparc.bank import hub, toml_file
+from jaxparc import models, printing
+from jaxparc.bank import hub, ready_made, toml_file
 from jaxparc.errors import InputError
 
 EXTRAS: Mapping[str, tuple[str, str]] = types.MappingProxyType(
@@ -76,8 +76,8 @@ def _architectures(patterns: Sequence[str]) -> list[dict[str, Any]]:
 
 def _banks() -> list[dict[str, Any]]:
     found = []
-    for name in banks.NAMES:
-        path = banks.path_of(name)
+    for name in ready_made.NAMES:
+        path = ready_made.path_of(name)
         entries = toml_file.read(path)
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         in_jax = sum(entry.kind == "architecture" for entry in entries)

@@ -5,6 +5,7 @@ A bank is used by its name in place of a bank file: `jaxparc rank tiny photos/`.
 
 from pathlib import Path
 
+_FOLDER = Path(__file__).parents[1] / "banks"
 NAMES = ("tiny", "small", "base")
 
 
@@ -14,4 +15,4 @@ def path_of(name: str) -> Path:
     Args:
         name: one of `NAMES`.
     """
-    return Path(__file__).with_name(f"{name}.toml")
+    return _FOLDER / f"{name}.toml"
