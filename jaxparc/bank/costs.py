@@ -66,11 +66,11 @@ def counts_of(entry: Entry, folder: Path) -> Counts:
 
 def _megabytes(entry: Entry) -> float | None:
     """Return the size of its file, or of the files in its folder; None if it is not there."""
-    weights = entry.weights or Path(entry.architecture)
     try:
+        weights = entry.cached_weights() or Path(entry.architecture)
         parts = weights.iterdir() if weights.is_dir() else [weights]
         return sum(path.stat().st_size for path in parts) / 1e6
-    except OSError:  # features may outlive the weights
+    except (OSError, InputError):  # features may outlive the weights
         return None
 
 

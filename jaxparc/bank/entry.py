@@ -135,7 +135,8 @@ class Entry:
 
     Attributes:
         architecture: the name of the network, as its kind takes it.
-        weights: path of the weights; None if the kind finds them.
+        weights: path of the weights; None if the kind finds them, or a hub has them.
+        hub: repository of a hub that has the weights, OWNER/NAME.
         kind: a key of `KINDS`.
         refused: why the model's name cannot be used as a file name; None if it can.
     """
@@ -143,6 +144,7 @@ class Entry:
     name: str
     architecture: str
     weights: Path | None = None
+    hub: str | None = None
     kind: str = "architecture"
     scheme: str | None = None
     variant: str | None = None
@@ -184,8 +186,28 @@ class Entry:
 
     @property
     def where(self) -> str:
-        """Where it comes from: the path of its weights, or its address."""
-        return str(self.weights or self.address)
+        """Where it comes from: the path or the repository of its weights, or its address."""
+        return f"hf://{self.hub}" if self.hub else str(self.weights or self.address)
+
+    def fetched_weights(self) -> Path | None:
+        """Return the path of its weights, downloaded if necessary; None if it gives none.
+
+        Raises:
+            InputError: they are of a hub and neither in the cache nor can be fetched.
+        """
+        if self.hub is None:
+            return self.weights
+        from jaxparc.bank import hub  # imports Flax, which scores of features do not need
+
+        return hub.folder(self.hub)
+
+    def cached_weights(self) -> Path | None:
+        """Return the path of its weights; None if it gives none, or a hub's are not here yet."""
+        if self.hub is None:
+            return self.weights
+        from jaxparc.bank import hub
+
+        return hub.cached_folder(self.hub)
 
     @property
     def implementation(self) -> Implementation:

@@ -3,6 +3,8 @@
     bank.toml          a bank file, see `toml_file`
     FOLDER             every weight file in a folder, and every folder of a model hub in it
     [NAME=]FILE        a weight file; its name without the suffix by default
+    tiny, small, base  a bank file of this package, see `ready_made`, unless it is a path here
+    [NAME=]hf://OWNER/NAME  a network of a model hub, see `hub`
     [NAME=]KIND:VALUE  a network of another kind, such as timm:vit_small_patch14_dinov2 or
                        keras:ResNet50V2; see `entry.KINDS`
 
@@ -18,8 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxparc import files, printing
-from jaxparc.bank import toml_file
+from jaxparc import files, models, printing
+from jaxparc.bank import hub, ready_made, toml_file
 from jaxparc.bank.entry import KINDS, Entry
 from jaxparc.errors import InputError
 
@@ -46,8 +48,10 @@ def folder_of(addresses: Sequence[str]) -> Path:
     places = []
     for address in addresses:
         rest = _split(address)[1]
-        if _kind_of(rest) is not None:  # of no folder: those of the other models decide
-            continue
+        if _is_ready_made(rest) and len(addresses) == 1:
+            return ready_made.path_of(rest)
+        if _is_ready_made(rest) or _is_of_hub(rest) or _kind_of(rest) is not None:
+            continue  # of no folder: those of the other models decide
         path = Path(os.path.abspath(rest))
         places.append(path if path.is_dir() or _is_bank_file(str(path)) else path.parent)
     return Path(os.path.commonpath(places)) if places else Path.cwd()
@@ -84,6 +88,25 @@ def _kind_of(address: str) -> str | None:
     kind, colon, value = address.partition(":")
     known = colon and value and kind in KINDS and KINDS[kind].address
     return kind if known and not os.path.exists(address) else None
+
+
+def _is_of_hub(address: str) -> bool:
+    return address.startswith(hub.SCHEME)
+
+
+def _is_ready_made(address: str) -> bool:
+    return address in ready_made.NAMES and not os.path.exists(address)
+
+
+def _of_hub(address: str, name: str | None) -> list[Entry]:
+    repository = hub.repository_of(address)
+    assert repository is not None
+    if name is not None and name in models.MODELS:
+        kind, architecture = "architecture", name
+    else:
+        kind, architecture = hub.network_of(repository)
+    stem = repository.partition("/")[2]
+    return [Entry(stem, architecture, hub=repository, kind=kind, refused=toml_file.name_flaw(stem))]
 
 
 def _network(address: str, name: str | None) -> list[Entry]:
@@ -157,7 +180,7 @@ def _model(path: Path, name: str | None) -> Entry:
 
 
 def _architecture(path: Path, name: str | None) -> str:
-    from jaxparc import models, weights
+    from jaxparc import weights
 
     if name is not None and name in models.MODELS:
         return name
@@ -189,6 +212,10 @@ class Source(NamedTuple):
 SOURCES: Mapping[str, Source] = types.MappingProxyType(
     {
         "bank file": Source(_is_bank_file, lambda path, name: toml_file.read(path)),
+        "hub": Source(_is_of_hub, _of_hub),
+        "ready-made bank": Source(
+            _is_ready_made, lambda name, _: toml_file.read(ready_made.path_of(name))
+        ),
         "folder": Source(os.path.isdir, _folder),
         "network": Source(lambda address: _kind_of(address) is not None, _network),
         "weight file": Source(lambda path: True, _file),

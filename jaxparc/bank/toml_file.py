@@ -8,7 +8,8 @@ architecture = "resnet50"             # a key of jaxparc.models.MODELS; or one o
 # onnx = "model.onnx"
 # keras = "ResNet50V2"                # of keras.applications, or a .keras file
 # jax = "package.module:function"     # an apply function and variables
-weights = "weights/resnet50.pth"      # relative to this file; read by jaxparc.weights.load
+weights = "weights/resnet50.pth"      # relative to this file; read by jaxparc.weights.load;
+                                      # or "hf://OWNER/NAME", of a model hub
 scheme = "pytorch"                    # naming scheme of the weights; detected by default
 variant = "torchvision"               # which of several networks with these names (docs/models.md)
 weights_key = "state_dict_ema"        # which of several sets of weights in the file
@@ -39,6 +40,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxparc import files, printing
+from jaxparc.bank import hub
 from jaxparc.bank.entry import COMMON, KINDS, Entry
 from jaxparc.errors import InputError
 from jaxparc.preprocessing import INTERPOLATIONS, RESIZES
@@ -107,7 +109,12 @@ def _entry(path: Path, number: int, table: Any) -> Entry:
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
         raise InputError(f"{where} has no name")
     where = f"{path}: model {shown(table['name'])}"
+    repository = _repository(table, where)
     named = [kind for kind in KINDS if kind in table]
+    if not named and repository is not None and repository.startswith("timm/"):
+        # The repository is named after the network.
+        kind_of, network = hub.network_of(repository)
+        table, named = {kind_of: network, **table}, [kind_of]
     if len(named) != 1:
         found = " and ".join(named) or f"none of {', '.join(KINDS)}"
         raise InputError(f"{where} has {found}; expected one of them")
@@ -129,11 +136,30 @@ def _entry(path: Path, number: int, table: Any) -> Entry:
             schemes.check(table["architecture"], table.get("scheme"))
         elif _is_file(name, given["architecture"]):
             given["architecture"] = str(path.parent / Path(given["architecture"]).expanduser())
-        if "weights" in table:
+        if repository is not None:
+            given["hub"] = repository
+            del given["weights"]
+        elif "weights" in table:
             given["weights"] = path.parent / Path(table["weights"]).expanduser()
     except (ValueError, RuntimeError) as error:  # RuntimeError: no home directory for ~
         raise InputError(f"{where}: {error}") from None
     return Entry(**given, kind=name, refused=name_flaw(table["name"]))
+
+
+def _repository(table: Mapping[str, Any], where: str) -> str | None:
+    """Return the repository of a hub that has the weights, if one has.
+
+    Raises:
+        InputError: the address is invalid, or the kind of network takes none.
+    """
+    address = table.get("weights")
+    try:
+        found = hub.repository_of(address) if isinstance(address, str) else None
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    if found is not None and "keras" in table:
+        raise InputError(f"{where}: weights = {shown(address)} is for architecture and timm")
+    return found
 
 
 def _is_file(kind: str, address: str) -> bool:

@@ -36,7 +36,9 @@ def _table(entry: Entry, folder: Path) -> str:
     from jaxparc import models
 
     found: dict[str, Any] = {entry.kind: entry.architecture}
-    if entry.weights is not None:
+    if entry.hub is not None:
+        found["weights"] = entry.where
+    elif entry.weights is not None:
         found["weights"] = os.path.relpath(entry.weights, folder)
     if entry.kind == "architecture":
         spec = models.get(entry.architecture)

@@ -11,7 +11,7 @@ from jaxparc.commands import PROGRAM
 from jaxparc.units import options
 
 DATASET = "a folder, .csv or .npz file of your images, or a data set from `data list`"
-BANK = "bank file, or folder of weight files"
+BANK = "bank file, folder of weight files, or ready-made bank: tiny, small, base"
 FORMS = "expected BANK TARGET, or TARGET --models [NAME=]FILE ..., with TARGET first"
 VALUES = "; csv:FILE:values=COLUMN for numbers to predict"
 

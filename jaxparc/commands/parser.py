@@ -93,6 +93,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_init_bank(commands)
     _add_convert(commands)
     _add_data(commands)
+    _add_models(commands)
     return parser
 
 
@@ -346,3 +347,17 @@ def _add_data(commands: _Commands) -> None:
     )
     preparing.add_argument("names", nargs="+", metavar="NAME", help=arguments.DATASET)
     preparing.set_defaults(module="data", function="prepare")
+
+
+def _add_models(commands: _Commands) -> None:
+    listing = commands.add_parser(
+        "models", help="list architectures, ready-made banks, and what is on this machine"
+    )
+    listing.add_argument(
+        "patterns",
+        nargs="*",
+        metavar="PATTERN",
+        help='architectures of these names, such as "resnet*" [all]',
+    )
+    listing.add_argument("--json", dest="as_json", action="store_true", help="print JSON")
+    listing.set_defaults(module="models", function="print_models")

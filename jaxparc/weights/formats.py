@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxparc import array_files, files
-from jaxparc.weights import keras, pickles, torch_files
+from jaxparc.weights import configs, keras, pickles, torch_files
 from jaxparc.weights.budget import Budget
 from jaxparc.weights.errors import WeightsError
 from jaxparc.weights.stand_ins import RefusedError
@@ -29,9 +29,6 @@ HUB_FILES = (
 )
 
 KEY = "jaxparc"  # of the metadata that this library writes into safetensors files
-
-# Settings in a hub's config.json that do not change the network, or that the shapes tell.
-_HARMLESS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate"}
 
 _START = 64  # bytes that tell the format
 
@@ -65,7 +62,7 @@ def content(path: Path) -> tuple[Any, dict[str, Any]]:
         path: of the file.
 
     Returns:
-        What it holds, and metadata from its header or from config.json in its folder.
+        What it holds, and metadata from its header or from the configs in its folder.
 
     Raises:
         WeightsError: the format is unknown, or the file is damaged, or declares too much memory.
@@ -95,15 +92,13 @@ def is_known(path: Path) -> bool:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that `content` reads: `path`, its config.json, and its shards.
+    """Return the files that `content` reads: `path`, the configs beside it, and its shards.
 
     Raises:
         WeightsError: as in `content`, of an index.
         Exception: likewise.
     """
-    found = [path]
-    if (config := _config_path(path)) is not None:
-        found.append(config)
+    found = [path, *_config_paths(path)]
     if _is_index(_start(path)):
         index = json.loads(path.read_bytes())
         if isinstance(index.get("weight_map"), dict):
@@ -130,37 +125,17 @@ def _single(path: Path, start: bytes) -> tuple[Any, dict[str, Any]]:
     return held if reader is _safetensors else (held, {})
 
 
-def _config_path(path: Path) -> Path | None:
-    """Return the config.json of a file in a hub's folder; None if there is none."""
-    config = path.with_name("config.json")
-    return config if path.name in HUB_FILES and config.is_file() else None
+def _config_paths(path: Path) -> list[Path]:
+    """Return the configs of a file in a hub's folder."""
+    if path.name not in HUB_FILES:
+        return []
+    found = [path.with_name(name) for name in (configs.CONFIG, configs.PREPROCESSOR)]
+    return [config for config in found if config.is_file()]
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Return what timm's config.json says of the network: its name, and the images' mean and std.
-
-    Raises:
-        WeightsError: it cannot be read, or sets what no network here has.
-    """
-    if (config := _config_path(path)) is None:
-        return {}
-    try:
-        declared = json.loads(files.read_text(config))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{config} cannot be read: {error}") from None
-    if not isinstance(declared, dict) or not isinstance(declared.get("architecture"), str):
-        return {}
-    images = declared.get("pretrained_cfg")
-    images = images if isinstance(images, dict) else {}
-    colours = {key: images[key] for key in ("mean", "std") if key in images}
-    settings = declared.get("model_args")
-    settings = {*settings} - _HARMLESS if isinstance(settings, dict) else {}
-    if settings:
-        raise WeightsError(
-            f"config.json sets {min(settings)}, which no network here has; if that does not "
-            "matter, load the weights from a folder without config.json"
-        )
-    return {"config": declared["architecture"], **colours}
+    """Return what the configs of a file in a hub's folder declare, see `configs.read`."""
+    return configs.read(path.parent) if _config_paths(path) else {}
 
 
 def _reader(path: Path, start: bytes) -> Callable[[Path], Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxparc import models
 from jaxparc.models import ModelSpec
-from jaxparc.weights import families, formats, native, reading, schemes, torchvision
+from jaxparc.weights import configs, families, formats, native, reading, schemes, torchvision
 from jaxparc.weights.errors import WeightsError
 from jaxparc.weights.loaded import Loaded
 from jaxparc.weights.reading import Checkpoint
@@ -175,6 +175,9 @@ def _network(spec: ModelSpec, checkpoint: Checkpoint, options: _Options) -> Load
     torchvision.check(spec.name, headed)
     _check_finite(state, left_out)
     _check_declared(spec.name, metadata)
+    weight, _ = torchvision.head(spec.name, 1, 1)
+    classes = len(np.atleast_1d(translated.state.get(weight.key, ())))
+    configs.check(metadata, classes, state)
     variant = _variant(spec.name, translated, options)
     if variant.bgr if options.channels is None else options.channels == "bgr":
         stem = torchvision.stem_key(spec.name)
@@ -187,6 +190,7 @@ def _network(spec: ModelSpec, checkpoint: Checkpoint, options: _Options) -> Load
         module=functools.partial(spec.module, **fields) if fields else spec.module,
         mean=_colour(metadata, "mean") or variant.mean or spec.mean,
         std=_colour(metadata, "std") or variant.std or spec.std,
+        **metadata.get("geometry", {}),
     )
     variables = torchvision.from_torchvision(spec.name, headed)
     every = (*left_out, *ignored, *checkpoint.left_out)

@@ -39,7 +39,7 @@ WEIGHT_KEYS = (
 )
 
 # Metadata from outside of the weights; in a checkpoint, these names may mean anything.
-_RESERVED = (formats.KEY, "config", "mean", "std")
+_RESERVED = (formats.KEY, "config", "transformers", "mean", "std", "geometry", "classes", "width")
 
 
 class Checkpoint(NamedTuple):

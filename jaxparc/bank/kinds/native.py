@@ -41,14 +41,15 @@ def require(entry: Entry) -> Path:
     """Return the path of the weights of a network of `jaxparc.models`, which can be fine-tuned.
 
     Raises:
-        InputError: it is of another kind.
+        InputError: it is of another kind, or its weights cannot be fetched.
     """
-    if entry.kind != "architecture" or entry.weights is None:
+    path = entry.fetched_weights() if entry.kind == "architecture" else None
+    if path is None:
         raise InputError(
             f"{entry.name}: {entry.address} can be ranked, but not fine-tuned here; expected a "
             "network of jaxparc.models (docs/models.md)"
         )
-    return entry.weights
+    return path
 
 
 def load(entry: Entry) -> Model:

@@ -5,9 +5,11 @@ Images are preprocessed as timm's configuration of the weights says. Features ar
 or the hub.
 """
 
+import dataclasses
 import difflib
 import functools
 import re
+from pathlib import Path
 from typing import Any
 
 from jaxparc import printing, weights
@@ -16,6 +18,7 @@ from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.kinds import packages, torch_modules
 from jaxparc.errors import InputError
 from jaxparc.preprocessing import RESIZES, Geometry
+from jaxparc.weights import configs, formats, native
 
 EXTRA = "timm"
 # Trained on pairs of images and texts: the head projects into their space, and tells no classes.
@@ -26,10 +29,14 @@ _CLASSES = re.compile(r"in\d+k")
 def load(entry: Entry) -> Model:
     """See `entry.Implementation`."""
     timm = packages.required("timm", EXTRA)
-    config = _config(entry.architecture)
     path = _weights(entry)
+    config = _declared(entry, path)
     try:
-        overlay = {"file": str(path), "custom_load": config.custom_load}
+        overlay = {
+            "file": str(path),
+            "custom_load": config.custom_load,
+            "num_classes": config.num_classes,
+        }
         module = timm.create_model(
             entry.architecture, pretrained=True, pretrained_cfg_overlay=overlay
         )
@@ -117,6 +124,31 @@ def _config(name: str) -> Any:
     return config
 
 
+def _declared(entry: Entry, path: Path) -> Any:
+    """Return the configuration of an entry's weights: that beside them, where others trained them.
+
+    Raises:
+        InputError: as `_config`, or the config.json cannot be used.
+    """
+    config = _config(entry.architecture)
+    if entry.hub is None or entry.hub.startswith("timm/"):  # timm knows these
+        return config
+    declared = configs.read(path.parent)
+    geometry = declared.get("geometry", {})
+    found = {
+        "mean": native.colour(declared["mean"], "mean") if "mean" in declared else config.mean,
+        "std": native.colour(declared["std"], "std") if "std" in declared else config.std,
+        "num_classes": declared.get("classes", config.num_classes),
+        "crop_pct": geometry.get("crop", config.crop_pct),
+        "interpolation": geometry.get("interpolation", config.interpolation),
+    }
+    if "input_size" in geometry:
+        found["input_size"] = (3, geometry["input_size"], geometry["input_size"])
+    if "resize" in geometry:
+        found["crop_mode"] = {"squash": "squash", "shortest": "center"}[geometry["resize"]]
+    return dataclasses.replace(config, **found)
+
+
 def _is_known(name: str) -> bool:
     import timm
 
@@ -136,8 +168,8 @@ def _weights(entry: Entry) -> Any:
     Raises:
         InputError: they are neither given nor in the cache, and cannot be fetched.
     """
-    if entry.weights is not None:
-        return entry.weights
+    if (path := entry.fetched_weights()) is not None:
+        return formats.resolve(path) if entry.hub else path
     config = _config(entry.architecture)
     if not config.hf_hub_id:
         raise InputError(f"timm knows no hub of {entry.address}; expected weights = FILE")
