@@ -65,6 +65,11 @@ def test_what_a_specification_says_is_counted(name):
     assert shapes["params"]["head"]["kernel"].shape == (spec.feature_width, 1000)
     assert spec.layers == layers_of(name, shapes["params"])
     assert spec.parameters == sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+@every.model(slow=every.REPRESENTATIVES)
+def test_multiply_adds_are_counted(name):
+    spec = models.get(name)
     assert spec.gmacs == pytest.approx(facts.gmacs_of(name, spec.input_size), rel=5e-3)
 
 
