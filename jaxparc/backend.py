@@ -32,8 +32,9 @@ class Choices:
             XLA does not notice that they are: ResNet-50 trains half as fast.
         shifted_depthwise: whether depthwise convolutions are sums of shifted maps. XLA's take ten
             to thirty times as long.
-        joined_groups: whether convolutions in narrow groups are a few without groups, each of
-            several groups with zeros between them. XLA's take up to seven times as long.
+        joined_groups: whether, at inference, convolutions in narrow groups are a few without
+            groups, each of several groups with zeros between them. XLA's take up to seven times as
+            long.
         shifted_gradients: whether the gradients of large kernels and maps are matrix products of
             shifted maps. XLA's are convolutions whose window is the whole map.
         steps_per_call: number of training steps in one program, if the images are on the device.

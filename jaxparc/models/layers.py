@@ -4,9 +4,11 @@ Images and feature maps are (b, h, w, c). Convolutions and pools are padded symm
 stride 2, Flax's "SAME" pads the bottom and right first, which shifts maps against torchvision's.
 """
 
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -78,7 +80,7 @@ def _convolve(
             return _wide_depthwise(x, kernel[:, :, 0])
         return _depthwise(x, kernel[:, :, 0], strides, padding)
     groups = options["feature_group_count"]
-    if choices.joined_groups and groups > 1 and kernel.shape[2] < _NARROW:
+    if choices.joined_groups and _INFERENCE.get() and groups > 1 and kernel.shape[2] < _NARROW:
         ungrouped = {**options, "feature_group_count": 1}
         convolve_block = functools.partial(_convolve, strides=strides, padding=padding, **ungrouped)
         return _with_joined_groups(convolve_block, x, kernel, groups)
@@ -89,6 +91,23 @@ def _convolve(
     if choices.shifted_gradients and _has_slow_gradient(x, kernel, strides, padding):
         return _with_shifted_gradient(convolve, x, kernel)
     return convolve(x, kernel)
+
+
+_INFERENCE: contextvars.ContextVar[bool] = contextvars.ContextVar("inference", default=False)
+
+
+@contextlib.contextmanager
+def at_inference() -> Iterator[None]:
+    """Trace networks in this block that are not differentiated.
+
+    Groups are joined for these alone: a program of XLA's for a CPU (jaxlib 0.10.2) with the
+    gradient of joined groups ends the process.
+    """
+    token = _INFERENCE.set(True)
+    try:
+        yield
+    finally:
+        _INFERENCE.reset(token)
 
 
 _NARROW = 32  # channels of a convolution; XLA is slow with fewer
