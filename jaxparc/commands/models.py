@@ -7,6 +7,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -104,10 +105,10 @@ def _extras() -> list[dict[str, Any]]:
 
 
 def _architecture_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="Architectures in JAX", title_justify="left")
+    table = Table(title="Architectures in JAX", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("architecture", overflow="fold")
     table.add_column("family")
-    for column in ("parameters", "GMACs", "pixels"):
+    for column in ("params", "GMACs", "pixels"):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
@@ -124,6 +125,7 @@ def _bank_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(
         title="Ready-made banks: jaxparc rank tiny photos/",
         title_justify="left",
+        box=SIMPLE_HEAD,
         caption=escape("the others need torch: jaxparc[timm]"),
         caption_justify="left",
     )
@@ -137,7 +139,7 @@ def _bank_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _extra_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="Extras", title_justify="left")
+    table = Table(title="Extras", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("a bank can have")
     table.add_column("here")
     for row in rows:
