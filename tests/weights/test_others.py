@@ -168,7 +168,7 @@ def test_backbones_without_a_head_and_fresh_heads(name, tmp_path):
     path = tmp_path / "w.npz"
     np.savez(path, **{k: np.zeros(s, np.float32) for k, s in full.items() if k not in heads})
     for classes in (0, 3):
-        loaded = weights.load(name, path, num_classes=classes or None)
+        loaded = weights.load(name, path, num_classes=classes or None, variant=name)
         kernel = loaded.variables["params"]["head"]["kernel"]
         features = models.get(name).feature_width * drawn.WIDTHS.get(name, 1)
         assert kernel.shape == (features, classes)
