@@ -46,6 +46,13 @@ TORCH: Mapping[str, Torch] = MappingProxyType(
 )
 
 
+# Networks that torchvision, or the package that published them, has as well.
+ARCHITECTURES = (
+    *("alexnet", "googlenet", "resnet18", "resnet50", "resnet101", "squeezenet1_1"),
+    *("mobilenet_v2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """The sizes to measure.
@@ -61,7 +68,7 @@ class Sizes:
         torch: keys of `TORCH`, measured if it is installed.
     """
 
-    architectures: tuple[str, ...] = tuple(models.MODELS)
+    architectures: tuple[str, ...] = ARCHITECTURES
     batch_sizes: tuple[int, ...] = (1, 32, 128)
     images: int = 16
     repeats: int = 3
@@ -73,7 +80,7 @@ class Sizes:
 
 QUICK = Sizes(architectures=("resnet18", "resnet50"), batch_sizes=(1, 32))
 ACCELERATOR = Sizes(
-    architectures=("resnet50", *(name for name in models.MODELS if name != "resnet50")),
+    architectures=("resnet50", *(name for name in ARCHITECTURES if name != "resnet50")),
     batch_sizes=(256, 512, 128),
     images=8_192,
     places=("device", "host"),
