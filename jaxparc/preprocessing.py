@@ -4,6 +4,7 @@ Normalisation is part of the compiled network (`models.layers.normalise`).
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,20 @@ class Geometry(NamedTuple):
         if self.resize == "squash":
             return self.size + 2 * round(self.size * (1 / self.crop - 1) / 2)
         return math.floor(self.size / self.crop)
+
+
+def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what normalises pixels x from 0 to 255, as x * scale - shift.
+
+    Args:
+        mean: of each channel, of images in [0, 1].
+        std: likewise.
+
+    Returns:
+        Scale and shift, (c,) float32.
+    """
+    scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(std, np.float32))
+    return scale, np.asarray(mean, np.float32) / np.asarray(std, np.float32)
 
 
 def central_crop(image: np.ndarray | bytes, geometry: Geometry) -> np.ndarray:

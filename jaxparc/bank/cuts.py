@@ -73,7 +73,7 @@ def _is_licensed(entry: Entry, texts: Sequence[str]) -> bool:
 def _is_small(entry: Entry, most: float | None) -> bool:
     try:
         return most is None or _within(entry.counts().parameters, most)
-    except InputError:
+    except InputError:  # as below
         return True
 
 

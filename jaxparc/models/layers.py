@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 
 from jaxparc import backend
 from jaxparc.errors import InputError
+from jaxparc.preprocessing import scale_and_shift
 
 he_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -527,6 +528,5 @@ def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
       mean: of each channel, of images in [0, 1].
       std: likewise.
     """
-    scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(std, np.float32))
-    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    scale, shift = scale_and_shift(mean, std)
     return images.astype(jnp.float32) * scale - shift

@@ -20,7 +20,7 @@ from jaxparc import extraction, files, printing
 from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.kinds import packages
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry
+from jaxparc.preprocessing import Geometry, scale_and_shift
 
 EXTRA = "keras3"
 
@@ -84,8 +84,7 @@ def _of_file(keras: Any, entry: Entry) -> tuple[Any, Callable[[np.ndarray], np.n
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # of whatever is wrong with it
         raise InputError(f"{path} cannot be read: {printing.line(error)}") from error
-    scale = 1 / (255 * np.array(std, np.float32))
-    shift = np.array(mean, np.float32) / np.array(std, np.float32)
+    scale, shift = scale_and_shift(mean, std)
     return network, lambda images: images * scale - shift
 
 

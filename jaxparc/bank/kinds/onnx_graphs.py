@@ -21,7 +21,7 @@ from jaxparc import files, printing
 from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.kinds import packages
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry
+from jaxparc.preprocessing import Geometry, scale_and_shift
 
 EXTRA = "onnx"
 _AFTER = ("Softmax", "LogSoftmax", "Identity", "Cast", "Sigmoid")  # of logits
@@ -79,8 +79,7 @@ def _running(
     entry: Entry, session: Any, outputs: list[str], channels_last: bool, dtype: Any
 ) -> Callable[[np.ndarray], Any]:
     mean, std = entry.normalisation
-    scale = 1 / (255 * np.array(std, np.float32))
-    shift = np.array(mean, np.float32) / np.array(std, np.float32)
+    scale, shift = scale_and_shift(mean, std)
     (given,) = session.get_inputs()
     fixed = given.shape[0] if isinstance(given.shape[0], int) else None
 

@@ -18,7 +18,7 @@ from jaxparc import printing
 from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.kinds import packages
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry
+from jaxparc.preprocessing import Geometry, scale_and_shift
 
 EXTRA = "timm"
 
@@ -75,9 +75,9 @@ def running(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = module.eval().to(device)
-    scale = [1 / (255 * x) for x in std]
-    shift = [m / s for m, s in zip(mean, std, strict=True)]
-    weight, bias = (torch.tensor(x, device=device)[:, None, None] for x in (scale, shift))
+    weight, bias = (
+        torch.from_numpy(x).to(device)[:, None, None] for x in scale_and_shift(mean, std)
+    )
 
     def normalised(batch: np.ndarray) -> Any:
         images = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
