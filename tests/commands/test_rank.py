@@ -110,7 +110,7 @@ def test_a_damaged_file_is_made_again(bank):
     path = bank.path / "f" / "b.npz"
     whole, scores = path.read_bytes(), rows(bank.path / "f")
     probe = bank_features.probe_images("folder:x/pics", 30, 0)
-    made_of = bank_features._fingerprint(bank_file.read("bank.toml")[1], probe)
+    made_of = bank_features.fingerprint(bank_file.read("bank.toml")[1], probe)
     there = bank_features._checked(path, made_of, probe)
     damaged = 0
     for position in range(0, len(whole), 11):
@@ -131,12 +131,12 @@ def test_a_damaged_file_is_made_again(bank):
 def test_what_decides_the_features_is_looked_at_by_its_content(bank, monkeypatch):
     entry = bank_file.read("bank.toml")[0]
     probe = bank_features.probe_images("folder:x/pics", 30, 0)
-    first = bank_features._fingerprint(entry, probe)
+    first = bank_features.fingerprint(entry, probe)
     status = entry.weights.stat()
 
     def changed(**options):
         changes = {key: value for key, value in options.items() if key != "probe"}
-        return bank_features._fingerprint(
+        return bank_features.fingerprint(
             dataclasses.replace(entry, **changes), options.get("probe", probe)
         )
 
