@@ -134,11 +134,14 @@ def forms(monkeypatch):
 
 # ConvNeXt's own form is tested in test_layers.py; Swin has none
 @every.model(
-    slow=("googlenet", "resnet18", "resnet50", "mobilenet_v2", "vgg11_bn"),
-    # DenseNet has the convolutions of ResNet-50, and takes minutes to compile. With these weights,
-    # gradients of EfficientNetV2 grow to millions, and depend on the order of sums.
+    slow=("googlenet", "resnet18", "resnet50", "mobilenet_v2", "vgg11_bn", "mobilenetv3_small_100"),
+    # DenseNet has the convolutions of ResNet-50, and takes minutes to compile, EfficientNets those
+    # of MobileNets. With these weights, gradients of EfficientNetV2 grow to millions, and depend
+    # on the order of sums.
     without=(
         "densenet121",
+        "efficientnet_lite0",
+        "efficientnet_b0",
         "efficientnetv2_s",
         *convnext.ARCHITECTURES,
         *swin.ARCHITECTURES,

@@ -23,9 +23,11 @@ every_stem = pytest.mark.parametrize("stem", ["imagenet", "small"])
 def shapes_of(module, size, batch=2, **options):
     """Shapes of the variables and of what `apply` returns, without computing anything."""
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    if not options:
+        returned, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
+        return variables, returned
     variables = jax.eval_shape(module.init, jax.random.key(0), images)
-    apply = functools.partial(module.apply, **options)
-    return variables, jax.eval_shape(apply, variables, images)
+    return variables, jax.eval_shape(functools.partial(module.apply, **options), variables, images)
 
 
 def drawn(shapes, seed=0):

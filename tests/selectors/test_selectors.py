@@ -30,6 +30,15 @@ from jaxparc.selectors import SELECTORS
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "expected.json").read_text())["cases"]
 
+# Every shape compiles its programs anew: classes, and several labels per image in fast tests.
+FAST_CASES = ("absent_90", "voc_20")
+
+
+def marked(case, *others):
+    """Parameters of a case of the goldens, in slow tests where it is slow."""
+    return pytest.param(case, *others, marks=() if case in FAST_CASES else pytest.mark.slow)
+
+
 # Every selector, and its reduced form where it has one: a new one is tested by existing.
 METHODS = [name + f for name, s in SELECTORS.items() for f in ["", "_f8"] if s.reducible or not f]
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -209,6 +218,7 @@ def test_a_selector_may_be_transformed_inside_of_a_transformation(method):
 
 
 @pytest.mark.filterwarnings("ignore:nleep")  # 25 Gaussians for 45 images
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["classes", "multi-label", "vectors", "values"])
 def test_scores_are_the_same_with_x64_and_without_rank_promotion(form):
     y = labels_of(form)
@@ -316,6 +326,7 @@ def test_more_capacity_scores_higher(method):
     assert score(method, x, y, source=1e6) > base
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:nleep")
 def test_undefined_features_score_nan_in_a_bank_and_leave_the_others_alone():
     y = labels_of("classes")
@@ -457,7 +468,7 @@ def golden(case):
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [marked(case) for case in CASES])
 @pytest.mark.parametrize("method", KEYS)
 def test_score_is_the_authors(case, method):
     if KEYS[method] not in CASES[case]["scores"]:
@@ -469,7 +480,7 @@ def test_score_is_the_authors(case, method):
     assert golden(case)[method] == pytest.approx(expected, **tolerance)
 
 
-@pytest.mark.optimised
+@pytest.mark.slow
 def test_goldens_are_all_there():
     assert set(CASES) == {
         "tall_10", "pets_37", "c101", "birds_200", "voc_20", "absent_90", "dead_22"
@@ -494,7 +505,7 @@ def further(case):
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize(("case", "method"), [(c, m) for c in FURTHER for m in FURTHER[c]])
+@pytest.mark.parametrize(("case", "method"), [marked(c, m) for c in FURTHER for m in FURTHER[c]])
 def test_score_is_that_of_the_definition_in_float64(case, method):
     assert further(case)[method] == pytest.approx(FURTHER[case][method], rel=1e-4, abs=1e-6)
 

@@ -15,6 +15,7 @@ RESNET = resnet.Architecture(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "module", "architecture", "rate"),
     [

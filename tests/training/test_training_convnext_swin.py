@@ -10,16 +10,16 @@ from jaxparc.training import loop, steps
 from jaxparc.training.steps import Recipe, Task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file", "module", "architecture"),
     [
         ("convnext", convnext, convnext.ConvNeXt, convnext.Architecture((1, 1, 1, 1), 32)),
-        pytest.param(
+        (
             "convnextv2",
             convnext,
             convnext.ConvNeXt,
             convnext.Architecture((1, 1, 1, 1), 32, v2=True, pointwise=True),
-            marks=pytest.mark.slow,
         ),
         # shifted windows of 3 on maps of 8x8, which are padded
         ("swin", swin, swin.Swin, swin.Architecture((2, 1, 1, 1), 1, 3)),

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import numpy as np
+import pytest
 from learnable import SIZE, source_of
 
 from jaxparc import models, parallel
@@ -20,6 +21,7 @@ FEW_STAGES = mobilenet.ARCHITECTURES["mobilenetv3_small_100"]._replace(
 )
 
 
+@pytest.mark.slow
 def test_ten_steps(monkeypatch):
     monkeypatch.setitem(mobilenet.ARCHITECTURES, "few stages", FEW_STAGES)
     fields = {"num_classes": 5, "width": 0.5, "stem": "small", "axis_name": parallel.AXIS}

@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 every_mobilenet = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow) if n in every.SLOW else n
+        n if n in every.REPRESENTATIVES else pytest.param(n, marks=pytest.mark.slow)
         for n in families.of("mobilenet_v2").architectures
     ],
 )
