@@ -2,11 +2,11 @@
 
 The sides are this library's extraction (batch norm folded, on a CPU with Winograd convolutions and
 chunks, on an accelerator in bfloat16), on a CPU the same Flax network unchanged and, if torch and
-torchvision are installed, the original network in torch: on a CPU in both of its memory layouts, on
-an accelerator compiled, channels last and in bfloat16. All take the same batches of uint8 images,
-in host memory or on the device, have the same weights, normalise on the device and return features
-to the host, which are first checked to agree. The sides alternate; each starts after a pause with a
-call that is not counted.
+the package of the network are installed, the original network in torch: on a CPU in both of its
+memory layouts, on an accelerator compiled, channels last and in bfloat16. All take the same batches
+of uint8 images, in host memory or on the device, have the same weights, normalise on the device and
+return features to the host, which are first checked to agree. The sides alternate; each starts
+after a pause with a call that is not counted.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from experiments.speed.measured import Case, Section
 from jaxparc import extraction, models, parallel
 from jaxparc.training import steps
 
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision", "timm")
 Side = Callable[[Sequence[Any]], np.ndarray]  # takes batches; returns the features of all images
 
 
@@ -46,10 +46,11 @@ TORCH: Mapping[str, Torch] = MappingProxyType(
 )
 
 
-# Networks that torchvision, or the package that published them, has as well.
+# Networks that torchvision, timm, or the package that published them, has as well.
 ARCHITECTURES = (
     *("alexnet", "googlenet", "resnet18", "resnet50", "resnet101", "squeezenet1_1"),
     *("mobilenet_v2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+    *originals.TIMM,
 )
 
 
@@ -270,7 +271,19 @@ def section(sizes: Sizes) -> Section:
 def add(command: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     measured.add_quick(command, "networks")
-    measured.add_out(command)
-    command.set_defaults(
-        run=lambda args: measured.run(section(default(args.quick)), args.out, args.ran)
+    command.add_argument(
+        "--architectures",
+        nargs="+",
+        choices=list(models.MODELS),
+        metavar="NAME",
+        help=f"[{len(ARCHITECTURES)} with an original]",
     )
+    measured.add_out(command)
+    command.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    sizes = default(args.quick)
+    if args.architectures:
+        sizes = dataclasses.replace(sizes, architectures=tuple(args.architectures))
+    measured.run(section(sizes), args.out, args.ran)

@@ -16,9 +16,17 @@ CLASSES = 10
 """Number of classes of networks that are trained."""
 
 
+TIMM = (
+    *("vit_small_patch16_224", "convnext_tiny", "efficientnet_b0"),
+    "swin_tiny_patch4_window7_224",
+)
+"""Networks whose original is timm's."""
+
+
 def installed(name: str) -> bool:
     """Return whether torch and the package with a network are installed."""
     package = "efficientnet_lite_pytorch" if name.startswith("efficientnet_lite") else "torchvision"
+    package = "timm" if name in TIMM else package
     return all(importlib.util.find_spec(needed) for needed in ("torch", package))
 
 
@@ -41,6 +49,10 @@ def network(name: str) -> Any:
         from efficientnet_lite_pytorch import EfficientNet
 
         return EfficientNet.from_name(name.replace("_", "-"))
+    if name in TIMM:
+        import timm
+
+        return timm.create_model(name)
     import torchvision as originals
 
     options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
@@ -71,7 +83,9 @@ def feature_network(name: str, variables: Any) -> Any:
 
     found = network(name)
     load(found, name, variables)
-    if name == "squeezenet1_1":
+    if name in TIMM:
+        found.reset_classifier(0)
+    elif name == "squeezenet1_1":
         found.classifier = nn.AdaptiveAvgPool2d(1)  # its head is a convolution, before the mean
     elif hasattr(found, "classifier"):
         found.classifier[-1] = nn.Identity()

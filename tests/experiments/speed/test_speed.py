@@ -180,6 +180,9 @@ def test_the_command_line_passes_its_flags_on(monkeypatch, tmp_path):
         ),
         (called[1][0], None, f"{name} train --pixels 32 --architectures alexnet"),
     ]
+    monkeypatch.setattr(extract, "section", lambda sizes: sizes)
+    command.main(["extract", "--architectures", "vit_small_patch16_224", "alexnet"])
+    assert called.pop()[0].architectures == ("vit_small_patch16_224", "alexnet")
     (shape,) = called[1][0].shapes
     assert (shape.pixels, shape.architectures) == (32, ("alexnet",))
 
