@@ -8,6 +8,11 @@ import mmap
 import os
 from pathlib import Path
 
+# Several processes run tests: with threads of their own, SciPy and scikit-learn would wait for one
+# another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import jaxlib
 import numpy as np
@@ -90,13 +95,15 @@ def is_flag(text):
 
 @pytest.fixture(autouse=True)
 def optimisations(request):
-    """Compile as users do for fast tests that compare digits or measure."""
-    if request.node.get_closest_marker("optimised") is None or not is_fast(request.config):
-        yield
-        return
-    jax.config.update("jax_disable_most_optimizations", False)
+    """Compile as users do for tests that compare digits or measure, and else as the suite does."""
+    marked = request.node.get_closest_marker
+    suite = jax.config.read("jax_disable_most_optimizations")
+    if marked("optimised"):
+        jax.config.update("jax_disable_most_optimizations", False)
+    elif marked("unoptimised") and PLATFORM == "cpu":
+        jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", suite)
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def raced(features, **options):
     return jaxparc.race(extracting.models(), LABELS, method="parc", **options), extracting.seen
 
 
+@pytest.mark.slow
 def test_the_choice_is_that_of_all_images_at_less_than_half_of_the_cost():
     features = bank()
     best = jaxparc.score_bank(features, LABELS, methods="parc").best

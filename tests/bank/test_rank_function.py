@@ -204,6 +204,7 @@ def test_a_loaded_network_ranks_as_by_the_command(network, tmp_path, monkeypatch
         jaxparc.rank({"thin": weights.load(None, network)}, images / np.float32(255), probe.labels)
 
 
+@pytest.mark.slow
 def test_ranking_features_needs_no_flax():
     code = """
 import sys

@@ -120,7 +120,7 @@ def command(*words, cwd):
     )
 
 
-@pytest.mark.parametrize("stage", ["benchmark", "train_sources", "finetune_all", "report"])
+@pytest.mark.parametrize("stage", ["benchmark", "report"])
 def test_an_unknown_benchmark_is_one_line(stage, tmp_path):
     result = command(f"experiments.{stage}", "--benchmark", "nothing", cwd=tmp_path)
     assert result.returncode == 2

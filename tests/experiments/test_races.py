@@ -8,6 +8,7 @@ from experiments import races
 LABELS = np.repeat(np.arange(6), 30)
 
 
+@pytest.mark.slow
 def test_the_command_prints_how_often_the_choice_is_the_same(tmp_path, capsys):
     rng = np.random.default_rng(0)
     means = rng.normal(size=(6, 12))

@@ -13,6 +13,9 @@ from jax import lax
 from jaxparc import backend, models
 from jaxparc.models import convnext, inference, layers, mobilenet, swin, vit
 
+# The forms of a network are compared with each other, whatever compiles them.
+pytestmark = pytest.mark.unoptimised
+
 CLASSES = 7
 
 
@@ -45,7 +48,12 @@ def paths(tree):
     return {"/".join(path) for path in flax.traverse_util.flatten_dict(tree)}
 
 
-@every.model([name for name in every.REPRESENTATIVES if name != "resnet18"])
+@every.model(
+    slow=[name for name in every.REPRESENTATIVES if name != "resnet18"],
+    # of the blocks of quicker ones
+    without=("resnet50", "efficientnet_lite0", "efficientnet_b0", "convnextv2_atto")
+    + ("swin_base_patch4_window12_384",),
+)
 def test_a_prepared_network_is_the_same_function(name, monkeypatch):
     monkeypatch.setattr(inference, "_MIN_CHANNELS", 4)
     module, variables = network(name)

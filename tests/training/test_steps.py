@@ -36,7 +36,6 @@ def test_what_was_copied_outlives_what_is_donated():
     [
         ("resnet18", {}),
         ("alexnet", {"dropout_rate": 0.0}),
-        ("googlenet", {"dropout_rate": 0.0}),
     ],
 )
 @pytest.mark.slow

@@ -161,7 +161,10 @@ def test_a_given_scheme(tmp_path):
         weights.load("mobilenet_v2", path, scheme="caffe")
 
 
-@every.model([name for name in every.REPRESENTATIVES if name != "squeezenet1_1"])
+@every.model(
+    slow=[name for name in every.REPRESENTATIVES if name != "squeezenet1_1"],
+    without=every.SLOW,  # their heads are those of quicker ones
+)
 def test_backbones_without_a_head_and_fresh_heads(name, tmp_path):
     full = golden(name)
     heads = {entry.key for entry in torchvision.head(name, 1, 1)}
