@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_bank
 from PIL import Image
 from safetensors.numpy import save_file
 from tiny_bank import hues, weights_of, work_in
@@ -296,7 +297,7 @@ def test_an_interrupt_within_a_model_keeps_the_others(bank, capsys):
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        said = process.stderr.read()
+        said = tiny_bank.messages(process.stderr.read())
     assert process.returncode == 130
     kept = "1 of 3 models are done and kept in f; the same command continues"
     assert said == f"jaxparc: interrupted; {kept}\n"
