@@ -157,7 +157,7 @@ def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, cap
     assert (copy.out / "transfers" / "resnet18_glyph_digits_digits.damaged").is_dir()
     for file in broken[2:]:
         assert file.with_name(f"{file.name}.damaged").exists()
-    assert capsys.readouterr().out.count("and recreated") == 4
+    assert capsys.readouterr().err.count("and recreated") == 4
 
 
 def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, capsys):
@@ -180,7 +180,7 @@ def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, caps
     assert [path.name for path in done] == [first] * 3
     # a choice waits for its whole grid
     assert rows(copy.out / "oracle.csv") == []
-    assert "3 of 3 units failed" in capsys.readouterr().out
+    assert "3 of 3 units failed" in capsys.readouterr().err
 
     def refuse(task, variables, source, points, **options):
         assert points[0].recipe.learning_rate != tiny.TINY.learning_rates["resnet18"][0]
