@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_bank
+from PIL import Image
 from safetensors.numpy import save_file
 from tiny_bank import rank, weights_of
 
@@ -245,6 +246,17 @@ def test_a_page_that_cannot_be_written_is_one_line(bank, capsys, monkeypatch):
     assert finetune() == 1
     line = "jaxparc: cannot write f/finetuned.json: No space left on device\n"
     assert capsys.readouterr().err == line
+
+
+def test_images_that_differ_a_lot_are_noted_once(bank, capsys):
+    Image.fromarray(np.zeros((6, 6), np.uint8)).save("x/pics/class2/gray.png")
+    user_images.open_set.cache_clear()
+    capsys.readouterr()
+    assert finetune() == 0
+    assert capsys.readouterr().err == (
+        "folder:x/pics: of 49 images, 1 is grayscale (first: class2/gray.png); all are read as "
+        "RGB\n"
+    )
 
 
 def test_one_image_per_class_is_one_line(bank, capsys, monkeypatch):

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import tiny_bank
+from PIL import Image
 from tiny_bank import MODEL, pictures, rank, rows
 
 from jaxparc import locks, selectors
@@ -20,6 +21,20 @@ from jaxparc.commands import RANKED_BY
 from jaxparc.labels import KINDS
 
 bank = pytest.fixture(tiny_bank.three_models)
+
+
+@pytest.mark.parametrize("words", [("rank", "--probe-sets", "2"), ("rank", "--race"), ("extract",)])
+def test_images_that_differ_a_lot_are_noted_once(words, bank, capsys):
+    pixels = np.zeros((60, 60), np.uint8)
+    Image.fromarray(pixels).save(bank.path / "x" / "pics" / "class1" / "gray.png")
+    assert rank("--out", "f", *words[1:], command=words[0], images="15") == 0
+    err = capsys.readouterr().err
+    note = (
+        "folder:x/pics: images from 6x6 (class0/0.png) to 60x60 pixels (class1/gray.png); all are "
+        "resized to the input size of a network; of 49 images, 1 is grayscale (first: "
+        "class1/gray.png); all are read as RGB\n"
+    )
+    assert err.count("60x60") == err.count(note) == 1
 
 
 # Whose features they are
