@@ -178,11 +178,10 @@ def _checked(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(content[field], str) or not re.fullmatch(r"[\w.-]+", content[field]):
             raise PublishedFileError(f"{path}: {field} is {content[field]!r}; expected a name")
         probe[field] = content[field]
-    if probe["architecture"] not in models.MODELS:
-        raise PublishedFileError(
-            f"{path}: unknown architecture {probe['architecture']!r}; "
-            f"known: {', '.join(models.MODELS)}"
-        )
+    try:
+        models.get(probe["architecture"])
+    except InputError as error:
+        raise PublishedFileError(f"{path}: {error}") from None
     return probe
 
 

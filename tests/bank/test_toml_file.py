@@ -73,7 +73,10 @@ def test_a_bank_file_is_read_whole(tmp_path):
         (MODEL + 'resize = "pad"\n', "resize is 'pad'; expected 'squash' or 'shortest'"),
         (MODEL + 'interpolation = "area"\n', "interpolation is 'area'; expected 'nearest', 'bil"),
         (MODEL + MODEL, "duplicate model 'a'"),
-        (MODEL.replace("resnet18", "vit"), "model 'a': unknown architecture 'vit'; known: alexnet"),
+        (
+            MODEL.replace("resnet18", "vit"),
+            "model 'a': unknown architecture 'vit'; the closest are vit_",
+        ),
         (MODEL + "wights = 1\n", "model 'a': unknown key 'wights'; known: name, architecture"),
         (MODEL + 'size = "big"\n', "model 'a': size is 'big'; expected an integer"),
         (MODEL + "layers = 0\n", "model 'a': layers is 0; expected an integer of at least 1"),
