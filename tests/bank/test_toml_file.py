@@ -171,8 +171,9 @@ def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     words = ["rank", "bank.toml", "folder:hues", "--images", "30"]
     assert main([*words, "--methods", "parc_f32", "knn", "parc+l", "heuristic"]) == 0
     out, err = capsys.readouterr()
-    assert err == ""
-    lines = out.splitlines()
+    assert out.startswith("Fine-tune ")
+    assert tiny_bank.messages(err) == ""
+    lines = err.splitlines()
     classes = ", ".join(f"class{i} 16 + 4" for i in range(3))
     assert lines[0] == f"hues: 3 classes; images: train 48, test 12: {classes}"
     assert [line.split(":")[0] for line in lines[1:4]] == [
@@ -275,7 +276,7 @@ def test_one_bad_model_does_not_stop_the_others(bank, capsys):
     assert main(["rank", "bank.toml", "folder:hues", "--images", "30", "--out", "f"]) == 1
     out, err = capsys.readouterr()
     assert "extract: b FAILED: b.safetensors begins with b'<html>'" in err
-    assert err == "jaxparc: 1 model failed: b\n"
+    assert tiny_bank.messages(err) == "jaxparc: 1 model failed: b\n"
     assert not stale.exists()
     assert re.search(r"^ *=? ?\d  a  ", out, re.MULTILINE)
     assert re.search(r"^ *=? ?\d  c  ", out, re.MULTILINE)
