@@ -359,7 +359,7 @@ def compare(args: argparse.Namespace) -> None:
     for note in (*bank.notes, *result.notes):
         say(f"note: {note}")
     if args.out is not None:
-        say(f"written to {args.out}")
+        print(printing.shown(f"written to {args.out}"))
 
 
 def _check_facts(facts: Facts | None, names: Iterable[str], args: argparse.Namespace) -> None:

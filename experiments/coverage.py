@@ -26,7 +26,6 @@ from jaxparc import printing, selectors
 from jaxparc.bank import folder
 from jaxparc.errors import InputError
 from jaxparc.selectors import SELECTORS
-from jaxparc.units.progress import say
 
 METHODS = tuple(name for name, s in SELECTORS.items() if "features" in s.needs)
 METHODS += ("parc_f32", "hscore_f32", "logme_f32", "mean(parc_f32,ridge,ncm)")
@@ -168,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         given = pool(args.files)
-        say(
+        print(
             f"{printing.count(len(given.features), 'model')}, "
             f"{printing.count(len(given.labels), 'image')}"
         )

@@ -22,7 +22,6 @@ from experiments.tables.read import TableError, read_accuracies
 from jaxparc import array_files, files, models, printing
 from jaxparc.errors import InputError
 from jaxparc.evaluation import Transfer
-from jaxparc.units.progress import say
 from jaxparc.weights import pickles
 
 LIMIT = 1 << 30  # maximum bytes of a list of rows when stacked
@@ -67,7 +66,7 @@ def _import() -> None:
     try:
         for file in found:
             try:
-                say(f"{file.name}: {import_file(file, args.out)}")
+                print(printing.shown(f"{file.name}: {import_file(file, args.out)}"))
             except PublishedFileError as error:
                 print(f"{parser.prog}: {printing.line(error)}", file=sys.stderr)
                 refused += 1
@@ -75,7 +74,8 @@ def _import() -> None:
         raise
     except OSError as error:
         parser.exit(2, f"{parser.prog}: {printing.line(error)}\n")
-    say(f"imported {len(found) - refused} of {printing.count(len(found), 'file')} to {args.out}")
+    total = printing.count(len(found), "file")
+    print(printing.shown(f"imported {len(found) - refused} of {total} to {args.out}"))
     sys.exit(1 if refused else 0)
 
 
@@ -178,11 +178,10 @@ def _checked(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(content[field], str) or not re.fullmatch(r"[\w.-]+", content[field]):
             raise PublishedFileError(f"{path}: {field} is {content[field]!r}; expected a name")
         probe[field] = content[field]
-    if probe["architecture"] not in models.MODELS:
-        raise PublishedFileError(
-            f"{path}: unknown architecture {probe['architecture']!r}; "
-            f"known: {', '.join(models.MODELS)}"
-        )
+    try:
+        models.get(probe["architecture"])
+    except InputError as error:
+        raise PublishedFileError(f"{path}: {error}") from None
     return probe
 
 

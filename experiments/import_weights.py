@@ -18,7 +18,6 @@ from experiments.runner.run import Run, claim
 from jaxparc import models, printing, weights
 from jaxparc.errors import InputError, OperationError
 from jaxparc.training import checkpoints
-from jaxparc.units.progress import say
 from jaxparc.weights import WeightsError
 
 
@@ -42,7 +41,8 @@ def _import(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         benchmark = benchmarks.get(args.benchmark)
         checkpoints_dir = Path("checkpoints") / benchmark.name
         run = Run(benchmark, Path("results") / benchmark.name, checkpoints_dir)
-        say(f"{args.file}: {import_weights(run, args.architecture, args.source, args.file)}")
+        done = import_weights(run, args.architecture, args.source, args.file)
+        print(printing.shown(f"{args.file}: {done}"))
     except BrokenPipeError:
         raise
     except (InputError, OperationError, OSError) as error:

@@ -30,7 +30,6 @@ from jaxparc.evaluation import outcomes
 from jaxparc.evaluation.summary import Summary, summarise
 from jaxparc.report import sheets
 from jaxparc.units import options
-from jaxparc.units.progress import say
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 # The benchmarks for which the paper has tables.
@@ -56,7 +55,7 @@ def stage(run: Run) -> int:
         write_files(results.summary, run.out / "report", {})
     page = run.out / "report" / "index.html"
     report.write_page(results, page)
-    say(f"report: {page}")
+    print(printing.shown(f"report: {page}"))
     return 0
 
 

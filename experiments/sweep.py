@@ -103,7 +103,7 @@ def reference(run: Run) -> int:
     _write(run, "reference", [(architectures[p.value], p) for p in points])
     table = _by_reference(architectures, points)
     files.write_text(run.out / "sweeps" / "reference.md", table.markdown())
-    say(table.markdown())
+    print(printing.lines(table.markdown()))
     return failures
 
 
@@ -189,7 +189,7 @@ def _write(run: Run, what: str, points: Iterable[tuple[int | str, Point]]) -> No
         rows.append((what, value, p.method, p.run, pc, f"{p.milliseconds:.4f}"))
     path = run.out / "sweeps" / f"{what}.csv"
     files.write_text(path, files.table_text(rows))
-    say(f"sweep: {path}")
+    print(printing.shown(f"sweep: {path}"))
 
 
 SWEEPS: Mapping[str, Callable[[Run], int]] = MappingProxyType(

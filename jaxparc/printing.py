@@ -4,12 +4,13 @@ For CSV see `files.table_text`, for names of files `files.check_name`.
 """
 
 import contextlib
+import difflib
 import html as html_
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 # Replacements for characters of our tables that an encoding may lack.
 _PLAIN = {"±": "+/-", "–": "-", "…": "...", "≈": "~", "’": "'", "×": "x"}  # noqa: RUF001
@@ -90,6 +91,15 @@ def some(names: Sequence[str], most: int = 5) -> str:
     """Join names, at most `most` of them: "a, b and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Join the three known names that are most like one, those that contain it first: "a, b, c"."""
+    folded = {one.casefold(): one for one in known}
+    wanted = name.casefold()
+    alike = difflib.get_close_matches(wanted, folded, n=len(folded), cutoff=0)
+    ordered = sorted(alike, key=lambda one: wanted not in one)
+    return ", ".join(folded[one] for one in ordered[:3])
 
 
 def duration(seconds: float, most: float | None = None) -> str:

@@ -115,3 +115,10 @@ def test_durations_are_rough():
         "1.0 to 10.0 h",
         "277.8 h",
     ]
+
+
+def test_closest_names_are_those_that_contain_a_name_and_then_those_that_are_alike():
+    known = ("resnet18", "ResNet50V2", "resnet50", "swin_tiny_patch4", "vit")
+    assert printing.closest("swin", known).startswith("swin_tiny_patch4, ")
+    assert printing.closest("RESNET-50", known).startswith("resnet50, ResNet50V2")
+    assert printing.closest("a", ("b", "aa")) == "aa, b"

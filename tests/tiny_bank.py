@@ -1,5 +1,6 @@
 """A bank of models that take no time, images for them, and the commands on it."""
 
+import re
 import types
 
 import numpy as np
@@ -81,3 +82,9 @@ def rank(*words, bank="bank.toml", target="folder:x/pics", command="rank", image
 def rows(folder):
     lines = (folder / "scores.csv").read_text().splitlines()
     return {line.split(",")[0]: [float(cell) for cell in line.split(",")[1:]] for line in lines[1:]}
+
+
+def messages(err):
+    """Return stderr without the classes of the target and the progress of the extraction."""
+    shown = re.compile(r"extract( \d+ images)?( \d+/\d+ \S+)?: |\w+: (\d+ classes; images: |age )")
+    return "".join(line for line in err.splitlines(keepends=True) if not shown.match(line))

@@ -255,11 +255,10 @@ def _oracle(table: _Table) -> Accuracies:
     for row, transfer in _transfers(table):
         if not transfer.source:
             raise TableError(f"{row.where}: {TRANSFER[1]} is empty")
-        if transfer.architecture not in models.MODELS:
-            raise TableError(
-                f"{row.where}: unknown architecture {transfer.architecture!r}; "
-                f"known: {', '.join(models.MODELS)}"
-            )
+        try:
+            models.get(transfer.architecture)
+        except InputError as error:
+            raise TableError(f"{row.where}: {error}") from None
         found[transfer] = _percentage(row)
     return found
 

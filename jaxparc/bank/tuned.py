@@ -126,6 +126,27 @@ class Tuned:
         return f"{self.accuracy:.2f} ± {(high - low) / 2:.2f}"
 
 
+def read_results(folder: Path) -> tuple[str, tuple[Tuned, ...]]:
+    """Read what `json_text` returned: the target, and the fine-tuned models.
+
+    Raises:
+        InputError: the file cannot be read, or is not what `json_text` returned.
+    """
+    path = folder / RESULTS
+    try:
+        content = json.loads(path.read_bytes())
+        models = []
+        for model in content["models"]:
+            facts = dict(model)
+            ranked = Ranked(*(facts.pop(key) for key in ("name", "rank", "tied")))
+            models.append(Tuned(ranked, Path(facts.pop("file")), facts))
+        return str(content["target"]), tuple(models)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); run `jaxparc finetune` again"
+        ) from None
+
+
 def best_of(models: Sequence[Tuned]) -> Tuned:
     """Return the most accurate model; of equals, the one that is ranked higher."""
     return max(models, key=lambda one: (one.accuracy, -one.ranked.rank))
@@ -154,6 +175,11 @@ def verdict(models: Sequence[Tuned]) -> str:
     top, best = models[0], best_of(models)
     if len(models) == 1:
         return f"{top.name} alone was fine-tuned, so there is nothing to compare it with."
+    if top.ranked.rank > 1:
+        return (
+            f"The model that is ranked first was not fine-tuned; of the {len(models)} that were, "
+            f"{best.name}, rank {best.ranked.rank}, is the most accurate."
+        )
     which = f"of the {len(models)} that were fine-tuned, once each"
     images = count(int(top.facts["test_images"]), "test image")
     if best is top:

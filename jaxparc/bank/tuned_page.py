@@ -1,15 +1,18 @@
 """The section of a ranking's page on fine-tuning: was the advice right?"""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxparc import files
+from jaxparc import datasets, files, printing
 from jaxparc.bank import tuned, tuning
+from jaxparc.bank.ranked import Ranked
 from jaxparc.bank.tuned import Tuned
 from jaxparc.bank.tuning import OfClass
+from jaxparc.errors import InputError
 from jaxparc.printing import count, html
 from jaxparc.report import markup
 
@@ -34,7 +37,63 @@ def write(page: Path, models: Sequence[Tuned], classes: Sequence[str]) -> None:
     Raises:
         OSError: the page cannot be written.
     """
-    section = f"{_BEGIN}{_section(models, classes)}{_END}"
+    _insert(page, _section(models, classes))
+
+
+def restore(folder: Path, ranking: Ranked) -> list[str]:
+    """Write the section into the new page of a ranking, if it has models that were fine-tuned.
+
+    Args:
+        folder: the folder of finetuned.json and of the page.
+        ranking: the new ranking, whose ranks are shown in place of the earlier ones.
+
+    Returns:
+        Notes, one line each, on what is left out: models that this ranking has no rank for, and a
+        file of another target or that cannot be read.
+
+    Raises:
+        OSError: the page cannot be written.
+    """
+    path = folder / tuned.RESULTS
+    try:
+        target, models = tuned.read_results(folder)
+    except InputError as error:
+        return [str(error)]
+    now = ranking.settings.get("target")
+    if now is not None and not _is_same(target, str(now)):
+        return [f"{path} is of models fine-tuned on {target}; it is left out of the page"]
+    ranked = {
+        row.name: tuned.Ranked(row.name, row.rank, row.tied)
+        for row in ranking.rows
+        if row.rank is not None
+    }
+    kept = [dataclasses.replace(m, ranked=ranked[m.name]) for m in models if m.name in ranked]
+    kept.sort(key=lambda one: one.ranked.rank)
+    gone = [one.name for one in models if one.name not in ranked]
+    notes = []
+    if gone:
+        what = f"{printing.some(gone)} of {path} left out of the page"
+        notes = [f"{what}: this ranking has no rank for {'it' if len(gone) == 1 else 'them'}"]
+    if kept:
+        try:
+            section = _section(kept, kept[0].facts["classes"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            return [f"{path} cannot be read ({reason}); run `jaxparc finetune` again"]
+        _insert(folder / "index.html", section)
+    return notes
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Return whether two addresses of data sets are of the same files."""
+    try:
+        return one == other or datasets.folder_of(one) == datasets.folder_of(other)
+    except InputError:  # it was moved
+        return False
+
+
+def _insert(page: Path, section: str) -> None:
+    section = f"{_BEGIN}{section}{_END}"
     try:
         text = page.read_text(encoding="utf-8")
     except (FileNotFoundError, UnicodeDecodeError):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -124,11 +125,11 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def print_classes(job: Job) -> None:
-    """Print the classes, or the range of values, and the sizes of a target, and what was cut."""
+    """Print, on stderr, the classes or range of values and the sizes of a target, and the cut."""
     classes = datasets.summary(job.target, data_dir=job.data_dir)
-    print(printing.shown(f"{job.probe.target}: {classes}"))
+    print(printing.shown(f"{job.probe.target}: {classes}"), file=sys.stderr)
     if job.cut:
-        print(printing.shown(job.cut))
+        print(printing.shown(job.cut), file=sys.stderr)
 
 
 def run(

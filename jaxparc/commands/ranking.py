@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from jaxparc import printing
-from jaxparc.bank import folder, ranked_tables, ranking
+from jaxparc.bank import folder, ranked_tables, ranking, tuned
 from jaxparc.bank.choice import NEEDS, plan_sets
 from jaxparc.bank.choice import Choice as Choice
 from jaxparc.bank.choice import plan as plan
@@ -58,10 +58,11 @@ def print_ranking(
         with Console(stderr=True).status(f"Scoring {models}"):
             found = ranking.make(choice, chosen, banks, given, about, num_classes=num_classes)
         found.write(out)
+        notes = [*found.notes, *_restored(out, found)]
     except OSError as error:
         raise OperationError(f"cannot write {error.filename or table}: {error.strerror}") from error
     print(ranked_tables.text(found))
-    for note in found.notes:
+    for note in notes:
         print(f"note: {printing.shown(note)}", file=sys.stderr)
     print(found.settings["images"])
     print(
@@ -72,3 +73,12 @@ def print_ranking(
     if not np.isfinite(found.scores.values).any():
         raise OperationError("no model has a score; ranking.json has all reasons")
     return found, "; ".join(dict.fromkeys(chosen.left_out.values()))
+
+
+def _restored(out: Path, found: ranking.Ranking) -> list[str]:
+    """Put what `finetune` wrote of the models back on the page; see `tuned_page.restore`."""
+    if not (out / tuned.RESULTS).exists():
+        return []
+    from jaxparc.bank import tuned_page  # it imports what trains networks
+
+    return tuned_page.restore(out, found)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -41,6 +41,22 @@ SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 # Above this, Pillow warns. Decoding such an image takes 0.5 GB as PNG and 1.4 GB as WebP.
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 6 * MAX_PIXELS  # uncompressed colour at 16 bits
+
+
+class Stored(NamedTuple):
+    """How an image is stored.
+
+    Attributes:
+        width: in pixels.
+        height: in pixels.
+        channels: "grayscale", "RGB" (or another colour space, or a palette), "CMYK" or, whatever
+            else is stored, "alpha".
+    """
+
+    width: int
+    height: int
+    channels: str
+
 
 # Tags of TIFF.
 _BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 258, 262, 322, 323, 339
@@ -112,7 +128,8 @@ def open_rgb(file: str | Path | bytes, *, side: int | None = None) -> Image.Imag
     Returns:
         An RGB image: grey is repeated, 16 bits (or 12, if the file declares them) are scaled to 8,
         transparency is dropped, and animations give their first frame. Orientation tags are
-        ignored. For 16 bits, `info["largest"]` is the largest value before scaling.
+        ignored. `info["stored"]` is a `Stored`. For 16 bits, `info["largest"]` is the largest value
+        before scaling.
 
     Raises:
         OSError: it does not exist, has none of FORMATS, or is truncated.
@@ -147,6 +164,7 @@ def _decoded(file: str | Path | bytes, side: int | None) -> Iterator[Image.Image
     with io.BytesIO(file) if isinstance(file, bytes) else Path(file).open("rb") as stream:
         with _pillow_errors():
             image = _opened(stream)
+            stored = Stored(*image.size, _channels(image))
             pixels = image.width * image.height
             if image.format == "TIFF":  # tiles are decoded whole
                 tags = image.tag_v2  # type: ignore[attr-defined]
@@ -163,6 +181,7 @@ def _decoded(file: str | Path | bytes, side: int | None) -> Iterator[Image.Image
         with _PIXELS.part(pixels):
             with _pillow_errors():
                 rgb = _rgb(image)
+            rgb.info["stored"] = stored
             yield rgb
 
 
@@ -195,6 +214,14 @@ def _opened(stream: BinaryIO) -> ImageFile.ImageFile:
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             flaw = f"it is a damaged {name} ({error})" if start else flaw
     raise OSError(flaw)
+
+
+def _channels(image: Image.Image) -> str:
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        return "alpha"
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+        return "grayscale"
+    return "CMYK" if image.mode == "CMYK" else "RGB"
 
 
 def _rgb(image: ImageFile.ImageFile) -> Image.Image:

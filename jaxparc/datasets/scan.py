@@ -3,13 +3,13 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxparc import files, printing
-from jaxparc.datasets import folders, images
+from jaxparc.datasets import folders, images, stored
 
 
 def scan(
@@ -42,7 +42,7 @@ def scan(
     try:
         known = files.read_sealed(cache)
         if known["stamp"] == stamp.hexdigest():
-            _warn_dark(name, *known["deep"])
+            _print_notes(name, known)
             return dict(known["unreadable"]), known["content"]
     except (OSError, KeyError, files.DamagedFileError):
         pass  # not scanned yet
@@ -51,17 +51,30 @@ def scan(
     content = hashlib.sha256("".join(facts.digest for facts in found).encode()).hexdigest()
     largest = [facts.largest for facts in found if facts.largest is not None]
     deep = len(largest), max(largest, default=0)
-    known = {"stamp": stamp.hexdigest(), "unreadable": flaws, "content": content, "deep": deep}
+    decoded = [(p, one.stored) for p, one in zip(paths, found, strict=True) if one.stored]
+    known = {
+        "stamp": stamp.hexdigest(),
+        "unreadable": flaws,
+        "content": content,
+        "deep": deep,
+        "stored": stored.summary(decoded),
+    }
     if not any(facts.transient for facts in found):
         # Without a cache, they are decoded again next time.
         with contextlib.suppress(OSError):
             files.write_sealed(cache, known)
-    _warn_dark(name, *deep)
+    _print_notes(name, known)
     return flaws, content
 
 
-def _warn_dark(name: str, count: int, largest: int) -> None:
-    """Print that images seem to have fewer bits than the 16 from which they are scaled."""
+def _print_notes(name: str, known: Mapping[str, Any]) -> None:
+    """Print how images are stored if that differs a lot, or seems to be dark.
+
+    Images that are dark may have fewer bits than the 16 from which they are scaled.
+    """
+    if text := stored.note(known["stored"]):
+        folders.say(name, text)
+    count, largest = known["deep"]
     if count and largest < 2**15:
         folders.say(
             name,
@@ -77,12 +90,14 @@ class _Facts(NamedTuple):
       flaw: why it cannot be decoded; "" if it can.
       digest: SHA-256 of the file.
       largest: of images with 16 bits, the largest value.
+      stored: how it is stored; None if it cannot be decoded.
       transient: whether the flaw is not the file's, so that it may be decoded next time.
     """
 
     flaw: str = ""
     digest: str = ""
     largest: int | None = None
+    stored: images.Stored | None = None
     transient: bool = False
 
 
@@ -121,4 +136,4 @@ def _decode(path: Path) -> _Facts:
         return _Facts(printing.reason(error), digest)
     except MemoryError:
         return _Facts("too little memory to decode it", digest, transient=True)
-    return _Facts("", digest, image.info.get("largest"))
+    return _Facts("", digest, image.info.get("largest"), image.info["stored"])

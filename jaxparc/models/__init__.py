@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from jaxparc import printing
 from jaxparc.errors import InputError
 from jaxparc.models import (
     alexnet,
@@ -76,8 +77,11 @@ def get(name: str) -> ModelSpec:
     """Return the specification of an architecture.
 
     Raises:
-      InputError: the name is not in `MODELS`; the message lists those that are.
+      InputError: the name is not in `MODELS`; the message has the closest of those that are.
     """
     if name not in MODELS:
-        raise InputError(f"unknown architecture {name!r}; known: {', '.join(MODELS)}")
+        raise InputError(
+            f"unknown architecture {name!r}; the closest are {printing.closest(name, MODELS)} "
+            "(`jaxparc models` lists all)"
+        )
     return MODELS[name]

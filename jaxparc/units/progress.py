@@ -12,11 +12,11 @@ from jaxparc import printing
 
 
 def say(line: str) -> None:
-    """Print one line without disturbing a live display."""
+    """Print one line on stderr without disturbing a live display."""
     _CONSOLE.print(printing.lines(line), highlight=False, soft_wrap=True, markup=False)
 
 
-_CONSOLE = Console()
+_CONSOLE = Console(stderr=True)  # the output of a command is its result
 
 
 class Progress:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_bank
 from PIL import Image
 from safetensors.numpy import save_file
 from tiny_bank import hues, weights_of, work_in
@@ -72,7 +73,10 @@ def test_a_bank_file_is_read_whole(tmp_path):
         (MODEL + 'resize = "pad"\n', "resize is 'pad'; expected 'squash' or 'shortest'"),
         (MODEL + 'interpolation = "area"\n', "interpolation is 'area'; expected 'nearest', 'bil"),
         (MODEL + MODEL, "duplicate model 'a'"),
-        (MODEL.replace("resnet18", "vit"), "model 'a': unknown architecture 'vit'; known: alexnet"),
+        (
+            MODEL.replace("resnet18", "vit"),
+            "model 'a': unknown architecture 'vit'; the closest are vit_",
+        ),
         (MODEL + "wights = 1\n", "model 'a': unknown key 'wights'; known: name, architecture"),
         (MODEL + 'size = "big"\n', "model 'a': size is 'big'; expected an integer"),
         (MODEL + "layers = 0\n", "model 'a': layers is 0; expected an integer of at least 1"),
@@ -167,8 +171,9 @@ def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     words = ["rank", "bank.toml", "folder:hues", "--images", "30"]
     assert main([*words, "--methods", "parc_f32", "knn", "parc+l", "heuristic"]) == 0
     out, err = capsys.readouterr()
-    assert err == ""
-    lines = out.splitlines()
+    assert out.startswith("Fine-tune ")
+    assert tiny_bank.messages(err) == ""
+    lines = err.splitlines()
     classes = ", ".join(f"class{i} 16 + 4" for i in range(3))
     assert lines[0] == f"hues: 3 classes; images: train 48, test 12: {classes}"
     assert [line.split(":")[0] for line in lines[1:4]] == [
@@ -193,16 +198,16 @@ def test_a_bank_goes_from_weights_to_a_ranking(bank, capsys):
     ]
     # again: nothing is run
     assert main(words) == 0
-    assert ", 3 already done\n" in capsys.readouterr().out
+    assert ", 3 already done\n" in capsys.readouterr().err
     # other images go to another folder; other weights are looked at again
     assert main([*words[:-1], "27"]) == 0
-    assert ", 0 already done\n" in capsys.readouterr().out
+    assert ", 0 already done\n" in capsys.readouterr().err
     assert len(list((bank / "features").iterdir())) == 2
     assert len(feature_files.read_bank(folder).labels) == 30
     changed = {k: v * 2 if k == "fc.bias" else v for k, v in weights_of("resnet18", 7).items()}
     save_file(changed, bank / "a.safetensors")
     assert main([*words[:-1], "27"]) == 0
-    assert ", 2 already done\n" in capsys.readouterr().out
+    assert ", 2 already done\n" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -223,7 +228,7 @@ def test_features_are_extracted_again_when_a_shard_is_replaced(bank, capsys):
     def extracted():
         assert main(words) == 0
         with np.load(bank / "f" / "a.npz") as arrays:
-            return "1 already done" in capsys.readouterr().out, arrays["features"]
+            return "1 already done" in capsys.readouterr().err, arrays["features"]
 
     _, first = extracted()
     was_there, again = extracted()
@@ -270,14 +275,14 @@ def test_one_bad_model_does_not_stop_the_others(bank, capsys):
     stale.write_bytes(b"PK of other weights")
     assert main(["rank", "bank.toml", "folder:hues", "--images", "30", "--out", "f"]) == 1
     out, err = capsys.readouterr()
-    assert "extract: b FAILED: b.safetensors begins with b'<html>'" in out
-    assert err == "jaxparc: 1 model failed: b\n"
+    assert "extract: b FAILED: b.safetensors begins with b'<html>'" in err
+    assert tiny_bank.messages(err) == "jaxparc: 1 model failed: b\n"
     assert not stale.exists()
     assert re.search(r"^ *=? ?\d  a  ", out, re.MULTILINE)
     assert re.search(r"^ *=? ?\d  c  ", out, re.MULTILINE)
     (bank / "b.safetensors").unlink()
     assert main(["extract", "bank.toml", "folder:hues", "--images", "30"]) == 1
-    assert "b.safetensors: No such file or directory" in capsys.readouterr().out
+    assert "b.safetensors: No such file or directory" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -291,17 +296,17 @@ def test_an_interrupt_within_a_model_keeps_the_others(bank, capsys):
         text=True,
         env=environment,
     ) as process:
-        while not process.stdout.readline().startswith("extract 1/3 a"):
+        while not process.stderr.readline().startswith("extract 1/3 a"):
             assert process.poll() is None
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        said = process.stderr.read()
+        said = tiny_bank.messages(process.stderr.read())
     assert process.returncode == 130
     kept = "1 of 3 models are done and kept in f; the same command continues"
     assert said == f"jaxparc: interrupted; {kept}\n"
     assert main(words) == 0
-    assert ", 1 already done\n" in capsys.readouterr().out
+    assert ", 1 already done\n" in capsys.readouterr().err
     assert not list(bank.rglob("*.incomplete"))
 
 

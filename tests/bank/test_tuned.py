@@ -93,6 +93,11 @@ def test_a_folder_without_a_ranking_is_named(tmp_path):
         ([("a", 1, 150), ("b", 2, 190)], "The advice was wrong: b, rank 2, is 20.00 points more"),
         ([("a", 1, 150), ("b", 2, 190, 200, 4, True)], "The advice was one of several: b, which"),
         ([("a", 1, 150)], "a alone was fine-tuned"),
+        ([("a", 2, 150)], "a alone was fine-tuned"),
+        (
+            [("a", 2, 150), ("b", 4, 190)],
+            "The model that is ranked first was not fine-tuned; of the 2 that were, b, rank 4, is",
+        ),
     ],
 )
 def test_the_verdict(models, said):
@@ -121,6 +126,19 @@ def test_the_results_are_a_table_and_json():
     content = json.loads(tuned.json_text(models, "pics"))
     assert [model["name"] for model in content["models"]] == ["a", "b"]
     assert content["verdict"] == tuned.verdict(models)
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
+    models = (result("a", 1, 150), result("b", 2, 190, tied=True))
+    (tmp_path / "finetuned.json").write_text(tuned.json_text(models, "pics"))
+    assert tuned.read_results(tmp_path) == ("pics", models)
+
+
+@pytest.mark.parametrize("text", ["[", "[]", "{}", '{"models": 1}', '{"models": [{"name": "a"}]}'])
+def test_results_that_cannot_be_read_are_one_line(text, tmp_path):
+    (tmp_path / "finetuned.json").write_text(text)
+    with pytest.raises(InputError, match=r"finetuned.json cannot be read \(.*finetune` again$"):
+        tuned.read_results(tmp_path)
 
 
 def test_of_several_classes_the_measure_is_named():

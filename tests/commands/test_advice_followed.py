@@ -1,6 +1,7 @@
 """rank, finetune --top, predict: narrow networks that are trained."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -36,7 +37,9 @@ def test_the_advice_of_a_ranking_is_followed(folder, capsys):
     capsys.readouterr()
     assert main(words) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    # its progress alone
+    shown = re.compile(r"[abc] to hues: (learning rate [\d.]+ after|step) \d+ of .*")
+    assert all(map(shown.fullmatch, err.splitlines()))
     results = json.loads((folder / "f" / "finetuned.json").read_text())
     assert results["verdict"] in out
     best = max(results["models"], key=lambda model: model["accuracy"])

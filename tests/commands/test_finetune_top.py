@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_bank
+from PIL import Image
 from safetensors.numpy import save_file
 from tiny_bank import rank, weights_of
 
@@ -107,6 +108,82 @@ def test_a_second_command_trains_what_is_missing(bank, capsys):
     assert bank.trained == [*order(), order()[1]]
     assert finetune("--learning-rate", "0.01", top="1") == 0
     assert bank.rates[-1] == (0.01,)
+
+
+SECTION = "Was the advice right?"
+
+
+def test_the_section_stays_on_the_page_when_the_models_are_ranked_again(bank, capsys):
+    assert finetune() == 0
+    page = bank.path / "f" / "index.html"
+    before, names = page.read_text(), order()
+    for words in (["rank", "bank.toml", "x/pics", "--images", "30"], ["score", "f"]):
+        capsys.readouterr()
+        assert main([*words, "--out", "f"]) == 0
+        assert "finetuned.json" not in capsys.readouterr().err
+        text = page.read_text()
+        assert text.count(SECTION) == 1
+        assert (
+            text[text.index(SECTION) :].split("<h2>Settings")[0]
+            == (before[before.index(SECTION) :].split("<h2>Settings")[0])
+        )
+    assert main(["score", "f", "--out", "elsewhere"]) == 0
+    assert SECTION not in (bank.path / "elsewhere" / "index.html").read_text()
+    # ranks are those of the new ranking
+    content = json.loads((bank.path / "f" / "finetuned.json").read_text())
+    content["models"] = [{**model, "rank": 3} for model in content["models"][::-1]]
+    (bank.path / "f" / "finetuned.json").write_text(json.dumps(content))
+    assert rank("--out", "f") == 0
+    assert order() == names
+    assert page.read_text().count(SECTION) == 1
+    assert page.read_text()[page.read_text().index(SECTION) :].startswith(
+        before[before.index(SECTION) :].split("<h2>Settings")[0]
+    )
+
+
+def test_fine_tuned_models_that_are_no_longer_ranked_are_left_out_of_the_page(bank, capsys):
+    assert finetune() == 0
+    first, second = order()[:2]
+    capsys.readouterr()
+    assert rank("--out", "f", "--exclude", first) == 0
+    assert (
+        f"note: {first} of f/finetuned.json left out of the page: this ranking has no rank for it\n"
+    ) in capsys.readouterr().err
+    text = (bank.path / "f" / "index.html").read_text()
+    assert f"{second} alone was fine-tuned" in text
+    assert rank("--out", "f", "--exclude", first, second) == 0
+    said = f"{first}, {second} of f/finetuned.json left out of the page: this ranking has no rank"
+    assert f"note: {said} for them\n" in capsys.readouterr().err
+    assert SECTION not in (bank.path / "f" / "index.html").read_text()
+    # nothing is lost
+    assert rank("--out", "f") == 0
+    assert (bank.path / "f" / "index.html").read_text().count(SECTION) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x: x.update(target="y/pics"), "is of models fine-tuned on y/pics; it is left out"),
+        (lambda x: x.update(target="gone/pics"), "is of models fine-tuned on gone/pics; it is"),
+        (lambda x: x.pop("target"), "cannot be read (KeyError: 'target'); run `jaxparc finetune`"),
+        (lambda x: x["models"][0].pop("accuracy"), "cannot be read (KeyError: 'accuracy'); run"),
+        (lambda x: x["models"][0].update(classes=[]), "cannot be read (IndexError: "),
+    ],
+)
+def test_results_that_are_not_of_this_ranking_are_noted(change, reason, bank, capsys):
+    tiny_bank.pictures(bank.path / "y" / "pics", seed=1)
+    assert finetune() == 0
+    path = bank.path / "f" / "finetuned.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert rank("--out", "f") == 0
+    err = tiny_bank.messages(capsys.readouterr().err)
+    assert err.startswith(f"note: f/finetuned.json {reason}")
+    assert err.count("\n") == 1
+    assert SECTION not in (bank.path / "f" / "index.html").read_text()
+    assert json.loads(path.read_text()) == content
 
 
 def test_weights_and_page_may_go_elsewhere_or_be_gone(bank):
@@ -245,6 +322,17 @@ def test_a_page_that_cannot_be_written_is_one_line(bank, capsys, monkeypatch):
     assert finetune() == 1
     line = "jaxparc: cannot write f/finetuned.json: No space left on device\n"
     assert capsys.readouterr().err == line
+
+
+def test_images_that_differ_a_lot_are_noted_once(bank, capsys):
+    Image.fromarray(np.zeros((6, 6), np.uint8)).save("x/pics/class2/gray.png")
+    user_images.open_set.cache_clear()
+    capsys.readouterr()
+    assert finetune() == 0
+    assert capsys.readouterr().err == (
+        "folder:x/pics: of 49 images, 1 is grayscale (first: class2/gray.png); all are read as "
+        "RGB\n"
+    )
 
 
 def test_one_image_per_class_is_one_line(bank, capsys, monkeypatch):

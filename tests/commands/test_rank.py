@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import tiny_bank
+from PIL import Image
 from tiny_bank import MODEL, pictures, rank, rows
 
 from jaxparc import locks, selectors
@@ -20,6 +21,20 @@ from jaxparc.commands import RANKED_BY
 from jaxparc.labels import KINDS
 
 bank = pytest.fixture(tiny_bank.three_models)
+
+
+@pytest.mark.parametrize("words", [("rank", "--probe-sets", "2"), ("rank", "--race"), ("extract",)])
+def test_images_that_differ_a_lot_are_noted_once(words, bank, capsys):
+    pixels = np.zeros((60, 60), np.uint8)
+    Image.fromarray(pixels).save(bank.path / "x" / "pics" / "class1" / "gray.png")
+    assert rank("--out", "f", *words[1:], command=words[0], images="15") == 0
+    err = capsys.readouterr().err
+    note = (
+        "folder:x/pics: images from 6x6 (class0/0.png) to 60x60 pixels (class1/gray.png); all are "
+        "resized to the input size of a network; of 49 images, 1 is grayscale (first: "
+        "class1/gray.png); all are read as RGB\n"
+    )
+    assert err.count("60x60") == err.count(note) == 1
 
 
 # Whose features they are
@@ -39,11 +54,11 @@ def test_no_two_targets_banks_or_settings_share_a_folder(bank, capsys):
     folders = sorted((bank.path / "features").iterdir())
     assert len(folders) == 5
     assert all(re.fullmatch("bank-pics-[0-9a-f]{6}", folder.name) for folder in folders)
-    assert capsys.readouterr().out.count(" s, 0 already done\n") == 5
+    assert capsys.readouterr().err.count(" s, 0 already done\n") == 5
     assert (
         extract() == extract(target=f"folder:{bank.path}/x/pics") == 0
     )  # the same, said otherwise
-    assert capsys.readouterr().out.count("extract: 0 made in 0.0 s, 3 already done\n") == 2
+    assert capsys.readouterr().err.count("extract: 0 made in 0.0 s, 3 already done\n") == 2
     assert sorted((bank.path / "features").iterdir()) == folders
 
 
@@ -61,7 +76,7 @@ def test_a_folder_of_other_images_is_refused_and_kept(other, bank, capsys):
         "command": lambda: rank("--out", "f", "--seed", "1", command="extract"),
     }[other]()
     err = capsys.readouterr().err
-    assert (done, err.count("\n"), bank.extracted) == (2, 1, [])
+    assert (done, tiny_bank.messages(err).count("\n"), bank.extracted) == (2, 1, [])
     assert (
         f"f/a.npz was extracted from other images (30 images of {bank.path}/x/pics, seed 0, not"
         in err
@@ -75,14 +90,14 @@ def test_a_copy_of_the_images_elsewhere_is_the_same(bank, capsys):
     words = ("--out", "f")
     assert rank(*words, command="extract") == 0
     assert rank(*words, command="extract", target="folder:y/pics") == 0
-    assert ", 3 already done\n" in capsys.readouterr().out
+    assert ", 3 already done\n" in capsys.readouterr().err
 
 
 def test_files_that_nobody_asked_for_are_neither_ranked_nor_written_over(bank, capsys):
     (bank.path / "f").mkdir()
     np.savez(bank.path / "f" / "stranger.npz", features=np.ones((30, 4)))
     assert rank("--out", "f") == 0
-    assert capsys.readouterr().err == "note: not in this bank: stranger in f\n"
+    assert tiny_bank.messages(capsys.readouterr().err) == "note: not in this bank: stranger in f\n"
     assert list(rows(bank.path / "f")) == ["a", "b", "c"]
     (bank.path / "g").mkdir()
     np.savez(bank.path / "g" / "b.npz", features=np.ones((30, 4)))
@@ -100,7 +115,7 @@ def test_a_folder_in_use_is_refused_and_its_reader_is_not(bank, capsys):
     with locks.folder(bank.path / "f", wait=False):
         assert rank("--out", "f") == rank("--out", "f", command="extract") == 1
         said = "another process is using f; wait for it, or give another --out\n"
-        assert capsys.readouterr().err == 2 * f"jaxparc: {said}"
+        assert tiny_bank.messages(capsys.readouterr().err) == 2 * f"jaxparc: {said}"
         assert main(["score", "f"]) == 0
 
 
@@ -166,10 +181,10 @@ def test_models_that_cannot_be_run_do_not_stop_the_others(bank, capsys):
     (bank.path / "bank.toml").write_text(text + escape)
     assert rank("--out", "f") == 1
     out, err = capsys.readouterr()
-    assert "extract: a FAILED: a.bin is a pipe; expected a file" in out
-    assert "extract: b FAILED: b.bin: No such file or directory" in out
-    assert r"extract: '\x1b[2J' FAILED: the name '\x1b[2J' contains a control character" in out
-    assert err == "jaxparc: 3 models failed: a, b, '\\x1b[2J'\n"
+    assert "extract: a FAILED: a.bin is a pipe; expected a file" in err
+    assert "extract: b FAILED: b.bin: No such file or directory" in err
+    assert r"extract: '\x1b[2J' FAILED: the name '\x1b[2J' contains a control character" in err
+    assert tiny_bank.messages(err) == "jaxparc: 3 models failed: a, b, '\\x1b[2J'\n"
     assert list(rows(bank.path / "f")) == ["c"]
 
 
@@ -181,7 +196,7 @@ def test_features_outlive_weights_that_are_not_there(bank, capsys):
     os.rename(bank.path / "elsewhere", bank.path / "b.bin")
     capsys.readouterr()
     assert rank("--out", "f") == 0
-    assert ", 3 already done\n" in capsys.readouterr().out
+    assert ", 3 already done\n" in capsys.readouterr().err
 
 
 def test_halves_that_a_killed_process_left_are_cleared_away(bank):
@@ -198,7 +213,7 @@ def test_halves_that_a_killed_process_left_are_cleared_away(bank):
 def test_what_cannot_be_scored_does_not_stop_the_rest(bank, capsys):
     assert rank("--methods", "rsa", "parc", "heuristic", "--probs", "--out", "f") == 1
     out, err = capsys.readouterr()
-    notes = err.splitlines()
+    notes = tiny_bank.messages(err).splitlines()
     assert notes[:2] == [
         "note: nce is NaN for c, without probs",
         "note: leep is NaN for c, without probs",
@@ -291,7 +306,7 @@ def test_methods_that_cannot_be_are_refused_before_a_model_runs(
 
 def test_what_ranks_without_being_asked_for(bank, capsys):
     assert rank("--out", "f") == 0
-    assert capsys.readouterr().err == ""
+    assert tiny_bank.messages(capsys.readouterr().err) == ""
     head, *_ = (bank.path / "f" / "scores.csv").read_text().splitlines()
     assert head == "model,parc_f32,ridge"
     assert main(["score", "f", "--out", "s"]) == 0
@@ -338,5 +353,5 @@ def test_methods_for_classes_are_left_out_where_images_have_several(bank, capsys
     assert rank(*words, target="csv:several.csv", images="20") == 1
     out, err = capsys.readouterr()
     said = "not scored: method 'hscore' takes classes labels; these are multi_label"
-    assert err == f"jaxparc: {said}\n"
+    assert tiny_bank.messages(err) == f"jaxparc: {said}\n"
     assert (bank.path / "f" / "scores.csv").read_text().startswith("model,parc\n")

@@ -26,7 +26,7 @@ def test_lines_have_step_loss_speed_and_time_left(capsys):
             clock.now += 2
             progress.watch(0.01, steps(first))
     assert progress.done == 40
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         "a to pics: step 15 of 200, learning rate 0.01, loss 0.500, 32 images/s, 6 min left",
         "a to pics: step 30 of 200, learning rate 0.01, loss 0.500, 32 images/s, 6 min left",
     ]
@@ -41,7 +41,7 @@ def test_steps_count_over_all_learning_rates_and_resumed_ones_have_no_speed(caps
     progress.watch(0.01, steps(0))
     assert progress.done == 10
     line = "a to pics: step 10 of 30, learning rate 0.01, loss 0.500, 32 images/s, 40 s left\n"
-    assert capsys.readouterr().out == line
+    assert capsys.readouterr().err == line
 
 
 def test_learning_rates_that_an_earlier_command_measured_count():
@@ -60,6 +60,6 @@ def test_names_are_printed_as_they_are(name, capsys):
     clock.now = 31
     progress.watch(0.01, steps(0))
     progress.say(f"{name}: done")
-    out = capsys.readouterr().out
-    assert "\x1b" not in out
-    assert out.count("[red]a" if "red" in name else "a\\x1b[2J") == 2
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert err.count("[red]a" if "red" in name else "a\\x1b[2J") == 2

@@ -34,7 +34,8 @@ def bank(tmp_path, monkeypatch):
 def test_rank_prints_the_range_and_scores_by_the_default_method(bank, capsys):
     assert rank("--out", "f", target=TARGET) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("ages: age 18 to ")
+    assert err.startswith("ages: age 18 to ")
+    assert out.startswith("Fine-tune ")
     with np.load("f/a.npz") as file:
         assert str(file["label_kind"]) == "values"
         labels = file["labels"]
@@ -71,7 +72,7 @@ def test_methods_of_classes_are_left_out_by_name(bank, capsys):
 def test_score_reads_the_kind_from_the_files(bank, capsys):
     assert rank("--out", "f", command="extract", target=TARGET) == 0
     assert main(["score", "f", "--methods", "ridge", "--out", "s"]) == 0
-    assert "30 images, values " in capsys.readouterr().out
+    assert "30 images, values " in capsys.readouterr().err
     best = rows(bank.path / "s")
     assert best["a"][0] > best["b"][0] > best["c"][0]
     assert best["a"][0] < 1

@@ -84,7 +84,7 @@ def test_the_demo_is_what_the_readme_says():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("architectures", ("vgg15",), "unknown architecture 'vgg15'; known: alexnet"),
+        ("architectures", ("vgg15",), "unknown architecture 'vgg15'; the closest are vgg1"),
         ("sources", ("imagenet21k",), "unknown data set 'imagenet21k'; known: digits"),
         ("targets", ("imagenet21k",), "unknown data set"),
         ("methods", ("prac",), "unknown method 'prac'; known: parc"),

@@ -106,7 +106,7 @@ class Runs:
             {"y": np.array([{}] * N)},
             "is refused and was not executed: it holds an array of 'O8'",
         ),
-        ({"architecture": "vit"}, "unknown architecture 'vit'; known: alexnet"),
+        ({"architecture": "vit"}, "unknown architecture 'vit'; the closest are vit_"),
         ({"source_dataset": "../../x"}, "source_dataset is '../../x'; expected a name"),
         ({"target_dataset": 3}, "target_dataset is 3; expected a name"),
     ],
@@ -147,7 +147,8 @@ def test_a_bad_file_is_named_and_does_not_stop_the_others(tmp_path):
     assert not made.exists()
     assert len(list((out / "probes").glob("*.npz"))) == 3
     unknown = (
-        f"{folder}/oracle.csv line 2: unknown architecture 'vit'; known: {', '.join(models.MODELS)}"
+        f"{folder}/oracle.csv line 2: unknown architecture 'vit'; the closest are "
+        f"{printing.closest('vit', models.MODELS)} (`jaxparc models` lists all)"
     )
     assert done.stderr == (
         f"python -m experiments.import_probes: {bad} is refused and was not executed: "
@@ -188,7 +189,7 @@ def test_a_table_goes_in_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ("vit,a,b,50\n", "line 2: unknown architecture 'vit'; known: alexnet"),
+        ("vit,a,b,50\n", "line 2: unknown architecture 'vit'; the closest are vit_"),
         (
             "alexnet,a,b,50\nalexnet,a,c,50\nalexnet,a,b,51\n",
             "line 4: duplicate transfer 'alexnet/a/b', first on line 2",

@@ -111,7 +111,7 @@ def test_a_damaged_model_is_moved_aside_and_the_others_are_scored(run, capsys):
     path.write_bytes(content)
     assert score_probes.stage(run) == 1
     assert path.with_name(f"{path.name}.damaged").exists()
-    assert "not scored: resnet18 glyph_digits" in capsys.readouterr().out
+    assert "not scored: resnet18 glyph_digits" in capsys.readouterr().err
     found = {(row["Run"], row["Source Dataset"]) for row in rows(run.out / "scores.csv")}
     assert found == {("0", "glyph_digits"), ("0", "glyph_letters"), ("1", "glyph_letters")}
 

@@ -157,7 +157,7 @@ def test_damaged_units_are_moved_aside_and_made_again_the_same(copy, damage, cap
     assert (copy.out / "transfers" / "resnet18_glyph_digits_digits.damaged").is_dir()
     for file in broken[2:]:
         assert file.with_name(f"{file.name}.damaged").exists()
-    assert capsys.readouterr().out.count("and recreated") == 4
+    assert capsys.readouterr().err.count("and recreated") == 4
 
 
 def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, capsys):
@@ -180,7 +180,7 @@ def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, caps
     assert [path.name for path in done] == [first] * 3
     # a choice waits for its whole grid
     assert rows(copy.out / "oracle.csv") == []
-    assert "3 of 3 units failed" in capsys.readouterr().out
+    assert "3 of 3 units failed" in capsys.readouterr().err
 
     def refuse(task, variables, source, points, **options):
         assert points[0].recipe.learning_rate != tiny.TINY.learning_rates["resnet18"][0]
@@ -491,7 +491,7 @@ def test_what_is_there_is_scored_and_what_lacks_is_said(copy, capsys):
     path.rename(path.with_suffix(".away"))
     assert score_probes.stage(copy) == 1
     assert "not scored: resnet18 glyph_digits looks at digits, probe set 0" in (
-        capsys.readouterr().out
+        capsys.readouterr().err
     )
     assert len(rows(copy.out / "scores.csv")) == 3
     path.with_suffix(".away").rename(path)
@@ -537,7 +537,7 @@ def test_without_a_reference_the_methods_that_need_none_score(copy, capsys):
     path = extract_probes.path_of(copy, Transfer("resnet18", "digits", "digits"), 0)
     path.rename(path.with_suffix(".away"))
     assert score_probes.stage(copy) == 1
-    assert "not scored: resnet18 digits looks at digits, probe set 0" in capsys.readouterr().out
+    assert "not scored: resnet18 digits looks at digits, probe set 0" in capsys.readouterr().err
     for row in rows(copy.out / "scores.csv"):
         there = row["Run"] == "1"
         assert (row["rsa"] != "", row["dds_f32+l"] != "", row["parc"] != "") == (there, there, True)
@@ -553,7 +553,7 @@ def test_a_damaged_reference_costs_the_methods_that_need_it_alone(copy, capsys):
     content[len(content) // 3] ^= 255
     path.write_bytes(content)
     assert score_probes.stage(copy) == 1
-    assert "not scored: resnet18 digits looks at digits, probe set 0" in capsys.readouterr().out
+    assert "not scored: resnet18 digits looks at digits, probe set 0" in capsys.readouterr().err
     assert path.with_name(f"{path.name}.damaged").exists()
     for row in rows(copy.out / "scores.csv"):
         there = row["Run"] == "1"
@@ -566,7 +566,7 @@ def test_a_bank_with_its_reference_alone_fails_in_words(copy, capsys):
     for source in ("glyph_digits", "glyph_letters"):
         extract_probes.path_of(copy, Transfer("resnet18", source, "digits"), 0).unlink()
     assert score_probes.stage(copy) == 3  # two files and their unit
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "digits, probe set 0: no model has a probe file" in said
 
 
@@ -644,7 +644,7 @@ def test_scores_of_undefined_features_stay_empty(copy, capsys):
         np.savez(file, **{**probe, "features": np.ones_like(probe["features"])})
     (copy.out / "scores" / "digits_0.json").unlink()
     assert score_probes.stage(copy) == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "digits, probe set 0: model 'resnet18/glyph_digits/digits': " in said
     assert "undefined (NaN): features are the same" in said
     row = next(r for r in rows(copy.out / "scores.csv") if r["Source Dataset"] == "glyph_digits")

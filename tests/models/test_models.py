@@ -75,9 +75,21 @@ def test_multiply_adds_are_counted(name):
     assert spec.gmacs == pytest.approx(facts.gmacs_of(name, spec.input_size), rel=5e-3)
 
 
-def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="'vgg'; known: alexnet, googlenet, resnet18, resnet34"):
-        models.get("vgg")
+@pytest.mark.parametrize(
+    ("name", "closest"),
+    [
+        ("vgg15", "vgg19, vgg16, vgg13"),
+        ("ResNet-50", "resnet50, resnet50d, seresnet50"),
+        ("swin", "swin_"),
+        ("", ""),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_closest(name, closest):
+    with pytest.raises(ValueError, match=f"^unknown architecture '{name}'; the closest are ") as e:
+        models.get(name)
+    assert f"the closest are {closest}" in str(e.value)
+    assert str(e.value).endswith(" (`jaxparc models` lists all)")
+    assert len(str(e.value)) < 200
 
 
 # The networks

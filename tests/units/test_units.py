@@ -41,13 +41,13 @@ def listed(folder):
 
 def test_what_is_done_is_not_made_again(tmp_path, capsys):
     assert run_units("work", listed(tmp_path), tmp_path) == {}
-    assert "work 3/3 c: " in capsys.readouterr().out
+    assert "work 3/3 c: " in capsys.readouterr().err
     (tmp_path / "b.json").unlink()
     assert run_units("work", listed(tmp_path), tmp_path) == {}
-    out = capsys.readouterr().out
-    assert "work 3/3 b: " in out
-    assert "work: 1 made in " in out
-    assert out.endswith(" s, 2 already done\n")
+    err = capsys.readouterr().err
+    assert "work 3/3 b: " in err
+    assert "work: 1 made in " in err
+    assert err.endswith(" s, 2 already done\n")
     assert not (tmp_path / "failures").exists()
 
 
@@ -62,7 +62,7 @@ def test_what_is_damaged_or_of_another_unit_is_moved_aside(content, tmp_path, ca
     (tmp_path / "b.json.damaged").touch()
     assert run_units("work", units, tmp_path) == {}
     assert (tmp_path / "b.json.damaged.1").exists()
-    assert "moved to b.json.damaged.1 and recreated" in capsys.readouterr().out
+    assert "moved to b.json.damaged.1 and recreated" in capsys.readouterr().err
     assert is_done(units[1])
 
 
@@ -73,10 +73,10 @@ def test_a_failure_is_recorded_and_does_not_stop_the_others(tmp_path, capsys):
     failing = units(raising(RuntimeError("no luck")), raising(InputError("x: is 1; expected 2")))
     expected = {"a": "RuntimeError: no luck", "b": "x: is 1; expected 2"}
     assert run_units("work", failing, tmp_path, noun="model") == expected
-    out = capsys.readouterr().out
-    assert "work: a FAILED: RuntimeError: no luck\n" in out
+    err = capsys.readouterr().err
+    assert "work: a FAILED: RuntimeError: no luck\n" in err
     record = tmp_path / "failures" / "work.json"
-    assert f"work: 2 of 3 models failed; see {record}\n" in out
+    assert f"work: 2 of 3 models failed; see {record}\n" in err
     content = json.loads(record.read_text())
     assert {failure["unit"]: failure["error"] for failure in content} == expected
     assert "in make" in content[0]["traceback"]
@@ -97,7 +97,7 @@ def test_notes_are_shown(tmp_path, capsys):
         return ["the head was left out"]
 
     run_units("work", [unit(tmp_path, "a", noted)], tmp_path)
-    assert "work: a: the head was left out\n" in capsys.readouterr().out
+    assert "work: a: the head was left out\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
@@ -133,9 +133,9 @@ def test_units_that_lack_something_are_refused_or_skipped(tmp_path, capsys):
         run_units("work", units, tmp_path)
     assert not (tmp_path / "a.json").exists()
     assert run_units("work", units, tmp_path, execution=Execution(allow_missing=True)) == {}
-    out = capsys.readouterr().out
-    assert "work: 2 skipped" in out
-    assert "work 1/1 a: " in out
+    err = capsys.readouterr().err
+    assert "work: 2 skipped" in err
+    assert "work 1/1 a: " in err
 
 
 def test_shards_make_every_unit_once_and_record_apart(tmp_path):

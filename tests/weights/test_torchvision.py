@@ -137,5 +137,5 @@ def test_weights_of_another_network(resnet18):
 
 
 def test_unknown_architecture(resnet18):
-    with pytest.raises(ValueError, match="known: alexnet"):
+    with pytest.raises(ValueError, match="unknown architecture 'vgg'; the closest are vgg1"):
         torchvision.from_torchvision("vgg", resnet18)

@@ -93,13 +93,10 @@ def _of_name(keras: Any, entry: Entry) -> tuple[Any, Callable[[np.ndarray], np.n
         raise InputError(f"{entry.address} has its own preprocessing; expected no mean and no std")
     builder: Any = getattr(keras.applications, entry.architecture, None)
     if not inspect.isfunction(builder) or not entry.architecture[0].isupper():
-        import difflib
-
         known = [name for name in dir(keras.applications) if name[0].isupper()]
-        close = difflib.get_close_matches(entry.architecture, known, n=3, cutoff=0)
         raise InputError(
             f"keras.applications has no network {entry.architecture!r}; the closest are "
-            f"{', '.join(close)}"
+            f"{printing.closest(entry.architecture, known)}"
         )
     home: Any = inspect.getmodule(inspect.unwrap(builder))
     weights: Any = "imagenet" if entry.weights is None else str(entry.weights)

@@ -6,7 +6,6 @@ or the hub.
 """
 
 import dataclasses
-import difflib
 import functools
 import re
 from pathlib import Path
@@ -119,8 +118,9 @@ def _config(name: str) -> Any:
     config = timm.get_pretrained_cfg(name, allow_unregistered=False) if _is_known(name) else None
     if config is None:
         known = [*timm.list_models(), *timm.list_pretrained()]
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0)
-        raise InputError(f"timm has no network {name!r}; the closest are {', '.join(close)}")
+        raise InputError(
+            f"timm has no network {name!r}; the closest are {printing.closest(name, known)}"
+        )
     return config
 
 
