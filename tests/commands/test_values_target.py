@@ -72,7 +72,7 @@ def test_methods_of_classes_are_left_out_by_name(bank, capsys):
 def test_score_reads_the_kind_from_the_files(bank, capsys):
     assert rank("--out", "f", command="extract", target=TARGET) == 0
     assert main(["score", "f", "--methods", "ridge", "--out", "s"]) == 0
-    assert "30 images, values " in capsys.readouterr().err
+    assert "30 images, values " in capsys.readouterr().out
     best = rows(bank.path / "s")
     assert best["a"][0] > best["b"][0] > best["c"][0]
     assert best["a"][0] < 1
