@@ -11,6 +11,7 @@ import argparse
 import importlib.metadata
 import math
 import platform
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,22 +20,28 @@ import jax
 from rich.console import Console
 
 import jaxparc
-from experiments import benchmarks, finetune_all
+from experiments import benchmarks, finetune_all, train_sources
 from experiments.runner import command_line
 from experiments.runner.run import Run, Stage, StageError
-from experiments.tables import read
-from experiments.tables.report import report_tables, title, with_baselines, write_files
+from experiments.tables import paper, read
+from experiments.tables.published import TABLES as PUBLISHED
+from experiments.tables.report import (
+    report_tables,
+    title,
+    with_baselines,
+    write_files,
+    write_sheets,
+)
 from jaxparc import datasets, evaluation, printing, report
 from jaxparc.errors import InputError
 from jaxparc.evaluation import outcomes
-from jaxparc.evaluation.summary import Summary, summarise
+from jaxparc.evaluation.outcomes import Outcomes
+from jaxparc.evaluation.summary import summarise
 from jaxparc.report import sheets
 from jaxparc.units import options
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
-# The benchmarks for which the paper has tables.
-PUBLISHED = ("controlled", "crowd_sourced", "detection")
-TABLES = ("oracle", "scores", "times", "resamples")  # options for reporting any table
+OPTIONS = ("oracle", "scores", "times", "resamples")  # options for reporting any table
 RESAMPLES = 2000
 
 
@@ -50,11 +57,17 @@ def stage(run: Run) -> int:
     console = console if console.is_terminal else Console(width=200)
     console.print(report.accuracy_table(results))
     console.print(report.selector_table(results))
+    published = run.benchmark.name in PUBLISHED
+    printed = paper.tables(run.benchmark, _ours(run, results)) if published else {}
     if results.summary is not None:
         console.print(sheets.intervals(results.summary, "pearson", results.title).rich())
-        write_files(results.summary, run.out / "report", {})
+        write_files(results.summary, run.out / "report", printed)
+    else:
+        write_sheets(printed, run.out / "report")
+    for sheet in printed.values():
+        console.print(sheet.rich())
     page = run.out / "report" / "index.html"
-    report.write_page(results, page)
+    report.write_page(results, page, {paper.HEADING: list(printed.values())})
     print(printing.shown(f"report: {page}"))
     return 0
 
@@ -87,8 +100,9 @@ def read_results(run: Run) -> report.Results:
     except read.TableError as error:
         raise StageError(f"{error}; python -m experiments.score_probes writes it") from error
     scores = {method: scores[method] for method in benchmark.methods}
-    targets = tuple(map(datasets.short_name, benchmark.targets))
-    summary = _summary(accuracies, scores, targets)
+    counted = _outcomes(benchmark, accuracies, scores)
+    scored = counted.scores and counted.where.any()
+    summary = summarise(with_baselines(counted)) if scored else None
     return report.Results(
         titles={} if summary is None else {m: title(m) for m in summary.outcomes.scores},
         summary=summary,
@@ -131,21 +145,53 @@ def _scratch(run: Run) -> dict[tuple[str, str], float]:
     return {(t.architecture, t.target): accuracy for t, accuracy in found.items()}
 
 
-def _summary(
-    accuracies: read.Accuracies,
+def _outcomes(
+    benchmark: benchmarks.Benchmark,
+    accuracies: Mapping[evaluation.Transfer, float],
     scores: Mapping[str, Sequence[Mapping[evaluation.Transfer, float]]],
-    targets: Sequence[str],
-) -> Summary | None:
-    """Summarise the methods without "+ layers", and the baselines, over some targets."""
+) -> Outcomes:
+    """Return the transfers that count in Mean PC, and the methods without "+ layers"."""
+    targets = set(map(datasets.short_name, benchmark.targets))
     counted = {t: accuracy for t, accuracy in accuracies.items() if t.target in targets}
     plain = {
         method: [{t: score for t, score in run.items() if t in counted} for run in runs]
         for method, runs in scores.items()
         if runs and not method.endswith("+l")
     }
-    if not plain or not counted:
-        return None
-    return summarise(with_baselines(outcomes.collect(counted, plain)))
+    return outcomes.collect(counted, plain)
+
+
+def _ours(run: Run, results: report.Results) -> paper.Ours:
+    """Return the numbers of a results folder that the paper prints for its own.
+
+    Raises:
+        StageError: a table is malformed.
+    """
+    benchmark = run.benchmark
+    found = _outcomes(benchmark, results.accuracies, results.scores)
+    if not found.where.any():
+        return paper.Ours()
+    sweep = run.out / "sweeps" / "reference.csv"
+    try:
+        seconds = read.read_seconds(run.out / "times.csv", train_sources.STAGE.name)
+        points = read.read_sweep(sweep) if sweep.exists() else {}
+    except read.TableError as error:
+        raise StageError(str(error)) from error
+    swept = {}
+    for key, of_key in points.items():
+        mean_pcs, milliseconds = zip(*of_key, strict=True)
+        swept[key] = paper.Swept(mean_pcs, statistics.median(milliseconds))
+    hours = {}
+    for architecture in benchmark.architectures:
+        units = [train_sources.unit_name(architecture, target) for target in found.targets]
+        if set(units) <= seconds.keys():
+            hours[architecture] = statistics.mean(seconds[unit] for unit in units) / 3600
+    return paper.Ours(
+        with_baselines(found, benchmark),
+        results.milliseconds,
+        swept,
+        hours,
+    )
 
 
 STAGE = Stage(stage, name="report")
@@ -169,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     with printing.ending():
         args = parser.parse_args(argv)
-        tables = {name: vars(args).pop(name) for name in TABLES}
+        tables = {name: vars(args).pop(name) for name in OPTIONS}
         if tables["oracle"] is not None:
             _report(parser, args, tables)
             return

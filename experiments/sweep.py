@@ -1,4 +1,4 @@
-"""Sweeps of probe set size, PCA dimension and reference (the paper, figures 1 and 2, table 3).
+"""Sweeps of probe set size, PCA dimension and reference (the paper, figures 1 and 2, table 1).
 
     python -m experiments.sweep probe-size [--benchmark NAME]
     python -m experiments.sweep pca [--benchmark NAME]
@@ -36,7 +36,6 @@ SIZES = (50, 100, 200, 300, 400, 500)
 DIMENSIONS = (2, 4, 8, 16, 32, 64, 128)
 REDUCIBLE = tuple(name for name, selector in selectors.SELECTORS.items() if selector.reducible)
 COMPARING = ("rsa", "rsa_f32", "dds", "dds_f32")
-_HEAD = ("What", "Value", "Method", "Run", "Mean PC", "Milliseconds")
 
 
 class Case(NamedTuple):
@@ -108,7 +107,10 @@ def reference(run: Run) -> int:
 
 
 def _by_reference(architectures: Sequence[str], points: Sequence[Point]) -> sheets.Sheet:
-    """Return the paper's table 3; the value of a point is the index of its architecture."""
+    """Return Mean PC by reference, of which the paper's table 1 has two.
+
+    The value of a point is the index of its architecture.
+    """
     rows = []
     for method in COMPARING:
         of_method = (
@@ -118,8 +120,8 @@ def _by_reference(architectures: Sequence[str], points: Sequence[Point]) -> shee
         cells = (report.spread_of(mean_pcs).text(".2f", ".2f") for mean_pcs in of_method)
         rows.append((selectors.method(method).title, *cells))
     note = "Mean PC ± standard deviation over probe sets. The reference is trained on the target."
-    title = "Table 3: by the architecture of the reference"
-    notes = (note, *published.FOOTNOTES[3])
+    title = "Mean PC by the architecture of the reference"
+    notes = (note, published.SWAPPED)
     return sheets.Sheet(title, ("method", *architectures), tuple(rows), notes)
 
 
@@ -183,7 +185,7 @@ def _allows(given: score_probes.Given, label: str) -> bool:
 
 
 def _write(run: Run, what: str, points: Iterable[tuple[int | str, Point]]) -> None:
-    rows: list[tuple[object, ...]] = [_HEAD]
+    rows: list[tuple[object, ...]] = [read.SWEEP]
     for value, p in points:
         pc = "" if np.isnan(p.mean_pc) else f"{p.mean_pc:.4f}"
         rows.append((what, value, p.method, p.run, pc, f"{p.milliseconds:.4f}"))

@@ -26,6 +26,8 @@ ORACLE = (*TRANSFER, "Oracle")
 LONG = ("model", "target", "accuracy")
 RUN = "Run"
 TIMES = ("Stage", "Method", "Items", "Seconds")
+UNIT = "Unit"
+SWEEP = ("What", "Value", "Method", RUN, "Mean PC", "Milliseconds")
 NOT_AVAILABLE = -1  # an accuracy that the published tables do not have
 
 Accuracies = dict[Transfer, float]
@@ -183,6 +185,36 @@ def read_times(path: Path) -> tuple[dict[str, float], dict[str, float]]:
         if row.cells["Method"]:
             transfers[row.cells["Method"]].append(1e3 * seconds / items)
     return dict(stages), {method: statistics.median(ms) for method, ms in transfers.items()}
+
+
+def read_seconds(path: Path, stage: str) -> dict[str, float]:
+    """Read the seconds of the units of one stage from times.csv.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        TableError: a column is missing, or a cell is not a number.
+    """
+    table = _table(path, (*TIMES, UNIT))
+    of_stage = (row for row in table.rows if row.cells["Stage"] == stage)
+    return {row.cells[UNIT]: row.number("Seconds") for row in of_stage}
+
+
+def read_sweep(path: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """Read a table of the folder sweeps.
+
+    Returns:
+        (method, value) -> Mean PC, NaN if undefined, and milliseconds per transfer, of every probe
+        set.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        TableError: a column is missing, or a cell is not a number.
+    """
+    points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for row in _table(path, SWEEP).rows:
+        point = row.number("Mean PC"), row.number("Milliseconds")
+        points[row.cells["Method"], row.cells["Value"]].append(point)
+    return dict(points)
 
 
 class _Row(NamedTuple):

@@ -11,7 +11,7 @@ from rich.console import Console
 import jaxparc
 from experiments import benchmarks
 from experiments.settings import Benchmark
-from experiments.tables import figures, published, read
+from experiments.tables import figures, paper, read
 from jaxparc import evaluation, files, models, report, selectors
 from jaxparc.evaluation import baselines, controls, outcomes, summary
 from jaxparc.evaluation.outcomes import Outcomes
@@ -80,58 +80,18 @@ def with_baselines(found: Outcomes, benchmark: Benchmark | None = None) -> Outco
             scores["best_source"] = baselines.best_source(found)
     if all(architecture in _LAYERS for architecture, _ in found.models):
         scores["layers"] = baselines.depth(found, _LAYERS)
-        if benchmark is not None and benchmark.published_images and not benchmark.external:
-            images = benchmark.published_images
+        images = {} if benchmark is None or benchmark.external else benchmark.published_images
+        if images and {*found.targets, *(source for _, source in found.models)} <= images.keys():
             scores["heuristic"] = baselines.capacity(found, _LAYERS, images)
     return found.beside({m: s for m, s in scores.items() if m not in found.scores})
-
-
-def paper_tables(found: Outcomes, benchmark: Benchmark) -> dict[str, Sheet]:
-    """Return the paper's tables for these outcomes, by name, with printed numbers in brackets."""
-    if benchmark.name == "controlled":
-        tables = (_by_target(1, found), _by_varying(found), _with_layers(found))
-        return dict(zip(("table_1", "table_2", "table_4"), tables, strict=True))
-    number = {"crowd_sourced": 5, "detection": 6}[benchmark.name]
-    return {f"table_{number}": _by_target(number, found)}
 
 
 # Functions from a method to its values times 100, one per probe set; None if not applicable.
 _Compute = Callable[[str], Sequence[float] | None]
 
 
-def _cells(table: int, found: Outcomes, columns: Mapping[str, _Compute], name: str) -> Sheet:
-    """Return a table with a row per method, and with the numbers that the paper prints."""
-    rows = []
-    for method in found.scores:
-        if method.endswith("+l"):  # table 4 computes + layers
-            continue
-        cells = []
-        for column, compute in columns.items():
-            values = compute(method)
-            cell = "–" if values is None else report.spread_of(values).text(".2f", ".2f")
-            printed = published.PRINTED.get((table, method, column))
-            cells.append(cell + ("" if printed is None else f" [{printed:g}]"))
-        rows.append((title(method), *cells))
-    notes = ("In brackets: the numbers printed in the paper.", *published.FOOTNOTES.get(table, ()))
-    return Sheet(f"Table {table}: {name}", ("method", *columns), tuple(rows), notes)
-
-
-def _by_target(table: int, found: Outcomes) -> Sheet:
-    pearson = evaluation.MEASURES["pearson"]
-
-    def of(j: int | None) -> _Compute:
-        def compute(method: str) -> Sequence[float]:
-            values = 100 * outcomes.by_target(found, method, pearson)
-            return list(values.mean(1) if j is None else values[:, j])
-
-        return compute
-
-    columns = {"Mean PC": of(None)} | {name: of(j) for j, name in enumerate(found.targets)}
-    names = {1: "source and architecture vary", 5: "crowd-sourced models", 6: "detectors"}
-    return _cells(table, found, columns, names[table])
-
-
-def _by_varying(found: Outcomes) -> Sheet:
+def by_varying(found: Outcomes) -> Sheet:
+    """Return Mean PC of every method by what varies among the models that are compared (eq. 5)."""
     accuracies = found.by_transfer(found.accuracies)
 
     def of(varying: str) -> _Compute:
@@ -141,10 +101,11 @@ def _by_varying(found: Outcomes) -> Sheet:
 
         return compute
 
-    return _cells(2, found, {v: of(v) for v in evaluation.VARYING}, "what varies")
+    return _sheet("Mean PC by what varies", found, {v: of(v) for v in evaluation.VARYING})
 
 
-def _with_layers(found: Outcomes) -> Sheet:
+def with_layers(found: Outcomes) -> Sheet:
+    """Return Mean PC of every method without and with "+ layers" (eq. 6), and that pooled."""
     pearson = evaluation.MEASURES["pearson"]
 
     def mean_pcs(of: Outcomes, method: str) -> Sequence[float]:
@@ -162,7 +123,19 @@ def _with_layers(found: Outcomes) -> Sheet:
         return compute
 
     columns = {"Mean PC": of(None), "+ layers": of(False), "+ layers, pooled": of(True)}
-    return _cells(4, found, columns, "with + layers (eq. 6)")
+    return _sheet("Mean PC with + layers (eq. 6)", found, columns)
+
+
+def _sheet(name: str, found: Outcomes, columns: Mapping[str, _Compute]) -> Sheet:
+    """Return a table with a row per method without "+ layers"."""
+    rows = []
+    for method in found.scores:
+        if method.endswith("+l"):  # `with_layers` computes it
+            continue
+        values = (compute(method) for compute in columns.values())
+        cells = ("–" if v is None else report.spread_of(v).text(".2f", ".2f") for v in values)
+        rows.append((title(method), *cells))
+    return Sheet(name, ("method", *columns), tuple(rows))
 
 
 def write_files(result: summary.Summary, out: Path, more: Mapping[str, Sheet]) -> dict[str, Sheet]:
@@ -182,9 +155,7 @@ def write_files(result: summary.Summary, out: Path, more: Mapping[str, Sheet]) -
         "beyond": sheets.beyond(result, title, baselines.OF_OTHERS),
         **more,
     }
-    for name, sheet in tables.items():
-        files.write_text(out / "tables" / f"{name}.md", sheet.markdown())
-        files.write_text(out / "tables" / f"{name}.csv", sheet.csv())
+    write_sheets(tables, out)
     files.write_text(out / "summary.csv", sheets.long_csv(result))
     with contextlib.suppress(ImportError):  # matplotlib is optional
         figures.intervals(result, title, out / "figures" / "mean_pc")
@@ -192,6 +163,13 @@ def write_files(result: summary.Summary, out: Path, more: Mapping[str, Sheet]) -
         best = next(iter(result.cells["pearson"]))
         figures.scatter(result, best, title, out / "figures" / "scores")
     return tables
+
+
+def write_sheets(tables: Mapping[str, Sheet], out: Path) -> None:
+    """Write tables by file name to OUT/tables, as Markdown and CSV."""
+    for name, sheet in tables.items():
+        files.write_text(out / "tables" / f"{name}.md", sheet.markdown())
+        files.write_text(out / "tables" / f"{name}.csv", sheet.csv())
 
 
 def report_tables(
@@ -228,8 +206,12 @@ def report_tables(
     result = summary.summarise(found, resamples=resamples)
     console = Console()
     console = console if console.is_terminal else Console(width=200)
-    more = {} if benchmark is None else paper_tables(found, benchmark)
-    for sheet in write_files(result, out, more).values():
+    printed, more = {}, {}
+    if benchmark is not None:
+        printed = paper.tables(benchmark, paper.Ours(found, milliseconds))
+        if benchmark.name == "controlled":
+            more = {"varying": by_varying(found), "layers": with_layers(found)}
+    for sheet in write_files(result, out, printed | more).values():
         console.print(sheet.rich())
     report.write_page(
         report.Results(
@@ -253,5 +235,6 @@ def report_tables(
             summary=result,
         ),
         out / "index.html",
+        {paper.HEADING: list(printed.values())},
     )
     say(f"report: {out / 'index.html'}")

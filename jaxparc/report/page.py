@@ -2,7 +2,7 @@
 
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,28 +25,41 @@ from jaxparc.report.results import (
     selector_rows,
     spread_of,
 )
+from jaxparc.report.sheets import Sheet
 
 FEW = 5  # targets from which on the page does not say that they are few
 
 
-def write_page(results: Results, path: Path) -> None:
+def write_page(
+    results: Results, path: Path, sections: Mapping[str, Sequence[Sheet]] | None = None
+) -> None:
     """Write the page to `path`, replacing an earlier one once the new one is complete.
+
+    Args:
+        results: the results.
+        path: the file to write.
+        sections: heading -> further tables, which follow those of the results.
 
     Raises:
         InputError: a score has no accuracy.
         OSError: the file cannot be written.
     """
-    files.write_text(path, _page(results))
+    files.write_text(path, _page(results, sections or {}))
 
 
 # The functions below return HTML and escape names.
 
 
-def _page(results: Results) -> str:
+def _page(results: Results, sections: Mapping[str, Sequence[Sheet]]) -> str:
     settings = [
         [key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
         for key, value in results.settings.items()
     ]
+    further = "".join(
+        f"<h2>{html(heading)}</h2>{_tables(found)}\n"
+        for heading, found in sections.items()
+        if found
+    )
     title = _title(results)
     best, *rest = conclusion(results)
     body = f"""<h1>{html(title)}</h1>
@@ -55,7 +68,7 @@ def _page(results: Results) -> str:
 {_chart(results)}
 <p>{html(_compared(results))}</p>
 {_methods(results)}
-{_worth(results)}<h2>Accuracy after fine-tuning</h2>{_heat_map(results)}
+{_worth(results)}{further}<h2>Accuracy after fine-tuning</h2>{_heat_map(results)}
 <h2>Scores against accuracies</h2>{_scatter(results)}
 {_losses(results)}{_time(results)}
 <h2>Settings and versions</h2>
@@ -124,15 +137,19 @@ def _worth(results: Results) -> str:
         sheets.measures(summary, results.title),
         sheets.beyond(summary, results.title, baselines.OF_OTHERS),
     ]
-    tables = "".join(
+    return f"""<h2>What the numbers are worth</h2>
+<p>Another bank, other targets or other probe images would have given other numbers; the intervals
+say how different. Baselines that use no image of the target are listed among the methods: a
+selector that does not beat them is not worth its forward passes.</p>{_tables(found)}"""
+
+
+def _tables(found: Sequence[Sheet]) -> str:
+    """Return tables, each with its notes below."""
+    return "".join(
         markup.table(sheet.title, sheet.head, sheet.rows)
         + "".join(f"<p>{html(note)}</p>" for note in sheet.notes)
         for sheet in found
     )
-    return f"""<h2>What the numbers are worth</h2>
-<p>Another bank, other targets or other probe images would have given other numbers; the intervals
-say how different. Baselines that use no image of the target are listed among the methods: a
-selector that does not beat them is not worth its forward passes.</p>{tables}"""
 
 
 def _losses(results: Results) -> str:
