@@ -58,7 +58,7 @@ def stage(run: Run) -> int:
     console.print(report.accuracy_table(results))
     console.print(report.selector_table(results))
     published = run.benchmark.name in PUBLISHED
-    printed = paper.tables(run.benchmark, _ours(run, results)) if published else {}
+    printed = paper.tables(run.benchmark, ours(run, results)) if published else {}
     if results.summary is not None:
         console.print(sheets.intervals(results.summary, "pearson", results.title).rich())
         write_files(results.summary, run.out / "report", printed)
@@ -161,7 +161,7 @@ def _outcomes(
     return outcomes.collect(counted, plain)
 
 
-def _ours(run: Run, results: report.Results) -> paper.Ours:
+def ours(run: Run, results: report.Results) -> paper.Ours:
     """Return the numbers of a results folder that the paper prints for its own.
 
     Raises:

@@ -133,7 +133,7 @@ _FIGURE_2B = Table(
 
 _TABLE_3 = Table(
     "table_3",
-    "Table 3: Mean PC without and with the heuristic + l (eq. 6)",
+    "Table 3: Mean PC with the heuristic + l (eq. 6)",
     ("Original", "With heuristic"),
     (
         Row("LEEP", "leep", ("10.8 ± 0.1", "26.8 ± 0.1")),
