@@ -66,12 +66,31 @@ def test_keys_and_shapes_at_width_one(name):
     with np.load(GOLDEN) as arrays:
         digests = [line.split(" ", 2) for line in arrays["digests"]]
     entries = torchvision.entries(name, torchvision.variable_shapes(name, num_classes=1000))
-    found = {library: digest for library, of, digest in digests if of == name}
-    assert found["timm"] == found["tf"] == drawn.digest({e.key: e.torch_shape for e in entries})
-    state = {e.key: np.broadcast_to(np.float32(0), e.torch_shape) for e in entries}
-    assert schemes.architecture_of(state) == name
-    # robust to arrays of any rank
-    assert schemes.architecture_of({key: np.zeros(()) for key in state}) in NAMES
+    canonical = {entry.key: entry.torch_shape for entry in entries}
+    expected = {library: digest for library, of, digest in digests if of == name}
+    assert expected.pop("tf") == expected["timm"]
+    for scheme, digest in expected.items():
+        found = in_names_of(scheme, name, entries)
+        assert drawn.digest(found) == digest, scheme
+        state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in found.items()}
+        assert schemes.architecture_of(state) == name
+        translated = schemes.translate(name, state)
+        assert translated.scheme == scheme
+        assert {key: array.shape for key, array in translated.state.items()} == canonical
+        # robust to arrays of any rank
+        assert schemes.architecture_of({key: np.zeros(()) for key in state}) in NAMES
+
+
+def in_names_of(scheme, name, entries):
+    """Shapes by the names of a library."""
+    names = families.efficientnet.names(scheme, name)
+    found = {}
+    for entry in entries:
+        module, shape = ".".join(entry.path[1:-1]), entry.torch_shape
+        if scheme == "torchvision" and module == "neck":
+            shape = shape[:2]  # a linear layer
+        found[f"{names[module]}.{entry.key.rpartition('.')[2]}"] = shape
+    return found
 
 
 @pytest.mark.parametrize("told", ["mobilenetv3_small_100", "tf_mobilenetv3_small_100"])

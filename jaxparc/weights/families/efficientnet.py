@@ -128,17 +128,23 @@ _NAMES = {
 
 
 @functools.cache
-def _names(scheme: str, name: str) -> Names:
+def names(scheme: str, name: str) -> Names:
+    """Return the names of all modules.
+
+    Args:
+        scheme: "timm", "torchvision" or "efficientnet_pytorch".
+        name: architecture.
+    """
     return _NAMES[scheme](_NETWORKS[name])
 
 
 def _rename(name: str, module: str) -> str:
-    return _names("timm", name)[module]
+    return names("timm", name)[module]
 
 
 def _in_timm_names(scheme: str, name: str, state: State) -> Translated | None:
     """Return a state dict in timm's names; None if its names are not of the scheme."""
-    ours = _names(scheme, name)
+    ours = names(scheme, name)
     found = plain.translate(scheme, f"{ours['stem_conv']}.weight", state)
     if found is None:
         return None
@@ -205,7 +211,7 @@ def _architecture_of(state: State) -> str | None:
         modules = {key.rpartition(".")[0] for key in inside}
         fits = []
         for scheme, name in itertools.product(_NAMES, _NETWORKS):
-            ours = _names(scheme, name)
+            ours = names(scheme, name)
             backbone = {theirs for module, theirs in ours.items() if module not in ("neck", "head")}
             if backbone <= modules:
                 fits.append((-len(backbone), _distance(_NETWORKS[name], ours, inside), name))
