@@ -11,7 +11,7 @@ from golden import every
 from jax import lax
 
 from jaxparc import backend, models
-from jaxparc.models import convnext, inference, layers, mobilenet, swin, vit
+from jaxparc.models import convnext, convolutions, inference, layers, mobilenet, swin, vit
 
 CLASSES = 7
 
@@ -119,8 +119,8 @@ def test_chunks_are_the_whole_batch(monkeypatch):
 def forms(monkeypatch):
     """Calls a function once with the choices of a CPU, and once with those of an accelerator."""
     # for the own gradient of every convolution that can have it
-    monkeypatch.setattr(layers, "_LARGE_MAP", 1)
-    monkeypatch.setattr(layers, "_WIDE", 1)
+    monkeypatch.setattr(convolutions, "_LARGE_MAP", 1)
+    monkeypatch.setattr(convolutions, "_WIDE", 1)
 
     def call(function):
         results = []
@@ -132,7 +132,7 @@ def forms(monkeypatch):
     return call
 
 
-# ConvNeXt's own form is tested in test_layers.py; Swin has none
+# ConvNeXt's own form is tested in test_convolutions.py; Swin has none
 @every.model(
     slow=("googlenet", "resnet18", "resnet50", "mobilenet_v2", "vgg11_bn"),
     # DenseNet has the convolutions of ResNet-50, and takes minutes to compile. With these weights,
@@ -260,7 +260,7 @@ def test_grouped_convolution_and_its_gradient(groups, channels, stride, forms):
         y, pull = jax.vjp(convolve, x, kernel)
         return y, pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
 
-    with layers.at_inference():
+    with convolutions.at_inference():
         found, expected = forms(lambda: jax.jit(values_and_gradients)())
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, atol=1e-5 * np.abs(e).max()), found, expected

@@ -45,7 +45,7 @@ def drawn(shapes, seed=0):
 
 
 def test_nothing_is_missing_from_the_registry():
-    beside = {"layers", "inference", "inverted_residuals", "positions", "spec"}
+    beside = {"convolutions", "layers", "inference", "inverted_residuals", "positions", "spec"}
     files = {m.name for m in pkgutil.iter_modules(models.__path__)} - beside
     assert files == {file.__name__.rpartition(".")[2] for file in models.FILES}
     assert len(models.MODELS) == sum(len(file.SPECS) for file in models.FILES)
