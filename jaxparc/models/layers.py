@@ -169,6 +169,30 @@ class LayerNorm(nn.Module):
         return (x * (lax.rsqrt(var + self.eps) * scale) + bias).astype(self.dtype)
 
 
+class SqueezeExcite(nn.Module):
+    """Channels weighted by a function of their means over the map (Hu et al. 2018, section 3).
+
+    Attributes:
+      channels: squeezed ones.
+      conv: builds convolutions.
+      activation: of the squeezed channels.
+      gate: of the weights.
+    """
+
+    channels: int
+    conv: Any
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map (b, h, w, c) to the same shape."""
+        conv = functools.partial(self.conv, kernel_size=(1, 1), padding=0, use_bias=True)
+        y = conv(self.channels, name="fc1")(x.mean(axis=(1, 2), keepdims=True))
+        y = conv(x.shape[-1], name="fc2")(self.activation(y))
+        return x * self.gate(y)
+
+
 def gelu(x: jax.Array) -> jax.Array:
     """Return x times the normal distribution function of x (Hendrycks and Gimpel 2016).
 

@@ -1,8 +1,10 @@
-"""Layer normalisation and GELU."""
+"""Layer normalisation, squeeze-and-excitation and GELU."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxparc.models import layers
 
@@ -17,6 +19,28 @@ def test_layer_norm_of_a_mean_of_a_thousand_deviations():
     np.testing.assert_allclose(layer.apply(variables, x), expected, atol=2e-3)
     half = layers.LayerNorm(1e-6, jnp.bfloat16).apply(variables, x)
     assert half.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "functions", [(), (nn.silu, nn.sigmoid), (nn.relu, nn.hard_sigmoid)], ids=["paper", "b", "v3"]
+)
+def test_squeeze_and_excitation(functions):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 4, 8), np.float32)
+    module = layers.SqueezeExcite(2, layers.Conv, *functions)
+    params = {
+        name: {
+            "kernel": rng.standard_normal((1, 1, c, d), np.float32),
+            "bias": rng.standard_normal(d, np.float32),
+        }
+        for name, c, d in (("fc1", 8, 2), ("fc2", 2, 8))
+    }
+    activation, gate = functions or (nn.relu, nn.sigmoid)
+    fc1, fc2 = params["fc1"], params["fc2"]
+    hidden = activation(x.mean((1, 2)) @ fc1["kernel"][0, 0] + fc1["bias"])
+    weights = gate(hidden @ fc2["kernel"][0, 0] + fc2["bias"])
+    found = module.apply({"params": params}, x)
+    np.testing.assert_allclose(found, x * weights[:, None, None], rtol=1e-5, atol=1e-6)
 
 
 def test_gelu_is_the_exact_one():
