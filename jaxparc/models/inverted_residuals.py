@@ -91,12 +91,6 @@ def blocks_of(architecture: Architecture) -> Iterator[tuple[int, int, Stage]]:
             yield i, j, block
 
 
-def divisible(channels: float) -> int:
-    """Return the nearest multiple of 8 that is at most 10 % smaller, as all these networks do."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded if rounded >= 0.9 * channels else rounded + 8
-
-
 class InvertedResidual(nn.Module):
     """Expansion, depthwise convolution, squeeze-and-excitation, and projection.
 

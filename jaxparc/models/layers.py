@@ -36,6 +36,12 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
+def divisible(channels: float, divisor: int = 8) -> int:
+    """Return the nearest multiple of a number that is at most 10 % smaller."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor
+
+
 def check_images(
     images: jax.Array, architecture: str, stem: str, min_size: Mapping[str, int]
 ) -> None:

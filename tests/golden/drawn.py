@@ -42,6 +42,8 @@ SIZES = {
     "efficientnetv2_s": ((64, 64),),
     "mobilenetv3_large_100": ((64, 64),),
     "mobilenetv3_small_100": ((97, 75),),
+    "regnety_002": ((65, 79),),
+    "regnety_008_tv": ((64, 64),),
 }
 # Of the originals that have more than a hundred million weights, a network of fewer channels.
 WIDTHS = {"vgg11_bn": 0.125, "vgg13": 0.125}
@@ -72,10 +74,12 @@ _TOKENS = (
 SCHEME_SIZE = 64
 
 
-# The last batch norm of a bottleneck, or of a block of timm's or torchvision's EfficientNets.
+# The last batch norm of a bottleneck, or of a block of timm's or torchvision's EfficientNets or
+# RegNets.
 _LAST_NORM = re.compile(
     r"(layer\d\.\d+\.bn3|blocks\.\d+\.\d+\.bn3|features\.\d+\.\d+\.block\.3\.1"
-    r"|features\.[23]\.\d+\.block\.1\.1)\.weight"  # of EfficientNetV2's fused blocks
+    r"|features\.[23]\.\d+\.block\.1\.1"  # of EfficientNetV2's fused blocks
+    r"|s\d\.b\d+\.conv3\.bn|.*\.f\.c\.1|.*\.layer\.3\.normalization)\.weight"
 )
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from jaxparc import models
 
-# In fast tests: at least one of each file of networks.
+# In fast tests: of each file of networks, but for RegNets, whose layers are those of others.
 REPRESENTATIVES = (
     "alexnet",
     "googlenet",
@@ -31,6 +31,7 @@ SLOW = (
     "efficientnet_b0",
     "efficientnetv2_s",
     "mobilenetv3_large_100",
+    "regnety_002",
 )
 
 # The smallest network, where that is more than an eighth of the channels: one attention head.

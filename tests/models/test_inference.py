@@ -11,7 +11,7 @@ from golden import every
 from jax import lax
 
 from jaxparc import backend, models
-from jaxparc.models import convnext, convolutions, inference, layers, mobilenet, swin, vit
+from jaxparc.models import convnext, convolutions, inference, layers, mobilenet, regnet, swin, vit
 
 CLASSES = 7
 
@@ -56,8 +56,9 @@ def test_a_prepared_network_is_the_same_function(name, monkeypatch):
     kept = {n.replace("/mean", "/scale") for n in norms} & paths(prepared["params"])
     assert not kept
     # MobileNets have no 3x3 convolutions but the stem, of stride 2, depthwise ones, and those of
-    # EfficientNetV2's first blocks
-    without = any(name in file.ARCHITECTURES for file in (mobilenet, convnext, swin, vit))
+    # EfficientNetV2's first blocks; those of RegNets are grouped
+    files = (mobilenet, regnet, convnext, swin, vit)
+    without = any(name in file.ARCHITECTURES for file in files)
     assert bool(prepared["winograd"]) == (name.startswith("efficientnetv2") or not without)
     x = images(2)
     logits, activations = jax.jit(module.apply)(variables, x)
@@ -135,11 +136,13 @@ def forms(monkeypatch):
 # ConvNeXt's own form is tested in test_convolutions.py; Swin has none
 @every.model(
     slow=("googlenet", "resnet18", "resnet50", "mobilenet_v2", "vgg11_bn"),
-    # DenseNet has the convolutions of ResNet-50, and takes minutes to compile. With these weights,
-    # gradients of EfficientNetV2 grow to millions, and depend on the order of sums.
+    # DenseNet has the convolutions of ResNet-50, and takes minutes to compile; those of RegNet are
+    # tested by themselves. With these weights, gradients of EfficientNetV2 grow to millions, and
+    # depend on the order of sums.
     without=(
         "densenet121",
         "efficientnetv2_s",
+        *regnet.ARCHITECTURES,
         *convnext.ARCHITECTURES,
         *swin.ARCHITECTURES,
         *vit.ARCHITECTURES,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxparc.models.resnet import ARCHITECTURES, Architecture
 from jaxparc.weights import keras_names, prefixes
 from jaxparc.weights.errors import WeightsError
+from jaxparc.weights.families import plain
 from jaxparc.weights.family import Family
 from jaxparc.weights.keras_names import CAFFE_STD
 from jaxparc.weights.translation import (
@@ -150,9 +151,7 @@ def _of_config(metadata: Metadata) -> Variant:
     """
     if metadata.get("downsample_in_first_stage"):
         raise WeightsError("config.json sets downsample_in_first_stage, which no network here has")
-    activation = metadata.get("hidden_act", "relu")
-    if activation != "relu":
-        raise WeightsError(f"config.json sets hidden_act to {str(activation)[:60]}; expected relu")
+    plain.check_activation(metadata, "relu")
     in_1x1 = bool(metadata.get("downsample_in_bottleneck"))
     return Variant({"stride_in_1x1": True} if in_1x1 else {})
 
