@@ -34,6 +34,7 @@ from jaxparc.models import (
     densenet,
     googlenet,
     mobilenet,
+    regnet,
     resnet,
     squeezenet,
     swin,
@@ -47,6 +48,7 @@ from jaxparc.models.googlenet import GoogLeNet as GoogLeNet
 from jaxparc.models.layers import BatchNorm as BatchNorm
 from jaxparc.models.layers import new_head as new_head
 from jaxparc.models.mobilenet import MobileNet as MobileNet
+from jaxparc.models.regnet import RegNet as RegNet
 from jaxparc.models.resnet import ResNet as ResNet
 from jaxparc.models.spec import ModelSpec as ModelSpec
 from jaxparc.models.squeezenet import SqueezeNet as SqueezeNet
@@ -55,7 +57,19 @@ from jaxparc.models.vgg import VGG as VGG
 from jaxparc.models.vit import VisionTransformer as VisionTransformer
 
 # The files of networks, in the order in which their architectures are listed.
-FILES = (alexnet, googlenet, resnet, squeezenet, mobilenet, densenet, vgg, convnext, swin, vit)
+FILES = (
+    alexnet,
+    googlenet,
+    resnet,
+    squeezenet,
+    mobilenet,
+    densenet,
+    vgg,
+    regnet,
+    convnext,
+    swin,
+    vit,
+)
 
 MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
     {spec.name: spec for file in FILES for spec in file.SPECS}

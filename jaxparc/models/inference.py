@@ -22,7 +22,7 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxparc import backend
-from jaxparc.models import layers
+from jaxparc.models import convolutions
 from jaxparc.models.layers import BatchNorm
 
 Variables = Mapping[str, Any]
@@ -102,7 +102,7 @@ def apply(
     """
 
     def whole(images: Array) -> tuple[Any, ...]:
-        with nn.intercept_methods(_call_prepared), layers.at_inference():
+        with nn.intercept_methods(_call_prepared), convolutions.at_inference():
             applied: Any = module.apply(variables, images)
         logits, stages = applied
         features = stages.pop("features")

@@ -1,5 +1,6 @@
 """The blocks of MobileNets and EfficientNets, and the tables that describe chains of them."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -90,35 +91,6 @@ def blocks_of(architecture: Architecture) -> Iterator[tuple[int, int, Stage]]:
             yield i, j, block
 
 
-def divisible(channels: float) -> int:
-    """Return the nearest multiple of 8 that is at most 10 % smaller, as all these networks do."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded if rounded >= 0.9 * channels else rounded + 8
-
-
-class SqueezeExcitation(nn.Module):
-    """Channels weighted by a function of their means (Hu et al. 2018, section 3).
-
-    Attributes:
-      channels: squeezed ones.
-      activation: of the squeezed channels.
-      gate: of the weights.
-      dtype: of the computation.
-    """
-
-    channels: int
-    activation: Activation
-    gate: Activation
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map (b, h, w, c) to the same shape."""
-        y = x.mean(axis=(1, 2), keepdims=True)
-        y = self.activation(layers.Conv(self.channels, (1, 1), dtype=self.dtype, name="fc1")(y))
-        return x * self.gate(layers.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name="fc2")(y))
-
-
 class InvertedResidual(nn.Module):
     """Expansion, depthwise convolution, squeeze-and-excitation, and projection.
 
@@ -156,7 +128,8 @@ class InvertedResidual(nn.Module):
             y = self.activation(self.conv_norm(y, inner, *spatial, "depthwise", groups=inner))
         if stage.squeezed and self.squeeze is not None:
             squeezed = self.squeeze.channels(x.shape[-1], inner)
-            y = SqueezeExcitation(squeezed, *self.squeeze[1:], self.dtype, name="se")(y)
+            conv = functools.partial(layers.Conv, dtype=self.dtype)
+            y = layers.SqueezeExcite(squeezed, conv, *self.squeeze[1:], name="se")(y)
         if not stage.fused or stage.expansion > 1:
             y = self.conv_norm(y, self.channels, 1, 1, "project")
         return x + y if x.shape == y.shape else y

@@ -24,7 +24,6 @@ from jaxparc.models.inverted_residuals import (
     Squeeze,
     Stage,
     blocks_of,
-    divisible,
 )
 from jaxparc.models.spec import ModelSpec
 
@@ -42,7 +41,7 @@ def _efficientnet_lite(channels: tuple[int, ...], blocks: tuple[int, ...]) -> Ar
 
 
 _SQUEEZE_INPUT = Squeeze(lambda outer, inner: layers.scaled(outer, 0.25), nn.silu, nn.sigmoid)
-_SQUEEZE_INNER = Squeeze(lambda outer, inner: divisible(inner / 4), nn.relu, nn.hard_sigmoid)
+_SQUEEZE_INNER = Squeeze(lambda outer, inner: layers.divisible(inner / 4), nn.relu, nn.hard_sigmoid)
 
 
 def _efficientnet(width: float, depth: float) -> Architecture:
@@ -51,7 +50,7 @@ def _efficientnet(width: float, depth: float) -> Architecture:
     return Architecture(
         tuple(
             stage._replace(
-                channels=divisible(width * stage.channels),
+                channels=layers.divisible(width * stage.channels),
                 blocks=math.ceil(depth * stage.blocks),
                 squeezed=True,
             )
@@ -59,8 +58,8 @@ def _efficientnet(width: float, depth: float) -> Architecture:
         ),
         activation=nn.silu,
         squeeze=_SQUEEZE_INPUT,
-        stem=divisible(width * 32),
-        last=divisible(width * 1280),
+        stem=layers.divisible(width * 32),
+        last=layers.divisible(width * 1280),
     )
 
 

@@ -64,21 +64,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
-class SqueezeExcite(nn.Module):
-    """Channels scaled by a function of their means over the map (Hu et al. 2018, figure 2)."""
-
-    reduced: int
-    conv: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map (b, h, w, c) to (b, h, w, c)."""
-        y = x.mean(axis=(1, 2), keepdims=True)
-        y = nn.relu(self.conv(self.reduced, (1, 1), padding=0, use_bias=True, name="fc1")(y))
-        y = self.conv(x.shape[-1], (1, 1), padding=0, use_bias=True, name="fc2")(y)
-        return x * nn.sigmoid(y)
-
-
 class Block(nn.Module):
     """Convolutions and a shortcut (He et al. 2016, figure 5).
 
@@ -115,7 +100,7 @@ class Block(nn.Module):
         branch = self._bottleneck if self.architecture.bottleneck else self._basic
         y = branch(norm, x, outer)
         if self.architecture.squeeze_excite:
-            y = SqueezeExcite(scaled(channels / 16), self.conv, name="se")(y)
+            y = layers.SqueezeExcite(scaled(channels / 16), self.conv, name="se")(y)
         if x.shape != y.shape:
             stride = self.stride
             if self.architecture.deep and stride == 2:

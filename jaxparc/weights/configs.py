@@ -22,7 +22,12 @@ PREPROCESSOR = "preprocessor_config.json"
 # Settings of timm's model_args that do not change the network, or that the shapes tell.
 _HARMLESS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate"}
 # Settings of transformers that families of networks read.
-_READ = ("hidden_act", "layer_norm_eps")
+_READ = (
+    "hidden_act",
+    "layer_norm_eps",
+    "downsample_in_bottleneck",
+    "downsample_in_first_stage",
+)
 # Widths of the features in timm's and in transformers' config.json.
 _WIDTHS = ("num_features", "hidden_size", "embed_dim", "hidden_sizes")
 # Processors of transformers that resize the shorter side where the size is one number.
@@ -35,7 +40,8 @@ def read(folder: Path) -> dict[str, Any]:
 
     Returns:
         "config", timm's name of the architecture; "transformers", the config.json of transformers
-        as it is, of whose image tower "hidden_act" and "layer_norm_eps" are also keys of their own;
+        as it is, of whose image tower the settings that networks read, such as "hidden_act", are
+        also keys of their own;
         "mean" and "std"; "geometry", fields of `ModelSpec`; "classes", the number of outputs of
         the head; "width", of the features. Each only where it is declared.
 

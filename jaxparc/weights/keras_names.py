@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from jaxparc.models.mobilenet import IMAGENET_MEAN, IMAGENET_STD
 from jaxparc.weights.errors import WeightsError
 from jaxparc.weights.names import module_key
 from jaxparc.weights.translation import Metadata, State, Translated, Variant
@@ -23,6 +24,9 @@ _LEAVES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+_DEPTHWISE = re.compile("depthwise|dwconv")
+_NORMALIZATION = re.compile(r"normalization(_\d+)?/(mean|variance)")
+_TENSORFLOW = {"eps": 1e-3, "same_padding": True}
 _HEADS = ("fc1000", "predictions", "probs", "Logits")
 
 
@@ -33,7 +37,8 @@ def resnet50(state: State, metadata: Metadata) -> Translated | None:
     if not old and "conv1_conv/kernel" not in short:
         return None
     _check_once(short)
-    kept, left_out = _renamed(state, short, _old_resnet if old else _new_resnet, "fc")
+    widest = _widest(state, short)
+    kept, left_out = _renamed(state, short, _old_resnet if old else _new_resnet, "fc", widest)
     # eps: the default of Keras, and that of the newer networks; ours is 1e-5.
     more = np.float32((1e-3 if old else 1.001e-5) - 1e-5)
     for key in [k for k in kept if k.endswith("running_var")]:
@@ -54,9 +59,79 @@ def mobilenet_v2(state: State, metadata: Metadata) -> Translated | None:
         return None
     _check_once(short)
     head = module_key("mobilenet_v2", "head")
-    kept, left_out = _renamed(state, short, _mobilenet, head)
-    images = Variant({"eps": 1e-3, "same_padding": True}, _HALF, _HALF)
+    kept, left_out = _renamed(state, short, _mobilenet, head, _widest(state, short))
+    images = Variant(_TENSORFLOW, _HALF, _HALF)
     return Translated("keras", kept, left_out, {"": images}, notes=_on_heads(left_out))
+
+
+def efficientnet(state: State) -> Translated | None:
+    """Translate EfficientNet-B0 to -B7 to the layouts of PyTorch, with Keras's names of layers.
+
+    The network normalises its images, by a mean and a variance that are among its weights.
+
+    Raises:
+        WeightsError: the file holds several networks, or the mean or variance is none of images.
+    """
+    short = _short(state)
+    depthwise = ("block1a_dwconv/depthwise_kernel", "block1a_dwconv/kernel")
+    if "stem_conv/kernel" not in short or not any(name in short for name in depthwise):
+        return None
+    _check_once(short)
+    statistics = {name: keys for name, keys in short.items() if _NORMALIZATION.fullmatch(name)}
+    network = {name: keys for name, keys in short.items() if name not in statistics}
+    features = sum(state[key].size for key in short.get("top_bn/moving_mean", ()))
+    kept, left_out = _renamed(state, network, _efficientnet, "predictions", features)
+    variants, evident, notes = _normalisation(
+        {name.rpartition("/")[2]: state[key] for name, (key,) in statistics.items()}
+    )
+    used = tuple(key for (key,) in statistics.values())
+    notes = (*_on_heads(left_out), *notes)
+    return Translated("keras", kept, (*left_out, *used), variants, evident, notes=notes)
+
+
+def _normalisation(
+    statistics: State,
+) -> tuple[Mapping[str, Variant], str | None, tuple[str, ...]]:
+    """Return the variants by how images in [0, 1] are normalised, the evident one, and notes.
+
+    Args:
+        statistics: "mean" and "variance" of Keras's layer, where the file has them.
+
+    Raises:
+        WeightsError: they are not those of three channels.
+    """
+    variants = {
+        "imagenet": Variant(_TENSORFLOW, IMAGENET_MEAN, IMAGENET_STD),
+        "unscaled": Variant(_TENSORFLOW, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    }
+    if {*statistics} != {"mean", "variance"}:
+        return variants, None, ()
+    mean, variance = (np.ravel(statistics[key]).astype(float) for key in ("mean", "variance"))
+    usable = np.isfinite(mean).all() and np.isfinite(variance).all() and (variance > 0).all()
+    if not (mean.shape == variance.shape == (3,) and usable):
+        raise WeightsError(
+            f"normalization has mean {mean[:4]} and variance {variance[:4]}; expected three finite "
+            "numbers each, and variances above 0"
+        )
+    if np.allclose(mean, IMAGENET_MEAN, atol=1e-3) and np.allclose(
+        variance, IMAGENET_STD, atol=1e-3
+    ):
+        # Keras has the standard deviation in place of the variance, and divides by its root once
+        # more, in a layer without weights.
+        note = (
+            "images are divided by ImageNet's std, as in Keras 3 and TensorFlow since 2.9; of a "
+            "network that was fine-tuned in an older one, set std to the roots of these"
+        )
+        return variants, "imagenet", (note,)
+    red, green, blue = (float(x) for x in mean)
+    r, g, b = (float(x) for x in np.sqrt(variance))
+    return {"": Variant(_TENSORFLOW, (red, green, blue), (r, g, b))}, "", ()
+
+
+def _widest(state: State, short: Mapping[str, list[str]]) -> int:
+    """Return the number of channels of the widest batch norm."""
+    norms = (state[key] for name, (key,) in short.items() if name.endswith("/moving_mean"))
+    return max((array.size for array in norms), default=0)
 
 
 def _short(state: State) -> dict[str, list[str]]:
@@ -87,22 +162,24 @@ def _check_once(short: Mapping[str, list[str]]) -> None:
 
 
 def _renamed(
-    state: State, short: Mapping[str, list[str]], place_of: Callable[[str], str | None], head: str
+    state: State,
+    short: Mapping[str, list[str]],
+    place_of: Callable[[str], str | None],
+    head: str,
+    features: int,
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return the arrays by torchvision's names, and the names of heads that are left out.
+    """Return the arrays by other names of their layers, and the names of heads that are left out.
 
     A linear layer is the head if it has a head's name, or if it is the only one and its input is
-    the average of the last map, which is the widest.
+    the average of the last map, which has `features` channels.
     """
-    norms = (state[key] for name, (key,) in short.items() if name.endswith("/moving_mean"))
-    widest = max((array.size for array in norms), default=0)
     dense = {
         name.rpartition("/")[0]
         for name, (key,) in short.items()
         if name.endswith("/kernel") and state[key].ndim == 2
     }
     heads = [layer for layer in dense if layer in _HEADS] or [*dense]
-    if heads and len(state[short[f"{heads[0]}/kernel"][0]]) != widest and heads[0] not in _HEADS:
+    if heads and len(state[short[f"{heads[0]}/kernel"][0]]) != features and heads[0] not in _HEADS:
         heads = []
     kept: dict[str, np.ndarray] = {}
     left_out = []
@@ -114,7 +191,7 @@ def _renamed(
         elif leaf not in _LEAVES or place is None:
             kept[key] = state[key]
         else:
-            depthwise = leaf == "depthwise_kernel" or "depthwise" in layer
+            depthwise = leaf == "depthwise_kernel" or bool(_DEPTHWISE.search(layer))
             kept[f"{place}.{_LEAVES[leaf]}"] = _laid_out(leaf, state[key], depthwise)
     return kept, tuple(left_out)
 
@@ -170,3 +247,8 @@ def _mobilenet(layer: str) -> str | None:
     ):
         ours = f"block{m[1] or 0}.{m[2]}_{'bn' if m[3] else 'conv'}"
     return None if ours is None else module_key("mobilenet_v2", ours)
+
+
+def _efficientnet(layer: str) -> str | None:
+    known = re.fullmatch(r"(stem|top)_(conv|bn)|block\d[a-z]_\w+", layer)
+    return layer if known else None

@@ -42,6 +42,8 @@ SIZES = {
     "efficientnetv2_s": ((64, 64),),
     "mobilenetv3_large_100": ((64, 64),),
     "mobilenetv3_small_100": ((97, 75),),
+    "regnety_002": ((65, 79),),
+    "regnety_008_tv": ((64, 64),),
 }
 # Of the originals that have more than a hundred million weights, a network of fewer channels.
 WIDTHS = {"vgg11_bn": 0.125, "vgg13": 0.125}
@@ -72,10 +74,12 @@ _TOKENS = (
 SCHEME_SIZE = 64
 
 
-# The last batch norm of a bottleneck, or of a block of timm's or torchvision's EfficientNets.
+# The last batch norm of a bottleneck, or of a block of timm's or torchvision's EfficientNets or
+# RegNets.
 _LAST_NORM = re.compile(
     r"(layer\d\.\d+\.bn3|blocks\.\d+\.\d+\.bn3|features\.\d+\.\d+\.block\.3\.1"
-    r"|features\.[23]\.\d+\.block\.1\.1)\.weight"  # of EfficientNetV2's fused blocks
+    r"|features\.[23]\.\d+\.block\.1\.1"  # of EfficientNetV2's fused blocks
+    r"|s\d\.b\d+\.conv3\.bn|.*\.f\.c\.1|.*\.layer\.3\.normalization)\.weight"
 )
 
 
@@ -83,6 +87,39 @@ def images(height: int, width: int) -> np.ndarray:
     """Two images, (2, height, width, 3) float32, as if normalised already."""
     rng = np.random.default_rng([0, height, width])
     return rng.standard_normal((2, height, width, 3), np.float32)
+
+
+def pixels(height: int, width: int) -> np.ndarray:
+    """Two images, (2, height, width, 3) uint8."""
+    rng = np.random.default_rng([1, height, width])
+    return rng.integers(0, 256, (2, height, width, 3), np.uint8)
+
+
+# Mean and variance of Keras's normalisation, in the published weights and in others.
+NORMALISATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "adapted": ((0.4, 0.5, 0.6), (0.04, 0.09, 0.16)),
+}
+
+
+def keras_weights(shapes: Mapping[str, tuple[int, ...]], case: str) -> dict[str, np.ndarray]:
+    """An array for every "layer/weight" of a network of Keras, in its layout.
+
+    The layer "normalization" has the mean and the variance of a case of `NORMALISATIONS`.
+    """
+    found = {}
+    for key, shape in shapes.items():
+        layer, _, leaf = key.rpartition("/")
+        if layer.startswith("normalization"):
+            found[key] = np.float32(NORMALISATIONS[case][("mean", "variance").index(leaf)])
+            continue
+        theirs = {"moving_variance": "running_var", "gamma": "weight"}.get(leaf, leaf)
+        # fan-in is all but the first axis: of depthwise kernels, the channels are the first
+        axes = (2, 3, 0, 1) if "dwconv" in layer and len(shape) == 4 else (3, 2, 0, 1)
+        axes = axes if len(shape) == 4 else (1, 0) if len(shape) == 2 else (0,)
+        array = _weight(f"{layer}.{theirs}", tuple(shape[axis] for axis in axes))
+        found[key] = array.transpose(np.argsort(axes))
+    return found
 
 
 def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import pytest
 
 from jaxparc import models
 
-# In fast tests: at least one of each file of networks.
+# In fast tests: of each file of networks, but for RegNets, whose layers are those of others.
 REPRESENTATIVES = (
     "alexnet",
     "googlenet",
@@ -27,6 +27,7 @@ SLOW = (
     "swin_base_patch4_window12_384",
     "efficientnet_b0",
     "efficientnetv2_s",
+    "regnety_002",
 )
 
 # The smallest network, where that is more than an eighth of the channels: one attention head.

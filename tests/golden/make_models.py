@@ -1,8 +1,8 @@
 """Make models_<name>.npz and names.json, of the original networks, for tests without torch.
 
 The originals are torchvision's, of EfficientNet-Lite those of efficientnet_lite_pytorch, and of
-the other EfficientNets, MobileNetV3, ConvNeXt, Swin, vision transformers (see also make_vit.py) and
-the ResNets that torchvision lacks timm's.
+the other EfficientNets, MobileNetV3, RegNet, ConvNeXt, Swin, vision transformers (see also
+make_vit.py) and the ResNets that torchvision lacks timm's.
 
 Run once, from the top of the repository, in an environment of its own:
 
@@ -49,7 +49,7 @@ def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch
     if name.startswith("vgg"):
         model = vgg(name, drawn.WIDTHS[name]).eval()
         return model, model.classifier[-1]
-    if name.startswith(("convnext", "swin", "efficientnet", "mobilenetv3")) or name in TIMM:
+    if name.startswith(TIMM):
         size = {"img_size": (height, width)} if name.startswith("swin") else {}
         model = timm.create_model(name, num_classes=drawn.CLASSES, **size).eval()
         return model, model.get_classifier()
@@ -64,7 +64,9 @@ def original(name: str, height: int, width: int) -> tuple[torch.nn.Module, torch
     return model, head[-1] if isinstance(head, torch.nn.Sequential) else head
 
 
-TIMM = ("resnet18d", "resnet50d", "seresnet50")  # the others are torchvision's
+# How the names of timm's originals begin; the others are torchvision's.
+TIMM = ("convnext", "swin", "efficientnet", "mobilenetv3", "regnety")
+TIMM += ("resnet18d", "resnet50d", "seresnet50")
 
 
 def vgg(name: str, width: float) -> torch.nn.Module:

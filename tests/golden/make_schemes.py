@@ -10,7 +10,8 @@ Each file has, for each network of `ORIGINALS`, "<architecture> <scheme> state",
 of its weights as files have them ("key 64,3,7,7"), and "<architecture> <scheme> features" (2, d)
 and "... logits" (2, 7) for `drawn.weights` of these and images of `drawn.SCHEME_SIZE`. The networks
 have the fewest channels that they can have, and windows of 2. The JSON files have the digest of the
-keys and shapes in timm of each network that `NAMES` matches, with 1,000 classes.
+keys and shapes in timm of each network that `NAMES` matches, with 1,000 classes, and those in
+torchvision of `TORCHVISION`.
 """
 
 import json
@@ -35,6 +36,7 @@ import transformers  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from timm.models import convnext, swin_transformer  # noqa: E402
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt  # noqa: E402
+from torchvision.models.regnet import BlockParams, RegNet  # noqa: E402
 
 Shapes = dict[str, tuple[int, ...]]
 State = dict[str, torch.Tensor]
@@ -64,11 +66,16 @@ Original = tuple[Shapes, torch.nn.Module, torch.nn.Module]
 """The shapes of weights, the network with them, and its last linear layer."""
 
 
+def last(module: torch.nn.Module) -> torch.nn.Module:
+    """The last layer of a classifier."""
+    return module[-1] if isinstance(module, torch.nn.Sequential) else module
+
+
 def from_torchvision(model: torch.nn.Module) -> Original:
     """A network of torchvision."""
     shapes = shapes_of(model.state_dict())
-    head = model.head if hasattr(model, "head") else model.classifier[-1]
-    return shapes, filled(model, drawn_state(shapes)), head
+    name = next(name for name in ("head", "fc", "classifier") if hasattr(model, name))
+    return shapes, filled(model, drawn_state(shapes)), last(getattr(model, name))
 
 
 def from_huggingface(model: torch.nn.Module, as_modules: bool = False) -> Original:
@@ -82,7 +89,7 @@ def from_huggingface(model: torch.nn.Module, as_modules: bool = False) -> Origin
         else:
             save_file(drawn_state(shapes), path, {"format": "pt"})
             model = type(model).from_pretrained(folder).eval()
-    return shapes, model, model.classifier
+    return shapes, model, last(model.classifier)
 
 
 def from_authors(
@@ -155,6 +162,23 @@ def _timm_swin() -> torch.nn.Module:
     return timm.create_model(name, img_size=size, num_classes=drawn.CLASSES, **_SWIN)
 
 
+def _torchvision_regnet() -> torch.nn.Module:
+    parameters = BlockParams.from_init_params(13, 24, 36.44, 2.49, group_width=8, se_ratio=0.25)
+    return RegNet(parameters, num_classes=drawn.CLASSES)
+
+
+def _huggingface_regnet() -> torch.nn.Module:
+    config = transformers.RegNetConfig(
+        embedding_size=32,
+        hidden_sizes=[24, 56, 152, 368],
+        depths=[1, 1, 4, 7],
+        groups_width=8,
+        layer_type="y",
+        num_labels=drawn.CLASSES,
+    )
+    return transformers.RegNetForImageClassification(config)
+
+
 SWIN = "swin_tiny_patch4_window7_224"
 ORIGINALS: dict[str, dict[tuple[str, str], Callable[[], Original]]] = {
     "convnext": {
@@ -174,6 +198,10 @@ ORIGINALS: dict[str, dict[tuple[str, str], Callable[[], Original]]] = {
         (SWIN, "huggingface"): lambda: from_huggingface(_huggingface_swin()),
         (SWIN, "huggingface (modules)"): lambda: from_huggingface(_huggingface_swin(), True),
     },
+    "regnet": {
+        ("regnety_002", "torchvision"): lambda: from_torchvision(_torchvision_regnet()),
+        ("regnety_002", "huggingface"): lambda: from_huggingface(_huggingface_regnet()),
+    },
 }
 
 
@@ -181,17 +209,32 @@ NAMES = {
     "convnext": r"convnext_(atto|femto|pico|nano|tiny|small|base|large|xlarge)"
     r"|convnextv2_(atto|femto|pico|nano|tiny|base|large|huge)",
     "swin": r"swin_(tiny|small|base|large)_patch4_window\d+_\d+",
+    "regnet": r"regnety_(0\d\d|120|160|320)(_tv)?",
+}
+TORCHVISION = {
+    "regnet": {
+        "regnety_004": "regnet_y_400mf",
+        "regnety_008_tv": "regnet_y_800mf",
+        "regnety_016": "regnet_y_1_6gf",
+        "regnety_032": "regnet_y_3_2gf",
+        "regnety_080_tv": "regnet_y_8gf",
+        "regnety_160": "regnet_y_16gf",
+        "regnety_320": "regnet_y_32gf",
+    },
 }
 
 
 def digests(family: str) -> dict[str, str]:
-    """The digest of each of timm's networks of a family."""
+    """The digest of each network of a family."""
     found = {}
     for name in timm.list_models():
         if re.fullmatch(NAMES[family], name):
             with torch.device("meta"):
                 model = timm.create_model(name)
             found[name] = drawn.digest(shapes_of(model.state_dict()))
+    for name, theirs in TORCHVISION.get(family, {}).items():
+        model = getattr(torchvision.models, theirs)()
+        found[f"{name} torchvision"] = drawn.digest(shapes_of(model.state_dict()))
     return found
 
 

@@ -11,7 +11,7 @@ from golden import every
 from jax import lax
 
 from jaxparc import backend, models
-from jaxparc.models import convnext, inference, layers, mobilenet, swin, vit
+from jaxparc.models import convnext, convolutions, inference, layers, mobilenet, regnet, swin, vit
 
 # The forms of a network are compared with each other, whatever compiles them.
 pytestmark = pytest.mark.unoptimised
@@ -64,8 +64,9 @@ def test_a_prepared_network_is_the_same_function(name, monkeypatch):
     kept = {n.replace("/mean", "/scale") for n in norms} & paths(prepared["params"])
     assert not kept
     # MobileNets have no 3x3 convolutions but the stem, of stride 2, depthwise ones, and those of
-    # EfficientNetV2's first blocks
-    without = any(name in file.ARCHITECTURES for file in (mobilenet, convnext, swin, vit))
+    # EfficientNetV2's first blocks; those of RegNets are grouped
+    files = (mobilenet, regnet, convnext, swin, vit)
+    without = any(name in file.ARCHITECTURES for file in files)
     assert bool(prepared["winograd"]) == (name.startswith("efficientnetv2") or not without)
     x = images(2)
     logits, activations = jax.jit(module.apply)(variables, x)
@@ -127,8 +128,8 @@ def test_chunks_are_the_whole_batch(monkeypatch):
 def forms(monkeypatch):
     """Calls a function once with the choices of a CPU, and once with those of an accelerator."""
     # for the own gradient of every convolution that can have it
-    monkeypatch.setattr(layers, "_LARGE_MAP", 1)
-    monkeypatch.setattr(layers, "_WIDE", 1)
+    monkeypatch.setattr(convolutions, "_LARGE_MAP", 1)
+    monkeypatch.setattr(convolutions, "_WIDE", 1)
 
     def call(function):
         results = []
@@ -140,17 +141,18 @@ def forms(monkeypatch):
     return call
 
 
-# ConvNeXt's own form is tested in test_layers.py; Swin has none
+# ConvNeXt's own form is tested in test_convolutions.py; Swin has none
 @every.model(
     slow=("googlenet", "resnet18", "resnet50", "mobilenet_v2", "vgg11_bn", "mobilenetv3_small_100"),
     # DenseNet has the convolutions of ResNet-50, and takes minutes to compile, EfficientNets those
-    # of MobileNets. With these weights, gradients of EfficientNetV2 grow to millions, and depend
-    # on the order of sums.
+    # of MobileNets; those of RegNet are tested by themselves. With these weights, gradients of
+    # EfficientNetV2 grow to millions, and depend on the order of sums.
     without=(
         "densenet121",
         "efficientnet_lite0",
         "efficientnet_b0",
         "efficientnetv2_s",
+        *regnet.ARCHITECTURES,
         *convnext.ARCHITECTURES,
         *swin.ARCHITECTURES,
         *vit.ARCHITECTURES,
@@ -271,7 +273,7 @@ def test_grouped_convolution_and_its_gradient(groups, channels, stride, forms):
         y, pull = jax.vjp(convolve, x, kernel)
         return y, pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
 
-    with layers.at_inference():
+    with convolutions.at_inference():
         found, expected = forms(lambda: jax.jit(values_and_gradients)())
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, atol=1e-5 * np.abs(e).max()), found, expected

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxparc import models
 from jaxparc.bank import facts
-from jaxparc.models import layers, resnet
+from jaxparc.models import layers
 from jaxparc.weights import torchvision
 
 CLASSES = 7
@@ -47,12 +47,12 @@ def drawn(shapes, seed=0):
 
 
 def test_nothing_is_missing_from_the_registry():
-    beside = {"layers", "inference", "inverted_residuals", "positions", "spec"}
+    beside = {"convolutions", "layers", "inference", "inverted_residuals", "positions", "spec"}
     files = {m.name for m in pkgutil.iter_modules(models.__path__)} - beside
     assert files == {file.__name__.rpartition(".")[2] for file in models.FILES}
     assert len(models.MODELS) == sum(len(file.SPECS) for file in models.FILES)
     for file in models.FILES:
-        assert {spec.name for spec in file.SPECS} & {*every.REPRESENTATIVES}, file
+        assert {spec.name for spec in file.SPECS} & {*every.REPRESENTATIVES, *every.SLOW}, file
     for name, spec in models.MODELS.items():
         assert spec.name == name
         assert models.get(name) is spec
@@ -295,20 +295,6 @@ def test_batch_norm_on_several_devices_is_batch_norm_on_one(masked):
         for f in (loss_and_stats, sharded)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
-
-
-# Squeeze-and-excitation
-
-
-def test_squeeze_and_excitation_is_the_paper_s():
-    x = np.random.default_rng(0).standard_normal((2, 3, 4, 8), np.float32)
-    module = resnet.SqueezeExcite(2, nn.Conv)
-    variables = drawn(jax.eval_shape(module.init, jax.random.key(0), x))
-    params = flax.traverse_util.flatten_dict(variables["params"], sep="/")
-    hidden = np.maximum(x.mean((1, 2)) @ params["fc1/kernel"][0, 0] + params["fc1/bias"], 0)
-    gate = 1 / (1 + np.exp(-(hidden @ params["fc2/kernel"][0, 0] + params["fc2/bias"])))
-    found = module.apply(variables, x)
-    np.testing.assert_allclose(found, x * gate[:, None, None], rtol=1e-5, atol=1e-6)
 
 
 # Pooling

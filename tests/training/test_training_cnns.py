@@ -1,11 +1,11 @@
-"""DenseNets, VGGs and ResNet variants train on several devices; with few layers, to be quick."""
+"""DenseNets, VGGs, RegNets and ResNet variants train on several devices, with few layers."""
 
 import numpy as np
 import pytest
 from learnable import SIZE, source_of
 
 from jaxparc import models, parallel
-from jaxparc.models import densenet, resnet, vgg
+from jaxparc.models import densenet, regnet, resnet, vgg
 from jaxparc.training import loop, steps
 from jaxparc.training.steps import Recipe, Task
 
@@ -13,6 +13,7 @@ from jaxparc.training.steps import Recipe, Task
 RESNET = resnet.Architecture(
     (1, 1, 1, 1), groups=32, group_channels=4, deep=True, squeeze_excite=True
 )
+REGNET = regnet.Architecture((1, 1, 1, 1), (64, 128, 256, 512), 16)
 
 
 @pytest.mark.slow
@@ -22,8 +23,9 @@ RESNET = resnet.Architecture(
         (densenet, models.DenseNet, densenet.Architecture((2, 2, 2, 2)), 0.1),
         (vgg, models.VGG, vgg.Architecture((1, 1, 1, 1, 1), batch_norm=True), 0.004),
         (resnet, models.ResNet, RESNET, 0.1),
+        pytest.param(regnet, models.RegNet, REGNET, 0.1, marks=pytest.mark.slow),
     ],
-    ids=["densenet", "vgg", "resnet"],
+    ids=["densenet", "vgg", "resnet", "regnet"],
 )
 def test_ten_steps(file, module, architecture, rate, monkeypatch):
     monkeypatch.setitem(file.ARCHITECTURES, "few layers", architecture)

@@ -171,6 +171,31 @@ def test_hugging_face(tmp_path):
     assert schemes.architecture_of(regnet) is None
 
 
+@pytest.mark.parametrize("told", [None, False, True])
+def test_the_stride_of_hugging_face_s_bottlenecks_is_read_from_config_json(told, tmp_path):
+    config = {"model_type": "resnet", "hidden_act": "relu"}
+    if told is not None:
+        config["downsample_in_bottleneck"] = told
+    folder = saved(tmp_path, hugging_face(state_of("resnet50")), **config)
+    assert weights.load("resnet50", folder).module.stride_in_1x1 == bool(told)
+    for given in (False, True):
+        assert weights.load("resnet50", folder, stride_in_1x1=given).module.stride_in_1x1 == given
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"downsample_in_first_stage": True}, "sets downsample_in_first_stage, which no network"),
+        ({"hidden_act": "gelu"}, "sets hidden_act to gelu; expected relu"),
+    ],
+)
+def test_resnets_of_hugging_face_that_are_not_here(setting, message, tmp_path):
+    config = {"model_type": "resnet", **setting}
+    folder = saved(tmp_path, hugging_face(state_of("resnet18")), **config)
+    with pytest.raises(WeightsError, match=f"config.json {message}"):
+        weights.load("resnet18", folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet34", "resnet152"])
 def test_the_names_of_hugging_face_are_those_of_its_library(name):

@@ -66,12 +66,135 @@ def test_keys_and_shapes_at_width_one(name):
     with np.load(GOLDEN) as arrays:
         digests = [line.split(" ", 2) for line in arrays["digests"]]
     entries = torchvision.entries(name, torchvision.variable_shapes(name, num_classes=1000))
-    found = {library: digest for library, of, digest in digests if of == name}
-    assert found["timm"] == found["tf"] == drawn.digest({e.key: e.torch_shape for e in entries})
-    state = {e.key: np.broadcast_to(np.float32(0), e.torch_shape) for e in entries}
-    assert schemes.architecture_of(state) == name
-    # robust to arrays of any rank
-    assert schemes.architecture_of({key: np.zeros(()) for key in state}) in NAMES
+    canonical = {entry.key: entry.torch_shape for entry in entries}
+    expected = {library: digest for library, of, digest in digests if of == name}
+    assert expected.pop("tf") == expected["timm"]
+    for scheme, digest in expected.items():
+        found = in_names_of(scheme, name, entries)
+        assert drawn.digest(found) == digest, scheme
+        state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in found.items()}
+        assert schemes.architecture_of(state) == name
+        translated = schemes.translate(name, state)
+        assert translated.scheme == scheme
+        assert {key: array.shape for key, array in translated.state.items()} == canonical
+        # robust to arrays of any rank
+        assert schemes.architecture_of({key: np.zeros(()) for key in state}) in NAMES
+
+
+# Keras
+
+KERAS = GOLDEN.with_name("keras.npz")
+
+
+def keras_weights(case):
+    with np.load(KERAS) as arrays:
+        lines = [line.split(" ") for line in arrays["state"]]
+    shapes = {k: tuple(int(n) for n in s.split(",") if n) for k, s in lines}
+    return drawn.keras_weights(shapes, case)
+
+
+@pytest.mark.slow
+def test_the_names_of_keras():
+    with np.load(KERAS) as arrays:
+        digests = dict(line.split(" ", 1) for line in arrays["digests"])
+    for name in (n for n in NAMES if "_b" in n):
+        entries = torchvision.entries(name, torchvision.variable_shapes(name, num_classes=1000))
+        found = keras_shapes(in_names_of("keras", name, entries))
+        assert drawn.digest(found) == digests.pop(name)
+        state = {key: np.broadcast_to(np.float32(1), shape) for key, shape in found.items()}
+        assert schemes.architecture_of(state) == name
+        translated = schemes.translate(name, state)
+        assert translated.scheme == "keras"
+        canonical = {entry.key: entry.torch_shape for entry in entries}
+        assert {key: array.shape for key, array in translated.state.items()} == canonical
+    assert not digests
+
+
+def keras_shapes(shapes):
+    """Shapes in the names and layouts of Keras."""
+    found = {f"normalization/{leaf}": (3,) for leaf in ("mean", "variance")}
+    for key, shape in shapes.items():
+        layer, _, leaf = key.rpartition(".")
+        leaves = {"bias": "bias", "weight": "kernel"}
+        if layer.endswith("bn"):
+            leaves = {"bias": "beta", "weight": "gamma"}
+            leaves |= {"running_mean": "moving_mean", "running_var": "moving_variance"}
+        leaf = leaves[leaf]
+        if leaf == "kernel":
+            depthwise = layer.endswith("dwconv")
+            axes = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)
+            shape = tuple(shape[axis] for axis in axes) if len(shape) == 4 else shape[::-1]
+        found[f"{layer}/{leaf}"] = shape
+    return found
+
+
+@pytest.mark.parametrize("case", drawn.NORMALISATIONS)
+def test_features_of_keras(case, tmp_path):
+    """The network's own normalisation is the mean and std of the images."""
+    np.savez(tmp_path / "w.npz", **keras_weights(case))
+    loaded = weights.load(None, tmp_path / "w.npz")
+    assert (loaded.spec.name, loaded.scheme) == ("efficientnet_b0", "keras")
+    assert (loaded.module.eps, loaded.module.same_padding) == TENSORFLOW
+    mean, variance = drawn.NORMALISATIONS[case]
+    std = variance if case == "imagenet" else np.sqrt(variance)
+    np.testing.assert_allclose((loaded.spec.mean, loaded.spec.std), (mean, std), rtol=1e-6)
+    assert bool(loaded.notes) == (case == "imagenet")
+    images = models.layers.normalise(drawn.pixels(64, 64), loaded.spec.mean, loaded.spec.std)
+    _, activations = jax.jit(loaded.module.apply)(loaded.variables, images)
+    with np.load(KERAS) as arrays:
+        expected = arrays[f"features_{case}"]
+    found = activations["features"]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_keras_without_its_normalisation_asks_for_the_images(tmp_path):
+    state = keras_weights("imagenet")
+    del state["normalization/mean"], state["normalization/variance"]
+    np.savez(tmp_path / "w.npz", **state)
+    with pytest.raises(WeightsError, match="is one of 'imagenet': .*; 'unscaled': .*mean 0"):
+        weights.load("efficientnet_b0", tmp_path / "w.npz")
+    loaded = weights.load("efficientnet_b0", tmp_path / "w.npz", variant="unscaled")
+    assert (loaded.spec.mean, loaded.spec.std) == ((0,) * 3, (1,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("variance", [0.1, 0.0, 0.1]), ("variance", [1.0]), ("mean", [0.5, np.nan, 0.5])],
+)
+def test_keras_with_a_normalisation_that_is_none_of_images(key, value, tmp_path):
+    state = {**keras_weights("adapted"), f"normalization/{key}": np.float32(value)}
+    np.savez(tmp_path / "w.npz", **state)
+    with pytest.raises(WeightsError, match="normalization has mean .* expected three finite"):
+        weights.load("efficientnet_b0", tmp_path / "w.npz")
+
+
+def test_a_head_of_keras_takes_the_last_map_and_not_the_widest(tmp_path):
+    """Of B0, the widest batch norm is that of the last map; of this network, it is another."""
+    state = keras_weights("adapted")
+    for leaf in ("gamma", "beta", "moving_mean", "moving_variance"):
+        state[f"block7a_expand_bn/{leaf}"] = np.ones(1920, np.float32)
+    state |= {"dense/kernel": np.ones((1280, 5), np.float32), "dense/bias": np.ones(5, np.float32)}
+    found = schemes.translate("efficientnet_b0", state).state
+    assert found["classifier.weight"].shape == (5, 1280)
+    state["surprise/kernel"] = np.ones((1, 1, 2, 2), np.float32)
+    del state["block2a_se_reduce/bias"]
+    np.savez(tmp_path / "w.npz", **state)
+    with pytest.raises(WeightsError) as caught:
+        weights.load("efficientnet_b0", tmp_path / "w.npz")
+    for line in ("missing: blocks.1.0.se.conv_reduce.bias (4,)", "unexplained: surprise/kernel"):
+        assert line in str(caught.value)
+
+
+def in_names_of(scheme, name, entries):
+    """Shapes by the names of a library."""
+    names = families.efficientnet.names(scheme, name)
+    found = {}
+    for entry in entries:
+        module, shape = ".".join(entry.path[1:-1]), entry.torch_shape
+        if scheme == "torchvision" and module == "neck":
+            shape = shape[:2]  # a linear layer
+        found[f"{names[module]}.{entry.key.rpartition('.')[2]}"] = shape
+    return found
 
 
 @pytest.mark.parametrize("told", ["mobilenetv3_small_100", "tf_mobilenetv3_small_100"])

@@ -1,4 +1,4 @@
-"""ConvNeXt and Swin in the names of every library, against outputs of the originals."""
+"""ConvNeXt, Swin and RegNet in the names of every library, against outputs of the originals."""
 
 import functools
 import json
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from golden import drawn
 from safetensors.numpy import save_file
+from weights.written import torchvision_regnet
 
 from jaxparc import models, weights
 from jaxparc.weights import families, native, schemes, torchvision
@@ -25,6 +26,8 @@ CASES = [
     ("swin", SWIN, "torchvision"),
     ("swin", SWIN, "huggingface"),
     ("swin", SWIN, "huggingface (modules)"),
+    ("regnet", "regnety_002", "torchvision"),
+    pytest.param("regnet", "regnety_002", "huggingface", marks=pytest.mark.slow),
 ]
 
 
@@ -84,19 +87,29 @@ def canonical(name, width, num_classes=3):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["convnext", "swin"])
-def test_every_name_and_shape_is_timm_s(family):
+@pytest.mark.parametrize("family", ["convnext", "swin", "regnet"])
+def test_every_name_and_shape_is_the_original_s(family):
     expected = json.loads((GOLDEN / f"names_{family}.json").read_text())
     found = {}
     for name in getattr(models, family).ARCHITECTURES:
-        shapes = torchvision.variable_shapes(name, num_classes=1000)
-        entries = torchvision.entries(name, shapes)
-        found[name] = drawn.digest({entry.key: entry.torch_shape for entry in entries})
+        variables = torchvision.variable_shapes(name, num_classes=1000)
+        entries = torchvision.entries(name, variables)
+        shapes = {entry.key: entry.torch_shape for entry in entries}
+        found[name] = drawn.digest(shapes)
+        if (other := f"{name} torchvision") in expected:
+            found[other] = drawn.digest(torchvision_regnet(shapes))
     assert found == expected
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*models.convnext.ARCHITECTURES, *models.swin.ARCHITECTURES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *models.convnext.ARCHITECTURES,
+        *models.swin.ARCHITECTURES,
+        *models.regnet.ARCHITECTURES,
+    ],
+)
 def test_every_architecture_is_told_by_its_shapes(name):
     shapes = torchvision.variable_shapes(name, num_classes=1)
     # nothing is read of the arrays but their shapes
@@ -208,3 +221,66 @@ def test_an_image_tower_of_openclip(tmp_path):
     assert found.pop("head")["kernel"].shape == (32, 0)
     assert expected.pop("head")["kernel"].shape == (32, 3)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+# RegNets
+
+
+@pytest.mark.parametrize("scheme", ["torchvision", "huggingface"])
+def test_regnets_are_told_by_their_names(scheme):
+    state = published("regnet", "regnety_002", scheme)
+    wrapped = {f"module.{key}": array for key, array in state.items()}
+    assert schemes.architecture_of(wrapped) == "regnety_002"
+
+
+def test_a_regnet_without_squeeze_and_excitation_is_another_network(tmp_path):
+    state = published("regnet", "regnety_002", "torchvision")
+    path = saved(tmp_path / "w", {key: a for key, a in state.items() if ".se." not in key})
+    with pytest.raises(weights.WeightsError) as caught:
+        weights.load("regnety_002", path)
+    for line in (
+        "missing: s1.b1.se.fc1.weight (8, 24, 1, 1)",
+        "it looks like a RegNet of (1, 1, 4, 7) blocks without squeeze-and-excitation",
+    ):
+        assert line in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["regnety_008", "regnety_008_tv"])
+def test_regnets_of_the_same_blocks_are_told_by_their_channels(name, tmp_path):
+    state = canonical(name, 0.25)
+    assert schemes.architecture_of(state) == name
+    other = {"regnety_008": "regnety_008_tv", "regnety_008_tv": "regnety_008"}[name]
+    with pytest.raises(weights.WeightsError, match=f"it looks like {name}$"):
+        weights.load(other, saved(tmp_path / "w", state))
+
+
+def test_a_narrow_regnet_keeps_the_channels_of_its_groups(tmp_path):
+    state = canonical("regnety_002", 0.25)
+    assert state["s4.b1.conv2.conv.weight"].shape == (96, 8, 3, 3)
+    loaded = weights.load(None, saved(tmp_path / "w", state))
+    assert (loaded.spec.name, loaded.scheme) == ("regnety_002", "timm")
+    native.save(loaded, tmp_path / "converted")
+    again = weights.load(None, tmp_path / "converted")
+    assert again.module == loaded.module
+    jax.tree.map(np.testing.assert_array_equal, again.variables, loaded.variables)
+
+
+def test_other_regnets_are_described():
+    state = canonical("regnety_002", 0.25)
+    fewer = {key: array for key, array in state.items() if not key.startswith("s4.b7.")}
+    assert schemes.architecture_of(fewer) == "a RegNet of (1, 1, 4, 6) blocks"
+    # robust to arrays of any rank
+    assert schemes.architecture_of({key: np.zeros(()) for key in state}) == "regnety_002"
+
+
+def test_a_regnet_of_hugging_face_with_its_config(tmp_path):
+    state = published("regnet", "regnety_002", "huggingface")
+    saved(tmp_path / "model.safetensors", state)
+    config = {"model_type": "regnet", "hidden_act": "relu", "hidden_sizes": [24, 56, 152, 368]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = weights.load(None, tmp_path)
+    assert (loaded.spec.name, loaded.scheme) == ("regnety_002", "huggingface")
+    assert {*loaded.left_out} == {key for key in state if key.endswith("num_batches_tracked")}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_act": "silu"}))
+    with pytest.raises(weights.WeightsError, match="sets hidden_act to silu; expected relu"):
+        weights.load("regnety_002", tmp_path)

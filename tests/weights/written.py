@@ -142,3 +142,20 @@ def hugging_face(state, prefix="resnet."):
         (r"^(?=em|en)", prefix),
         (r"^fc\.", "classifier.1."),
     )
+
+
+def torchvision_regnet(state):
+    """torchvision's names of a RegNet in timm's."""
+    return renamed(
+        state,
+        (r"^s(\d)\.b(\d+)\.", lambda m: f"trunk_output.block{m[1]}.block{m[1]}-{int(m[2]) - 1}."),
+        (r"\.(conv\d)\.conv\.", r".\1.0."),
+        (r"\.(conv\d)\.bn\.", r".\1.1."),
+        (r"\.conv(\d)\.(?=[01]\.)", lambda m: f".f.{'abc'[int(m[1]) - 1]}."),
+        (r"\.se\.", ".f.se."),
+        (r"\.downsample\.conv\.", ".proj.0."),
+        (r"\.downsample\.bn\.", ".proj.1."),
+        (r"^stem\.conv\.", "stem.0."),
+        (r"^stem\.bn\.", "stem.1."),
+        (r"^head\.fc\.", "fc."),
+    )

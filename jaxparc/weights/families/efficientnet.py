@@ -1,4 +1,4 @@
-"""EfficientNet's, EfficientNetV2's and MobileNetV3's names: timm's, torchvision's and others.
+"""EfficientNet's, EfficientNetV2's and MobileNetV3's names: timm's, torchvision's, Keras's.
 
 Networks of the same names and shapes differ in padding, in the eps of batch norm, and in the mean
 and std of their images: timm's own from those that it ported from TensorFlow ("tf_"), and both from
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from jaxparc.models.inverted_residuals import Architecture, Stage, blocks_of
 from jaxparc.models.mobilenet import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD
+from jaxparc.weights import keras_names
 from jaxparc.weights.families import plain
 from jaxparc.weights.family import Family
 from jaxparc.weights.translation import Metadata, State, Translated, Variant
@@ -98,12 +99,28 @@ def _package_names(architecture: Architecture) -> Names:
     return _of_blocks(architecture, ends, "efficientnet_pytorch")
 
 
+def _keras_block(stage: Stage) -> Names:
+    """Return Keras's names within a block."""
+    names = {"se.fc1": "se_reduce", "se.fc2": "se_expand"}
+    names |= {"depthwise_conv": "dwconv", "depthwise_bn": "bn"}
+    for layer in ("expand", "project"):
+        names |= {f"{layer}_{part}": f"{layer}_{part}" for part in ("conv", "bn")}
+    return names
+
+
+def _keras_names(architecture: Architecture) -> Names:
+    ends = {"stem_conv": "stem_conv", "stem_bn": "stem_bn", "head": "predictions"}
+    ends |= {"last_conv": "top_conv", "last_bn": "top_bn"}
+    return _of_blocks(architecture, ends, "keras")
+
+
 # How a block is called by its number, its stage and its number within that, and the names in it.
 _BLOCKS = {
-    "timm": ("blocks.{1}.{2}", _timm_block),
-    "torchvision": ("features.{3}.{2}", _torchvision_block),
-    "torchvision_v3": ("features.{4}", _torchvision_block),
-    "efficientnet_pytorch": ("_blocks.{0}", _package_block),
+    "timm": ("blocks.{1}.{2}.", _timm_block),
+    "torchvision": ("features.{3}.{2}.", _torchvision_block),
+    "torchvision_v3": ("features.{4}.", _torchvision_block),
+    "efficientnet_pytorch": ("_blocks.{0}.", _package_block),
+    "keras": ("block{3}{5}_", _keras_block),
 }
 
 
@@ -112,11 +129,11 @@ def _of_blocks(architecture: Architecture, ends: Names, scheme: str) -> Names:
     pattern, inside = _BLOCKS[scheme]
     names = dict(ends)
     for n, (i, j, stage) in enumerate(blocks_of(architecture)):
-        prefix = pattern.format(n, i, j, i + 1, n + 1)
+        prefix = pattern.format(n, i, j, i + 1, n + 1, chr(ord("a") + j))
         theirs = inside(stage)
         for layer in _layers(stage):
             parts = ("se.fc1", "se.fc2") if layer == "se" else (f"{layer}_conv", f"{layer}_bn")
-            names |= {f"block{n}.{part}": f"{prefix}.{theirs[part]}" for part in parts}
+            names |= {f"block{n}.{part}": f"{prefix}{theirs[part]}" for part in parts}
     return names
 
 
@@ -124,22 +141,32 @@ _NAMES = {
     "timm": _timm_names,
     "torchvision": _torchvision_names,
     "efficientnet_pytorch": _package_names,
+    "keras": _keras_names,
 }
 
 
 @functools.cache
-def _names(scheme: str, name: str) -> Names:
+def names(scheme: str, name: str) -> Names:
+    """Return the names of all modules.
+
+    Args:
+        scheme: "timm", "torchvision", "efficientnet_pytorch" or "keras".
+        name: architecture.
+    """
     return _NAMES[scheme](_NETWORKS[name])
 
 
 def _rename(name: str, module: str) -> str:
-    return _names("timm", name)[module]
+    return names("timm", name)[module]
 
 
 def _in_timm_names(scheme: str, name: str, state: State) -> Translated | None:
     """Return a state dict in timm's names; None if its names are not of the scheme."""
-    ours = _names(scheme, name)
-    found = plain.translate(scheme, f"{ours['stem_conv']}.weight", state)
+    ours = names(scheme, name)
+    if scheme == "keras":
+        found = keras_names.efficientnet(state)
+    else:
+        found = plain.translate(scheme, f"{ours['stem_conv']}.weight", state)
     if found is None:
         return None
     timm = {theirs: _rename(name, module) for module, theirs in ours.items()}
@@ -191,7 +218,11 @@ def _package(name: str, state: State, metadata: Metadata) -> Translated | None:
     return found._replace(variants={"": variant})
 
 
-_STEM = re.compile(r"(?:^|.*\.)(?=(_?conv_stem|features\.0\.0)\.weight$)")
+def _keras(name: str, state: State, metadata: Metadata) -> Translated | None:
+    return _in_timm_names("keras", name, state) if "_b" in name else None
+
+
+_STEM = re.compile(r"(?:^|.*\.)(?=(_?conv_stem|features\.0\.0|stem_conv)\.weight$)")
 
 
 def _architecture_of(state: State) -> str | None:
@@ -200,12 +231,14 @@ def _architecture_of(state: State) -> str | None:
     The largest wins, whose names include those of smaller ones. B1 and B2 have the same names, and
     differ in the ratio of the last stage's channels to the first convolution's.
     """
+    if (keras := keras_names.efficientnet(state)) is not None:
+        state = keras.state
     for prefix in sorted({found[0] for key in state if (found := _STEM.match(key))}):
         inside = {k.removeprefix(prefix): a for k, a in state.items() if k.startswith(prefix)}
         modules = {key.rpartition(".")[0] for key in inside}
         fits = []
         for scheme, name in itertools.product(_NAMES, _NETWORKS):
-            ours = _names(scheme, name)
+            ours = names(scheme, name)
             backbone = {theirs for module, theirs in ours.items() if module not in ("neck", "head")}
             if backbone <= modules:
                 fits.append((-len(backbone), _distance(_NETWORKS[name], ours, inside), name))
@@ -239,6 +272,11 @@ FAMILY = Family(
     architectures=tuple(_NETWORKS),
     rename=_rename,
     stem="stem_conv",
-    schemes={"timm": _timm, "torchvision": _torchvision, "efficientnet_pytorch": _package},
+    schemes={
+        "timm": _timm,
+        "torchvision": _torchvision,
+        "efficientnet_pytorch": _package,
+        "keras": _keras,
+    },
     architecture_of=_architecture_of,
 )

@@ -3,7 +3,8 @@
 import re
 
 from jaxparc.weights import prefixes
-from jaxparc.weights.translation import State, Translated
+from jaxparc.weights.errors import WeightsError
+from jaxparc.weights.translation import Metadata, State, Translated
 
 
 def translate(scheme: str, stem: str, state: State) -> Translated | None:
@@ -22,3 +23,18 @@ def translate(scheme: str, stem: str, state: State) -> Translated | None:
     left_out = tuple(key for key in state if key.endswith("num_batches_tracked"))
     inside, beside = prefixes.split(prefixes.trained(stems), state, left_out)
     return Translated(scheme, inside, left_out, beside=beside)
+
+
+def check_activation(metadata: Metadata, expected: str) -> None:
+    """Check the activation that transformers' config.json declares, if it does.
+
+    Args:
+        metadata: beside the weights.
+        expected: the network's activation, as transformers calls it.
+
+    Raises:
+        WeightsError: it is another one.
+    """
+    found = metadata.get("hidden_act", expected)
+    if found != expected:
+        raise WeightsError(f"config.json sets hidden_act to {str(found)[:60]}; expected {expected}")

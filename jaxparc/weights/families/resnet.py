@@ -12,6 +12,8 @@ import numpy as np
 
 from jaxparc.models.resnet import ARCHITECTURES, Architecture
 from jaxparc.weights import keras_names, prefixes
+from jaxparc.weights.errors import WeightsError
+from jaxparc.weights.families import plain
 from jaxparc.weights.family import Family
 from jaxparc.weights.keras_names import CAFFE_STD
 from jaxparc.weights.translation import (
@@ -138,7 +140,20 @@ def _hugging_face(name: str, state: State, metadata: Metadata) -> Translated | N
         for key, array in state.items()
         if key not in left_out
     }
-    return Translated("huggingface", kept, left_out)
+    return Translated("huggingface", kept, left_out, {"": _of_config(metadata)})
+
+
+def _of_config(metadata: Metadata) -> Variant:
+    """Return the variant that transformers' config.json declares.
+
+    Raises:
+        WeightsError: it is a network that is not here.
+    """
+    if metadata.get("downsample_in_first_stage"):
+        raise WeightsError("config.json sets downsample_in_first_stage, which no network here has")
+    plain.check_activation(metadata, "relu")
+    in_1x1 = bool(metadata.get("downsample_in_bottleneck"))
+    return Variant({"stride_in_1x1": True} if in_1x1 else {})
 
 
 # Detectron2
