@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from jaxparc.weights.translation import Metadata, State, Translated
+from jaxparc.weights.translation import Scheme, State
 
 Path = tuple[str, ...]
 """Names from the collection to the array, as in `flax.traverse_util.flatten_dict`."""
@@ -68,7 +68,7 @@ class Family(NamedTuple):
     architectures: Collection[str]
     rename: Callable[[str, str], str]
     stem: str
-    schemes: Mapping[str, Callable[[str, State, Metadata], Translated | None]]
+    schemes: Mapping[str, Scheme]
     architecture_of: Callable[[State], str | None]
     options: Callable[[str, State], Mapping[str, Any]] = _no_options
     left_out: tuple[str, ...] = (COUNTER,)

@@ -64,6 +64,10 @@ class Translated(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+Scheme = Callable[[str, State, Metadata], Translated | None]
+"""Translates the weights of an architecture; None if their names are not of the scheme."""
+
+
 def renamed(name: str, rules: Renames) -> str:
     """Return a name after all substitutions, applied in turn."""
     for pattern, replacement in rules:

@@ -5,14 +5,21 @@ The canonical names are timm's.
 
 import re
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 
 from jaxparc.models.convnext import ARCHITECTURES
 from jaxparc.weights.families import plain
 from jaxparc.weights.family import Family
-from jaxparc.weights.translation import Metadata, Renames, State, Translated, Variant, renamed
+from jaxparc.weights.translation import (
+    Metadata,
+    Renames,
+    Scheme,
+    State,
+    Translated,
+    Variant,
+    renamed,
+)
 
 _OURS: Renames = (
     (r"^stem_conv$", "stem.0"),
@@ -70,11 +77,10 @@ _IMAGENET = Variant(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 def _translate(
     scheme: str, stem: str, rules: Renames, name: str, state: State
 ) -> Translated | None:
-    found = plain.translate(scheme, stem, state)
+    found = plain.translate(scheme, stem, state, rules)
     if found is None:
         return None
-    kept = {renamed(key, rules): array for key, array in found.state.items()}
-    return found._replace(state={key: _shaped(name, key, a) for key, a in kept.items()})
+    return found._replace(state={key: _shaped(name, key, a) for key, a in found.state.items()})
 
 
 def _shaped(name: str, key: str, array: np.ndarray) -> np.ndarray:
@@ -121,7 +127,7 @@ def _authors(name: str, state: State, metadata: Metadata) -> Translated | None:
     return _translate("facebook", "downsample_layers.0.0.weight", _AUTHORS, name, state)
 
 
-_SCHEMES: dict[str, Callable[[str, State, Metadata], Translated | None]] = {
+_SCHEMES: dict[str, Scheme] = {
     "openclip": _openclip,
     "timm": _timm,
     "torchvision": _torchvision,
@@ -131,11 +137,8 @@ _SCHEMES: dict[str, Callable[[str, State, Metadata], Translated | None]] = {
 
 
 def _architecture_of(state: State) -> str | None:
-    for scheme in _SCHEMES.values():
-        translated = scheme("", state, {})
-        if translated is not None and "stages.0.blocks.0.conv_dw.weight" in translated.state:
-            return _by_blocks(translated.state)
-    return None
+    ours = plain.told(_SCHEMES, "stages.0.blocks.0.conv_dw.weight", state)
+    return None if ours is None else _by_blocks(ours)
 
 
 def _by_blocks(state: State) -> str:

@@ -5,14 +5,13 @@ The canonical names are timm's.
 
 import re
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 
 from jaxparc.models.regnet import ARCHITECTURES
 from jaxparc.weights.families import plain
 from jaxparc.weights.family import COUNTER, Family
-from jaxparc.weights.translation import Metadata, Renames, State, Translated, renamed
+from jaxparc.weights.translation import Metadata, Renames, Scheme, State, Translated, renamed
 
 _OURS: Renames = (
     (r"^stage(\d)_block(\d+)", lambda m: f"s{m[1]}.b{int(m[2]) + 1}"),
@@ -43,19 +42,12 @@ _HUGGINGFACE: Renames = (
 )
 
 
-def _translate(scheme: str, stem: str, rules: Renames, state: State) -> Translated | None:
-    found = plain.translate(scheme, stem, state)
-    if found is None:
-        return None
-    return found._replace(state={renamed(key, rules): a for key, a in found.state.items()})
-
-
 def _timm(name: str, state: State, metadata: Metadata) -> Translated | None:
-    return _translate("timm", "stem.conv.weight", (), state)
+    return plain.translate("timm", "stem.conv.weight", state)
 
 
 def _torchvision(name: str, state: State, metadata: Metadata) -> Translated | None:
-    return _translate("torchvision", "stem.0.weight", _TORCHVISION, state)
+    return plain.translate("torchvision", "stem.0.weight", state, _TORCHVISION)
 
 
 def _huggingface(name: str, state: State, metadata: Metadata) -> Translated | None:
@@ -68,11 +60,11 @@ def _huggingface(name: str, state: State, metadata: Metadata) -> Translated | No
         if key not in left_out
     }
     stem = "embedder.embedder.convolution.weight"
-    found = _translate("huggingface", stem, _HUGGINGFACE, whole)
+    found = plain.translate("huggingface", stem, whole, _HUGGINGFACE)
     return found and found._replace(left_out=left_out)
 
 
-_SCHEMES: dict[str, Callable[[str, State, Metadata], Translated | None]] = {
+_SCHEMES: dict[str, Scheme] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "huggingface": _huggingface,
@@ -80,11 +72,8 @@ _SCHEMES: dict[str, Callable[[str, State, Metadata], Translated | None]] = {
 
 
 def _architecture_of(state: State) -> str | None:
-    for scheme in _SCHEMES.values():
-        translated = scheme("", state, {})
-        if translated is not None and "s1.b1.conv1.conv.weight" in translated.state:
-            return _by_blocks(translated.state)
-    return None
+    ours = plain.told(_SCHEMES, "s1.b1.conv1.conv.weight", state)
+    return None if ours is None else _by_blocks(ours)
 
 
 def _by_blocks(state: State) -> str:

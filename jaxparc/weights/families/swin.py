@@ -7,14 +7,14 @@ the size of windows and images (`relative_position_index`, `attn_mask`) is left 
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from jaxparc.models.swin import ARCHITECTURES
 from jaxparc.weights.families import plain
 from jaxparc.weights.family import Family
-from jaxparc.weights.translation import Metadata, Renames, State, Translated, renamed
+from jaxparc.weights.translation import Metadata, Renames, Scheme, State, Translated, renamed
 
 _OURS: Renames = (
     (r"^stem_conv$", "patch_embed.proj"),
@@ -63,11 +63,9 @@ _TABLE = "layers.0.blocks.0.attn.relative_position_bias_table"
 
 def _translate(scheme: str, stem: str, rules: Renames, state: State) -> Translated | None:
     buffers = tuple(k for k in state if any(re.fullmatch(p, k) for p in _BUFFERS))
-    found = plain.translate(scheme, stem, {k: a for k, a in state.items() if k not in buffers})
-    if found is None:
-        return None
-    kept = {renamed(key, rules): array for key, array in found.state.items()}
-    return found._replace(state=kept, left_out=(*buffers, *found.left_out))
+    weights = {key: array for key, array in state.items() if key not in buffers}
+    found = plain.translate(scheme, stem, weights, rules)
+    return found and found._replace(left_out=(*buffers, *found.left_out))
 
 
 def _timm(name: str, state: State, metadata: Metadata) -> Translated | None:
@@ -103,7 +101,7 @@ def _joined(state: State) -> dict[str, np.ndarray]:
     return kept
 
 
-_SCHEMES: dict[str, Callable[[str, State, Metadata], Translated | None]] = {
+_SCHEMES: dict[str, Scheme] = {
     "timm": _timm,
     "microsoft": _authors,
     "torchvision": _torchvision,
@@ -129,11 +127,8 @@ def _options(name: str, state: State) -> Mapping[str, int]:
 
 
 def _architecture_of(state: State) -> str | None:
-    for scheme in _SCHEMES.values():
-        translated = scheme("", state, {})
-        if translated is not None and _TABLE in translated.state:
-            return _by_blocks(translated.state)
-    return None
+    ours = plain.told(_SCHEMES, _TABLE, state)
+    return None if ours is None else _by_blocks(ours)
 
 
 def _by_blocks(state: State) -> str:
