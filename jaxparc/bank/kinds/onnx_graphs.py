@@ -1,7 +1,8 @@
 """onnx = "model.onnx": a graph that onnxruntime runs.
 
 It takes one input of images, (b, 3, h, w) or (b, h, w, 3), float32, float16 or uint8; the graph
-tells the layout and the size. Floating-point images are normalised by the entry's mean and std.
+tells the layout and the size. Floating-point images are normalised by the entry's mean and std;
+a graph of uint8 images normalises them itself, so that these must be 0 and 1.
 Features are, in this order,
 
 * the tensor that the entry names, `features = "pooled"`;
@@ -55,6 +56,10 @@ def load(entry: Entry) -> Model:
         raise InputError(f"{path} cannot be run: {printing.line(error)}") from error
     channels_last, size = _input(path, session, entry.size)
     dtype = _DTYPES[session.get_inputs()[0].type]
+    if dtype == np.uint8 and entry.normalisation != ((0, 0, 0), (1, 1, 1)):
+        raise InputError(
+            f"{path} takes uint8 images and normalises them itself; expected mean 0 and std 1"
+        )
     geometry = entry.geometry(Geometry(size))
     start = functools.partial(_running, entry, session, outputs, channels_last, dtype)
     constants = [np.prod(tensor.dims) for tensor in model.graph.initializer if tensor.dims]
