@@ -118,6 +118,7 @@ ROOMS = [
     "jaxparc",
     "jaxparc.commands",
     "jaxparc.__main__",
+    "experiments.huge_pages",
     "experiments",
     "experiments.settings",
     "experiments.benchmarks",
