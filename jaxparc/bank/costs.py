@@ -107,8 +107,9 @@ def recorded(folder: Path, features: Mapping[str, ArrayFile]) -> dict[str, Facts
         if (name := cells["model"]) not in features:
             continue
         made_of = arrays_of(features[name].path).get("made_of")
-        counts = _counted(cells["architecture"], cells["size"])
-        counts = counts.or_else(_recorded_counts(folder, name))
+        counts = _recorded_counts(folder, name)
+        if counts == Counts():  # of features that something else extracted
+            counts = _counted(cells["architecture"], cells["size"])
         found[name] = Facts(
             counts.parameters,
             counts.gmacs,

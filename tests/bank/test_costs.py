@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from jaxparc import models
 from jaxparc.bank import costs
 from jaxparc.bank.entry import Counts, Entry
+from jaxparc.bank.folder import arrays_of
 
 
 def test_a_stopwatch_leaves_out_the_first_call(monkeypatch):
@@ -46,3 +48,18 @@ def test_images_measure_how_fast_they_are_read(monkeypatch):
         assert images.rate() is None
     assert images[200:].shape == (7, 2)
     assert images.rate() == 80 / 20
+
+
+def test_a_network_is_counted_where_its_features_were_extracted(tmp_path, monkeypatch):
+    """`score` imports no library that only the extraction needed."""
+    (tmp_path / "models.csv").write_text("model,architecture,size\na,timm:x,\nb,resnet18,224\n")
+    for name in "ab":
+        np.savez(tmp_path / f"{name}.npz", features=np.ones((3, 2)), made_of="x")
+    features = {name: arrays_of(tmp_path / f"{name}.npz")["features"] for name in "ab"}
+    costs.record(tmp_path, "a", "x", None, Counts(7, 5_000_000, 0.25))
+    counted, asked = costs._counted, []
+    monkeypatch.setattr(costs, "_counted", lambda *cells: asked.append(cells) or counted(*cells))
+    found = costs.recorded(tmp_path, features)
+    assert found["a"][:2] == (5_000_000, 0.25)
+    assert found["b"][:2] == (11_689_512, models.get("resnet18").gmacs)
+    assert asked == [("resnet18", "224")]
