@@ -47,15 +47,11 @@ def pytest_configure(config):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     # Commands in this process would keep every small program, too.
     parser.cache_compilations = lambda: None
-    if is_fast(config):
+    if PLATFORM == "cpu":
         jax.config.update("jax_disable_most_optimizations", True)
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for other processes
         if is_flag(NO_FUSION_EMITTERS):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_FUSION_EMITTERS}"
-
-
-def is_fast(config):
-    """Whether fast tests alone run, which compile with few optimisations."""
-    return config.option.markexpr == "not slow" and PLATFORM == "cpu"
 
 
 def pytest_collection_finish(session):
@@ -95,15 +91,12 @@ def is_flag(text):
 
 @pytest.fixture(autouse=True)
 def optimisations(request):
-    """Compile as users do for tests that compare digits or measure, and else as the suite does."""
-    marked = request.node.get_closest_marker
-    suite = jax.config.read("jax_disable_most_optimizations")
-    if marked("optimised"):
+    """Compile as users do for tests that compare digits with others', or measure."""
+    few = jax.config.read("jax_disable_most_optimizations")
+    if request.node.get_closest_marker("optimised"):
         jax.config.update("jax_disable_most_optimizations", False)
-    elif marked("unoptimised") and PLATFORM == "cpu":
-        jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", suite)
+    jax.config.update("jax_disable_most_optimizations", few)
 
 
 @pytest.fixture

@@ -13,9 +13,6 @@ from jax import lax
 from jaxparc import backend, models
 from jaxparc.models import convnext, convolutions, inference, layers, mobilenet, regnet, swin, vit
 
-# The forms of a network are compared with each other, whatever compiles them.
-pytestmark = pytest.mark.unoptimised
-
 CLASSES = 7
 
 
