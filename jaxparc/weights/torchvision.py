@@ -99,7 +99,7 @@ def _entry(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
     return Entry(path, key, shape, view, view, axes)
 
 
-@functools.lru_cache(maxsize=64)  # tracing a network takes up to a second
+@functools.lru_cache(maxsize=256)  # tracing a network takes up to a second
 def variable_shapes(
     name: str, *, num_classes: int, width: float = 1.0, **options: Any
 ) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _needed(name: str, state_dict: Mapping[str, np.ndarray]) -> tuple[Entry, ...
     return _entries(name, num_classes, width, tuple(sorted(options.items())))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def _entries(
     name: str, num_classes: int, width: float, options: tuple[tuple[str, Any], ...]
 ) -> tuple[Entry, ...]:
