@@ -3,9 +3,12 @@
 With JAXPARC_TEST_PLATFORM=cuda, say, tests run on the devices of that platform instead.
 """
 
+import functools
 import gc
+import hashlib
 import mmap
 import os
+import pickle
 from pathlib import Path
 
 # Several processes run tests: with threads of their own, SciPy and scikit-learn would wait for one
@@ -18,7 +21,9 @@ import jaxlib
 import numpy as np
 import pytest
 
+from jaxparc import files
 from jaxparc.commands import parser
+from jaxparc.weights import torchvision
 
 PLATFORM = os.environ.get("JAXPARC_TEST_PLATFORM", "cpu")
 # The CPU remains: scores that need float64 are computed there.
@@ -45,6 +50,7 @@ def pytest_configure(config):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # For other processes, which would write to the user's.
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+        torchvision.variable_shapes = kept_shapes(config.cache.mkdir("shapes"))
     # Commands in this process would keep every small program, too.
     parser.cache_compilations = lambda: None
     if PLATFORM == "cpu":
@@ -52,6 +58,27 @@ def pytest_configure(config):
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for other processes
         if is_flag(NO_FUSION_EMITTERS):
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_FUSION_EMITTERS}"
+
+
+def kept_shapes(folder):
+    """`torchvision.variable_shapes`, with what any process has traced kept in a folder.
+
+    Tracing takes up to a second for each of a hundred networks, in several tests.
+    """
+    trace = torchvision.variable_shapes.__wrapped__
+    sources = sorted(Path(trace.__code__.co_filename).parents[1].glob("models/*.py"))
+    version = b"".join(path.read_bytes() for path in sources)
+
+    @functools.lru_cache(maxsize=256)
+    def shapes(name, **options):
+        asked = repr((name, sorted(options.items()), jax.__version__)).encode()
+        path = folder / hashlib.sha256(version + asked).hexdigest()
+        if not path.exists():
+            with files.replacing(path) as temporary:
+                temporary.write_bytes(pickle.dumps(trace(name, **options)))
+        return pickle.loads(path.read_bytes())
+
+    return shapes
 
 
 def pytest_collection_finish(session):

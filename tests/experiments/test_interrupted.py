@@ -49,7 +49,7 @@ def test_killed_at_any_moment_and_started_again_ends_the_same(whole, tmp_path):
         return sum(len(list(broken.glob(pattern))) for pattern in patterns)
 
     # 3 sources, 6 training runs, 6 probe files, 2 score files
-    for files_there in (0, 2, 4, 9, 10, 16):
+    for files_there in (0, 4, 10, 16):
         process = start()
         while made() < files_there or not (results / "settings.json").exists():
             assert process.poll() is None

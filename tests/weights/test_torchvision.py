@@ -33,12 +33,10 @@ def resnet18():
 # Quick for what they cover: the stem and the shortcuts of a ResNet-D.
 SLOWER = {"googlenet", "densenet121", "convnext_atto", "swin_tiny_patch4_window7_224"}
 QUICK = ({*every.REPRESENTATIVES} - SLOWER) | {"resnet18d"}
-# The others compile as users do.
-SLOW = (pytest.mark.slow, pytest.mark.optimised)
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=SLOW) for n in drawn.SIZES]
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in drawn.SIZES]
 )
 def test_outputs_are_those_of_the_original(name):
     shapes, outputs = golden(name)

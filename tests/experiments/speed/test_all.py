@@ -96,8 +96,8 @@ def test_no_time_leaves_everything_out(measured_in_order, tmp_path):
 
 @pytest.mark.slow
 def test_all_tables_are_measured_at_tiny_sizes(tmp_path):
-    # That of banks, the longest, is measured in test_speed_bank.py.
-    others = [name for name in every.SECTIONS if name != "bank"]
+    # Those of banks and extraction, the longest, are in test_speed_bank.py and test_speed.py.
+    others = [name for name in every.SECTIONS if name not in ("bank", "extract")]
     records = every.run(tmp_path, minutes=10, only=others, quick=True, ran="the command")
     assert [record.section.name for record in records] == ["ceilings", *others]
     for record in records:
