@@ -2,7 +2,7 @@
 
 Training on a CPU allocates and frees its temporaries in every step. glibc returns them to the
 system and asks for them again in pages of 4 KiB, and each page that is touched again is a fault:
-for small images much of the time of a step. In pages of 2 MiB there are hundreds of times fewer.
+for small images much of the time of a step. In pages of 2 MiB there are far fewer.
 """
 
 import importlib.util

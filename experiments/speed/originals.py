@@ -25,8 +25,12 @@ TIMM = (
 
 def installed(name: str) -> bool:
     """Return whether torch and the package with a network are installed."""
-    package = "efficientnet_lite_pytorch" if name.startswith("efficientnet_lite") else "torchvision"
-    package = "timm" if name in TIMM else package
+    if name in TIMM:
+        package = "timm"
+    elif name.startswith("efficientnet_lite"):
+        package = "efficientnet_lite_pytorch"
+    else:
+        package = "torchvision"
     return all(importlib.util.find_spec(needed) for needed in ("torch", package))
 
 
