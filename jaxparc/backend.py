@@ -35,6 +35,9 @@ class Choices:
         joined_groups: whether, at inference, convolutions in narrow groups are a few without
             groups, each of several groups with zeros between them. XLA's take up to seven times as
             long.
+        means_as_products: whether the means of layer norm are matrix products. XLA computes what
+            they are the means of again for each of its uses: a depthwise convolution before a
+            layer norm takes five times as long.
         shifted_gradients: whether the gradients of large kernels and maps are matrix products of
             shifted maps. XLA's are convolutions whose window is the whole map.
         steps_per_call: number of training steps in one program, if the images are on the device.
@@ -66,6 +69,7 @@ class Choices:
     pointwise_products: bool
     shifted_depthwise: bool
     joined_groups: bool
+    means_as_products: bool
     shifted_gradients: bool
     steps_per_call: int
     timed_grids: bool
@@ -85,6 +89,7 @@ CPU = Choices(
     pointwise_products=True,
     shifted_depthwise=True,
     joined_groups=True,
+    means_as_products=True,
     shifted_gradients=True,
     steps_per_call=1,
     timed_grids=False,
@@ -103,6 +108,7 @@ ACCELERATOR = Choices(
     pointwise_products=False,
     shifted_depthwise=False,
     joined_groups=False,
+    means_as_products=False,
     shifted_gradients=False,
     steps_per_call=10,
     timed_grids=True,

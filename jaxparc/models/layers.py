@@ -170,7 +170,10 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         x = x.astype(jnp.float32)
-        x = x - x.mean(axis=-1, keepdims=True)
+        if backend.choices().means_as_products:
+            x = x - x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], jnp.float32)
+        else:
+            x = x - x.mean(axis=-1, keepdims=True)
         var = jnp.square(x).mean(axis=-1, keepdims=True)
         return (x * (lax.rsqrt(var + self.eps) * scale) + bias).astype(self.dtype)
 
@@ -197,6 +200,38 @@ class SqueezeExcite(nn.Module):
         y = conv(self.channels, name="fc1")(x.mean(axis=(1, 2), keepdims=True))
         y = conv(x.shape[-1], name="fc2")(self.activation(y))
         return x * self.gate(y)
+
+
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """Return the means of values, weighted by attention (Vaswani et al. 2017, section 3.2.1).
+
+    The weighted sums are divided by the sums of the weights: there are fewer of them than weights.
+    `jax.nn.dot_product_attention` fails on bfloat16 under strict dtype promotion.
+
+    Args:
+      query: (..., heads, n, s) of any float dtype; weights are computed in float32.
+      key: (..., heads, n', s).
+      value: (..., heads, n', s).
+      bias: added to query key^T / sqrt(s), float32, broadcast to (..., heads, n, n').
+
+    Returns:
+      (..., n, heads * s), in the dtype of `value`.
+    """
+    query = query * query.shape[-1] ** -0.5
+    scores = jnp.einsum("...qs,...ks->...qk", query, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores = scores + bias
+    weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    sums = jnp.einsum(
+        "...qk,...ks->...qs",
+        weights.astype(value.dtype),
+        value,
+        preferred_element_type=jnp.float32,
+    )
+    means = (sums / weights.sum(axis=-1, keepdims=True)).astype(value.dtype).swapaxes(-2, -3)
+    return means.reshape(*means.shape[:-2], -1)
 
 
 def gelu(x: jax.Array) -> jax.Array:

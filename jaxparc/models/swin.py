@@ -138,20 +138,12 @@ class WindowAttention(nn.Module):
             ((2 * self.window - 1) ** 2, heads),
             jnp.float32,
         )
-        qkv = dense(3 * c, name="qkv")(x).reshape(b * windows, n, 3, heads, _HEAD_SIZE)
-        query, key, value = (qkv[:, :, i].swapaxes(1, 2) for i in range(3))
-        scores = jnp.einsum(
-            "bhqd,bhkd->bhqk",
-            query * _HEAD_SIZE**-0.5,
-            key,
-            preferred_element_type=jnp.float32,
-        )
-        scores = scores.reshape(b, windows, heads, n, n) + table[distances].transpose(2, 0, 1)
+        qkv = dense(3 * c, name="qkv")(x).reshape(b, windows, n, 3, heads, _HEAD_SIZE)
+        query, key, value = (qkv[..., i, :, :].swapaxes(-2, -3) for i in range(3))
+        bias = table[distances].transpose(2, 0, 1)
         if mask is not None:
-            scores = scores + jnp.where(mask[:, None], jnp.float32(-100), 0)  # timm's number
-        weights = nn.softmax(scores).reshape(-1, heads, n, n).astype(self.dtype)
-        x = jnp.einsum("bhqk,bhkd->bqhd", weights, value)
-        return dense(c, name="proj")(x.reshape(b, windows, n, c))
+            bias = bias + jnp.where(mask[:, None], jnp.float32(-100), 0)  # timm's number
+        return dense(c, name="proj")(layers.attend(query, key, value, bias))
 
 
 class Block(nn.Module):

@@ -148,20 +148,9 @@ class _Parts(NamedTuple):
     hidden: int  # channels inside of a block's second part
 
     def split(self, x: jax.Array, n: int) -> list[jax.Array]:
-        """Split (b, n, parts * heads * s) into parts (b, n, heads, s)."""
-        apart = x.reshape(*x.shape[:2], n, self.heads, -1)
-        return [apart[:, :, i] for i in range(n)]
-
-
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Return the mean of values (b, n, heads, s), weighted by softmax(q k / sqrt(s)) in float32.
-
-    `jax.nn.dot_product_attention` fails on bfloat16 under strict dtype promotion.
-    """
-    scores = jnp.einsum(
-        "bqhs,bkhs->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
-    )
-    return jnp.einsum("bhqk,bkhs->bqhs", nn.softmax(scores).astype(v.dtype), v)
+        """Split (b, n, parts * heads * s) into parts (b, heads, n, s)."""
+        apart = x.reshape(*x.shape[:2], n, self.heads, -1).transpose(2, 0, 3, 1, 4)
+        return list(apart)
 
 
 class Block(nn.Module):
@@ -176,7 +165,7 @@ class Block(nn.Module):
         """Map (b, n, d) to (b, n, d)."""
         dense, norm, channels = self.parts.dense, self.parts.norm, x.shape[-1]
         y = dense(3 * channels, name="qkv")(norm(name="norm1")(x))
-        y = _attend(*self.parts.split(y, 3)).reshape(x.shape)
+        y = layers.attend(*self.parts.split(y, 3))
         y = dense(channels, name="proj")(y)
         x = x + (LayerScale(self.dtype, name="ls1")(y) if self.layer_scale else y)
         y = dense(self.parts.hidden, name="fc1")(norm(name="norm2")(x))
@@ -198,7 +187,7 @@ class AttentionPool(nn.Module):
         q = dense(channels, name="q")(latent.astype(self.dtype))
         (q,) = self.parts.split(jnp.broadcast_to(q, (b, 1, channels)), 1)
         k, v = self.parts.split(dense(2 * channels, name="kv")(x), 2)
-        y = _attend(q, k, v).reshape(b, channels)
+        y = layers.attend(q, k, v)[:, 0]
         x = dense(channels, name="proj")(y)
         y = dense(self.parts.hidden, name="fc1")(self.parts.norm(name="norm")(x))
         return x + dense(channels, name="fc2")(self.parts.activation(y))
