@@ -89,7 +89,7 @@ ACCELERATOR = Sizes(
     flax=False,
     torch=("torch, compiled",),
 )
-TINY = Sizes(("squeezenet1_1",), (4,), images=8, repeats=1, places=("device", "host"), batches=2)
+TINY = Sizes(("squeezenet1_1",), (4,), images=8, repeats=2, places=("device", "host"), batches=2)
 
 
 def default(quick: bool = False) -> Sizes:

@@ -39,8 +39,8 @@ class Shape:
     """What to measure at one size of images.
 
     Attributes:
-        pixels: side of the images: 32 for networks with the demo's widths and the small stem, 224
-            for full-width networks.
+        pixels: side of the images: below 64 for networks with the demo's widths and the small stem,
+            224 for full-width networks.
         architectures: keys of `models.MODELS`.
         batch_sizes: batch sizes of a step.
         images: minimum number of images per repeat.
@@ -95,7 +95,9 @@ ACCELERATOR = Sizes(
     dtype="bfloat16",
     steps_per_call=10,
 )
-TINY = Sizes((Shape(32, ("resnet18",), (4,), images=4, grid=2, torch=()),), repeats=1)
+TINY = Sizes(
+    (Shape(16, ("resnet18",), (4,), images=8, grid=2, torch=()),), repeats=2, steps_per_call=2
+)
 
 
 def default(quick: bool = False) -> Sizes:

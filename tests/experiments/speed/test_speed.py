@@ -1,7 +1,6 @@
-"""The other speed tables: that they measure what they say, in seconds, whatever the times."""
+"""The other speed tables: what is compared, and the commands; whole tables are in test_all.py."""
 
 import dataclasses
-import json
 import sys
 
 import jax
@@ -14,7 +13,6 @@ from experiments.speed import (
     banks,
     ceilings,
     extract,
-    input,
     machine,
     measured,
     originals,
@@ -22,23 +20,14 @@ from experiments.speed import (
 )
 
 
-@pytest.mark.slow
-def test_extraction_has_a_row_for_every_network_and_batch(at_once, tmp_path, monkeypatch):
-    monkeypatch.setattr(originals, "installed", lambda _: False)
-    sizes = extract.Sizes(("squeezenet1_1", "alexnet"), (4, 8), images=8, repeats=2)
-    rows = measured.run(extract.section(sizes), tmp_path / "table")
-    assert [(r.architecture, r.batch_size, r.place) for r in rows] == [
-        ("squeezenet1_1", 4, "host"),
-        ("squeezenet1_1", 8, "host"),
-        ("alexnet", 4, "host"),
-        ("alexnet", 8, "host"),
+def test_extraction_has_a_case_for_every_network_and_batch(monkeypatch):
+    monkeypatch.setattr(extract, "measure", lambda name, batch_size, _: (name, batch_size))
+    cases = extract.cases(extract.Sizes(("squeezenet1_1", "alexnet"), (4, 8)))
+    assert [(case.name, case.measure()) for case in cases] == [
+        (f"{name}, batch {size}", (name, size))
+        for name in ("squeezenet1_1", "alexnet")
+        for size in (4, 8)
     ]
-    for row in rows:
-        assert set(row.images_per_second) == {"jaxparc", "Flax as it is"}
-        assert all(len(r) == 2 and min(r) > 0 for r in row.images_per_second.values())
-    assert extract.cells(rows[0])[-4:] == ("–", "–", "–", "–")
-    lines = (tmp_path / "table.md").read_text().splitlines()
-    assert len([line for line in lines if line.startswith("| ")]) == 2 + len(rows)
 
 
 def test_a_side_that_sees_something_else_is_no_comparison(monkeypatch):
@@ -127,35 +116,6 @@ def test_sides_alternate_and_the_first_call_of_each_repeat_is_not_counted(monkey
     assert {what: len(found) for what, found in rates.items()} == {"a": 2, "b": 2}
 
 
-@pytest.mark.slow
-def test_training_is_measured_and_written(at_once, tmp_path):
-    shape = train.Shape(32, ("resnet18",), (4,), images=8, grid=2, torch=())
-    sizes = train.Sizes((shape,), repeats=2, steps_per_call=2)
-    (row,) = measured.run(train.section(sizes), tmp_path / "train")
-    assert row.images_per_second.keys() == {"jaxparc", "grid"}
-    assert all(len(rates) == 2 and min(rates) > 0 for rates in row.images_per_second.values())
-    assert row.compile_seconds > 0 < row.peak_bytes
-    assert row.grid == 2
-    # ResNet-18 an eighth as wide, with the small stem: by hand from its table 1
-    # (what multiplies padding is not counted: along a side it is 2 of 3 x 32, and 1 at stride 2)
-    operations, side, before = 2 * 94**2 * 3 * 8, 32, 8
-    for stage in range(4):
-        channels, first = 8 * 2**stage, 3 * side - 2
-        if stage:
-            side //= 2
-            first = 3 * side - 1
-            operations += 2 * side**2 * before * channels
-        operations += 2 * first**2 * before * channels
-        operations += 2 * 3 * (3 * side - 2) ** 2 * channels**2
-        before = channels
-    operations += 2 * 64 * 10
-    assert 1 <= row.operations / (3 * operations) < 1.1  # batch norm and the rest
-    assert (
-        json.loads((tmp_path / "train.json").read_text())["rows"][0]["architecture"] == "resnet18"
-    )
-    assert "resnet18 | 32 |" in (tmp_path / "train.md").read_text()
-
-
 @pytest.mark.parametrize("name", list(command.COMMANDS))
 def test_the_command_line_has_every_table(name, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -193,19 +153,6 @@ def test_an_unknown_table_exits_with_2(words, capsys):
         command.main(words)
     assert stopped.value.code == 2
     assert "COMMAND" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_input_table_is_measured(at_once):
-    rows = measured.run(input.section(input.TINY))
-    trained = [row for row in rows if row.waiting is not None]
-    assert [row.what for row in trained] == [
-        f"squeezenet1_1 training, {source}"
-        for source in ("images on the device", "from decoded images", "from JPEGs")
-    ]
-    assert all(0 <= row.waiting < 1 for row in trained)
-    assert all(min(row.images_per_second) > 0 for row in rows)
-    assert rows[0].what == "plain PIL loop"
 
 
 def test_ceilings_are_positive_and_in_their_units():
