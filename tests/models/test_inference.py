@@ -11,9 +11,44 @@ from golden import every
 from jax import lax
 
 from jaxparc import backend, models
-from jaxparc.models import convnext, convolutions, inference, layers, mobilenet, regnet, swin, vit
+from jaxparc.models import (
+    convnext,
+    convolutions,
+    densenet,
+    inference,
+    layers,
+    mobilenet,
+    regnet,
+    resnet,
+    swin,
+    vit,
+)
 
 CLASSES = 7
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    """Two blocks per stage at most: further ones are of the same code, and take long to compile."""
+    for file in (convnext, densenet, regnet, resnet, swin):
+        monkeypatch.setattr(
+            file,
+            "ARCHITECTURES",
+            {
+                name: full._replace(blocks=tuple(min(blocks, 2) for blocks in full.blocks))
+                for name, full in file.ARCHITECTURES.items()
+            },
+        )
+    monkeypatch.setattr(
+        mobilenet,
+        "ARCHITECTURES",
+        {
+            name: full._replace(
+                stages=tuple(stage._replace(blocks=min(stage.blocks, 2)) for stage in full.stages)
+            )
+            for name, full in mobilenet.ARCHITECTURES.items()
+        },
+    )
 
 
 def network(name, **options):
@@ -140,12 +175,15 @@ def forms(monkeypatch):
 
 # ConvNeXt's own form is tested in test_convolutions.py; Swin has none
 @every.model(
-    slow=("googlenet", "resnet18", "resnet50", "mobilenet_v2", "vgg11_bn", "mobilenetv3_small_100"),
-    # DenseNet has the convolutions of ResNet-50, and takes minutes to compile, EfficientNets those
-    # of MobileNets; those of RegNet are tested by themselves. With these weights, gradients of
-    # EfficientNetV2 grow to millions, and depend on the order of sums.
+    slow=("resnet18", "resnet50", "mobilenet_v2", "vgg11_bn"),
+    # GoogLeNet and DenseNet have the convolutions of ResNet-50, and take long to compile;
+    # MobileNetV3 and EfficientNets have those of MobileNetV2; those of RegNet are tested by
+    # themselves. With these weights, gradients of EfficientNetV2 grow to millions, and depend on
+    # the order of sums.
     without=(
+        "googlenet",
         "densenet121",
+        "mobilenetv3_small_100",
         "efficientnet_lite0",
         "efficientnet_b0",
         "efficientnetv2_s",
@@ -226,13 +264,17 @@ def test_winograd_is_the_convolution(size):
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("padding", [1, "SAME", ((0, 2), (1, 0))])
+@pytest.mark.parametrize(
+    ("side", "padding"), [(3, 1), (3, "SAME"), (3, ((0, 2), (1, 0))), (5, ((2, 2), (2, 2)))]
+)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_convolution_and_its_gradient(padding, stride):
+def test_depthwise_convolution_and_its_gradient(side, padding, stride):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 9, 6, 4), np.float32)
-    kernel = rng.standard_normal((3, 3, 1, 4), np.float32)
-    layer = layers.Conv(4, (3, 3), stride, padding=padding, feature_group_count=4, use_bias=False)
+    kernel = rng.standard_normal((side, side, 1, 4), np.float32)
+    layer = layers.Conv(
+        4, (side, side), stride, padding=padding, feature_group_count=4, use_bias=False
+    )
 
     def ours(x, kernel):
         return layer.apply({"params": {"kernel": kernel}}, x)
