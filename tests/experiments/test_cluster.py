@@ -1,25 +1,15 @@
-"""Several processes at one benchmark: shards by hand, and a Ray cluster that loses a machine."""
+"""Several processes at one benchmark: how it is divided; they run in test_interrupted.py."""
 
-import csv
-import os
 import pickle
-import subprocess
 import sys
 
-import clusters
 import pytest
-import tiny
 
 from experiments import benchmarks, extract_probes, finetune_all, train_sources
 from experiments.runner import command_line
 from experiments.runner.run import Run, Stage, list_by_name
 from jaxparc.errors import OperationError
 from jaxparc.units.run import of_shard
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("name", ["demo", "controlled"])
@@ -85,60 +75,3 @@ def test_shards_share_a_folder_and_a_whole_run_does_not(tmp_path):
                 pass
     with command_line._alone_in(tmp_path, (1, 1)):
         assert not half.exists()
-
-
-def command(folder, *options):
-    """A stage of the tiny benchmark as a process."""
-    return subprocess.Popen(
-        [sys.executable, tiny.__file__, *options, str(folder)],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "RAY_USAGE_STATS_ENABLED": "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def whole(data_dir, tmp_path_factory):
-    """The tables of a run in one process, of training alone."""
-    folder = tmp_path_factory.mktemp("whole")
-    process = command(folder, "--training")
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    return {name: rows(folder / "results" / "tiny" / f"{name}.csv") for name in TABLES}
-
-
-TABLES = ("oracle", "scratch", "grid")
-
-
-def tables(folder):
-    return {name: rows(folder / "results" / "tiny" / f"{name}.csv") for name in TABLES}
-
-
-@pytest.mark.slow
-def test_shards_at_the_same_time_make_what_one_process_makes(whole, tmp_path):
-    for stage in ("--sources", "--training"):
-        processes = [command(tmp_path, stage, "--shard", f"{i}/2") for i in (1, 2)]
-        for process in processes:
-            said, _ = process.communicate()
-            assert process.returncode == 0, said
-    assert tables(tmp_path) == whole
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")  # Ray starts its own
-def test_a_ray_cluster_that_loses_a_machine_makes_every_unit_once(whole, tmp_path, monkeypatch):
-    results = tmp_path / "results" / "tiny"
-    seen = results / "metrics" / "train_sources"
-    with clusters.two_nodes(monkeypatch) as lose_one:
-        process = command(tmp_path, "--training", "--executor", "ray")
-        # With one processor each, two units under way are on two machines.
-        lose_one(process, lambda: seen.exists() and len(list(seen.glob("*.jsonl"))) >= 2)
-        said, _ = process.communicate(timeout=400)
-        assert process.returncode == 0, said
-    assert tables(tmp_path) == whole
-    assert said.count("FAILED") == 0
-    assert "train_sources: 3 made" in said
-    assert "finetune_all: 3 made" in said
-    assert len(list(results.glob("transfers/*/*.json"))) == 6
-    assert list(results.rglob("*.damaged*")) == []

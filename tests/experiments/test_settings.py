@@ -14,9 +14,8 @@ from experiments.runner.run import Run, Stage, prepare
 
 
 @pytest.fixture
-def own_images(tmp_path, monkeypatch):
+def own_images(data_dir, tmp_path):
     """Class folders, and a CSV file of images with several labels."""
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     rng = np.random.default_rng(0)
     hues = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 210)}
     lines = ["path,label"]
@@ -39,6 +38,7 @@ def test_own_images_are_sources_targets_and_probes(own_images, tmp_path):
         name="own",
         sources=("digits", hues),
         targets=(hues, several),
+        learning_rates={"resnet18": (0.1,)},
         transfer_images=48,
         validation_images=16,
         probe_images=30,
