@@ -79,7 +79,7 @@ def test_intervals_of_methods_with_a_reference_cover_the_mean_over_draws():
 @pytest.mark.parametrize("method", ["parc_f8", "ridge", "knn", "mean(parc_f8,ridge,ncm)"])
 def test_equally_good_models_are_tied_as_often_as_claimed(method):
     """Of two networks that see the same images, and differ in what they see besides."""
-    labels, first, _ = drawn(0, models=100, images=240)
+    labels, first, _ = drawn(0, models=60, images=240)
     noise = np.random.default_rng(1).normal(size=(2, *first.shape)) * 0.2
     tied = []
     for x, of_first, of_second in zip(first, *noise, strict=True):
