@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import benchmarks, finetune_all
+from experiments import benchmarks, finetune_all, report, train_sources
 from experiments.finetune_all import Candidate
-from experiments.runner import data
+from experiments.runner import command_line, data
 from experiments.runner.run import StageError
 from jaxparc import datasets
 from jaxparc.evaluation import Transfer
@@ -110,40 +110,42 @@ def test_a_reference_that_is_not_trained_is_refused():
     assert list(plain.references()) == []
 
 
-def command(*words, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-@pytest.mark.parametrize("stage", ["benchmark", "report"])
-def test_an_unknown_benchmark_is_one_line(stage, tmp_path):
-    result = command(f"experiments.{stage}", "--benchmark", "nothing", cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr.strip().endswith(
+def test_an_unknown_benchmark_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "experiments.benchmark", "--benchmark", "nothing"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith(
         "unknown benchmark 'nothing'; known: demo, smoke, controlled, crowd_sourced, detection"
     )
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_report_without_results_names_the_stage_that_is_missing(tmp_path):
-    result = command("experiments.report", "--benchmark", "smoke", cwd=tmp_path)
-    assert result.returncode == 2
-    assert "oracle.csv is missing; python -m experiments.finetune_all" in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Runs a command line for the benchmark smoke; returns why it exits with 2."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["x", "--benchmark", "smoke"])
+    monkeypatch.setattr(command_line, "cache_compilations", lambda: None)
+
+    def run(main, *stages):
+        with pytest.raises(SystemExit) as stop:
+            main(*stages)
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    return run
 
 
-def test_a_results_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_report_without_results_names_the_stage_that_is_missing(refused):
+    said = refused(report.main)
+    assert "oracle.csv is missing; python -m experiments.finetune_all" in said
+
+
+def test_a_results_folder_that_cannot_be_made_is_named(refused, tmp_path):
     (tmp_path / "results").write_text("a file is in the way")
-    result = command("experiments.train_sources", "--benchmark", "smoke", cwd=tmp_path)
-    assert result.returncode == 2
-    assert "cannot write results/smoke: " in result.stderr
-    assert "Traceback" not in result.stderr
+    said = refused(command_line.main, None, train_sources.STAGE)
+    assert "cannot write results/smoke: " in said
 
 
 def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ def section(name, cases, free):
 
 
 @pytest.fixture
-def measured_in_order(monkeypatch):
+def measured_in_order(at_once, monkeypatch):
     """Sections of fake cases; returns the list that fills with what is measured and freed."""
     order = []
 

@@ -8,6 +8,8 @@ import pytest
 from experiments.speed import measured
 from experiments.speed.measured import Budget, Case, Record, Section
 
+pytestmark = pytest.mark.usefixtures("at_once")
+
 
 @dataclasses.dataclass
 class Row:
