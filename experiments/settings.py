@@ -37,6 +37,8 @@ class Benchmark:
         source_steps: source -> number of steps, if it differs from the recipe's.
         source_start: source whose models the other sources' models start from; "" for random
             weights.
+        from_scratch: whether to train the source models that come with the package, too
+            (`shipped`).
         transfer_recipe: recipe for fine-tuning; its learning rate is replaced by those of the grid.
         learning_rates: architecture -> grid, from which one rate is chosen per target.
         halving: whether the worse half of a grid is stopped after a quarter, and again after half,
@@ -79,6 +81,7 @@ class Benchmark:
     source_learning_rates: Mapping[str, float] = dataclasses.field(hash=False)
     source_steps: Mapping[str, int] = dataclasses.field(hash=False, default_factory=dict)
     source_start: str = ""
+    from_scratch: bool = True
     transfer_recipe: Recipe
     learning_rates: Mapping[str, tuple[float, ...]] = dataclasses.field(hash=False)
     halving: bool = False
@@ -182,7 +185,7 @@ class Benchmark:
 
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the results, as JSON values."""
-        settings = dataclasses.asdict(self)
+        settings = self._as_dict()
         if self.external_from_oracle:
             del settings["external"]
         return settings | {
@@ -212,10 +215,16 @@ class Benchmark:
 
     def source_settings(self) -> dict[str, Any]:
         """Return the settings that determine the source models."""
-        settings = dataclasses.asdict(self)
-        return {key: settings[key] for key in _OF_SOURCES} | {
+        settings = self._as_dict()
+        return {key: settings[key] for key in _OF_SOURCES if key in settings} | {
             "dataset_versions": self._versions(set(self.source_names))
         }
+
+    def _as_dict(self) -> dict[str, Any]:
+        settings = dataclasses.asdict(self)
+        if self.from_scratch:  # folders made before this setting remain valid
+            del settings["from_scratch"]
+        return settings
 
     def _versions(self, names: set[str]) -> dict[str, str]:
         return {name: self.data(name).version for name in sorted(names)}
@@ -230,6 +239,7 @@ _OF_SOURCES = (
     "source_learning_rates",
     "source_steps",
     "source_start",
+    "from_scratch",
     "dtype",
     "sync_batch_norm",
     "momentum",

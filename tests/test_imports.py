@@ -124,6 +124,7 @@ ROOMS = [
     "experiments.benchmarks",
     "experiments.tables",
     "experiments.runner",
+    "experiments.shipped",
     "experiments.train_sources",
     "experiments.finetune_all",
     "experiments.extract_probes",

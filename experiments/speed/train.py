@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import benchmarks
 from experiments.speed import ceilings, measured, originals
 from experiments.speed.measured import Case, Section
 from experiments.speed.originals import Training
@@ -39,8 +38,7 @@ class Shape:
     """What to measure at one size of images.
 
     Attributes:
-        pixels: side of the images: below 64 for networks with the demo's widths and the small stem,
-            224 for full-width networks.
+        pixels: side of the images: below 64, networks are narrow and have the small stem.
         architectures: keys of `models.MODELS`.
         batch_sizes: batch sizes of a step.
         images: minimum number of images per repeat.
@@ -75,6 +73,7 @@ class Sizes:
 
 
 FOUR = ("alexnet", "googlenet", "resnet18", "resnet50")
+_NARROW = {"alexnet": 0.125, "googlenet": 0.0625, "resnet18": 0.125, "resnet50": 0.125}
 CPU = Sizes(
     (
         Shape(32, FOUR, (32,), images=320, grid=3),
@@ -145,7 +144,7 @@ def task_of(name: str, pixels: int, dtype: str) -> Task:
     small = pixels < 64
     module = spec.module(
         num_classes=originals.CLASSES,
-        width=benchmarks.DEMO.widths[name] if small else 1.0,
+        width=_NARROW[name] if small else 1.0,
         stem="small" if small else "imagenet",
         axis_name=parallel.AXIS,
         dtype=jnp.dtype(dtype),

@@ -5,7 +5,7 @@ array_record files.
 """
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +23,7 @@ class EmbeddedBuilder(tfds.core.GeneratorBasedBuilder):
     """
 
     SIDE: ClassVar[int]
-    NAMES: ClassVar[str]
+    NAMES: ClassVar[Sequence[str]]
 
     # Called once per example, to show progress.
     on_example: Callable[[], object] = staticmethod(lambda: None)

@@ -138,6 +138,17 @@ _SPECS = (
         module="matplotlib",
         builder="jaxparc.datasets.glyphs:GlyphDigits",
     ),
+    DatasetSpec(
+        name="photo_crops",
+        num_classes=12,
+        sizes=_sizes(train=2400, test=960),
+        mirror=False,
+        description="parts of two photographs, 32x32 grey; test crops are from other stripes",
+        licence="CC BY 2.0 (flickr.com: danielbuechele, vultilion)",
+        package="scikit-learn",
+        module="sklearn",
+        builder="jaxparc.datasets.photo_crops:PhotoCrops",
+    ),
     # The eight data sets of the paper, with their true sizes.
     DatasetSpec(
         name="cifar10",

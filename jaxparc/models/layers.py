@@ -207,7 +207,7 @@ def attend(
 ) -> jax.Array:
     """Return the means of values, weighted by attention (Vaswani et al. 2017, section 3.2.1).
 
-    The weighted sums are divided by the sums of the weights: there are fewer of them than weights.
+    The weighted sums are divided, in place of the weights, of which there are usually more.
     `jax.nn.dot_product_attention` fails on bfloat16 under strict dtype promotion.
 
     Args:

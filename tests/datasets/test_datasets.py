@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -330,3 +331,24 @@ def test_import_is_light():
     heavy = "{'tensorflow_datasets', 'grain', 'sklearn', 'mlxtend', 'matplotlib', 'tensorflow'}"
     process = python(f"import sys, jaxparc.datasets; print({heavy} & set(sys.modules))")
     assert process.communicate()[0] == "set()\n"
+
+
+def test_train_and_test_crops_share_no_column_of_a_photograph(monkeypatch):
+    import sklearn.datasets
+
+    from jaxparc.datasets.photo_crops import PhotoCrops
+
+    columns = np.arange(640) % 213  # of a part
+    photograph = np.broadcast_to(columns.astype(np.uint8)[:, None], (427, 640, 3))
+    monkeypatch.setattr(
+        sklearn.datasets,
+        "load_sample_images",
+        lambda: types.SimpleNamespace(images=[photograph, photograph]),
+    )
+    seen = {"train": set(), "test": set()}
+    for split, found in seen.items():
+        for image, _ in PhotoCrops.examples(PhotoCrops, split):
+            assert (np.diff(image[0].astype(int)) == 1).all()  # within one part
+            found.update(image[0].tolist())
+    assert not seen["train"] & seen["test"]
+    assert len(seen["train"]) > len(seen["test"]) > 80

@@ -160,12 +160,14 @@ def test_empty_files_are_made_again(copy):
     transfer = next((copy.out / "transfers").glob("resnet18_glyph_digits_digits/*.json"))
     probe = next((copy.out / "probes").glob("resnet18_glyph_digits_digits_0.npz"))
     scores = copy.out / "scores" / "digits_1.json"
-    for file in (transfer, probe, scores):
+    weights = copy.weights / "resnet18" / "digits"
+    for file in (weights / "manifest.json", transfer, probe, scores):
         file.write_bytes(b"")
-    assert [stage(copy) for stage in tiny.STAGES[1:-1]] == [0] * 3
+    assert [stage(copy) for stage in tiny.STAGES[:-1]] == [0] * 4
     assert tiny.outcome(copy.out) == before
     for file in (probe, scores):
         assert file.with_name(f"{file.name}.damaged").read_bytes() == b""
+    assert weights.with_name("digits.damaged").is_dir()
 
 
 def test_a_failing_unit_is_recorded_and_the_others_go_on(copy, monkeypatch, capsys):

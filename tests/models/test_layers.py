@@ -13,9 +13,9 @@ from jaxparc.models import layers
 
 @pytest.mark.parametrize("choices", [backend.CPU, backend.ACCELERATOR], ids=["cpu", "accelerator"])
 def test_layer_norm_of_a_mean_of_a_thousand_deviations(choices):
-    x = np.random.default_rng(0).standard_normal((5, 3, 64), np.float32) + np.float32(1000)
+    x = np.random.default_rng(0).standard_normal((5, 3, 96), np.float32) + np.float32(1000)
     layer = layers.LayerNorm(1e-6)
-    variables = {"params": {"scale": jnp.full(64, 1.5), "bias": jnp.full(64, 0.5)}}
+    variables = {"params": {"scale": jnp.full(96, 1.5), "bias": jnp.full(96, 0.5)}}
     exact = x.astype(np.float64)
     mean, var = exact.mean(-1, keepdims=True), exact.var(-1, keepdims=True)
     expected = (exact - mean) / np.sqrt(var + 1e-6) * 1.5 + 0.5

@@ -238,7 +238,8 @@ def test_scores_are_the_same_with_x64_and_without_rank_promotion(form):
         # in float64: an offset that float32 would round away
         in_float64 = score_bank({"a": x.astype(float) + 1e6}, y, methods="parc", label_kind=kind)
     expected = [score(method, x, y) for method in methods]
-    np.testing.assert_allclose(found, expected, atol=2e-3)
+    # the programs round products differently: 4.4e-5 apart on a processor with AVX-512
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-3)
     np.testing.assert_allclose(in_float64.values[0], expected[methods.index("parc")], atol=2e-3)
 
 
@@ -507,7 +508,8 @@ def further(case):
 @pytest.mark.optimised
 @pytest.mark.parametrize(("case", "method"), [marked(c, m) for c in FURTHER for m in FURTHER[c]])
 def test_score_is_that_of_the_definition_in_float64(case, method):
-    assert further(case)[method] == pytest.approx(FURTHER[case][method], rel=1e-4, abs=1e-6)
+    # an evidence of 0.01 is a difference of numbers above 1: 1.4e-6 off on a processor with AVX-512
+    assert further(case)[method] == pytest.approx(FURTHER[case][method], rel=1e-4, abs=3e-6)
 
 
 # ----------------------------------------------------------------------------------------- names
