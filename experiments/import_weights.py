@@ -9,15 +9,12 @@ it could be.
 """
 
 import argparse
-import math
 from pathlib import Path
-from typing import Any
 
 from experiments import benchmarks, train_sources
 from experiments.runner.run import Run, claim
 from jaxparc import models, printing, weights
 from jaxparc.errors import InputError, OperationError
-from jaxparc.training import checkpoints
 from jaxparc.weights import WeightsError
 
 
@@ -93,15 +90,8 @@ def import_weights(run: Run, architecture: str, source: str, file: str | Path) -
             f"{benchmark.widths[architecture]:g} and a {benchmark.stem} stem"
         )
     claim(run.weights, benchmark.source_settings())
-    metadata: dict[str, Any] = {
-        "unit": train_sources.unit_name(architecture, source),
-        "accuracy": None,
-        "losses": [],
-        "seconds": math.nan,  # unknown, so left out of times.csv
-        "from": str(file),
-    }
-    checkpoints.save(folder, dict(loaded.variables), metadata)
-    return folder
+    about = {"from": str(file)}
+    return train_sources.keep(run, architecture, source, loaded.variables, about)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,14 +153,10 @@ def lacking(run: Run, architecture: str, source: str) -> dict[str, str]:
 def _train(run: Run, architecture: str, source: str, on_images: Callable[[int], None]) -> None:
     started = time.monotonic()
     benchmark = run.benchmark
-    place = weights_path(run, architecture, source)
     found = None if benchmark.from_scratch else shipped.find(benchmark, architecture, source)
     if found is not None:
         variables, about = found
-        unknown = {"losses": [], "seconds": math.nan}  # left out of times.csv
-        checkpoints.save(
-            place, variables, {"unit": unit_name(architecture, source), **about, **unknown}
-        )
+        keep(run, architecture, source, variables, about)
         return
     task = task_of(benchmark, architecture, source, training=True)
     name = f"{architecture}_{source}"
@@ -196,8 +192,38 @@ def _train(run: Run, architecture: str, source: str, on_images: Callable[[int], 
         "losses": [round(float(loss), 4) for loss in losses],
         "seconds": time.monotonic() - started,
     }
-    checkpoints.save(place, variables, metadata)
+    checkpoints.save(weights_path(run, architecture, source), variables, metadata)
     checkpoints.remove(partial)
+
+
+def keep(
+    run: Run,
+    architecture: str,
+    source: str,
+    variables: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> Path:
+    """Save weights that were not trained here as a source model, and return its checkpoint.
+
+    Args:
+        run: the run.
+        architecture: a key of `models.MODELS`.
+        source: short name of the source.
+        variables: the weights.
+        about: further metadata, such as `accuracy`.
+
+    Raises:
+        OSError: the checkpoint cannot be written.
+    """
+    metadata: dict[str, Any] = {
+        "unit": unit_name(architecture, source),
+        "accuracy": None,
+        "losses": [],
+        "seconds": math.nan,  # unknown, so left out of times.csv
+    }
+    path = weights_path(run, architecture, source)
+    checkpoints.save(path, dict(variables), metadata | dict(about))
+    return path
 
 
 STAGE = Stage(stage, units, "train_sources", divisible=True)

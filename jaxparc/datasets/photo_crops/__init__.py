@@ -1,5 +1,6 @@
 """Crops of scikit-learn's two sample photographs: a source that is far from characters."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,16 +29,15 @@ class PhotoCrops(EmbeddedBuilder):
         from sklearn.datasets import load_sample_images
 
         rng = np.random.default_rng(["train", "test"].index(split))
-        label = 0
-        for photograph in load_sample_images().images:
-            grey = np.rint(photograph @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+        greys = [
+            np.rint(photograph @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+            for photograph in load_sample_images().images
+        ]
+        parts = itertools.product(greys, range(_ROWS), range(_COLUMNS))
+        for label, (grey, row, column) in enumerate(parts):
             height, width = grey.shape[0] // _ROWS, grey.shape[1] // _COLUMNS
             stripes = range(split == "test", width // _STRIPE, 2)
-            for row in range(_ROWS):
-                for column in range(_COLUMNS):
-                    for stripe in rng.choice(stripes, _COUNTS[split]):
-                        top = row * height + rng.integers(height - self.SIDE + 1)
-                        left = column * width + stripe * _STRIPE
-                        left += rng.integers(_STRIPE - self.SIDE + 1)
-                        yield grey[top : top + self.SIDE, left : left + self.SIDE], label
-                    label += 1
+            for stripe in rng.choice(stripes, _COUNTS[split]):
+                top = row * height + rng.integers(height - self.SIDE + 1)
+                left = column * width + stripe * _STRIPE + rng.integers(_STRIPE - self.SIDE + 1)
+                yield grey[top : top + self.SIDE, left : left + self.SIDE], label
