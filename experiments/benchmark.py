@@ -1,6 +1,13 @@
 """Run a whole benchmark: all five stages in order. Repeating a finished one takes seconds."""
 
-from experiments import extract_probes, finetune_all, report, score_probes, train_sources
+from experiments import (
+    extract_probes,
+    finetune_all,
+    linear_probes,
+    report,
+    score_probes,
+    train_sources,
+)
 from experiments.runner import command_line
 
 if __name__ == "__main__":
@@ -8,6 +15,7 @@ if __name__ == "__main__":
         __doc__,
         train_sources.STAGE,
         finetune_all.STAGE,
+        linear_probes.STAGE,
         extract_probes.STAGE,
         score_probes.STAGE,
         report.STAGE,

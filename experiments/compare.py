@@ -26,6 +26,7 @@ from rich.console import Console
 
 from experiments import banks, score_probes
 from experiments.banks import Bank
+from experiments.benchmarks import ENSEMBLE
 from experiments.tables import compared
 from experiments.tables.facts import Facts
 from experiments.tables.report import TITLES, title, with_baselines
@@ -38,7 +39,6 @@ from jaxparc.selectors import SELECTORS
 from jaxparc.units.compilation import cache_compilations
 from jaxparc.units.progress import say
 
-ENSEMBLE = "mean(parc_f32,ridge,ncm)"
 METHODS = (
     *SELECTORS,
     "parc_f32",

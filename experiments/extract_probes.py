@@ -66,11 +66,12 @@ def unit_of(run: Run, transfer: Transfer, probe_set: int) -> Unit:
         path_of(run, transfer, probe_set),
         read,
         functools.partial(_extract, run, transfer, probe_set),
-        _lacking(run, transfer),
+        lacking(run, transfer),
     )
 
 
-def _lacking(run: Run, transfer: Transfer) -> dict[str, str]:
+def lacking(run: Run, transfer: Transfer) -> dict[str, str]:
+    """Return the missing prerequisites of a probe file -> the command that gets each."""
     architecture, source, target = transfer
     if (architecture, source) in run.benchmark.external:
         command = f"python -m experiments.import_probes FILES --out {run.out}"
@@ -118,22 +119,29 @@ def _extract(
     benchmark = run.benchmark
     probe = probe_of(run, transfer.target, probe_set)
     labels = data.labels(benchmark, transfer.target, "train")[probe.indices]
-    task = train_sources.task_of(benchmark, transfer.architecture, transfer.source)
     found = extraction.extract(
-        extraction.compile_network(
-            task.module,
-            train_sources.source_model(run, transfer.architecture, transfer.source),
-            mean=task.mean,
-            std=task.std,
-        ),
+        network_of(run, transfer),
         CentralCrops(probe, Geometry(benchmark.image_size)),
         batch_size=benchmark.eval_batch_size,
         jit=False,
     )
     on_images(len(probe))
-    arrays = {"features": found.features, "probs": found.probs, "y": labels}
+    arrays = {"features": found.features, "y": labels}
+    if found.probs is not None:  # a published network may have no head
+        arrays["probs"] = found.probs
     path, seconds = path_of(run, transfer, probe_set), time.monotonic() - started
     write(path, transfer, probe_set, arrays, seconds)
+
+
+def network_of(run: Run, transfer: Transfer) -> Callable[..., Any]:
+    """Return the network of a source model, as `extraction.compile_network` does."""
+    task = train_sources.task_of(run.benchmark, transfer.architecture, transfer.source)
+    return extraction.compile_network(
+        task.module,
+        train_sources.source_model(run, transfer.architecture, transfer.source),
+        mean=task.mean,
+        std=task.std,
+    )
 
 
 def write(

@@ -20,7 +20,7 @@ import jax
 from rich.console import Console
 
 import jaxparc
-from experiments import benchmarks, finetune_all, train_sources
+from experiments import benchmarks, train_sources, transfer_results
 from experiments.runner import command_line
 from experiments.runner.run import Run, Stage, StageError
 from experiments.tables import paper, read
@@ -110,7 +110,7 @@ def read_results(run: Run) -> report.Results:
         accuracies=accuracies,
         scratch=_scratch(run),
         scores=scores,
-        losses=finetune_all.losses(run),
+        losses=transfer_results.losses(run),
         milliseconds=milliseconds,
         stage_seconds=stage_seconds,
         settings=benchmark.settings()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxparc
-from experiments import extract_probes, finetune_all, train_sources
+from experiments import extract_probes, train_sources, transfer_results
 from experiments.runner import command_line
 from experiments.runner.run import Run, Stage, StageError, run_units
 from jaxparc import array_files, files, labels, models, selectors
@@ -257,16 +257,15 @@ def _write_times(run: Run) -> None:
     """Write times.csv: stage, unit, method, items (transfers in score_probes, else 1), seconds."""
     benchmark = run.benchmark
     rows: list[tuple[Any, ...]] = [("Stage", "Unit", "Method", "Items", "Seconds")]
-    for architecture in benchmark.architectures:
-        for source in benchmark.source_names:
-            path = train_sources.weights_path(run, architecture, source)
-            if path.exists():
-                seconds = checkpoints.metadata(path)["seconds"]
-                if math.isnan(seconds):
-                    continue  # published weights, so not measured here
-                unit = train_sources.unit_name(architecture, source)
-                rows.append(("train_sources", unit, "", 1, seconds))
-    for unit, seconds in finetune_all.seconds(run):
+    for architecture, source in benchmark.models():
+        path = train_sources.weights_path(run, architecture, source)
+        if path.exists():
+            seconds = checkpoints.metadata(path)["seconds"]
+            if math.isnan(seconds):
+                continue  # published weights, so not measured here
+            unit = train_sources.unit_name(architecture, source)
+            rows.append(("train_sources", unit, "", 1, seconds))
+    for unit, seconds in transfer_results.seconds(run):
         rows.append(("finetune_all", unit, "", 1, seconds))
     for transfer in extract_probes.probed_transfers(benchmark):
         for probe_set in range(benchmark.probe_sets):

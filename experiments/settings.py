@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxparc import datasets, models, selectors
+from jaxparc.bank.entry import Entry
 from jaxparc.errors import InputError
 from jaxparc.evaluation import SCRATCH, Transfer
 from jaxparc.training.steps import Recipe
@@ -15,6 +16,8 @@ from jaxparc.training.steps import Recipe
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """One benchmark: every architecture trained on every source, then fine-tuned to every target.
+
+    With a bank file, it is every network of the file instead, as it was published.
 
     Attributes:
         name: name of the benchmark and its results folder.
@@ -25,6 +28,9 @@ class Benchmark:
         extra_targets: data sets, like `sources`, that are left out of Mean PC.
         external: (architecture, source) of models that were pretrained elsewhere. import_probes
             imports their probe files and accuracies.
+        bank: path of a bank file whose networks take the place of architectures and sources; "" for
+            none.
+        networks: those of `bank` that can be fine-tuned, which `with_networks` reads.
         external_from_oracle: whether `external` is read from the results folder's oracle.csv.
         annotations: annotations of the targets' images, "labels" or "boxes" of objects.
         widths: architecture -> multiplier of its channels.
@@ -40,7 +46,11 @@ class Benchmark:
         from_scratch: whether to train the source models that come with the package, too
             (`shipped`).
         transfer_recipe: recipe for fine-tuning; its learning rate is replaced by those of the grid.
-        learning_rates: architecture -> grid, from which one rate is chosen per target.
+        learning_rates: architecture -> grid, from which one rate is chosen per target; "" for any
+            other architecture.
+        repeats: number of times that a transfer is fine-tuned with the chosen rate, each with
+            another seed; their mean is its accuracy.
+        linear_probes: whether to train a linear classifier on the features of every transfer, too.
         halving: whether the worse half of a grid is stopped after a quarter, and again after half,
             of the steps, by the mean over the sources.
         transfer_images: number of images of the target's training split to fine-tune on, the first
@@ -72,6 +82,8 @@ class Benchmark:
     extra_targets: tuple[str, ...] = ()
     external: tuple[tuple[str, str], ...] = ()
     external_from_oracle: bool = False
+    bank: str = ""
+    networks: tuple[Entry, ...] = ()
     annotations: str = "labels"
     widths: Mapping[str, float] = dataclasses.field(hash=False)
     stem: str
@@ -84,6 +96,8 @@ class Benchmark:
     from_scratch: bool = True
     transfer_recipe: Recipe
     learning_rates: Mapping[str, tuple[float, ...]] = dataclasses.field(hash=False)
+    repeats: int = 1
+    linear_probes: bool = False
     halving: bool = False
     transfer_images: int | None
     validation_images: int
@@ -122,6 +136,10 @@ class Benchmark:
                 f"benchmark {self.name}: source_start is {self.source_start!r}; expected one of "
                 f"its sources {', '.join(self.source_names)}"
             )
+        if self.bank and self.scratch:
+            raise InputError(f"benchmark {self.name}: scratch needs sources, not a bank file")
+        if self.repeats < 1:
+            raise InputError(f"benchmark {self.name}: repeats is {self.repeats}; expected >= 1")
         needs = {need for method in self.methods for need in selectors.method(method).needs}
         if "reference" in needs:
             if self.reference not in self.architectures:
@@ -180,6 +198,9 @@ class Benchmark:
         """Return the number of images of a data set in eq. 4; NaN if the data set is unknown."""
         if name in self.published_images:
             return self.published_images[name]
+        for network in self.networks:
+            if network.source == name and network.source_images:
+                return network.source_images
         names = map(datasets.short_name, self.addresses)
         return self.data(name).sizes["train"] if name in names else math.nan
 
@@ -188,6 +209,8 @@ class Benchmark:
         settings = self._as_dict()
         if self.external_from_oracle:
             del settings["external"]
+        for key in ("bank", "networks"):  # each network's checkpoint has what determines it
+            settings.pop(key, None)
         return settings | {
             "sources": self.source_names,
             "targets": tuple(map(datasets.short_name, self.targets)),
@@ -195,12 +218,35 @@ class Benchmark:
             "dataset_versions": self._versions({*self.source_names, *self.target_names}),
         }
 
+    def models(self) -> tuple[tuple[str, str], ...]:
+        """Return the (architecture, source) of the models that are fine-tuned here.
+
+        Of a bank file, the source is the training set, or else the name of the network. Where
+        several networks have both in common, it is their names.
+        """
+        if not self.bank:
+            return tuple(itertools.product(self.architectures, self.source_names))
+        pairs = [(one.architecture, one.source or one.name) for one in self.networks]
+        return tuple(
+            pair if pairs.count(pair) == 1 else (one.architecture, one.name)
+            for pair, one in zip(pairs, self.networks, strict=True)
+        )
+
+    def network(self, architecture: str, source: str) -> Entry:
+        """Return the entry of the bank file that is one of `models`."""
+        return dict(zip(self.models(), self.networks, strict=True))[architecture, source]
+
+    def rates(self, architecture: str) -> tuple[float, ...]:
+        """Return the grid of learning rates of an architecture."""
+        return self.learning_rates.get(architecture) or self.learning_rates[""]
+
     def transfers(self, *, scratch: bool = False) -> Iterator[Transfer]:
         """Iterate over the transfers of models trained here, and of random weights if `scratch`."""
-        sources = self.source_names + ((SCRATCH,) if scratch else ())
-        for parts in itertools.product(self.architectures, sources, self.target_names):
-            if parts[1] != parts[2]:  # a source is not its own target
-                yield Transfer(*parts)
+        sources = (*self.source_names, SCRATCH)
+        models = itertools.product(self.architectures, sources) if scratch else self.models()
+        for (architecture, source), target in itertools.product(models, self.target_names):
+            if source != target:  # a source is not its own target
+                yield Transfer(architecture, source, target)
 
     def external_transfers(self) -> Iterator[Transfer]:
         """Iterate over the transfers of models that were pretrained elsewhere."""
@@ -222,8 +268,10 @@ class Benchmark:
 
     def _as_dict(self) -> dict[str, Any]:
         settings = dataclasses.asdict(self)
-        if self.from_scratch:  # folders made before this setting remain valid
-            del settings["from_scratch"]
+        # Folders that were made before a setting existed remain valid.
+        for name, before in (("from_scratch", True), ("repeats", 1), ("linear_probes", False)):
+            if settings[name] == before:
+                del settings[name]
         return settings
 
     def _versions(self, names: set[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Stage 1: train every architecture on every source, from random or another source's weights.
 
-Source models that come with the package are not trained again, without --from-scratch.
+Source models that come with the package are not trained again, without --from-scratch. Those of a
+bank file are not trained either: this records their weights, so that later runs notice others.
 
 Writes checkpoints/<benchmark>/<architecture>/<source>/.
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments import shipped
+from experiments import pretrained, shipped
 from experiments.benchmarks import Benchmark
 from experiments.runner import command_line, data, telemetry
 from experiments.runner.run import Run, Stage, list_by_name, partial_folder, run_units
@@ -26,23 +27,36 @@ from jaxparc.units.unit import Unit
 
 
 def task_of(
-    benchmark: Benchmark, architecture: str, dataset: str, *, training: bool = False
+    benchmark: Benchmark,
+    architecture: str,
+    source: str,
+    *,
+    target: str = "",
+    training: bool = False,
 ) -> Task:
-    """Return the network of an architecture for the classes of a data set.
+    """Return the network of a source model, for its own classes or for those of a target.
 
     Args:
         benchmark: the settings.
         architecture: a key of `models.MODELS`.
-        dataset: short name of the data set.
+        source: source of the model, or any with random weights.
+        target: short name of the data set of which it has the classes; "" for the source.
         training: whether to use the dtype and batch norm of training instead of those of inference.
     """
-    spec, images = models.get(architecture), benchmark.data(dataset)
-    module = spec.module(
-        num_classes=images.num_classes,
-        width=benchmark.widths[architecture],
-        stem=benchmark.stem,
-        axis_name=parallel.AXIS,
-    )
+    if benchmark.bank:
+        found = pretrained.loaded(benchmark.network(architecture, source))
+        spec, module = found.spec, found.module.clone(axis_name=parallel.AXIS)
+        images = benchmark.data(target) if target else None
+        if images is not None:
+            module = module.clone(num_classes=images.num_classes)
+    else:
+        spec, images = models.get(architecture), benchmark.data(target or source)
+        module = spec.module(
+            num_classes=images.num_classes,
+            width=benchmark.widths[architecture],
+            stem=benchmark.stem,
+            axis_name=parallel.AXIS,
+        )
     if not benchmark.dropout and hasattr(module, "dropout_rate"):
         module = module.clone(dropout_rate=0.0)
     if training:
@@ -54,7 +68,7 @@ def task_of(
         module,
         spec.mean,
         spec.std,
-        images.multi_label,
+        images is not None and images.multi_label,
         benchmark.momentum,
     )
 
@@ -93,7 +107,11 @@ def source_model(run: Run, architecture: str, source: str) -> Variables:
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or belongs to another model.
+        InputError: the weights of a network of a bank file do not fit it.
+        OSError: they cannot be read.
     """
+    if run.benchmark.bank:
+        return dict(pretrained.loaded(run.benchmark.network(architecture, source)).variables)
     return _cached(weights_path(run, architecture, source), unit_name(architecture, source))
 
 
@@ -125,6 +143,8 @@ def stage(run: Run) -> int:
 
 def units(run: Run) -> list[Unit]:
     """Return the units of all source models, each before the ones that start from it."""
+    if run.benchmark.bank:
+        return [_network_unit(run, *model) for model in run.benchmark.models()]
     start = run.benchmark.source_start
     return [
         Unit(
@@ -141,8 +161,23 @@ def units(run: Run) -> list[Unit]:
     ]
 
 
+def _network_unit(run: Run, architecture: str, source: str) -> Unit:
+    """Return the unit of a network of the bank file."""
+    entry = run.benchmark.network(architecture, source)
+    name, path = unit_name(architecture, source), run.weights / architecture / f"{source}.json"
+    return Unit(
+        name,
+        path,
+        functools.partial(pretrained.check_record, entry),
+        functools.partial(pretrained.write_record, entry, path, name),
+        pretrained.lacking(entry),
+    )
+
+
 def lacking(run: Run, architecture: str, source: str) -> dict[str, str]:
     """Return the missing prerequisites of a source model; none if it is already trained."""
+    if run.benchmark.bank:
+        return pretrained.lacking(run.benchmark.network(architecture, source))
     if weights_path(run, architecture, source).exists():
         return {}
     start = run.benchmark.source_start

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from experiments import benchmarks
+from experiments import benchmarks, pretrained
 from experiments.benchmarks import Benchmark
 from experiments.runner.run import Run, Stage, StageError, prepare
 from experiments.tables import read
@@ -108,6 +108,8 @@ def run_stages(
             k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
         }
         benchmark = dataclasses.replace(benchmarks.get(chosen), **changes)
+        if benchmark.bank:
+            benchmark = pretrained.with_networks(benchmark)
     except (InputError, datasets.DatasetError) as error:
         parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
     out = out or Path("results") / benchmark.name

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments import extract_probes, finetune_all, score_probes
+from experiments import extract_probes, finetune_all, score_probes, transfer_results
 from experiments.runner.run import StageError, prepare
 from jaxparc import evaluation, files, score_bank, selectors
 from jaxparc.errors import OperationError
@@ -245,7 +245,7 @@ def halved(copy, tmp_path):
     rates = {"resnet18": (0.03, 0.1, 0.3)}
     benchmark = dataclasses.replace(tiny.TINY, halving=True, learning_rates=rates)
     run = dataclasses.replace(copy, benchmark=benchmark, out=tmp_path / "halved")
-    assert finetune_all.rungs(benchmark) == (1, 2)
+    assert transfer_results.rungs(benchmark) == (1, 2)
     return run
 
 
@@ -287,7 +287,7 @@ def test_halving_gives_up_the_worse_half_for_all_sources(copy, tmp_path):
     before = (run.out / "grid.csv").read_bytes()
     assert finetune_all.stage(run) == 0
     assert (run.out / "grid.csv").read_bytes() == before
-    assert len(list(finetune_all.seconds(run))) == 3 * 2 + 3
+    assert len(list(transfer_results.seconds(run))) == 3 * 2 + 3
 
 
 def test_nothing_is_given_up_before_all_sources_have_come_to_a_rung(copy, tmp_path):
@@ -296,27 +296,27 @@ def test_nothing_is_given_up_before_all_sources_have_come_to_a_rung(copy, tmp_pa
     rates = run.benchmark.learning_rates["resnet18"]
 
     def came_to(transfer, steps, *accuracies):
-        path = finetune_all._rung_path(run, transfer, steps)
+        path = transfer_results.rung_path(run, transfer, steps)
         validation = {f"{r:g}": v for r, v in zip(rates, accuracies, strict=True)}
         name = "{} {} to {}, first {} steps".format(*transfer, steps)
         write_result(path, name, {"validation": validation})
 
     came_to(one, 1, 10.0, 20.0, None)
-    assert finetune_all.remaining_rates(run, one, 2) == rates
+    assert transfer_results.remaining_rates(run, one, 2) == rates
     came_to(other, 1, 30.0, 5.0, 90.0)
-    assert finetune_all.remaining_rates(run, one, 0) == rates
+    assert transfer_results.remaining_rates(run, one, 0) == rates
     assert (
-        finetune_all.remaining_rates(run, one, 1)
-        == finetune_all.remaining_rates(run, other, 1)
+        transfer_results.remaining_rates(run, one, 1)
+        == transfer_results.remaining_rates(run, other, 1)
         == rates[:2]
     )
     came_to(one, 2, 10.0, 20.0, 0.0)
-    assert finetune_all.remaining_rates(run, other, 2) == rates[:2]
+    assert transfer_results.remaining_rates(run, other, 2) == rates[:2]
     came_to(other, 2, 10.0, 9.0, 0.0)
-    assert finetune_all.remaining_rates(run, other, 2) == (0.1,)
+    assert transfer_results.remaining_rates(run, other, 2) == (0.1,)
     # another transfer's file is none of this one's
-    shutil.copy(finetune_all._rung_path(run, one, 1), finetune_all._rung_path(run, other, 1))
-    assert finetune_all.remaining_rates(run, one, 1) == rates
+    shutil.copy(transfer_results.rung_path(run, one, 1), transfer_results.rung_path(run, other, 1))
+    assert transfer_results.remaining_rates(run, one, 1) == rates
 
 
 def test_a_grid_in_one_program_gives_the_same_table_and_event_files(copy):

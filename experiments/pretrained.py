@@ -1,0 +1,107 @@
+"""Source models from a bank file: published networks with their weights, each of its own kind."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments import real_data
+from experiments.settings import Benchmark
+from jaxparc import files
+from jaxparc.bank import toml_file
+from jaxparc.bank.entry import Entry
+from jaxparc.bank.kinds import native
+from jaxparc.errors import InputError, OperationError
+from jaxparc.units.progress import say
+from jaxparc.weights.loaded import Loaded
+
+
+class ChangedError(OperationError):
+    """The weights of a network differ from those of the results; the message is for the user."""
+
+
+def with_networks(benchmark: Benchmark) -> Benchmark:
+    """Return a benchmark with the networks of its bank file; those of other libraries are left out.
+
+    Without targets, it gets those of `real_data`, beside the bank file.
+
+    Raises:
+        InputError: the file cannot be read or has no network of `jaxparc.models`, one does not
+            take images of this size, or an image set is missing.
+    """
+    path = Path(benchmark.bank)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; {real_data.command(path.parent)} writes one")
+    entries = toml_file.read(path)
+    found = tuple(entry for entry in entries if entry.kind == "architecture" and not entry.refused)
+    if others := [entry.name for entry in entries if entry not in found]:
+        say(f"{benchmark.bank}: not fine-tuned here: {', '.join(others)} (docs/models.md)")
+    if not found:
+        raise InputError(f"{benchmark.bank} has no network of jaxparc.models (docs/models.md)")
+    targets = benchmark.targets or real_data.targets(path.parent)
+    made = dataclasses.replace(benchmark, networks=found, targets=targets)
+    for architecture, source in made.models():
+        try:
+            files.check_name(f"{architecture}_{source}")
+        except ValueError as error:
+            raise InputError(
+                f"{benchmark.bank}: {architecture} of source {source!r}: {error}"
+            ) from None
+    for entry in found:
+        dataclasses.replace(entry, size=benchmark.image_size).counts()
+    return made
+
+
+def lacking(entry: Entry) -> dict[str, str]:
+    """Return the missing weights of a network -> the command that gets them."""
+    if entry.hub is not None:
+        try:
+            entry.fetched_weights()
+        except InputError as error:
+            return {entry.name: f"a connection to the hub: {error}"}
+        return {}
+    if entry.weights is None or not entry.weights.exists():
+        return {entry.name: f"the file {entry.weights}: its bank file says where it comes from"}
+    return {}
+
+
+@functools.lru_cache(maxsize=2)
+def loaded(entry: Entry) -> Loaded:
+    """Return a network with its weights.
+
+    Raises:
+        InputError: the weights do not fit the network.
+        OSError: they cannot be read.
+    """
+    found: Loaded = native.load_network(entry)
+    return found
+
+
+def write_record(entry: Entry, path: Path, name: str, on_images: Callable[[int], None]) -> None:
+    """Write what determines a network, for `check_record`, after loading it once."""
+    del on_images
+    loaded(entry)
+    files.write_sealed(path, {"unit": name, "made_of": _made_of(entry)})
+
+
+def check_record(entry: Entry, path: Path, name: str) -> None:
+    """Check that a network is still the one of a record.
+
+    Raises:
+        FileNotFoundError: there is no record.
+        DamagedFileError: it is damaged.
+        ChangedError: the network has other weights or settings now.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    recorded: Any = files.read_sealed(path)
+    if recorded != {"unit": name, "made_of": _made_of(entry)}:
+        raise ChangedError(
+            f"{path} is of other weights or settings than {entry.where} has now; move it and the "
+            f"results of {entry.name} away, or give another --name"
+        )
+
+
+def _made_of(entry: Entry) -> str:
+    return files.digest(entry.settings)
