@@ -5,7 +5,7 @@ learning rate, and training metrics to metrics/. From the transfers it writes or
 accuracy of each transfer), scratch.csv (that of random initialisations) and grid.csv (every
 learning rate tried, its number of steps, and which rate was chosen). With --repeats, it trains each
 transfer again at the chosen rate, with other seeds of the head, the order of the images, crops and
-mirroring; oracle.csv has the mean, and seeds.csv every accuracy.
+mirroring; oracle.csv has the mean, and a column for each seed.
 
 With --halving, the worse half of a grid is stopped after a quarter, and again after half, of the
 steps. A rate is stopped for all sources of an architecture and target together, as it is chosen for

@@ -14,15 +14,13 @@ import numpy as np
 from experiments import extract_probes, train_sources
 from experiments.runner import command_line, data
 from experiments.runner.run import Run, Stage, list_by_name, run_units
-from experiments.tables.read import TRANSFER
+from experiments.tables import read
 from jaxparc import extraction, files, locks
 from jaxparc.bank import linear_probe
 from jaxparc.evaluation import Transfer
 from jaxparc.preprocessing import Geometry
 from jaxparc.training.decoding import CentralCrops
 from jaxparc.units.unit import Unit, read_result, write_result
-
-TABLE = (*TRANSFER, "Linear Probe")
 
 
 def stage(run: Run) -> int:
@@ -94,7 +92,7 @@ def _fit(run: Run, transfer: Transfer, on_images: Callable[[int], None]) -> None
 
 
 def _write_table(run: Run) -> None:
-    rows: list[Sequence[object]] = [TABLE]
+    rows: list[Sequence[object]] = [(*read.TRANSFER, read.LINEAR)]
     for transfer in _transfers(run):
         if (path := _path(run, transfer)).exists():
             accuracy = read_result(path, _name(transfer))["accuracy"]

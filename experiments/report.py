@@ -1,8 +1,9 @@
 """Stage 5: report how well the scores predict the accuracies.
 
 Reads oracle.csv, scratch.csv, scores.csv and times.csv of the results folder, and grid.csv and
-transfers/ for the loss curves; prints tables and writes report/index.html. With --oracle FILE it
-reports any table of accuracies and scores instead:
+transfers/ for the loss curves; prints tables and writes report/index.html. Of a benchmark that was
+not run here, the published results are reported, if there are any (`--benchmark real`). With
+--oracle FILE it reports any table of accuracies and scores instead:
 
     python -m experiments.report --oracle controlled.csv [--scores scores.csv] --out DIR
 """
@@ -23,7 +24,7 @@ import jaxparc
 from experiments import benchmarks, train_sources, transfer_results
 from experiments.runner import command_line
 from experiments.runner.run import Run, Stage, StageError
-from experiments.tables import paper, read
+from experiments.tables import paper, read, truth
 from experiments.tables.published import TABLES as PUBLISHED
 from experiments.tables.report import (
     report_tables,
@@ -43,6 +44,7 @@ from jaxparc.units import options
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 OPTIONS = ("oracle", "scores", "times", "resamples")  # options for reporting any table
 RESAMPLES = 2000
+DATA = Path(__file__).parent / "data"
 
 
 def stage(run: Run) -> int:
@@ -59,15 +61,20 @@ def stage(run: Run) -> int:
     console.print(report.selector_table(results))
     published = run.benchmark.name in PUBLISHED
     printed = paper.tables(run.benchmark, ours(run, results)) if published else {}
+    more = {}
     if results.summary is not None:
+        found, linear = results.summary.outcomes, run.out / "linear.csv"
+        if run.benchmark.linear_probes:
+            more = truth.tables(found, run.out / "oracle.csv", linear, results.title, RESAMPLES)
         console.print(sheets.intervals(results.summary, "pearson", results.title).rich())
-        write_files(results.summary, run.out / "report", printed)
+        write_files(results.summary, run.out / "report", printed | more)
     else:
         write_sheets(printed, run.out / "report")
-    for sheet in printed.values():
+    for sheet in (printed | more).values():
         console.print(sheet.rich())
     page = run.out / "report" / "index.html"
-    report.write_page(results, page, {paper.HEADING: list(printed.values())})
+    sections = {paper.HEADING: list(printed.values()), truth.HEADING: list(more.values())}
+    report.write_page(results, page, sections)
     print(printing.shown(f"report: {page}"))
     return 0
 
@@ -222,7 +229,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         if given := [name for name, value in tables.items() if value is not None]:
             _refuse(parser, f"--{given[0]} needs --oracle")
         args.benchmark = args.benchmark or default
+        out = args.out or Path("results") / args.benchmark
+        if not (out / "oracle.csv").exists() and published(args.benchmark, "oracle").exists():
+            _report_published(parser, args.benchmark, out / "report")
+            return
         command_line.run_stages(parser, args, [STAGE])
+
+
+def published(benchmark: str, table: str) -> Path:
+    """Return the path of a table that comes with the repository, whether it exists or not."""
+    return DATA / f"{benchmark}_{table}.csv"
+
+
+def _report_published(parser: argparse.ArgumentParser, benchmark: str, out: Path) -> None:
+    """Report the tables that come with the repository, of a benchmark that was not run here."""
+    try:
+        report_tables(
+            published(benchmark, "oracle"),
+            published(benchmark, "scores"),
+            out,
+            linear=published(benchmark, "linear"),
+            resamples=RESAMPLES,
+        )
+    except (InputError, OSError) as error:
+        _refuse(parser, printing.line(error))
 
 
 def _report(

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.benchmarks import Benchmark
 from experiments.runner.run import Run, StageError
+from experiments.tables import read
 from jaxparc import files
 from jaxparc.errors import InputError
 from jaxparc.evaluation import SCRATCH, Transfer
@@ -20,9 +21,7 @@ from jaxparc.training import halving
 from jaxparc.units.unit import read_result
 
 _GRID = (
-    "Architecture",
-    "Source Dataset",
-    "Target Dataset",
+    *read.TRANSFER,
     "Learning Rate",
     "Steps",
     "Validation",
@@ -218,7 +217,7 @@ def losses(run: Run) -> dict[Transfer, list[float]]:
 
 
 def write_tables(run: Run) -> None:
-    """Write oracle.csv, scratch.csv, grid.csv and seeds.csv from the results that exist."""
+    """Write oracle.csv, scratch.csv and grid.csv from the results that exist."""
     results: dict[Candidate, dict[str, Any]] = {}
     missing = set()
     for candidate in candidates(run):
@@ -229,10 +228,11 @@ def write_tables(run: Run) -> None:
     # A rate is chosen for all sources together, so all of them must be done.
     whole = {c: r for c, r in results.items() if rate_key(c.transfer) not in missing}
     chosen = choose({c: r["validation"] if "losses" in r else None for c, r in whole.items()})
-    oracle: list[Sequence[object]] = [(*_GRID[:3], "Oracle")]
+    repeats = run.benchmark.repeats
+    seeds = [f"{read.SEED}{number}" for number in range(repeats if repeats > 1 else 0)]
+    oracle: list[Sequence[object]] = [(*read.ORACLE, *seeds)]
     scratch = oracle.copy()
     tried: list[Sequence[object]] = [_GRID]
-    seeds: list[Sequence[object]] = [(*_GRID[:3], "Seed", "Test")]
     for candidate, result in whole.items():
         transfer, rate = candidate
         accuracies = [_percent(result[name]) for name in ("validation", "test")]
@@ -241,13 +241,13 @@ def write_tables(run: Run) -> None:
         if not was_chosen:
             continue
         tests = _tests(run, transfer, result["test"])
-        if len(tests) < run.benchmark.repeats:
+        if len(tests) < repeats:
             continue  # the others are yet to be trained
-        seeds += [(*transfer, number, _percent(test)) for number, test in enumerate(tests)]
+        # Without a seed that diverged, the mean would be of another number of seeds.
         mean = None if None in tests else float(np.mean([t for t in tests if t is not None]))
-        (scratch if transfer.source == SCRATCH else oracle).append((*transfer, _percent(mean)))
-    tables = {"oracle": oracle, "scratch": scratch, "grid": tried}
-    for name, rows in (tables | ({"seeds": seeds} if run.benchmark.repeats > 1 else {})).items():
+        row = (*transfer, _percent(mean), *map(_percent, tests if seeds else ()))
+        (scratch if transfer.source == SCRATCH else oracle).append(row)
+    for name, rows in (("oracle", oracle), ("scratch", scratch), ("grid", tried)):
         files.write_text(run.out / f"{name}.csv", files.table_text(rows))
 
 

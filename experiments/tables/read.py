@@ -24,6 +24,8 @@ from jaxparc.evaluation.outcomes import Outcomes
 TRANSFER = ("Architecture", "Source Dataset", "Target Dataset")
 ORACLE = (*TRANSFER, "Oracle")
 LONG = ("model", "target", "accuracy")
+SEED = "Seed "  # and its number: a column of single accuracies
+LINEAR = "Linear Probe"
 RUN = "Run"
 TIMES = ("Stage", "Method", "Items", "Seconds")
 UNIT = "Unit"
@@ -82,6 +84,31 @@ def read_accuracies(path: Path) -> Accuracies:
             has an accuracy outside [0, 100].
     """
     return _oracle(_table(path, ORACLE))
+
+
+def read_seeds(path: Path) -> dict[str, Accuracies]:
+    """Read the accuracies of the single seeds of a table such as oracle.csv.
+
+    Returns:
+        Name of a seed, such as "Seed 0" -> accuracies in percent; NaN where it diverged. Empty if
+        the table has no such columns.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        TableError: as for `read_accuracies`.
+    """
+    table = _table(path)
+    seeds = [column for column in table.columns if column.startswith(SEED)]
+    return {seed: _oracle(table, seed) for seed in seeds}
+
+
+def read_linear(path: Path) -> Accuracies:
+    """Read a table of linear probes; empty if there is none.
+
+    Raises:
+        TableError: as for `read_accuracies`.
+    """
+    return _oracle(_table(path), LINEAR) if path.exists() else {}
 
 
 def read_truth(
@@ -281,8 +308,8 @@ def _shown(transfer: Transfer) -> str:
     return "/".join(filter(None, transfer))
 
 
-def _oracle(table: _Table) -> Accuracies:
-    table.require(ORACLE)
+def _oracle(table: _Table, column: str = ORACLE[-1]) -> Accuracies:
+    table.require((*TRANSFER, column))
     found = {}
     for row, transfer in _transfers(table):
         if not transfer.source:
@@ -291,12 +318,12 @@ def _oracle(table: _Table) -> Accuracies:
             models.get(transfer.architecture)
         except InputError as error:
             raise TableError(f"{row.where}: {error}") from None
-        found[transfer] = _percentage(row)
+        found[transfer] = _percentage(row, column)
     return found
 
 
-def _percentage(row: _Row) -> float:
-    cell = row.cells["Oracle"]
+def _percentage(row: _Row, column: str) -> float:
+    cell = row.cells[column]
     if not cell:
         return math.nan
     try:
@@ -307,7 +334,7 @@ def _percentage(row: _Row) -> float:
         return math.nan
     if not 0 <= accuracy <= 100:
         raise TableError(
-            f"{row.where}: Oracle is {cell!r}; expected a percentage in [0, 100], or -1"
+            f"{row.where}: {column} is {cell!r}; expected a percentage in [0, 100], or -1"
         )
     return accuracy
 

@@ -11,7 +11,7 @@ from rich.console import Console
 import jaxparc
 from experiments import benchmarks
 from experiments.settings import Benchmark
-from experiments.tables import figures, paper, read
+from experiments.tables import figures, paper, read, truth
 from jaxparc import evaluation, files, models, report, selectors
 from jaxparc.evaluation import baselines, controls, outcomes, summary
 from jaxparc.evaluation.outcomes import Outcomes
@@ -178,6 +178,7 @@ def report_tables(
     out: Path,
     *,
     times: Path | None = None,
+    linear: Path | None = None,
     benchmark: Benchmark | None = None,
     resamples: int = 2000,
 ) -> None:
@@ -188,6 +189,8 @@ def report_tables(
         scores: a table of scores; None to report only the scores in `oracle` and the baselines.
         out: the folder of index.html, summary.csv, tables/ and figures/.
         times: times.csv of a results folder; None for none.
+        linear: table of linear probes; None for none. With one, there are also the tables of
+            `truth`.
         benchmark: the benchmark of the tables; by default recognised by its models.
         resamples: number of resamples for every interval.
 
@@ -211,6 +214,8 @@ def report_tables(
         printed = paper.tables(benchmark, paper.Ours(found, milliseconds))
         if benchmark.name == "controlled":
             more = {"varying": by_varying(found), "layers": with_layers(found)}
+    if linear is not None:
+        more |= truth.tables(found, oracle, linear, title, resamples)
     for sheet in write_files(result, out, printed | more).values():
         console.print(sheet.rich())
     report.write_page(
@@ -235,6 +240,6 @@ def report_tables(
             summary=result,
         ),
         out / "index.html",
-        {paper.HEADING: list(printed.values())},
+        {paper.HEADING: list(printed.values()), truth.HEADING: list(more.values())},
     )
     say(f"report: {out / 'index.html'}")

@@ -11,12 +11,12 @@ from jaxparc import stats
 from jaxparc.selectors import components
 from jaxparc.selectors.probe import Probe
 
-# Maximum number of Newton steps, and of conjugate gradient steps in each. By the item size of the
-# dtype: the norm of the gradient, over its initial value (TOLERANCE) and over the norm of the
-# weights (ENOUGH), below which the iteration stops, and the latter ratio above which it has failed
-# (GIVEN_UP).
+# Maximum number of Newton steps. By the item size of the dtype: the maximum number of conjugate
+# gradient steps in each, of which float32 rounds the later ones away; the norm of the gradient, over
+# its initial value (TOLERANCE) and over the norm of the weights (ENOUGH), below which the iteration
+# stops, and the latter ratio above which it has failed (GIVEN_UP).
 NEWTON_STEPS = 40
-CG_STEPS = 100
+CG_STEPS = {4: 100, 8: 1000}
 TOLERANCE = {4: 1e-4, 8: 1e-9}
 ENOUGH = {4: 0.05, 8: 0.005}
 GIVEN_UP = {4: 0.2, 8: 0.01}
@@ -271,10 +271,11 @@ def _solve(
         direction = following.plus(product / s.product, s.direction)
         return _Search(s.found.plus(length, s.direction), residual, direction, product, s.steps + 1)
 
+    most = CG_STEPS[spread.dtype.itemsize]
     nothing = Weights(*(jnp.zeros_like(part) for part in b))
     start = _Search(nothing, b, conditioned(b), b.dot(conditioned(b)), jnp.int32(0))
     return jax.lax.while_loop(
-        lambda s: (jnp.sqrt(s.residual.dot(s.residual)) > enough) & (s.steps < CG_STEPS),
+        lambda s: (jnp.sqrt(s.residual.dot(s.residual)) > enough) & (s.steps < most),
         improve,
         start,
     ).found

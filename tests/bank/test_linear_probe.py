@@ -1,10 +1,16 @@
 """The linear probe, against scikit-learn's logistic regression."""
 
+import importlib
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from jaxparc.bank import linear_probe
+
+logistic = importlib.import_module("jaxparc.selectors.logistic")  # the name is also a function's
 
 
 def drawn(n, seed, shift=3.0):
@@ -57,3 +63,18 @@ def test_features_that_are_not_finite_have_no_accuracy():
     with np.errstate(invalid="ignore"):
         assert linear_probe.accuracy(x, y, x, y, 4) is None
     assert linear_probe.accuracy(np.ones_like(x), y, x, y, 4) is None
+
+
+def test_few_features_may_be_far_larger_than_the_others():
+    """As of a published MobileNetV2, half of whose units are 0 on natural images."""
+    rng = np.random.default_rng(0)
+    n, active = 300, 100
+    labels, of_class = rng.integers(0, 10, n), rng.normal(size=(10, active))
+    sizes = np.exp(3 * rng.normal(size=(n, active))) * 10.0 ** -np.linspace(0, 4, active)
+    x = sizes * (1 + 0.2 * np.abs(of_class[labels])) * (rng.random(sizes.shape) < 0.3)
+    x = x - x.mean(0)
+    x = x / np.sqrt((x**2).sum() / n / 3000)  # as if most of 3,000 features were 0
+    with jax.enable_x64(True):
+        y = jnp.asarray(np.eye(10)[labels])
+        _, error = logistic.fit(jnp.asarray(x @ x.T), y, jnp.ones((1, 10), bool))
+    assert float(error) < 1e-6
