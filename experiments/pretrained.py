@@ -27,8 +27,8 @@ def with_networks(benchmark: Benchmark) -> Benchmark:
     Without targets, it gets those of `real_data`, beside the bank file.
 
     Raises:
-        InputError: the file cannot be read or has no network of `jaxparc.models`, one does not
-            take images of this size, or an image set is missing.
+        InputError: the file cannot be read or has no network of `jaxparc.models`, a name cannot be
+            used in file names, or an image set is missing.
     """
     path = Path(benchmark.bank)
     if not path.exists():
@@ -48,8 +48,6 @@ def with_networks(benchmark: Benchmark) -> Benchmark:
             raise InputError(
                 f"{benchmark.bank}: {architecture} of source {source!r}: {error}"
             ) from None
-    for entry in found:
-        dataclasses.replace(entry, size=benchmark.image_size).counts()
     return made
 
 
