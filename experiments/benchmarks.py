@@ -214,7 +214,11 @@ REAL = Benchmark(
     scratch=False,
     probe_sets=3,
     methods=(
-        *(label for label in SELECTORS if not selectors.method(label).needs),
+        *(
+            label
+            for label in SELECTORS
+            if {"features", "labels"} >= {*selectors.method(label).needs}
+        ),
         "parc_f32",
         "hscore_f32",
         ENSEMBLE,

@@ -109,7 +109,11 @@ def read_results(run: Run) -> report.Results:
     scores = {method: scores[method] for method in benchmark.methods}
     counted = _outcomes(benchmark, accuracies, scores)
     scored = counted.scores and counted.where.any()
-    summary = summarise(with_baselines(counted)) if scored else None
+    if scored:
+        counted = with_baselines(counted)
+    if scored and benchmark.linear_probes:
+        counted = truth.with_parameters(counted)
+    summary = summarise(counted) if scored else None
     return report.Results(
         titles={} if summary is None else {m: title(m) for m in summary.outcomes.scores},
         summary=summary,

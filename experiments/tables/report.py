@@ -201,6 +201,8 @@ def report_tables(
     tables = read.read(oracle, scores)
     stage_seconds, milliseconds = read.read_times(times) if times else ({}, {})
     found, benchmark = evaluated(tables, benchmark)
+    if linear is not None:
+        found = truth.with_parameters(found)
     if not found.where.any():
         name = "" if benchmark is None else f" of the benchmark {benchmark.name}"
         raise read.TableError(f"{oracle} has no transfer{name} with an accuracy and a score")

@@ -4,6 +4,7 @@ And the summary again for networks alike in what they were trained on, or in the
 better network is not just the larger one, or the one that has seen more.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from experiments.tables import read
 from jaxparc import models
-from jaxparc.evaluation import Transfer, outcomes
+from jaxparc.evaluation import Transfer, baselines, outcomes
 from jaxparc.evaluation.measures import MEASURES
 from jaxparc.evaluation.outcomes import Model, Outcomes
 from jaxparc.evaluation.summary import summarise
@@ -20,6 +21,7 @@ from jaxparc.report.results import number
 from jaxparc.report.sheets import Sheet
 
 HEADING = "The truth, and models that are alike"
+PARAMETERS = "log parameters"
 FEWEST = 4  # models of a part that has its own table
 ALIKE = 3.0  # largest ratio of the numbers of parameters of networks of similar size
 _MEASURES = ("pearson", "weighted_tau", "regret1")
@@ -48,6 +50,14 @@ def tables(
         sheet = sheets.intervals(result, "pearson", title)
         made[name] = sheet._replace(title=f"PC among {heading}: {', '.join(map(_name, some))}")
     return made
+
+
+def with_parameters(found: Outcomes) -> Outcomes:
+    """Return outcomes with the logarithm of the number of parameters as a further baseline."""
+    sizes = {name: math.log(spec.parameters) for name, spec in models.MODELS.items()}
+    if any(architecture not in sizes for architecture, _ in found.models):
+        return found
+    return found.beside({PARAMETERS: baselines.depth(found, sizes)})
 
 
 def accuracies(found: Outcomes, seeds: Mapping[str, read.Accuracies]) -> Sheet:

@@ -12,9 +12,9 @@ from jaxparc.selectors import components
 from jaxparc.selectors.probe import Probe
 
 # Maximum number of Newton steps. By the item size of the dtype: the maximum number of conjugate
-# gradient steps in each, of which float32 rounds the later ones away; the norm of the gradient, over
-# its initial value (TOLERANCE) and over the norm of the weights (ENOUGH), below which the iteration
-# stops, and the latter ratio above which it has failed (GIVEN_UP).
+# gradient steps in each, the later of which rounding makes useless in float32; the norm of the
+# gradient, over its initial value (TOLERANCE) and over the norm of the weights (ENOUGH), below
+# which the iteration stops, and the latter ratio above which it has failed (GIVEN_UP).
 NEWTON_STEPS = 40
 CG_STEPS = {4: 100, 8: 1000}
 TOLERANCE = {4: 1e-4, 8: 1e-9}
