@@ -52,16 +52,10 @@ def with_networks(benchmark: Benchmark) -> Benchmark:
 
 
 def lacking(entry: Entry) -> dict[str, str]:
-    """Return the missing weights of a network -> the command that gets them."""
-    if entry.hub is not None:
-        try:
-            entry.fetched_weights()
-        except InputError as error:
-            return {entry.name: f"a connection to the hub: {error}"}
+    """Return the missing weights of a network -> what to do; a hub's are downloaded when needed."""
+    if entry.weights is None or entry.weights.exists():
         return {}
-    if entry.weights is None or not entry.weights.exists():
-        return {entry.name: f"the file {entry.weights}: its bank file says where it comes from"}
-    return {}
+    return {entry.name: f"{entry.weights}, the weights of {entry.name} in the bank file"}
 
 
 @functools.lru_cache(maxsize=2)

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -334,3 +335,20 @@ def test_tables_of_the_truth_are_those_of_plain_correlations(tmp_path):
         "squeezenet1_1",
     ]
     assert len(parts["within_size"][1]) == 6
+
+
+@pytest.mark.slow
+def test_the_published_results_are_reported_without_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    report.main(["--benchmark", "real"])
+    capsys.readouterr()
+    tables = tmp_path / "results" / "real" / "report" / "tables"
+    page = (tables.parent / "index.html").read_text()
+    docs = (Path(__file__).parents[2] / "docs" / "real_benchmark.md").read_text()
+    for name in ("accuracies", "truth"):
+        lines = (tables / f"{name}.md").read_text().splitlines()
+        shown = [line for line in lines if line.startswith("| ")]
+        assert len(shown) > 2
+        assert [line for line in shown if line not in docs] == []
+    for method in benchmarks.REAL.methods:
+        assert method in page or jaxparc.selectors.method(method).title in page
