@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxparc
-from experiments import benchmarks, score_probes
+from experiments import benchmarks, pretrained, score_probes
 from experiments.runner.run import Run
 from experiments.tables import read
 from experiments.tables.facts import Facts, read_facts
@@ -205,7 +205,9 @@ def of_results(out: Path, benchmark: str | None = None) -> Bank:
         InputError: the benchmark is unknown, or oracle.csv is missing or malformed.
         StageError: a probe set has no probe file.
     """
-    run = Run(benchmarks.get(benchmark or out.name), out, Path("checkpoints"))
+    settings = benchmarks.get(benchmark or out.name)
+    settings = pretrained.with_networks(settings) if settings.bank else settings
+    run = Run(settings, out, Path("checkpoints"))
     try:
         accuracies = read.read_accuracies(out / "oracle.csv")
     except FileNotFoundError as error:

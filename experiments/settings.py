@@ -136,6 +136,11 @@ class Benchmark:
                 f"benchmark {self.name}: source_start is {self.source_start!r}; expected one of "
                 f"its sources {', '.join(self.source_names)}"
             )
+        if self.bank and self.architectures:
+            raise InputError(
+                f"benchmark {self.name}: a bank file takes the place of architectures and sources, "
+                "of which this benchmark has its own; expected --benchmark real"
+            )
         if self.bank and self.scratch:
             raise InputError(f"benchmark {self.name}: scratch needs sources, not a bank file")
         if self.repeats < 1:
@@ -198,8 +203,10 @@ class Benchmark:
         """Return the number of images of a data set in eq. 4; NaN if the data set is unknown."""
         if name in self.published_images:
             return self.published_images[name]
-        for network in self.networks:
-            if network.source == name and network.source_images:
+        for (_, source), network in zip(
+            self.models() if self.bank else (), self.networks, strict=True
+        ):
+            if source == name and network.source_images:
                 return network.source_images
         names = map(datasets.short_name, self.addresses)
         return self.data(name).sizes["train"] if name in names else math.nan

@@ -18,6 +18,7 @@ from tiny_bank import weights_of
 
 import jaxparc
 from experiments import (
+    banks,
     benchmarks,
     extract_probes,
     finetune_all,
@@ -131,7 +132,8 @@ def test_linear_probes_are_those_of_scikit_learn(finished):
 
 
 @pytest.mark.slow
-def test_every_stage_uses_the_published_weights(finished):
+def test_every_stage_uses_the_published_weights(finished, monkeypatch):
+    monkeypatch.setattr(benchmarks, "BENCHMARKS", {"tiny_real": finished.benchmark})
     assert {u.name for u in train_sources.units(finished)} == {
         "resnet18 on stars",
         "resnet18 on trees",
@@ -140,6 +142,8 @@ def test_every_stage_uses_the_published_weights(finished):
     assert len(scores) == 2 * 2
     heuristic = {row["Source Dataset"]: float(row["heuristic"]) for row in scores}
     assert heuristic["stars"] != heuristic["trees"]  # by the bank file's numbers of images
+    compared = banks.of_results(finished.out, "tiny_real")
+    assert {one.target for one in compared.sets} == {"digits"}
     page = (finished.out / "report" / "index.html").read_text()
     assert "seed 0 predicts seed 1" in page
     assert "linear probe predicts fine-tuning" in page
@@ -180,7 +184,7 @@ def test_networks_of_other_libraries_are_left_out_and_named(bank, capsys):
 
 def test_networks_alike_in_architecture_and_source_are_told_apart_by_name():
     networks = tuple(
-        Entry(name=name, architecture=architecture, source=source)
+        Entry(name=name, architecture=architecture, source=source, source_images=5)
         for name, architecture, source in (
             ("a", "resnet18", "stars"),
             ("b", "resnet18", "stars"),
@@ -196,6 +200,7 @@ def test_networks_alike_in_architecture_and_source_are_told_apart_by_name():
         ("resnet50", "d"),
     )
     assert made.network("resnet18", "b").name == "b"
+    assert made.images("b") == 5
 
 
 @pytest.mark.parametrize("source", ["a/b", ""])
@@ -223,6 +228,7 @@ def test_missing_weights_are_named_before_the_start(bank, tmp_path, monkeypatch)
     [
         ({"scratch": True}, "scratch needs sources"),
         ({"repeats": 0}, "repeats is 0"),
+        ({"architectures": ("resnet18",)}, "has no value|takes the place of architectures"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
