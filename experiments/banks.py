@@ -218,9 +218,9 @@ def of_results(out: Path, benchmark: str | None = None) -> Bank:
     sets = []
     for target in run.benchmark.target_names:
         transfers = [t for t in accuracies if t.target == target]
-        reference = Transfer(run.benchmark.reference, target, target)
+        reference = [Transfer(settings.reference, target, target)] * (not settings.bank)
         for probe_set in range(run.benchmark.probe_sets):
-            probes = score_probes.read(run, [*transfers, reference], probe_set)
+            probes = score_probes.read(run, [*transfers, *reference], probe_set)
             sets.append(_of_probes(run, target, probe_set, probes))
     _check_same(sets)
     found = {t for one in sets for t in one.transfer.values()}

@@ -106,6 +106,8 @@ def _repeat_unit(run: Run, number: int, transfer: Transfer) -> Unit:
         results.repeat_path(run, transfer, number),
         functools.partial(results.check_repeat, run, transfer),
         functools.partial(_repeat, run, transfer, number),
+        # Its rate is known once all of these are trained.
+        {k: v for t in results.sharing_rate(run, transfer) for k, v in _lacking(run, t).items()},
     )
 
 
@@ -116,12 +118,13 @@ def _unit(
     path: Path,
     check: Callable[[Path, str], Any],
     make: Callable[[Callable[[int], None]], None],
+    lacks: Mapping[str, str] | None = None,
 ) -> Unit:
     """Return a unit of a transfer; one shard makes all those that depend on each other."""
     benchmark = run.benchmark
     together = benchmark.halving or benchmark.repeats > 1
     group = " ".join(map(str, results.rate_key(transfer))) if together else ""
-    return Unit(name, path, check, make, _lacking(run, transfer), group=group)
+    return Unit(name, path, check, make, lacks or _lacking(run, transfer), group=group)
 
 
 def _check(run: Run, transfer: Transfer, path: Path, name: str) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import real_data
+from experiments import benchmarks, real_data
 from experiments.settings import Benchmark
 from jaxparc import files
 from jaxparc.bank import toml_file
 from jaxparc.bank.entry import Entry
 from jaxparc.bank.kinds import native
 from jaxparc.errors import InputError, OperationError
+from jaxparc.evaluation import SCRATCH
 from jaxparc.units.progress import say
 from jaxparc.weights.loaded import Loaded
 
@@ -24,35 +25,43 @@ class ChangedError(OperationError):
 def with_networks(benchmark: Benchmark) -> Benchmark:
     """Return a benchmark with the networks of its bank file; those of other libraries are left out.
 
-    Without targets, it gets those of `real_data`, beside the bank file.
+    Without targets, the registered bank file gets those of `real_data`, beside it.
 
     Raises:
         InputError: the file cannot be read or has no network of `jaxparc.models`, a name cannot be
             used in file names, or an image set is missing.
     """
     path = Path(benchmark.bank)
+    ours = benchmark.bank == benchmarks.REAL.bank
     if not path.exists():
-        raise InputError(f"{path}: no such file; {real_data.command(path.parent)} writes one")
+        hint = f"; {real_data.command(path.parent)} writes it" if ours else ""
+        raise InputError(f"{path}: no such file{hint}")
+    if not (ours or benchmark.targets):
+        raise InputError(f"{path}: --targets is missing; expected image sets to fine-tune to")
     entries = toml_file.read(path)
     found = tuple(entry for entry in entries if entry.kind == "architecture" and not entry.refused)
-    if others := [entry.name for entry in entries if entry not in found]:
-        say(f"{benchmark.bank}: not fine-tuned here: {', '.join(others)} (docs/models.md)")
+    for entry in entries:
+        if entry not in found:
+            reason = entry.refused or "not a network of jaxparc.models (docs/models.md)"
+            say(f"{benchmark.bank}: {toml_file.printable_name(entry)} is left out: {reason}")
     if not found:
         raise InputError(f"{benchmark.bank} has no network of jaxparc.models (docs/models.md)")
     targets = benchmark.targets or real_data.targets(path.parent)
     made = dataclasses.replace(benchmark, networks=found, targets=targets)
-    for architecture, source in made.models():
+    models = made.models()
+    for architecture, source in models:
+        where = f"{benchmark.bank}: {architecture} of source {source!r}"
         try:
             files.check_name(f"{architecture}_{source}")
         except ValueError as error:
-            raise InputError(
-                f"{benchmark.bank}: {architecture} of source {source!r}: {error}"
-            ) from None
+            raise InputError(f"{where}: {error}") from None
+        if source == SCRATCH or models.count((architecture, source)) > 1:
+            raise InputError(f"{where}: the name of other results; expected another source or name")
     return made
 
 
 def lacking(entry: Entry) -> dict[str, str]:
-    """Return the missing weights of a network -> what to do; a hub's are downloaded when needed."""
+    """Return the missing weights of a network -> their path; a hub's are downloaded when needed."""
     if entry.weights is None or entry.weights.exists():
         return {}
     return {entry.name: f"{entry.weights}, the weights of {entry.name} in the bank file"}
@@ -71,7 +80,12 @@ def loaded(entry: Entry) -> Loaded:
 
 
 def write_record(entry: Entry, path: Path, name: str, on_images: Callable[[int], None]) -> None:
-    """Write what determines a network, for `check_record`, after loading it once."""
+    """Write what determines a network, for `check_record`, after loading it once.
+
+    Raises:
+        InputError: as for `loaded`.
+        OSError: likewise, or the record cannot be written.
+    """
     del on_images
     loaded(entry)
     files.write_sealed(path, {"unit": name, "made_of": _made_of(entry)})
@@ -90,8 +104,8 @@ def check_record(entry: Entry, path: Path, name: str) -> None:
     recorded: Any = files.read_sealed(path)
     if recorded != {"unit": name, "made_of": _made_of(entry)}:
         raise ChangedError(
-            f"{path} is of other weights or settings than {entry.where} has now; move it and the "
-            f"results of {entry.name} away, or give another --name"
+            f"{path} is of other weights or settings than {entry.where} has now; expected the "
+            "same, or another --name"
         )
 
 

@@ -12,6 +12,7 @@ import base64
 import gzip
 import io
 import json
+import lzma
 import re
 import tarfile
 import zipfile
@@ -31,6 +32,8 @@ from jaxparc.errors import InputError
 TRAIN, TEST = 1250, 2000  # images
 DRAWN_CLASSES = 100  # of the 345 of Quick, Draw!, evenly spaced in the order of their names
 IMAGENET = {"source": "imagenet2012", "source_images": 1281167}
+
+_CUT_OFF = (EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 Contents = Mapping[str, bytes]
 """Name of a file in an archive -> what it holds."""
@@ -292,7 +295,7 @@ def read(archive: Path, package: Package) -> dict[str, bytes]:
                     for one in tar
                     if re.fullmatch(package.files, one.name) and (opened := tar.extractfile(one))
                 }
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, *_CUT_OFF) as error:
         raise InputError(f"{archive} cannot be read: {error}; {package.command}") from error
     if not found:
         raise InputError(f"{archive} has no file {package.files}; {package.command}")
@@ -367,7 +370,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 train, test = len(arrays["labels"]), len(arrays["test_labels"])
                 print(f"{name}: {train:,} training and {test:,} test images")
             entries = [write_network(name, found[name], args.out) for name in NETWORKS]
-            files.write_text(args.out / "bank.toml", toml_text.text(entries, args.out))
+            bank, text = args.out / "bank.toml", toml_text.text(entries, args.out)
+            if bank.exists() and bank.read_text() != text:
+                raise InputError(
+                    f"{bank} is another bank file; move it away, or give another --out"
+                )
+            files.write_text(bank, text)
             print(f"written to {printing.shown(str(args.out))}")
         except (InputError, OSError) as error:
             parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")

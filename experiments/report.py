@@ -9,6 +9,7 @@ not run here, the published results are reported, if there are any (`--benchmark
 """
 
 import argparse
+import dataclasses
 import importlib.metadata
 import math
 import platform
@@ -40,6 +41,7 @@ from jaxparc.evaluation.outcomes import Outcomes
 from jaxparc.evaluation.summary import summarise
 from jaxparc.report import sheets
 from jaxparc.units import options
+from jaxparc.units.progress import say
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy")
 OPTIONS = ("oracle", "scores", "times", "resamples")  # options for reporting any table
@@ -234,7 +236,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             _refuse(parser, f"--{given[0]} needs --oracle")
         args.benchmark = args.benchmark or default
         out = args.out or Path("results") / args.benchmark
-        if not (out / "oracle.csv").exists() and published(args.benchmark, "oracle").exists():
+        settings = {field.name for field in dataclasses.fields(benchmarks.Benchmark)}
+        run_here = settings & vars(args).keys() or (out / "settings.json").exists()
+        if not run_here and published(args.benchmark, "oracle").exists():
+            say(f"{args.benchmark}: the published results, as it was not run in {out}")
             _report_published(parser, args.benchmark, out / "report")
             return
         command_line.run_stages(parser, args, [STAGE])
@@ -255,6 +260,8 @@ def _report_published(parser: argparse.ArgumentParser, benchmark: str, out: Path
             linear=published(benchmark, "linear"),
             resamples=RESAMPLES,
         )
+    except BrokenPipeError:
+        raise
     except (InputError, OSError) as error:
         _refuse(parser, printing.line(error))
 

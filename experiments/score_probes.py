@@ -19,7 +19,7 @@ import jaxparc
 from experiments import extract_probes, train_sources, transfer_results
 from experiments.runner import command_line
 from experiments.runner.run import Run, Stage, StageError, run_units
-from jaxparc import array_files, files, labels, models, selectors
+from jaxparc import array_files, files, labels, selectors
 from jaxparc.evaluation import Transfer
 from jaxparc.training import checkpoints
 from jaxparc.units.progress import say
@@ -204,8 +204,8 @@ def scorer(
         probs={"/".join(t): cut[t]["probs"] for t in bank if "probs" in cut[t]},
         reference=reference,
         num_classes=benchmark.data(target).num_classes,
-        layers=[models.get(t.architecture).layers for t in bank],
-        source_images=[benchmark.images(t.source) for t in bank],
+        layers=[benchmark.layers(t.architecture, t.source) for t in bank],
+        source_images=[benchmark.source_images(t.architecture, t.source) for t in bank],
         target_images=benchmark.images(target),
         ell_max=benchmark.ell_max,
     )

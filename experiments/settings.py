@@ -136,7 +136,7 @@ class Benchmark:
                 f"benchmark {self.name}: source_start is {self.source_start!r}; expected one of "
                 f"its sources {', '.join(self.source_names)}"
             )
-        if self.bank and self.architectures:
+        if self.bank and (self.architectures or self.sources):
             raise InputError(
                 f"benchmark {self.name}: a bank file takes the place of architectures and sources, "
                 "of which this benchmark has its own; expected --benchmark real"
@@ -146,6 +146,11 @@ class Benchmark:
         if self.repeats < 1:
             raise InputError(f"benchmark {self.name}: repeats is {self.repeats}; expected >= 1")
         needs = {need for method in self.methods for need in selectors.method(method).needs}
+        if "reference" in needs and self.bank:
+            raise InputError(
+                f"benchmark {self.name}: RSA and DDS need a model trained on each target, which a "
+                "bank file does not have"
+            )
         if "reference" in needs:
             if self.reference not in self.architectures:
                 raise InputError(
@@ -203,13 +208,19 @@ class Benchmark:
         """Return the number of images of a data set in eq. 4; NaN if the data set is unknown."""
         if name in self.published_images:
             return self.published_images[name]
-        for (_, source), network in zip(
-            self.models() if self.bank else (), self.networks, strict=True
-        ):
-            if source == name and network.source_images:
-                return network.source_images
         names = map(datasets.short_name, self.addresses)
         return self.data(name).sizes["train"] if name in names else math.nan
+
+    def source_images(self, architecture: str, source: str) -> float:
+        """Return the number of images that a model was trained on, in eq. 4; NaN if unknown."""
+        if not self.bank:
+            return self.images(source)
+        return self.network(architecture, source).source_images or math.nan
+
+    def layers(self, architecture: str, source: str) -> int:
+        """Return the number of layers of a model, as eq. 4 and 6 take it."""
+        given = self.network(architecture, source).layers if self.bank else None
+        return given or models.get(architecture).layers
 
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the results, as JSON values."""

@@ -60,9 +60,9 @@ def remaining_rates(run: Run, transfer: Transfer, rung: int) -> tuple[float, ...
             break
         try:
             found = [_at_rung(run, other, steps) for other in together]
-        except (FileNotFoundError, files.DamagedFileError):
-            break
-        means = {rate: _mean([of_rates[f"{rate:g}"] for of_rates in found]) for rate in rates}
+            means = {rate: _mean([of_rates[f"{rate:g}"] for of_rates in found]) for rate in rates}
+        except (FileNotFoundError, files.DamagedFileError, KeyError):
+            break  # KeyError: other rates had remained when fewer networks were in the bank
         rates = tuple(halving.better_half(means))
     return rates
 
@@ -227,7 +227,7 @@ def write_tables(run: Run) -> None:
             missing.add(rate_key(candidate.transfer))
     # A rate is chosen for all sources together, so all of them must be done.
     whole = {c: r for c, r in results.items() if rate_key(c.transfer) not in missing}
-    chosen = choose({c: r["validation"] if "losses" in r else None for c, r in whole.items()})
+    chosen = choose({c: r["validation"] for c, r in whole.items() if "losses" in r})
     repeats = run.benchmark.repeats
     seeds = [f"{read.SEED}{number}" for number in range(repeats if repeats > 1 else 0)]
     oracle: list[Sequence[object]] = [(*read.ORACLE, *seeds)]
@@ -283,9 +283,7 @@ def chosen_rate(run: Run, transfer: Transfer) -> float:
     rates = run.benchmark.rates(transfer.architecture)
     of = [Candidate(other, rate) for other in sharing_rate(run, transfer) for rate in rates]
     results = {candidate: outcome(run, candidate) for candidate in of}
-    return choose({c: r["validation"] if "losses" in r else None for c, r in results.items()})[
-        transfer
-    ]
+    return choose({c: r["validation"] for c, r in results.items() if "losses" in r})[transfer]
 
 
 def _stopped(run: Run, candidate: Candidate) -> dict[str, Any]:

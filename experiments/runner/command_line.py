@@ -198,7 +198,7 @@ def _require_divisible(stages: Sequence[Stage]) -> None:
     if whole := [stage.name for stage in stages if not stage.divisible]:
         raise StageError(
             f"--shard: {' and '.join(whole)} cannot be divided; use it with train_sources, "
-            "finetune_all and extract_probes"
+            "finetune_all, linear_probes and extract_probes"
         )
 
 

@@ -73,7 +73,10 @@ def accuracies(found: Outcomes, seeds: Mapping[str, read.Accuracies]) -> Sheet:
         rows.append((_name(model), *cells))
     note = f"Mean of {len(seeds)} seeds ± half their range." if len(seeds) > 1 else ""
     return Sheet(
-        "Accuracy after fine-tuning, in %", ("model", *found.targets), tuple(rows), (note,)
+        "Accuracy after fine-tuning, in %",
+        ("model", *found.targets),
+        tuple(rows),
+        (note,) if note else (),
     )
 
 
@@ -96,12 +99,23 @@ def repeated(
         pairs["linear probe predicts fine-tuning"] = linear, mean
     rows = []
     for name, (scores, truth) in pairs.items():
-        known = outcomes.collect(
-            {t: a for t, a in truth.items() if t in scores and not np.isnan(a)}, {name: [scores]}
-        ).only(targets=found.targets)
+        kept = [
+            t
+            for t, accuracy in truth.items()
+            if t.target in found.targets and np.isfinite([accuracy, scores.get(t, np.nan)]).all()
+        ]
+        if not kept:
+            continue
+        labelled = {name: [{t: scores[t] for t in kept}]}
+        known = outcomes.collect({t: truth[t] for t in kept}, labelled)
         values = {m: outcomes.by_target(known, name, MEASURES[m])[0] for m in _MEASURES}
         means = (number(MEASURES[m].scale * float(v.mean())) for m, v in values.items())
-        rows.append((name, *means, *(number(100 * float(v)) for v in values["pearson"])))
+        of_target = dict(zip(known.targets, values["pearson"], strict=True))
+        cells = (
+            number(100 * float(of_target[target])) if target in of_target else "–"
+            for target in found.targets
+        )
+        rows.append((name, *means, *cells))
     if not rows:
         return None
     head = [MEASURES[m].title for m in _MEASURES]
@@ -110,8 +124,8 @@ def repeated(
         ("", *head, *(f"PC {target}" for target in found.targets)),
         tuple(rows),
         (
-            "Means over targets. One seed against another is the ceiling: no method can be "
-            "expected to know a transfer better than another training of it.",
+            "Means over targets. One seed against another shows how well single trainings agree; "
+            "an accuracy is the mean of all.",
         ),
     )
 

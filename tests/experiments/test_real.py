@@ -171,14 +171,15 @@ def test_a_run_that_diverges_has_no_accuracy_and_the_others_go_on(bank, finished
     assert finetune_all.STAGE.run(run) == 0
     assert [row["Oracle"] for row in rows(run.out / "oracle.csv")] == ["", ""]
     assert [row["Seed 1"] for row in rows(run.out / "oracle.csv")] == ["", ""]
+    assert [module.STAGE.run(run) for module in STAGES[2:]] == [0] * len(STAGES[2:])
 
 
 def test_networks_of_other_libraries_are_left_out_and_named(bank, capsys):
     made = pretrained.with_networks(dataclasses.replace(BENCHMARK, bank=str(bank)))
     assert made.models() == (("resnet18", "stars"), ("resnet18", "trees"))
-    assert "not fine-tuned here: other" in capsys.readouterr().err
+    assert "other is left out: not a network of jaxparc.models" in capsys.readouterr().err
     assert [t.source for t in made.transfers()] == ["stars", "trees"]
-    assert made.images("stars") == 7000
+    assert made.source_images("resnet18", "stars") == 7000
     assert "networks" not in made.settings()
 
 
@@ -200,7 +201,7 @@ def test_networks_alike_in_architecture_and_source_are_told_apart_by_name():
         ("resnet50", "d"),
     )
     assert made.network("resnet18", "b").name == "b"
-    assert made.images("b") == 5
+    assert made.source_images("resnet18", "b") == 5
 
 
 @pytest.mark.parametrize("source", ["a/b", ""])
@@ -228,7 +229,9 @@ def test_missing_weights_are_named_before_the_start(bank, tmp_path, monkeypatch)
     [
         ({"scratch": True}, "scratch needs sources"),
         ({"repeats": 0}, "repeats is 0"),
-        ({"architectures": ("resnet18",)}, "has no value|takes the place of architectures"),
+        ({"architectures": ("resnet18",)}, "has no value"),
+        ({"sources": ("digits",)}, "takes the place of architectures"),
+        ({"methods": ("rsa",)}, "need a model trained on each target, which a bank"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
@@ -236,11 +239,17 @@ def test_settings_that_make_no_sense_are_refused(changes, message):
         dataclasses.replace(BENCHMARK, **changes)
 
 
-def test_missing_inputs_name_the_command_that_writes_them(tmp_path, bank, capsys):
+def test_missing_inputs_name_the_command_that_writes_them(tmp_path, bank, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no such file; python -m experiments.real_data"):
+        pretrained.with_networks(benchmarks.REAL)
+    with pytest.raises(InputError, match="b.toml: no such file$"):
         pretrained.with_networks(dataclasses.replace(BENCHMARK, bank=str(tmp_path / "b.toml")))
-    with pytest.raises(InputError, match="cifar10.npz.*python -m experiments.real_data"):
+    with pytest.raises(InputError, match="--targets is missing"):
         pretrained.with_networks(dataclasses.replace(BENCHMARK, bank=str(bank), targets=()))
+    shutil.copytree(bank.parent, tmp_path / "real")
+    with pytest.raises(InputError, match="cifar10.npz.*python -m experiments.real_data"):
+        pretrained.with_networks(benchmarks.REAL)
     with pytest.raises(SystemExit):
         real_data.main([str(tmp_path), "--out", str(tmp_path / "real")])
     error = capsys.readouterr().err
@@ -322,7 +331,8 @@ def test_tables_of_the_truth_are_those_of_plain_correlations(tmp_path):
     }
     found = outcomes.collect(mean, {"m": [mean]})
     probe = dict(zip(transfers, linear, strict=True))
-    sheet = truth.repeated(found, seeds, probe)
+    other = {Transfer("alexnet", "x", "p"): 1.0, Transfer("resnet18", "x", "other"): 2.0}
+    sheet = truth.repeated(found, seeds, probe | other)  # those without an accuracy do not count
     for row, one, other in (
         (sheet.rows[0], first, second),
         (sheet.rows[1], linear, (first + second) / 2),
