@@ -25,7 +25,7 @@ class ChangedError(OperationError):
 def with_networks(benchmark: Benchmark) -> Benchmark:
     """Return a benchmark with the networks of its bank file; those of other libraries are left out.
 
-    Without targets, the registered bank file gets those of `real_data`, beside it.
+    Without targets, it gets those of `real_data`, beside the bank file.
 
     Raises:
         InputError: the file cannot be read or has no network of `jaxparc.models`, a name cannot be
@@ -36,8 +36,6 @@ def with_networks(benchmark: Benchmark) -> Benchmark:
     if not path.exists():
         hint = f"; {real_data.command(path.parent)} writes it" if ours else ""
         raise InputError(f"{path}: no such file{hint}")
-    if not (ours or benchmark.targets):
-        raise InputError(f"{path}: --targets is missing; expected image sets to fine-tune to")
     entries = toml_file.read(path)
     found = tuple(entry for entry in entries if entry.kind == "architecture" and not entry.refused)
     for entry in entries:
@@ -46,7 +44,14 @@ def with_networks(benchmark: Benchmark) -> Benchmark:
             say(f"{benchmark.bank}: {toml_file.printable_name(entry)} is left out: {reason}")
     if not found:
         raise InputError(f"{benchmark.bank} has no network of jaxparc.models (docs/models.md)")
-    targets = benchmark.targets or real_data.targets(path.parent)
+    try:
+        targets = benchmark.targets or real_data.targets(path.parent)
+    except InputError:
+        if ours:
+            raise
+        raise InputError(
+            f"{path}: --targets is missing; expected image sets to fine-tune to"
+        ) from None
     made = dataclasses.replace(benchmark, networks=found, targets=targets)
     models = made.models()
     for architecture, source in models:

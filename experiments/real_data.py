@@ -272,7 +272,7 @@ def find(folder: Path) -> dict[str, Path]:
     if missing := [name for name, archives in found.items() if not archives]:
         lines = "\n".join(f"  {packages[name].command}  # {name}" for name in missing)
         raise InputError(
-            f"{folder} lacks {printing.count(len(missing), 'archive')}; there:\n{lines}"
+            f"{folder} lacks {printing.count(len(missing), 'archive')}; run in it:\n{lines}"
         )
     return {name: archives[-1] for name, archives in found.items()}
 

@@ -174,6 +174,18 @@ def test_a_run_that_diverges_has_no_accuracy_and_the_others_go_on(bank, finished
     assert [module.STAGE.run(run) for module in STAGES[2:]] == [0] * len(STAGES[2:])
 
 
+@pytest.mark.slow
+def test_shards_and_halving_and_seeds_go_together(bank, tmp_path):
+    for number in (2, 1):
+        run = dataclasses.replace(run_in(tmp_path, bank, halving=True), shard=(number, 2))
+        assert finetune_all.STAGE.run(run) == 0
+    found = rows(run.out / "oracle.csv")
+    assert [row["Source Dataset"] for row in found] == ["stars", "trees"]
+    assert all(row["Seed 0"] and row["Seed 1"] for row in found)
+    steps = [row["Steps"] for row in rows(run.out / "grid.csv") if row["Chosen"] == "1"]
+    assert steps == [str(BENCHMARK.transfer_recipe.steps)] * 2
+
+
 def test_networks_of_other_libraries_are_left_out_and_named(bank, capsys):
     made = pretrained.with_networks(dataclasses.replace(BENCHMARK, bank=str(bank)))
     assert made.models() == (("resnet18", "stars"), ("resnet18", "trees"))
@@ -222,6 +234,14 @@ def test_missing_weights_are_named_before_the_start(bank, tmp_path, monkeypatch)
     with pytest.raises(command_line.StageError, match="stars.safetensors"):
         command_line._preflight(run, [finetune_all.STAGE])
     assert "stars.safetensors" in units_run.missing(lacking)
+    shutil.copy(bank.parent / "stars.safetensors", tmp_path)
+    lacking = {unit.name for unit in finetune_all.units(run) if unit.lacks}
+    # the seeds of both need the rate that is chosen for both
+    assert lacking == {
+        "resnet18 trees to digits",
+        "resnet18 stars to digits, seed 1",
+        "resnet18 trees to digits, seed 1",
+    }
 
 
 @pytest.mark.parametrize(
