@@ -48,7 +48,8 @@ def stage(run: Run) -> int:
     # The rates that continue after a rung are known once all sources have reached it.
     listing = list_by_name("experiments.finetune_all", run)
     failures = sum(run_units(run, "finetune_all", wave, listing) for wave in waves)
-    if not imported:
+    # Without a transfer, such as in a shard that has none, a table would look like an imported one.
+    if not imported and (run.out / "transfers").exists():
         # The last of several shards finds the results of all.
         with locks.folder(run.out / "metrics", wait=True):
             results.write_tables(run)
