@@ -205,8 +205,7 @@ def of_results(out: Path, benchmark: str | None = None) -> Bank:
         InputError: the benchmark is unknown, or oracle.csv is missing or malformed.
         StageError: a probe set has no probe file.
     """
-    settings = benchmarks.get(benchmark or out.name)
-    settings = pretrained.with_networks(settings) if settings.bank else settings
+    settings = pretrained.with_networks(benchmarks.get(benchmark or out.name))
     run = Run(settings, out, Path("checkpoints"))
     try:
         accuracies = read.read_accuracies(out / "oracle.csv")

@@ -23,14 +23,18 @@ class ChangedError(OperationError):
 
 
 def with_networks(benchmark: Benchmark) -> Benchmark:
-    """Return a benchmark with the networks of its bank file; those of other libraries are left out.
+    """Return a benchmark with the networks of its bank file, if it has one.
 
-    Without targets, it gets those of `real_data`, beside the bank file.
+    Those of other libraries are left out, with a note.
+
+    Without targets, it gets those of `real_data`, beside the file.
 
     Raises:
         InputError: the file cannot be read or has no network of `jaxparc.models`, a name cannot be
             used in file names, or an image set is missing.
     """
+    if not benchmark.bank:
+        return benchmark
     path = Path(benchmark.bank)
     ours = benchmark.bank == benchmarks.REAL.bank
     if not path.exists():

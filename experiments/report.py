@@ -238,14 +238,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         out = args.out or Path("results") / args.benchmark
         settings = {field.name for field in dataclasses.fields(benchmarks.Benchmark)}
         run_here = settings & vars(args).keys() or (out / "settings.json").exists()
-        if not run_here and published(args.benchmark, "oracle").exists():
+        if not run_here and published_table(args.benchmark, "oracle").exists():
             say(f"{args.benchmark}: the published results, as it was not run in {out}")
             _report_published(parser, args.benchmark, out / "report")
             return
         command_line.run_stages(parser, args, [STAGE])
 
 
-def published(benchmark: str, table: str) -> Path:
+def published_table(benchmark: str, table: str) -> Path:
     """Return the path of a table that comes with the repository, whether it exists or not."""
     return DATA / f"{benchmark}_{table}.csv"
 
@@ -254,10 +254,10 @@ def _report_published(parser: argparse.ArgumentParser, benchmark: str, out: Path
     """Report the tables that come with the repository, of a benchmark that was not run here."""
     try:
         report_tables(
-            published(benchmark, "oracle"),
-            published(benchmark, "scores"),
+            published_table(benchmark, "oracle"),
+            published_table(benchmark, "scores"),
             out,
-            linear=published(benchmark, "linear"),
+            linear=published_table(benchmark, "linear"),
             resamples=RESAMPLES,
         )
     except BrokenPipeError:

@@ -114,8 +114,8 @@ def choose(
     random initialisations. A rate at which a run diverged comes last; ties go to the first rate.
 
     Args:
-        validation: accuracies in percent, None where the run diverged, for the whole grid of every
-            transfer.
+        validation: accuracies in percent, None where the run diverged, of every transfer with all
+            rates that were trained to the end.
     """
     groups: dict[tuple[str, str, bool], list[Candidate]] = {}
     for candidate in validation:
@@ -240,7 +240,7 @@ def write_tables(run: Run) -> None:
         tried.append((*transfer, f"{rate:g}", result["steps"], *accuracies, was_chosen))
         if not was_chosen:
             continue
-        tests = _tests(run, transfer, result["test"])
+        tests = _tests(run, candidate, result["test"])
         if len(tests) < repeats:
             continue  # the others are yet to be trained
         # Without a seed that diverged, the mean would be of another number of seeds.
@@ -251,14 +251,15 @@ def write_tables(run: Run) -> None:
         files.write_text(run.out / f"{name}.csv", files.table_text(rows))
 
 
-def _tests(run: Run, transfer: Transfer, first: float | None) -> list[float | None]:
+def _tests(run: Run, chosen: Candidate, first: float | None) -> list[float | None]:
     """Return the test accuracies of the chosen rate, of the seeds that were trained."""
     found = [first]
     for number in range(1, run.benchmark.repeats):
-        path, name = repeat_path(run, transfer, number), repeat_name(transfer, number)
+        path = repeat_path(run, chosen.transfer, number)
         with contextlib.suppress(FileNotFoundError):
-            check_repeat(run, transfer, path, name)
-            found.append(read_result(path, name)["test"])
+            result = read_result(path, repeat_name(chosen.transfer, number))
+            if result["learning_rate"] == chosen.learning_rate:
+                found.append(result["test"])
     return found
 
 
@@ -280,10 +281,11 @@ def chosen_rate(run: Run, transfer: Transfer) -> float:
     Raises:
         FileNotFoundError: a transfer for which it is chosen, too, is not done.
     """
-    rates = run.benchmark.rates(transfer.architecture)
+    rates = remaining_rates(run, transfer, len(rungs(run.benchmark)))
     of = [Candidate(other, rate) for other in sharing_rate(run, transfer) for rate in rates]
-    results = {candidate: outcome(run, candidate) for candidate in of}
-    return choose({c: r["validation"] for c, r in results.items() if "losses" in r})[transfer]
+    return choose({c: read_result(path_of(run, c), unit_name(c))["validation"] for c in of})[
+        transfer
+    ]
 
 
 def _stopped(run: Run, candidate: Candidate) -> dict[str, Any]:

@@ -108,8 +108,7 @@ def run_stages(
             k: tuple(v) if isinstance(v, list) else v for k, v in args.items()
         }
         benchmark = dataclasses.replace(benchmarks.get(chosen), **changes)
-        if benchmark.bank:
-            benchmark = pretrained.with_networks(benchmark)
+        benchmark = pretrained.with_networks(benchmark)
     except (InputError, datasets.DatasetError) as error:
         parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
     out = out or Path("results") / benchmark.name

@@ -42,8 +42,9 @@ def tables(
     Raises:
         TableError: a table is malformed.
     """
-    made = {"accuracies": accuracies(found, read.read_seeds(oracle))}
-    if compared := repeated(found, read.read_seeds(oracle), read.read_linear(linear)):
+    seeds = read.read_seeds(oracle)
+    made = {"accuracies": accuracies(found, seeds)}
+    if compared := repeated(found, seeds, read.read_linear(linear)):
         made["truth"] = compared
     for name, (heading, some) in parts(found.models).items():
         result = summarise(found.only(models=some), ("pearson",), resamples=resamples)
