@@ -205,7 +205,8 @@ REAL = Benchmark(
     transfer_recipe=Recipe(steps=125, batch_size=32, learning_rate=0.01),
     # By validation accuracy on cifar10 after 80 steps, EfficientNet-Lite0 was best at 0.01 (of
     # 0.003 to 0.1) and SqueezeNet at 0.0003 (of 0.0003 to 0.003); after 150, MobileNetV2 at 0.01
-    # (of 0.01 and 0.03). ResNet-50 was not tried; its accuracies suggest that it needs a smaller rate.
+    # (of 0.01 and 0.03). ResNet-50 was not tried; its accuracies suggest that it needs a smaller
+    # rate.
     learning_rates={"": (0.01, 0.03), "squeezenet1_1": (0.0001, 0.0003, 0.001)},
     halving=True,
     repeats=2,
