@@ -1,8 +1,8 @@
 """jaxparc: which pretrained model will be best after fine-tuning?
 
-Scoring needs only jax, numpy and rich; the dependencies of training, data and checkpoints are
-imported where they are used. Names and submodules are imported on first use, so that
-`import jaxparc` is instant and a command can be interrupted from its start.
+Scoring needs only jax, numpy and rich; what reads weights and images, and what trains, needs the
+extras `bank` and `train`, and is imported where it is used. Names and submodules are imported on
+first use, so that `import jaxparc` is instant and a command can be interrupted from its start.
 """
 
 import importlib
@@ -49,11 +49,23 @@ _MODULES = ("datasets", "evaluation", "labels", "models", "selectors", "weights"
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(f"jaxparc.{_HOMES[name]}"), name)
+        return getattr(_imported(f"jaxparc.{_HOMES[name]}"), name)
     module = f"jaxparc.{name}"
     if name.startswith("_") or importlib.util.find_spec(module) is None:
         raise AttributeError(f"module 'jaxparc' has no attribute {name!r}")
-    return importlib.import_module(module)
+    return _imported(module)
+
+
+def _imported(module: str) -> Any:
+    """Import a module; what it lacks, if an extra has it, is said with that extra."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        from jaxparc import extras
+
+        if (advice := extras.advice(error)) is None:
+            raise
+        raise ModuleNotFoundError(advice, name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from jaxparc import extras
+
 CODE = 130
 GRACE = 3.0  # seconds after the first signal for cleaning up
 _state: dict[str, Any] = {"watching": False, "came": False, "program": "jaxparc", "timer": None}
@@ -157,6 +159,9 @@ def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackT
     """Handle exceptions that no command caught."""
     if came() or isinstance(error, KeyboardInterrupt):
         _say_and_leave(error)
+    if advice := extras.advice(error):
+        print(f"{_state['program']}: {advice}", file=sys.stderr)
+        return
     sys.__excepthook__(kind, error, traceback)
 
 

@@ -8,17 +8,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from jaxparc.datasets import images
 from jaxparc.errors import InputError
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+# Pillow's numbers of its filters. It is imported where images are resized: `Geometry` is part of
+# every bank, and files of features are ranked without it.
+INTERPOLATIONS = {"nearest": 0, "bilinear": 2, "bicubic": 3, "lanczos": 1}
 RESIZES = ("squash", "shortest")
 
 
@@ -75,6 +70,10 @@ def central_crop(image: np.ndarray | bytes, geometry: Geometry) -> np.ndarray:
         OSError: it cannot be decoded.
         InputError: likewise; or its sides differ so much that resizing would make it too large.
     """
+    from PIL import Image
+
+    from jaxparc.datasets import images
+
     side = geometry.resized
     if geometry.resize == "squash":
         square = resized_square(image, side, geometry.interpolation)
@@ -110,6 +109,10 @@ def resized_square(
         side: in pixels.
         interpolation: a key of `INTERPOLATIONS`.
     """
+    from PIL import Image
+
+    from jaxparc.datasets import images
+
     method = INTERPOLATIONS[interpolation]
     if isinstance(image, bytes):
         return images.open_square(image, side, method)

@@ -23,7 +23,11 @@ import pytest
 
 from jaxparc import files
 from jaxparc.commands import parser
-from jaxparc.weights import torchvision
+
+try:
+    from jaxparc.weights import torchvision
+except ModuleNotFoundError:  # tests of what needs no more than the base install run without flax
+    torchvision = None
 
 PLATFORM = os.environ.get("JAXPARC_TEST_PLATFORM", "cpu")
 # The CPU remains: scores that need float64 are computed there.
@@ -50,7 +54,8 @@ def pytest_configure(config):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # For other processes, which would write to the user's.
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
-        torchvision.variable_shapes = kept_shapes(config.cache.mkdir("shapes"))
+        if torchvision is not None:
+            torchvision.variable_shapes = kept_shapes(config.cache.mkdir("shapes"))
     # Commands in this process would keep every small program, too.
     parser.cache_compilations = lambda: None
     if PLATFORM == "cpu":

@@ -92,6 +92,7 @@ def test_backend_alone_asks_for_the_backend():
 ROOMS = [
     "jaxparc._version",
     "jaxparc.errors",
+    "jaxparc.extras",
     "jaxparc.backend",
     "jaxparc.interrupts",
     "jaxparc.printing",

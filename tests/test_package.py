@@ -10,6 +10,7 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxparc
@@ -36,6 +37,12 @@ jaxparc.score_bank({"flat": extracted}, y)
 print(scores.best)
 print(scores)
 """
+# What needs an extra says so in one line; the traceback of Python code ends in it.
+RANK = "import sys; sys.argv = ['jaxparc', 'rank', 'bank.toml', 'photos']"
+MISSING = {
+    "import jaxparc; jaxparc.weights": "ModuleNotFoundError: flax",
+    f"{RANK}; import jaxparc.__main__ as m; m.run()": "jaxparc: pillow",
+}
 
 
 def test_public_names_and_modules_are_there():
@@ -85,8 +92,10 @@ def test_the_console_script_runs_the_command_line(capsys, monkeypatch):
 def test_an_installed_wheel_scores_with_jax_numpy_and_rich_alone(tmp_path):
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in ("jaxparc", "experiments"):
-        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("jaxparc", "experiments", "tests"):
+        (source / name).mkdir(parents=True)
+        (source / name / "__init__.py").touch()
+    shutil.copytree(ROOT / "jaxparc", source / "jaxparc", ignore=ignored, dirs_exist_ok=True)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -98,8 +107,13 @@ def test_an_installed_wheel_scores_with_jax_numpy_and_rich_alone(tmp_path):
     site = Path(sysconfig.get_path("purelib", vars=variables))
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+    # Nothing that would collide with a user's own packages.
+    assert {p.name for p in site.iterdir()} == {
+        "jaxparc",
+        f"jaxparc-{jaxparc.__version__}.dist-info",
+    }
     assert (site / "jaxparc" / "py.typed").exists()
-    for distribution in required("jax", "numpy", "rich"):
+    for distribution in required("jax", "numpy", "rich", "portalocker"):
         for top in {Path(file).parts[0] for file in distribution.files} - {"..", "__pycache__"}:
             (site / top).symlink_to(distribution.locate_file(top))
 
@@ -108,3 +122,13 @@ def test_an_installed_wheel_scores_with_jax_numpy_and_rich_alone(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("a\n")
+    y = np.arange(40) % 4
+    np.savez(tmp_path / "a.npz", features=np.random.default_rng(0).normal(size=(40, 8)), labels=y)
+    command = [python, "-I", "-m", "jaxparc", "score", ".", "--out", "scores"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "parc_f32" in done.stdout
+    for code, start in MISSING.items():
+        done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True)
+        message = f'{start} is not installed: pip install "jaxparc[bank]"'
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (1, message)

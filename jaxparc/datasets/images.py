@@ -141,7 +141,7 @@ def open_rgb(file: str | Path | bytes, *, side: int | None = None) -> Image.Imag
 
 
 def open_square(
-    file: str | Path | bytes, side: int, method: Image.Resampling = Image.Resampling.BILINEAR
+    file: str | Path | bytes, side: int, method: int = Image.Resampling.BILINEAR
 ) -> np.ndarray:
     """Decode an image as `open_rgb` does, and resize it, with antialiasing.
 

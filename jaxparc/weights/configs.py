@@ -32,7 +32,7 @@ _READ = (
 _WIDTHS = ("num_features", "hidden_size", "embed_dim", "hidden_sizes")
 # Processors of transformers that resize the shorter side where the size is one number.
 _SHORTEST = ("CLIP", "Bit", "ConvNext", "Levit", "PoolFormer", "MobileNetV")
-_RESAMPLE = {filter_.value: name for name, filter_ in INTERPOLATIONS.items()}
+_RESAMPLE = {number: name for name, number in INTERPOLATIONS.items()}
 
 
 def read(folder: Path) -> dict[str, Any]:
