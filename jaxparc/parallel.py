@@ -153,7 +153,7 @@ def in_order(calls: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
     device, x64 = config.jax_default_device, config.jax_enable_x64  # of this thread
 
     def made(call: Callable[[], T]) -> T:
-        with jax.default_device(device), jax.enable_x64(x64):
+        with jax.default_device(device), enable_x64(x64):
             return call()
 
     with futures.ThreadPoolExecutor(1) as thread:
@@ -203,6 +203,15 @@ def memory() -> int | None:
 @functools.cache
 def _mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
+def enable_x64(enabled: bool) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which JAX has float64, or has not: `jax.enable_x64` of any version."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(enabled)
+    from jax import experimental  # before JAX 0.8
+
+    return experimental.enable_x64(enabled)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,11 @@ except ModuleNotFoundError:  # tests of what needs no more than the base install
 PLATFORM = os.environ.get("JAXPARC_TEST_PLATFORM", "cpu")
 # The CPU remains: scores that need float64 are computed there.
 jax.config.update("jax_platforms", "cpu" if PLATFORM == "cpu" else f"{PLATFORM},cpu")
-jax.config.update("jax_num_cpu_devices", 4)
+if hasattr(jax.config, "jax_num_cpu_devices"):
+    jax.config.update("jax_num_cpu_devices", 4)
+else:  # JAX before 0.5
+    FOUR_DEVICES = "--xla_force_host_platform_device_count=4"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FOUR_DEVICES}"
 if PLATFORM != "cpu":
     # Several processes share an accelerator, none of which may take most of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 
-from jaxparc import labels
+from jaxparc import labels, parallel
 
 
 def multi_label(n, c, seed=0):
@@ -399,7 +399,7 @@ def test_equal_annotation_distances_are_bitwise_equal_for_all_vectors(c):
 @pytest.mark.parametrize("offset", [0, 1e6])
 def test_equal_differences_of_values_are_equal_distances(x64, offset):
     ages = np.arange(5)[np.random.default_rng(0).integers(0, 5, 60)] / 10 + offset
-    with jax.enable_x64(x64):
+    with parallel.enable_x64(x64):
         y = jnp.asarray(labels.encode(ages, kind="values").values)
         d = np.asarray(labels.distances(y, 1, "values"))
     assert d.dtype == (np.float64 if x64 else np.float32)

@@ -124,6 +124,8 @@ def test_an_installed_wheel_scores_with_jax_numpy_and_rich_alone(tmp_path):
     assert done.stdout.startswith("a\n")
     y = np.arange(40) % 4
     np.savez(tmp_path / "a.npz", features=np.random.default_rng(0).normal(size=(40, 8)), labels=y)
+    version = f"jaxparc {jaxparc.__version__}\n".encode()
+    assert subprocess.check_output([python, "-I", "-m", "jaxparc", "--version"]) == version
     command = [python, "-I", "-m", "jaxparc", "score", ".", "--out", "scores"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

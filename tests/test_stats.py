@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxparc import stats
+from jaxparc import parallel, stats
 from jaxparc.selectors import components
 
 SHAPES = [(24, 7), (9, 30)]
@@ -353,7 +353,7 @@ def test_spearman_is_right_to_1e_5_where_values_spread_over_their_range(draw):
 def test_ranks_of_float64_are_scipys_whatever_the_tail(sigma):
     x = np.random.default_rng(0).lognormal(0, sigma, 2_000)
     x[::7] = x[0]
-    with jax.enable_x64(True):
+    with parallel.enable_x64(True):
         got = np.asarray(jax.jit(stats.ranks)(x))
         broken = np.asarray(jax.jit(stats.ranks)(np.where(x == x[1], np.inf, x)))
     np.testing.assert_array_equal(got, scipy.stats.rankdata(x))

@@ -39,7 +39,7 @@ def accuracy(
     centred = (features - mean) / scale, (test_features - mean) / scale
     logits = _logits(*centred, labels, num_classes, np.dtype(np.float32))
     if logits is None:
-        with parallel.on_cpu(), jax.enable_x64(True):
+        with parallel.on_cpu(), parallel.enable_x64(True):
             logits = _logits(*centred, labels, num_classes, np.dtype(np.float64))
     if logits is None:
         return None

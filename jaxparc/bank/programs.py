@@ -161,7 +161,7 @@ class Programs:
         prepare = compiled.targets(tuple(m.target for m in self.distinct), *self._options)
         if all(field.dtype != np.float64 for field in self.shared.values()):
             return prepare(self.shared)
-        with parallel.on_cpu(), jax.enable_x64(True):  # some accelerators lack float64
+        with parallel.on_cpu(), parallel.enable_x64(True):  # some accelerators lack float64
             found = prepare(self.shared)
             return jax.tree.map(lambda one: np.asarray(one).astype(np.float32), found)
 
@@ -411,7 +411,7 @@ class Programs:
         }
         numbers = {key: model.numbers[key] for key in ("layers", "source_images")}
         probs = {key: np.asarray(model.fields[key]) for key in ("probs",) if key in model.fields}
-        with parallel.on_cpu(), jax.enable_x64(True):
+        with parallel.on_cpu(), parallel.enable_x64(True):
             run = compiled.scores_in_float64(self._columns(places), *self._options)
             shared, targets = self._on_host
             of_bank = jax.tree.map(lambda found: found.astype(np.float64), targets)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from jaxparc import interrupts, printing
+from jaxparc._version import __version__
 from jaxparc.commands import LEARNING_RATES, PROGRAM, RANKED_BY, SCORED_BY, arguments
 from jaxparc.commands.arguments import Parser
 from jaxparc.errors import InputError, OperationError, is_out_of_memory
@@ -84,6 +85,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         epilog="Exit codes: 0 success; 1 the command failed, entirely or for some models or "
         "methods; 2 wrong usage; 130 interrupted.",
     )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_score(commands)
     _add_extract(commands, by_models)

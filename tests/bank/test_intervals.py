@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from jaxparc import score_bank, selectors
+from jaxparc import parallel, score_bank, selectors
 from jaxparc.bank import chunks
 from jaxparc.bank.scores import BankScores
 from jaxparc.errors import InputError, UndefinedScoreWarning
@@ -125,7 +125,7 @@ def test_contributions_are_those_of_leaving_images_out(name):
             kind="classes",
         )
 
-    with jax.enable_x64(True):
+    with parallel.enable_x64(True):
         others = np.array([np.delete(np.arange(n), i) for i in range(n)])
         without = jax.jit(lambda kept: jax.lax.map(lambda k: method.function(probe(k)), kept))
         pseudo = -(n - 1) * np.asarray(without(others))

@@ -427,6 +427,18 @@ def test_a_keras_file(named, keras, tmp_path):
     assert model.counts[:2] == (2, network.count_params())
 
 
+def test_a_file_is_not_given_to_a_keras_that_may_run_code_in_it(keras, tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    path.touch()
+    entry = Entry("a", str(path), kind="keras", mean=MEAN, std=STD)
+    monkeypatch.setattr(keras, "__version__", "3.13.1")
+    with pytest.raises(InputError, match=r"may run code in keras 3.13.1; expected 3.13.2 or newer"):
+        entry.implementation.load(entry)
+    monkeypatch.setattr(keras, "__version__", "3.13.2")
+    with pytest.raises(InputError, match="a.h5 cannot be read"):
+        entry.implementation.load(entry)
+
+
 def test_keras_networks_that_are_not_there(keras, tmp_path):
     for name, reason in (
         ("ResNet50V3", "no network 'ResNet50V3'; the closest are ResNet50V2"),

@@ -2,12 +2,12 @@
 
 import importlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from jaxparc import parallel
 from jaxparc.bank import linear_probe
 
 logistic = importlib.import_module("jaxparc.selectors.logistic")  # the name is also a function's
@@ -74,7 +74,7 @@ def test_few_features_may_be_far_larger_than_the_others():
     x = sizes * (1 + 0.2 * np.abs(of_class[labels])) * (rng.random(sizes.shape) < 0.3)
     x = x - x.mean(0)
     x = x / np.sqrt((x**2).sum() / n / 3000)  # as if most of 3,000 features were 0
-    with jax.enable_x64(True):
+    with parallel.enable_x64(True):
         y = jnp.asarray(np.eye(10)[labels])
         _, error = logistic.fit(jnp.asarray(x @ x.T), y, jnp.ones((1, 10), bool))
     assert float(error) < 1e-6

@@ -22,7 +22,7 @@ from definitions import (
 )
 from same import assert_same
 
-from jaxparc import Probe, labels, score_bank, selectors
+from jaxparc import Probe, labels, parallel, score_bank, selectors
 from jaxparc.errors import UndefinedScoreWarning
 from jaxparc.labels import KINDS
 from jaxparc.selectors import SELECTORS
@@ -232,7 +232,7 @@ def test_scores_are_the_same_with_x64_and_without_rank_promotion(form):
         "reference": others_of(x, y)["reference"],
         "probs": [others_of(x, y)["probs"]],
     }
-    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+    with parallel.enable_x64(True), jax.numpy_rank_promotion("raise"):
         kind = "values" if form == "values" else None
         found = score_bank({"a": x}, y, methods=methods, label_kind=kind, **given).values[0]
         # in float64: an offset that float32 would round away

@@ -9,6 +9,7 @@ layer, if that is a dense one, whose output, before its activation, are the logi
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,9 @@ from jaxparc.errors import InputError
 from jaxparc.preprocessing import Geometry, scale_and_shift
 
 EXTRA = "keras3"
+# Before 3.11.3, safe mode ran code in .h5 files (GHSA-36rr-ww3j-vrjv); before 3.13.2, SavedModels
+# that .keras files name (CVE-2026-1462).
+SAFE = (3, 13, 2)
 
 
 def load(entry: Entry) -> Model:
@@ -79,6 +83,11 @@ def _of_file(keras: Any, entry: Entry) -> tuple[Any, Callable[[np.ndarray], np.n
     path = Path(entry.architecture)
     mean, std = entry.normalisation
     files.require_regular(path)
+    if tuple(int(part) for part in re.findall(r"\d+", keras.__version__)[:3]) < SAFE:
+        raise InputError(
+            f"{path} may run code in keras {keras.__version__}; expected "
+            f'{".".join(map(str, SAFE))} or newer: pip install "jaxparc[{EXTRA}]"'
+        )
     try:
         # Safe mode refuses code in the file.
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
