@@ -113,3 +113,10 @@ def test_this_version_has_its_section():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     _, text = release_notes.section_of(changelog, jaxparc.__version__)
     assert "### Added" in text
+
+
+def test_the_citation_is_of_this_version():
+    lines = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("version:")] == [
+        f"version: {jaxparc.__version__}"
+    ]
