@@ -72,3 +72,11 @@ def test_a_selector_is_added_as_the_page_says(tmp_path):
     which = "between or forgotten or agree"
     assert passed(tmp_path, "tests/selectors/test_selectors.py", "-k", which) > 15
     assert passed(tmp_path, "tests/bank/test_intervals.py", "-k", "between") > 0
+
+
+@pytest.mark.slow
+def test_a_network_is_added_as_the_page_says(tmp_path):
+    copy_with("adding_a_network.md", tmp_path)
+    assert passed(tmp_path, "tests/weights/test_threeconv.py") == 3
+    either = ("-m", "slow or not slow", "-k", "threeconv or missing_from_the_registry")
+    assert passed(tmp_path, "tests/models/test_models.py", *either) > 5

@@ -39,7 +39,8 @@ for kind, text in json.load(sys.stdin):
         outputs.append(printed.getvalue())
     else:
         command = ["bash", "-euo", "pipefail", "-c", text]
-        outputs.append(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        outputs.append(done.stdout)
 print(json.dumps(outputs))
 """
 
