@@ -39,6 +39,11 @@ def from_boxes(boxes: Sequence[Any], classes: Sequence[Any], num_classes: int) -
 
     Raises:
         InputError: an image's boxes or classes are invalid; the message has its index.
+
+    Examples:
+        >>> from_boxes([[(0, 0, 4, 4), (0, 0, 2, 2)], [(1, 1, 3, 3)]], [[0, 1], [2]], 3)
+        array([[0.8, 0.2, 0. ],
+               [0. , 0. , 1. ]], dtype=float32)
     """
     if len(boxes) != len(classes):
         raise InputError(
@@ -78,6 +83,10 @@ def from_masks(
 
     Raises:
         InputError: a pixel's class is outside [0, c); the message has the image's index.
+
+    Examples:
+        >>> from_masks([[[0, 0, 1], [0, 255, 255]]], 2)
+        array([[0.75, 0.25]], dtype=float32)
     """
     vectors = np.zeros((len(masks), num_classes))
     for i, mask in enumerate(masks):

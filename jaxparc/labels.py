@@ -79,6 +79,16 @@ def encode(
         InputError: the labels have another form, a label is missing, two distinct labels read
             alike, a class is fractional or outside [0, c), fewer than two classes are present, all
             rows are equal, a value is not a finite number, or a column of values is constant.
+
+    Examples:
+        >>> encode(["cat", "dog", "cat"])
+        Labels(values=array([0, 1, 0], dtype=int32), num_classes=2, kind='classes')
+        >>> encode([[1, 0, 1], [0, 1, 1]]).kind
+        'multi_label'
+        >>> encode([[0.2, 0.8], [1.0, 0.0]]).kind
+        'vectors'
+        >>> encode([10, 20, 30], kind="values").values.ravel().round(2).tolist()
+        [-1.22, 0.0, 1.22]
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"unknown label kind {kind!r}; known: {', '.join(KINDS)}")

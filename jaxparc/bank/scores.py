@@ -43,6 +43,24 @@ class BankScores:
 
     Raises:
         InputError: `values_per_run` has the wrong shape.
+
+    Examples:
+        >>> scores = BankScores(("a", "b"), ("knn",), np.array([[[80.0], [91.5]]]))
+        >>> scores.ranking()
+        [('b', 91.5), ('a', 80.0)]
+        >>> print(scores.to_csv(), end="")
+        model,knn
+        a,80.000000
+        b,91.500000
+
+        Of a second probe set, the mean and what it says together with the first:
+
+        >>> other = BankScores(("a", "b"), ("knn",), np.array([[[81.0], [89.5]]]))
+        >>> both = BankScores.concat([scores, other])
+        >>> both["knn"]
+        {'a': 80.5, 'b': 90.5}
+        >>> both.tied()
+        ['b', 'a']
     """
 
     names: tuple[str, ...]

@@ -103,6 +103,19 @@ def score_bank(
     Warns:
         UndefinedScoreWarning: some scores are undefined; `BankScores.undefined` has all reasons.
         UserWarning: a score is less informative than it seems, such as an H-Score at its limit.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> labels = np.arange(60) % 3
+        >>> noise = rng.normal(size=(60, 16))
+        >>> features = {"sharp": noise + 3 * np.eye(16)[labels], "blind": noise}
+        >>> scores = score_bank(features, labels, methods=("parc_f8", "knn"))
+        >>> scores.best
+        'sharp'
+        >>> scores["knn"]["sharp"] > scores["knn"]["blind"]
+        True
+        >>> score_bank(features, labels, intervals=0.95).tied()
+        ['sharp']
     """
     level = DEFAULT_LEVEL if intervals is None else intervals
     if not 0 < level < 1:

@@ -57,6 +57,11 @@ def mean_pc(
 
     Raises:
         InputError: `varying` is unknown, or a score has no accuracy.
+
+    Examples:
+        >>> a, b, c = (Transfer("resnet50", source, "pets") for source in ("dogs", "cars", "birds"))
+        >>> round(mean_pc({a: 12.0, b: 4.0, c: 9.0}, {a: 91.0, b: 85.0, c: 86.0}), 1)
+        87.2
     """
     if varying not in VARYING:
         raise InputError(f"unknown varying {varying!r}; known: {', '.join(VARYING)}")

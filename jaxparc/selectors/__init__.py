@@ -441,6 +441,12 @@ def method(name: str | Callable[[Probe], Array]) -> Method | Ensemble:
 
     Raises:
         InputError: the method is unknown, or its features cannot be reduced.
+
+    Examples:
+        >>> method("parc_f32+l").title
+        'PARC f=32 + layers'
+        >>> method("mean(knn,ncm)").needs
+        ('features', 'labels')
     """
     if not isinstance(name, str):
         return _of_function(name)
