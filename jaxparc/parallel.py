@@ -209,9 +209,8 @@ def enable_x64(enabled: bool) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which JAX has float64, or has not: `jax.enable_x64` of any version."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(enabled)
-    from jax import experimental  # before JAX 0.8
-
-    return experimental.enable_x64(enabled)
+    older: Any = jax.experimental  # before JAX 0.8
+    return older.enable_x64(enabled)
 
 
 @contextlib.contextmanager
