@@ -202,12 +202,12 @@ REAL = Benchmark(
     image_size=96,
     source_recipe=Recipe(steps=0, batch_size=32, learning_rate=0.01),
     source_learning_rates={},
-    transfer_recipe=Recipe(steps=125, batch_size=32, learning_rate=0.01),
-    # By validation accuracy on cifar10 after 80 steps, EfficientNet-Lite0 was best at 0.01 (of
-    # 0.003 to 0.1) and SqueezeNet at 0.0003 (of 0.0003 to 0.003); after 150, MobileNetV2 at 0.01
-    # (of 0.01 and 0.03). ResNet-50 was not tried; its accuracies suggest that it needs a smaller
-    # rate.
-    learning_rates={"": (0.01, 0.03), "squeezenet1_1": (0.0001, 0.0003, 0.001)},
+    transfer_recipe=Recipe(steps=250, batch_size=32, learning_rate=0.01),
+    # With 125 steps at 0.01 or 0.03, the linear probe was better in 22 of 40 transfers: after a
+    # quarter of 250 steps on CIFAR-10, ResNet-50's loss is 0.5 at 0.003, and 3.2 at 0.01.
+    # SqueezeNet, which has no batch norm, needs the least: after 80 steps 0.0003 was best of 0.0003
+    # to 0.003.
+    learning_rates={"": (0.003, 0.01), "squeezenet1_1": (0.0003, 0.001)},
     halving=True,
     repeats=2,
     linear_probes=True,
