@@ -20,10 +20,12 @@ EXTRAS = MappingProxyType(
 _DISTRIBUTIONS = {"PIL": "pillow", "orbax": "orbax-checkpoint"}
 
 
-def advice(error: BaseException | None) -> str | None:
+def advice(error: BaseException) -> str | None:
     """Return a line that says what to install; None if no extra would mend this error."""
-    package = (getattr(error, "name", None) or "").split(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    package = (error.name or "").split(".")[0]
+    if package not in EXTRAS:
         return None
     distribution = _DISTRIBUTIONS.get(package, package.replace("_", "-"))
     return f'{distribution} is not installed: pip install "jaxparc[{EXTRAS[package]}]"'
