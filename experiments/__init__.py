@@ -10,4 +10,4 @@ if sys.argv[:1] == ["-m"]:
     huge_pages.use()
     words = sys.orig_argv
     module = words[words.index("-m") + 1] if "-m" in words else "experiments"
-    interrupts.watch(f"python -m {module}")
+    interrupts.watch(f"python -m {module}", extra="demo")

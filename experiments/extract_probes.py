@@ -21,7 +21,7 @@ from experiments.runner.run import Run, Stage, StageError, list_by_name, run_uni
 from experiments.tables.read import ORACLE
 from jaxparc import array_files, extraction, files, sampling
 from jaxparc.evaluation import Transfer
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 from jaxparc.training.decoding import CentralCrops, Subset
 from jaxparc.units.run import NAMES
 from jaxparc.units.unit import Unit

@@ -18,7 +18,7 @@ from experiments.tables import read
 from jaxparc import extraction, files, locks
 from jaxparc.bank import linear_probe
 from jaxparc.evaluation import Transfer
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 from jaxparc.training.decoding import CentralCrops
 from jaxparc.units.unit import Unit, read_result, write_result
 

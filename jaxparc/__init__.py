@@ -10,6 +10,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from jaxparc._version import __version__ as __version__
+from jaxparc.extras import advising as _advising
 
 if TYPE_CHECKING:
     from jaxparc import datasets as datasets
@@ -57,15 +58,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _imported(module: str) -> Any:
-    """Import a module; what it lacks, if an extra has it, is said with that extra."""
-    try:
+    with _advising():
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        from jaxparc import extras
-
-        if (advice := extras.advice(error)) is None:
-            raise
-        raise ModuleNotFoundError(advice, name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,8 @@ import numpy as np
 from jaxparc import extraction, printing, weights
 from jaxparc.datasets import images as image_files
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry, central_crop
+from jaxparc.geometry import Geometry
+from jaxparc.preprocessing import central_crop
 from jaxparc.training import decoding
 from jaxparc.weights import WeightsError, native
 

@@ -19,16 +19,23 @@ from jaxparc import extras
 
 CODE = 130
 GRACE = 3.0  # seconds after the first signal for cleaning up
-_state: dict[str, Any] = {"watching": False, "came": False, "program": "jaxparc", "timer": None}
+_state: dict[str, Any] = {
+    "watching": False,
+    "came": False,
+    "program": "jaxparc",
+    "extra": None,
+    "timer": None,
+}
 
 
-def watch(program: str) -> None:
+def watch(program: str, extra: str | None = None) -> None:
     """Handle the signals of this process from now on.
 
     Args:
         program: name of the program, printed before the line that says it was interrupted.
+        extra: the extra that installs all that the program needs, see `extras.advising`.
     """
-    _state.update(watching=True, program=program)
+    _state.update(watching=True, program=program, extra=extra)
     sys.excepthook = _hook
     sys.unraisablehook = _unraisable
     if threading.current_thread() is threading.main_thread():
@@ -159,7 +166,7 @@ def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackT
     """Handle exceptions that no command caught."""
     if came() or isinstance(error, KeyboardInterrupt):
         _say_and_leave(error)
-    if advice := extras.advice(error):
+    if advice := extras.advice_for(error, _state["extra"]):
         print(f"{_state['program']}: {advice}", file=sys.stderr)
         return
     sys.__excepthook__(kind, error, traceback)

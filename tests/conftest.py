@@ -114,7 +114,8 @@ def pytest_runtest_teardown(item, nextitem):
 
 def is_flag(text):
     """Whether this XLA knows a flag; it ends the process for one that it does not know."""
-    name = text.removeprefix("--").split("=")[0].encode()
+    # Between zeros, as a string of the program: names of former flags are in its schema.
+    name = b"\0" + text.removeprefix("--").split("=")[0].encode() + b"\0"
     for path in Path(jaxlib.__file__).parent.glob("*.so"):
         with (
             path.open("rb") as file,

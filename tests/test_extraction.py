@@ -15,8 +15,8 @@ from learnable import SIZE, source_of, task_of
 
 import jaxparc
 from jaxparc import backend, extraction
+from jaxparc.geometry import Geometry
 from jaxparc.models import inference, layers
-from jaxparc.preprocessing import Geometry
 from jaxparc.training import batches, steps
 from jaxparc.training.decoding import CentralCrops
 

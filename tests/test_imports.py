@@ -93,6 +93,7 @@ ROOMS = [
     "jaxparc._version",
     "jaxparc.errors",
     "jaxparc.extras",
+    "jaxparc.geometry",
     "jaxparc.backend",
     "jaxparc.interrupts",
     "jaxparc.printing",

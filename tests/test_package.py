@@ -38,10 +38,28 @@ print(scores.best)
 print(scores)
 """
 # What needs an extra says so in one line; the traceback of Python code ends in it.
-RANK = "import sys; sys.argv = ['jaxparc', 'rank', 'bank.toml', 'photos']"
+IMAGES = """
+import numpy as np
+import jaxparc
+flat = lambda images: images.reshape(-1, 192) / 255
+images = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 3), np.uint8)
+jaxparc.rank({"a": flat, "b": flat}, images, np.arange(40) % 4)
+"""
+
+
+def command(*words):
+    call = "import jaxparc.__main__ as m; m.run()"
+    return f"import sys; sys.argv = {['jaxparc', *words]}; {call}"
+
+
 MISSING = {
-    "import jaxparc; jaxparc.weights": "ModuleNotFoundError: flax",
-    f"{RANK}; import jaxparc.__main__ as m; m.run()": "jaxparc: pillow",
+    "import jaxparc; jaxparc.weights": ("jaxparc.extras.MissingPackageError: flax", "bank"),
+    IMAGES: ("jaxparc.extras.MissingPackageError: pillow", "bank"),
+    command("rank", "bank.toml", "photos"): ("jaxparc: pillow", "bank"),
+    # all at once, rather than pillow with `bank` first, and then optax with `train`
+    command("finetune", "ranked", "--top", "2"): ("jaxparc: pillow", "train"),
+    command("predict", "weights.safetensors", "photos"): ("jaxparc: pillow", "train"),
+    command("data", "list"): ("jaxparc: pillow", "train"),
 }
 
 
@@ -130,7 +148,7 @@ def test_an_installed_wheel_scores_with_jax_numpy_and_rich_alone(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "parc_f32" in done.stdout
-    for code, start in MISSING.items():
+    for code, (start, extra) in MISSING.items():
         done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True)
-        message = f'{start} is not installed: pip install "jaxparc[bank]"'
+        message = f'{start} is not installed: pip install "jaxparc[{extra}]"'
         assert (done.returncode, done.stderr.splitlines()[-1]) == (1, message)

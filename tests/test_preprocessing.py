@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import INTERPOLATIONS, Geometry, central_crop
+from jaxparc.geometry import INTERPOLATIONS, Geometry
+from jaxparc.preprocessing import central_crop
 
 
 def picture(width, height, seed=0):

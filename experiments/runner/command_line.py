@@ -18,7 +18,7 @@ from experiments import benchmarks, pretrained
 from experiments.benchmarks import Benchmark
 from experiments.runner.run import Run, Stage, StageError, prepare
 from experiments.tables import read
-from jaxparc import datasets, interrupts, locks, printing
+from jaxparc import datasets, extras, interrupts, locks, printing
 from jaxparc.errors import InputError, OperationError, is_out_of_memory
 from jaxparc.training import grid
 from jaxparc.units import options
@@ -117,7 +117,7 @@ def run_stages(
             benchmark = _with_external(benchmark, out / "oracle.csv")
         run = Run(benchmark, out, Path("checkpoints") / benchmark.name, **how)
         if run.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-            raise StageError('--tensorboard needs: pip install "jaxparc[tensorboard]"')
+            raise StageError(f"--tensorboard: {extras.missing('tensorboardX', 'tensorboard')}")
         if run.shard != (1, 1):
             _require_divisible(stages)
         _check_devices(benchmark)

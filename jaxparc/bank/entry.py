@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 
 Colour = tuple[float, float, float]
 
@@ -169,9 +169,12 @@ class Entry:
     @property
     def address(self) -> str:
         """The network in words: "resnet50", "timm:vit_base_patch16_224"."""
-        return (
-            self.architecture if self.kind == "architecture" else f"{self.kind}:{self.architecture}"
-        )
+        return self.architecture if self.tunable else f"{self.kind}:{self.architecture}"
+
+    @property
+    def tunable(self) -> bool:
+        """Whether it is a network of `jaxparc.models`, which can be fine-tuned here."""
+        return self.kind == "architecture"
 
     @property
     def normalisation(self) -> tuple[Colour, Colour]:

@@ -26,7 +26,7 @@ from jaxparc.bank.costs import Facts
 from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.folder import ArrayFile, Bank, arrays_of
 from jaxparc.errors import InputError, OperationError
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 from jaxparc.units.unit import Unit
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxparc import models, printing, weights
+from jaxparc import extras, models, printing, weights
 from jaxparc.errors import InputError
 from jaxparc.weights import configs, formats
 
@@ -147,7 +147,7 @@ def _cached(repository: str, name: str, revision: str | None) -> Path | None:
     try:
         import huggingface_hub
     except ImportError:
-        raise InputError('huggingface_hub is not installed: pip install "jaxparc[hub]"') from None
+        raise InputError(extras.missing("huggingface_hub", "hub")) from None
     path = huggingface_hub.try_to_load_from_cache(repository, name, revision=revision)
     return Path(path) if isinstance(path, str) else None
 

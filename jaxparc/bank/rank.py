@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxparc import extras, printing
 from jaxparc import labels as labels_
-from jaxparc import printing
 from jaxparc.bank import costs, ranking
 from jaxparc.bank.choice import NEEDS, Choice, plan
 from jaxparc.bank.costs import Facts
@@ -16,8 +16,8 @@ from jaxparc.bank.folder import Bank
 from jaxparc.bank.ranking import About, Ranking
 from jaxparc.errors import InputError, OperationError
 from jaxparc.extraction import Extracted, compile_network, extract
+from jaxparc.geometry import Geometry
 from jaxparc.labels import Labels
-from jaxparc.preprocessing import Geometry
 from jaxparc.report.thumbnails import Thumbnails, thumbnails
 
 # Where the inputs of methods come from, for messages.
@@ -30,6 +30,7 @@ _SOURCES = {
 }
 
 
+@extras.advising()
 def rank(
     models: Mapping[str, Any],
     images: Any,

@@ -43,7 +43,7 @@ from jaxparc import files, printing
 from jaxparc.bank import hub
 from jaxparc.bank.entry import COMMON, KINDS, Entry
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import INTERPOLATIONS, RESIZES
+from jaxparc.geometry import INTERPOLATIONS, RESIZES
 
 
 def read(path: str | Path) -> list[Entry]:

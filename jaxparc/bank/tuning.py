@@ -21,7 +21,7 @@ from jaxparc.bank.entry import Entry
 from jaxparc.bank.kinds import native
 from jaxparc.errors import InputError
 from jaxparc.finetuned import Finetuned
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 from jaxparc.training import decoding, halving, loop
 from jaxparc.training import steps as training_steps
 from jaxparc.training.decoding import Source

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from jaxparc import interrupts, printing
+from jaxparc import extras, interrupts, printing
 from jaxparc._version import __version__
 from jaxparc.commands import LEARNING_RATES, PROGRAM, RANKED_BY, SCORED_BY, arguments
 from jaxparc.commands.arguments import Parser
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return interrupts.CODE
             if isinstance(error, InputError):
                 return _fail(error, 2)
-            if isinstance(error, OperationError | OSError):
+            if isinstance(error, OperationError | OSError | extras.MissingPackageError):
                 return _fail(error, 1)
             if is_out_of_memory(error):
                 return _fail(OperationError(f"out of memory: {printing.line(error)}"), 1)
@@ -53,15 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(module: str, function: str, **arguments: Any) -> None:
+def _run(module: str, function: str, *, extra: str | None = None, **arguments: Any) -> None:
     """Call the function of a command, importing its module only now, so that --help is fast.
 
     Its compiled programs are kept for the next call if its module imports JAX.
     """
-    called = importlib.import_module(f"jaxparc.commands.{module}")
-    if "jax" in sys.modules:
-        cache_compilations()
-    getattr(called, function)(**arguments)
+    with extras.advising(extra):
+        called = importlib.import_module(f"jaxparc.commands.{module}")
+        if "jax" in sys.modules:
+            cache_compilations()
+        getattr(called, function)(**arguments)
 
 
 def _fail(error: Exception, code: int) -> int:
@@ -253,7 +254,7 @@ def _add_finetune(commands: _Commands, by_top: bool) -> None:
         help="file of the weights [finetuned/NAME-TARGET-HASH.safetensors]; with --top, their "
         "folder [FOLDER/finetuned]",
     )
-    tune.set_defaults(module="finetune", function="finetune")
+    tune.set_defaults(module="finetune", function="finetune", extra="train")
 
 
 def _add_predict(commands: _Commands) -> None:
@@ -277,7 +278,7 @@ def _add_predict(commands: _Commands) -> None:
         metavar="FILE",
         help="CSV file: path, and the three most probable classes [printed]",
     )
-    predict.set_defaults(module="predict", function="predict")
+    predict.set_defaults(module="predict", function="predict", extra="train")
 
 
 def _add_init_bank(commands: _Commands) -> None:
@@ -343,12 +344,12 @@ def _add_data(commands: _Commands) -> None:
     listing = actions.add_parser(
         "list", parents=[arguments.data_dir()], help="list the known data sets"
     )
-    listing.set_defaults(module="data", function="print_list")
+    listing.set_defaults(module="data", function="print_list", extra="train")
     preparing = actions.add_parser(
         "prepare", parents=[arguments.data_dir()], help="download and convert data sets"
     )
     preparing.add_argument("names", nargs="+", metavar="NAME", help=arguments.DATASET)
-    preparing.set_defaults(module="data", function="prepare")
+    preparing.set_defaults(module="data", function="prepare", extra="train")
 
 
 def _add_models(commands: _Commands) -> None:

@@ -19,7 +19,7 @@ from jaxparc.commands import RANKED_BY, jobs, ranking, rounds
 from jaxparc.commands.dry_run import print_plan
 from jaxparc.commands.layers import print_layers
 from jaxparc.errors import InputError, OperationError
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 from jaxparc.report.thumbnails import SIDE, Thumbnails, thumbnails
 from jaxparc.units.options import Execution
 from jaxparc.units.run import recorded_failures
@@ -205,8 +205,10 @@ def rank(
             problems.append(left_out and f"not scored: {left_out}")
             if layers:
                 problems.append(print_layers(job, ranked, execution))
-            if job.probe.label_kind != "values":
-                command = f"jaxparc finetune {shlex.quote(str(job.folder))} --top 3"
+            best = [row.name for row in ranked.rows[:3]]
+            tunable = all(entry.tunable for entry in job.entries if entry.name in best)
+            if tunable and job.probe.label_kind != "values":
+                command = f"jaxparc finetune {shlex.quote(str(job.folder))} --top {len(best)}"
                 print(printing.shown(f"to fine-tune the best: {command}"))
     if problems := list(dict.fromkeys(filter(None, problems))):
         raise OperationError("; ".join(problems))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxparc import locks
+from jaxparc import extras, locks
 from jaxparc.datasets import images
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 
@@ -143,9 +143,7 @@ def require(spec: DatasetSpec, package: str, module: str, extra: str = "demo") -
       DatasetError: it is not; the message says how to install it.
     """
     if importlib.util.find_spec(module) is None:
-        raise DatasetError(
-            f'{spec.name} needs the package {package}: pip install "jaxparc[{extra}]"'
-        )
+        raise DatasetError(f"{spec.name}: {extras.missing(package, extra)}")
 
 
 def _check_requirements(spec: DatasetSpec, root: Path) -> None:

@@ -18,8 +18,8 @@ from jax.typing import DTypeLike
 
 from jaxparc import backend
 from jaxparc.errors import InputError
+from jaxparc.geometry import scale_and_shift
 from jaxparc.models.convolutions import Conv as Conv
-from jaxparc.preprocessing import scale_and_shift
 
 he_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import flax.linen as nn
 
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ import numpy as np
 
 from jaxparc import files, locks
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry, central_crop, resized_square
+from jaxparc.geometry import Geometry
+from jaxparc.preprocessing import central_crop, resized_square
 
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Number of CPUs that this process may use."""

@@ -8,6 +8,7 @@ from concurrent import futures
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from jaxparc import extras
 from jaxparc.errors import OperationError
 from jaxparc.units.compilation import cache_compilations
 from jaxparc.units.progress import Progress
@@ -74,7 +75,7 @@ def on_ray(
     try:
         import ray
     except ImportError as error:
-        raise OperationError('--executor ray needs: pip install "jaxparc[cluster]"') from error
+        raise OperationError(f"--executor ray: {extras.missing('ray', 'cluster')}") from error
     if not todo:
         return
     if not ray.is_initialized():

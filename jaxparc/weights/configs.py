@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxparc import files
-from jaxparc.preprocessing import INTERPOLATIONS
+from jaxparc.geometry import INTERPOLATIONS
 from jaxparc.weights.errors import WeightsError
 
 CONFIG = "config.json"

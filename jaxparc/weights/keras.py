@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxparc import files
+from jaxparc import extras, files
 from jaxparc.weights.budget import Budget
 from jaxparc.weights.errors import WeightsError
 
@@ -60,7 +60,7 @@ def _of_hdf5(file: Any, budget: Budget) -> dict[str, Any]:
     try:
         import h5py
     except ImportError:
-        raise WeightsError('HDF5 files need h5py: pip install "jaxparc[keras]"') from None
+        raise WeightsError(extras.missing("h5py", "keras")) from None
 
     arrays: dict[str, Any] = {}
     with h5py.File(file, "r") as opened:

@@ -14,7 +14,8 @@ from jaxparc import extraction
 from jaxparc.bank import sources, toml_file
 from jaxparc.bank.entry import KINDS, Entry
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry, central_crop
+from jaxparc.geometry import Geometry
+from jaxparc.preprocessing import central_crop
 
 # Keras converts arrays as NumPy 1 did.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

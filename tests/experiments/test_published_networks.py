@@ -36,7 +36,7 @@ from experiments.tables import truth
 from jaxparc.bank.entry import Entry
 from jaxparc.errors import InputError
 from jaxparc.evaluation import Transfer, outcomes
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 from jaxparc.training.decoding import CentralCrops
 from jaxparc.units import run as units_run
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from records import SIZE, odd_source, same, square_source
 
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 from jaxparc.training import decoding
 from jaxparc.training.batches import batches
 from jaxparc.training.decoding import CentralCrops, Decoded, KeptCrops, Subset, decode, resized

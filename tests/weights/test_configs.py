@@ -6,7 +6,7 @@ import math
 import pytest
 from PIL import Image
 
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 from jaxparc.weights import WeightsError, configs
 
 

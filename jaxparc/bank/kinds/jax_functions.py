@@ -16,7 +16,7 @@ from jaxparc import extraction
 from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.kinds import packages
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry
+from jaxparc.geometry import Geometry
 
 
 def load(entry: Entry) -> Model:

@@ -21,7 +21,7 @@ from jaxparc import extraction, files, printing
 from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.kinds import packages
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry, scale_and_shift
+from jaxparc.geometry import Geometry, scale_and_shift
 
 EXTRA = "keras3"
 # Before 3.11.3, safe mode ran code in .h5 files (GHSA-36rr-ww3j-vrjv); before 3.13.2, SavedModels

@@ -22,7 +22,7 @@ from jaxparc import files, printing
 from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.kinds import packages
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry, scale_and_shift
+from jaxparc.geometry import Geometry, scale_and_shift
 
 EXTRA = "onnx"
 _AFTER = ("Softmax", "LogSoftmax", "Identity", "Cast", "Sigmoid")  # of logits

@@ -4,7 +4,7 @@ import importlib
 import importlib.metadata
 from typing import Any
 
-from jaxparc import printing
+from jaxparc import extras, printing
 from jaxparc.errors import InputError
 
 
@@ -19,7 +19,7 @@ def required(package: str, extra: str) -> Any:
     except Exception as error:  # a package that does not fit another one raises anything
         missing = isinstance(error, ModuleNotFoundError) and error.name == package
         reason = "is not installed" if missing else f"cannot be imported ({printing.line(error)})"
-        raise InputError(f'{package} {reason}: pip install "jaxparc[{extra}]"') from None
+        raise InputError(extras.missing(package, extra, reason)) from None
 
 
 def version(package: str) -> str:

@@ -16,7 +16,7 @@ from jaxparc.bank import hub
 from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.kinds import packages, torch_modules
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import RESIZES, Geometry
+from jaxparc.geometry import RESIZES, Geometry
 from jaxparc.weights import configs, formats, native
 
 EXTRA = "timm"

@@ -18,7 +18,7 @@ from jaxparc import printing
 from jaxparc.bank.entry import Counts, Entry, Model
 from jaxparc.bank.kinds import packages
 from jaxparc.errors import InputError
-from jaxparc.preprocessing import Geometry, scale_and_shift
+from jaxparc.geometry import Geometry, scale_and_shift
 
 EXTRA = "timm"
 
