@@ -5,7 +5,7 @@ copied: MkDocs gets them as pages, with links that fit. A link of any page to a 
 the site, such as a script, becomes the path of that file; notebooks are on the site as files.
 
 Tables get the room that they need: pages of measured tables have no column on the right, and
-undefined numbers two lines.
+undefined numbers two lines. Measured tables say where they are explained.
 """
 
 import os
@@ -68,4 +68,5 @@ def on_page_markdown(markdown, page, config, files):
     whole = "".join([*parts, LINK.sub(of_site, markdown[start:])])
     if uri.startswith("measured/"):
         page.meta.setdefault("hide", ["toc"])
+        whole += "\n\n[Performance](../performance.md) explains the columns and the goals.\n"
     return whole.replace("| undefined (NaN) ", "| undefined<br>(NaN) ")
