@@ -3,6 +3,9 @@
 CONTRIBUTING.md and the others stay where readers of the repository look for them, and are not
 copied: MkDocs gets them as pages, with links that fit. A link of any page to a file that is not on
 the site, such as a script, becomes the path of that file; notebooks are on the site as files.
+
+Tables get the room that they need: pages of measured tables have no column on the right, and
+undefined numbers two lines. Measured tables say where they are explained.
 """
 
 import os
@@ -62,4 +65,8 @@ def on_page_markdown(markdown, page, config, files):
     for fence in FENCED.finditer(markdown):  # code stays as it is
         parts += [LINK.sub(of_site, markdown[start : fence.start()]), fence[0]]
         start = fence.end()
-    return "".join([*parts, LINK.sub(of_site, markdown[start:])])
+    whole = "".join([*parts, LINK.sub(of_site, markdown[start:])])
+    if uri.startswith("measured/"):
+        page.meta.setdefault("hide", ["toc"])
+        whole += "\n\n[Performance](../performance.md) explains the columns and the goals.\n"
+    return whole.replace("| undefined (NaN) ", "| undefined<br>(NaN) ")

@@ -36,7 +36,8 @@ class Finetuned:
         size: height and width of its input, in pixels.
         multi_label: whether an image may have several classes.
         target: the data set that it was fine-tuned on, as `datasets.load` takes it.
-        about: how it was trained and tested, as the file has it; see docs/finetuning.md.
+        about: how it was trained and tested, as the file has it: `learning_rate`, `steps`,
+            `accuracy` and others.
     """
 
     loaded: weights.Loaded

@@ -16,9 +16,9 @@ from jaxparc.annotations import from_boxes as from_boxes
 from jaxparc.annotations import from_masks as from_masks
 from jaxparc.errors import InputError
 
-# (n,) one class per image; (n, c) zeros and ones; (n, c) numbers such as shares of area; (n, k)
-# real numbers to predict, such as ages.
 KINDS = ("classes", "multi_label", "vectors", "values")
+"""The kinds of labels: (n,) one class per image; (n, c) zeros and ones; (n, c) numbers such as
+shares of area; (n, k) real numbers to predict, such as ages."""
 
 # Integers from here on are treated as names of classes, like strings, not as class indices.
 NAMES_FROM = 1_000_000
@@ -44,7 +44,8 @@ def is_missing(value: Any) -> bool:
     """Return whether a label is a missing value of any library.
 
     Missing values are None, NaN of any type, NaT, pandas.NA, masked NumPy values, blank text, the
-    words in `files.MISSING`, and collections that contain a missing value.
+    words that pandas reads as missing ("NA", "null", "#N/A", ...), and collections that contain a
+    missing value.
     """
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")

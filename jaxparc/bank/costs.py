@@ -19,7 +19,7 @@ class Facts(NamedTuple):
     """Facts about a model that do not depend on its score; None if unknown.
 
     Attributes:
-        parameters: number of parameters, as `Entry.counts` says.
+        parameters: number of parameters, of an architecture with 1,000 classes.
         gmacs: billion multiply-adds per image, likewise.
         images_per_second: speed of its feature extraction on this machine, decoding included and
             compilation excluded.

@@ -178,7 +178,7 @@ def race(
         labels: of the n images, as `score_bank` takes them.
         method: a method that reads nothing but features and labels.
         delta: probability of a wrong drop, in (0, 1).
-        first: number of images of the first round, raised to two per class.
+        first: number of images of the first round, 64 by default, raised to two per class.
         seed: of the order of the images.
         label_kind: as `score_bank` takes it.
 

@@ -87,7 +87,7 @@ class Ranked:
 
     @property
     def answer(self) -> str:
-        """What to fine-tune, in words; see `answer`."""
+        """What to fine-tune first, in words: the best model, its ties, and the fastest of these."""
         return answer(self.rows, self.scores.methods, self.scores.level)
 
     @functools.cached_property

@@ -39,7 +39,7 @@ class BankScores:
             (m, k, n) float32, with mean 0; empty unless `score_bank` was asked for intervals. To
             first order, the scores of a resample of the images are larger by the mean over it. For
             probe sets that share images, there is one item: of each image, to the mean scores.
-        level: confidence level of `intervals` and `tied`.
+        level: confidence level of `intervals` and `tied`, 0.95 by default.
 
     Raises:
         InputError: `values_per_run` has the wrong shape.

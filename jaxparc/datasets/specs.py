@@ -236,6 +236,7 @@ _SPECS = (
 )
 
 DATASETS: Mapping[str, DatasetSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})
+"""The registered data sets, by name; `spec_of` takes their aliases too."""
 
 _NAMES: Mapping[str, DatasetSpec] = MappingProxyType(
     {name: spec for spec in _SPECS for name in (spec.name, *spec.aliases)}

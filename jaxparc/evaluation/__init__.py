@@ -26,7 +26,6 @@ class Transfer(NamedTuple):
 
 SCRATCH = "scratch"  # the source of a random initialisation
 
-# The parts of a transfer that vary within a correlation -> the parts that are fixed.
 VARYING: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "source and architecture": ("target",),
@@ -35,6 +34,7 @@ VARYING: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "target": ("architecture", "source"),
     }
 )
+"""The parts of a transfer that vary within a correlation -> the parts that are fixed."""
 
 
 def mean_pc(

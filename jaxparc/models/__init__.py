@@ -74,6 +74,7 @@ FILES = (
 MODELS: Mapping[str, ModelSpec] = types.MappingProxyType(
     {spec.name: spec for file in FILES for spec in file.SPECS}
 )
+"""The architectures, by name."""
 
 
 def load(*args: Any, **kwargs: Any) -> Any:

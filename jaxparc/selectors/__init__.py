@@ -333,6 +333,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         ),
     }
 )
+"""The selectors, by name, in the order of the tables."""
 
 
 @dataclasses.dataclass(frozen=True)

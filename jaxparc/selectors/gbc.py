@@ -28,7 +28,7 @@ def gbc(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
 
     Args:
         probe: needs `features` (n, d) and `labels` (n,) classes.
-        n_dims: f, number of principal components, or the rank if that is smaller.
+        n_dims: f, number of principal components, 64 by default, or the rank if that is smaller.
 
     Returns:
         () float32 in [-c (c - 1), 0]. It depends on the scale of the features only where a variance

@@ -24,7 +24,8 @@ def knn(probe: Probe, *, n_dims: int | None = None, k: int = 1, metric: str = "e
         probe: needs `features` (n, d) and `labels` of any kind.
         n_dims: f, reduce the features by PCA first; None for no reduction.
         k: number of neighbours that vote, or whose labels are averaged, in [1, n).
-        metric: distance between features, one of `METRICS`; "l1" reads n times as much memory.
+        metric: distance between features, "euclidean", "cosine" or "l1", which reads n times as
+            much memory.
 
     Returns:
         () float32. Classes: percentage in [0, 100] of images whose class gets the most votes; an

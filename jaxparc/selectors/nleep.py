@@ -29,7 +29,7 @@ def nleep(probe: Probe, *, n_dims: int = N_DIMS, seed: int = 0) -> Array:
 
     Args:
         probe: needs `features` (n, d) and `labels` (n,) classes.
-        n_dims: f, number of principal components.
+        n_dims: f, number of principal components, 64 by default.
         seed: of the choice of the first centres; it changes the score by a few hundredths if there
             are several images for each Gaussian.
 

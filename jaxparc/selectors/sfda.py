@@ -35,7 +35,7 @@ def sfda(probe: Probe, *, n_dims: int = N_DIMS) -> Array:
 
     Args:
         probe: needs `features` (n, d) and `labels` (n,) classes.
-        n_dims: f, number of principal components, of all images.
+        n_dims: f, number of principal components, of all images; 32 by default.
 
     Returns:
         () float32 in [0, 1]: the mean probability of an image's own class, 0 if the other half has
