@@ -4,5 +4,5 @@
 # and take every kind of labels.
 SCORED_BY = ("parc_f32",)
 RANKED_BY = ("parc_f32", "ridge")
-EVIDENCE = "parc_f32 ranked best over the paper's 168 transfers; see docs/evaluation.md"
+EVIDENCE = "parc_f32 ranked best over the paper's 168 transfers; see docs/evaluation.md of jaxparc"
 ALL = "all"  # every method that can be applied

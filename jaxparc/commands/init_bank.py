@@ -33,4 +33,4 @@ def init_bank(models: Sequence[str], *, out: Path = Path("bank.toml")) -> None:
         raise OperationError(f"cannot write {out}: {printing.reason(error)}") from error
     for entry in entries:
         print(printing.shown(f"{entry.name}: {entry.address}, {entry.where}"))
-    print(printing.shown(f"written to {out}; its keys are explained in docs/models.md"))
+    print(printing.shown(f"written to {out}; its keys are explained in docs/models.md of jaxparc"))

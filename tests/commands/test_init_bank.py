@@ -31,7 +31,7 @@ def test_what_is_found_in_weights_is_written(folder, capsys):
     assert out.splitlines() == [
         "r: resnet18, w/r.safetensors",
         "é l: efficientnet_lite2, w/é l.safetensors",
-        "written to bank.toml; its keys are explained in docs/models.md",
+        "written to bank.toml; its keys are explained in docs/models.md of jaxparc",
     ]
     first, second = tomllib.loads((folder / "bank.toml").read_text("utf-8"))["model"]
     assert first == {

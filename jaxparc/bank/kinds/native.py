@@ -47,7 +47,7 @@ def require(entry: Entry) -> Path:
     if path is None:
         raise InputError(
             f"{entry.name}: {entry.address} can be ranked, but not fine-tuned here; expected a "
-            "network of jaxparc.models (docs/models.md)"
+            "network of jaxparc.models (docs/models.md of jaxparc)"
         )
     return path
 
