@@ -84,7 +84,10 @@ def test_banks_and_images_are_files_or_folders(folder):
         ),
         (["--models", *FILES, "x/pics"], "required: TARGET (expected BANK TARGET, or TARGET --mod"),
         (["x/pics", "--models"], "argument --models: expected at least one argument (expected"),
-        (["bank.toml", "x/pics", "--models", *FILES], "unrecognized arguments: x/pics"),
+        (
+            ["bank.toml", "x/pics", "--models", *FILES],
+            "unrecognized arguments: x/pics (expected BANK TARGET, or",
+        ),
         (["x/pics", "--models", "w", "--max-params", "5X"], "such as 5M, got '5X'"),
         (["x/pics", "--models", "w", "--max-gmacs", "0"], "expected a number above 0"),
         (["x/pics", "--models", "w", "--max-gmacs", "nan"], "expected a number above 0"),
