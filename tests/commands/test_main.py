@@ -75,7 +75,7 @@ def test_failure_exits_1_with_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     assert main(["data", "prepare", "digits", "--data-dir", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        'jaxparc: digits needs the package scikit-learn: pip install "jaxparc[demo]"\n'
+        'jaxparc: digits: scikit-learn is not installed: pip install "jaxparc[demo]"\n'
     )
 
 
