@@ -204,7 +204,7 @@ def test_unknown_names_list_the_known_ones(tmp_path):
 def test_missing_package_is_named(name, tmp_path, monkeypatch):
     spec = DATASETS[name]
     monkeypatch.setitem(sys.modules, spec.module, None)
-    message = rf'{name} needs the package {spec.package}: pip install "jaxparc\[demo\]"'
+    message = rf'{name}: {spec.package} is not installed: pip install "jaxparc\[demo\]"'
     with pytest.raises(DatasetError, match=message):
         datasets.load(name, "train", data_dir=tmp_path)
 
