@@ -9,6 +9,7 @@ import hashlib
 import mmap
 import os
 import pickle
+import signal
 from pathlib import Path
 
 # Several processes run tests: with threads of their own, SciPy and scikit-learn would wait for one
@@ -28,6 +29,10 @@ try:
     from jaxparc.weights import torchvision
 except ModuleNotFoundError:  # tests of what needs no more than the base install run without flax
     torchvision = None
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As for a job in the background of a script: processes that tests interrupt would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PLATFORM = os.environ.get("JAXPARC_TEST_PLATFORM", "cpu")
 # The CPU remains: scores that need float64 are computed there.
