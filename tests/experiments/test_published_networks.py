@@ -41,43 +41,12 @@ from jaxparc.training.decoding import CentralCrops
 from jaxparc.units import run as units_run
 
 STAGES = (train_sources, finetune_all, linear_probes, extract_probes, score_probes, report)
-BENCHMARK = dataclasses.replace(
-    benchmarks.REAL,
-    name="tiny_real",
-    targets=("digits",),
-    image_size=32,
-    transfer_recipe=tiny.TINY.transfer_recipe,
-    learning_rates={"": (0.01, 0.03)},
-    halving=False,
-    transfer_images=96,
-    validation_images=64,
-    probe_images=40,
-    probe_sets=2,
-    eval_batch_size=64,
-    methods=("parc", "ridge", "knn+l", "heuristic"),
-)
+BENCHMARK = tiny.REAL
 
 
 def rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory):
-    """A bank file of one architecture from two sources, and a network of another library."""
-    folder = tmp_path_factory.mktemp("bank")
-    text = ""
-    for source, classes in (("stars", 7), ("trees", 3)):
-        weights = {k: v * (1.0 + 0.1 * classes) for k, v in weights_of("resnet18", classes).items()}
-        save_file(weights, folder / f"{source}.safetensors")
-        text += (
-            f'[[model]]\nname = "of {source}"\narchitecture = "resnet18"\nsource = "{source}"\n'
-            f'source_images = {1000 * classes}\nweights = "{source}.safetensors"\n'
-        )
-    text += '[[model]]\nname = "other"\ntimm = "resnet18"\n'
-    (folder / "bank.toml").write_text(text)
-    return folder / "bank.toml"
 
 
 def run_in(folder, bank, **changes):
