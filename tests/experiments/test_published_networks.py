@@ -134,6 +134,31 @@ def test_what_is_done_is_not_done_again_and_other_weights_are_refused(finished, 
 
 
 @pytest.mark.slow
+def test_scores_are_of_what_the_bank_file_says_now(finished, bank, tmp_path, monkeypatch):
+    before = (finished.out / "scores.csv").read_bytes()
+    shutil.copytree(finished.out, tmp_path / "results")
+    text = bank.read_text()
+    # beside the other file, as paths in it are relative
+    changed = bank.with_name("changed.toml")
+    for old, new, same in (
+        ("source_images = 7000", "source_images = 7", {"parc", "ridge", "knn+l"}),
+        ("source_images = 7000", "source_images = 7000\nlayers = 40", {"parc", "ridge"}),
+        ("", "", {*BENCHMARK.methods}),
+    ):
+        changed.write_text(text.replace(old, new))
+        run = run_in(tmp_path, changed)
+        assert score_probes.STAGE.run(run) == 0
+        now, then = rows(run.out / "scores.csv"), rows(finished.out / "scores.csv")
+        equal = {
+            key for key in BENCHMARK.methods if [r[key] for r in now] == [r[key] for r in then]
+        }
+        assert equal == same
+    assert (run.out / "scores.csv").read_bytes() == before
+    monkeypatch.setattr(score_probes, "scorer", None)
+    assert score_probes.STAGE.run(run) == 0
+
+
+@pytest.mark.slow
 def test_a_run_that_diverges_has_no_accuracy_and_the_others_go_on(bank, finished, tmp_path):
     run = run_in(tmp_path, bank, learning_rates={"": (1e30, 1e31)})
     shutil.copytree(finished.out / "partial", run.out / "partial", dirs_exist_ok=True)
