@@ -9,7 +9,7 @@ from typing import Any
 from experiments import benchmarks, real_data
 from experiments.settings import Benchmark
 from jaxparc import files
-from jaxparc.bank import toml_file
+from jaxparc.bank import hub, toml_file
 from jaxparc.bank.entry import Entry
 from jaxparc.bank.kinds import native
 from jaxparc.errors import InputError, OperationError
@@ -70,10 +70,19 @@ def with_networks(benchmark: Benchmark) -> Benchmark:
 
 
 def lacking(entry: Entry) -> dict[str, str]:
-    """Return the missing weights of a network -> their path; a hub's are downloaded when needed."""
-    if entry.weights is None or entry.weights.exists():
-        return {}
-    return {entry.name: f"{entry.weights}, the weights of {entry.name} in the bank file"}
+    """Return the missing weights of a network -> their path, or the command that gets them.
+
+    A hub's are downloaded when needed, and missing where it does not answer.
+    """
+    if entry.hub is None:
+        if entry.weights is None or entry.weights.exists():
+            return {}
+        return {entry.name: f"{entry.weights}, the weights of {entry.name} in the bank file"}
+    try:
+        here = entry.cached_weights() is not None
+    except InputError as error:  # huggingface_hub is not installed
+        return {entry.name: str(error)}
+    return {} if here or hub.reachable() else {entry.name: f"hf download {entry.hub}"}
 
 
 @functools.lru_cache(maxsize=2)

@@ -114,10 +114,12 @@ class _Bank:
         """Check that there are scores for exactly the models with an undamaged probe file.
 
         Raises:
-            FileNotFoundError: the scores are missing, or are those of other models.
+            FileNotFoundError: the scores are missing, or are those of other models, or of what the
+                bank file said of the models before.
             DamagedFileError: the file of scores is damaged.
         """
-        scored = [Transfer(*t) for t in read_result(path, name)["looks"]]
+        content = read_result(path, name)
+        scored = [Transfer(*t) for t in content["looks"]]
         if scored == self.present() and not self._read:
             for transfer in scored:
                 _load(self.run, transfer, self.probe_set)
@@ -125,6 +127,16 @@ class _Bank:
         if scored != self.present():
             # Eq. 6 standardises over the models, so another model changes all scores.
             raise FileNotFoundError(f"{path} has the scores of other models")
+        if content.get("networks") != self._networks(scored):
+            raise FileNotFoundError(f"{path} has the scores of other layers or source images")
+
+    def _networks(self, transfers: Sequence[Transfer]) -> list[list[int | None]] | None:
+        """Return what the bank file says and no probe file holds; None without a bank file."""
+        benchmark = self.run.benchmark
+        if not benchmark.bank:
+            return None
+        found = [benchmark.network(t.architecture, t.source) for t in transfers]
+        return [[one.layers, one.source_images] for one in found]
 
     def score(self, on_images: Callable[[int], None]) -> None:
         """Score all models with an undamaged probe file."""
@@ -149,6 +161,7 @@ class _Bank:
         on_images(len(probes) * len(given.labels))
         content = {
             "looks": list(probes),  # including the reference
+            "networks": self._networks(list(probes)),
             "transfers": bank,
             "scores": scores,
             "seconds": seconds,

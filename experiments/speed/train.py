@@ -109,6 +109,13 @@ def default(quick: bool = False) -> Sizes:
     return sizes
 
 
+def of_size(sizes: Sizes, pixels: int) -> Sizes:
+    """Return the sizes for images of one size; below 64 pixels networks are narrow."""
+    alike = [shape for shape in sizes.shapes if (shape.pixels < 64) == (pixels < 64)]
+    shapes = tuple(dataclasses.replace(shape, pixels=pixels) for shape in alike)
+    return dataclasses.replace(sizes, shapes=shapes)
+
+
 @dataclasses.dataclass
 class Row:
     """One architecture at one size of images.
@@ -330,7 +337,9 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--architectures", nargs="+", choices=list(models.MODELS), metavar="NAME", help="[four]"
     )
-    command.add_argument("--pixels", type=int, choices=(32, 224), help="[both]")
+    command.add_argument(
+        "--pixels", type=int, choices=(32, 64, 96, 128, 160, 224), help="[32 and 224]"
+    )
     command.add_argument(
         "--uncompiled", action="store_true", help="measure uncompiled torch on accelerators too"
     )
@@ -339,14 +348,12 @@ def add(command: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     sizes = default(args.quick)
+    if args.pixels is not None:
+        sizes = of_size(sizes, args.pixels)
     changes: dict[str, Any] = {}
     if args.architectures:
         changes["architectures"] = tuple(args.architectures)
     if args.uncompiled:
         changes["torch"] = TORCH
-    shapes = tuple(
-        dataclasses.replace(shape, **changes)
-        for shape in sizes.shapes
-        if args.pixels in (None, shape.pixels)
-    )
+    shapes = tuple(dataclasses.replace(shape, **changes) for shape in sizes.shapes)
     measured.run(section(dataclasses.replace(sizes, shapes=shapes)), args.out, args.ran)

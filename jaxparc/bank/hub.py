@@ -114,6 +114,13 @@ def cached_folder(repository: str) -> Path | None:
     return None
 
 
+def reachable() -> bool:
+    """Return whether what is not in the local cache can be asked for."""
+    from huggingface_hub import constants
+
+    return not constants.is_offline_mode() and _answers(constants.ENDPOINT)
+
+
 def repositories() -> list[str]:
     """Return the repositories whose weights are in the local cache, sorted."""
     try:

@@ -1,5 +1,6 @@
 """Weights from a model hub, which a server in this process stands for."""
 
+import dataclasses
 import hashlib
 import http.server
 import json
@@ -10,9 +11,13 @@ import pytest
 from golden import drawn
 from safetensors.numpy import save
 
+from experiments import benchmarks, finetune_all, pretrained, train_sources
+from experiments.runner import command_line
+from experiments.runner.run import Run, StageError
 from jaxparc.bank import hub, sources, toml_file
 from jaxparc.bank.kinds import native
 from jaxparc.errors import InputError
+from jaxparc.units.run import run_units
 from jaxparc.weights import torchvision
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -274,3 +279,44 @@ def test_a_bank_file_has_addresses_of_a_hub(server, tmp_path):
     path.write_text('[[model]]\nname = "a"\nweights = "hf://owner/net"\n')
     with pytest.raises(InputError, match="has none of architecture, timm"):
         toml_file.read(path)
+
+
+def test_a_benchmark_of_its_networks(server, offline, tmp_path, monkeypatch):
+    server.add("owner/net", config__json=TIMM_CONFIG, model__safetensors=save(WEIGHTS))
+    path = tmp_path / "bank.toml"
+    path.write_text(
+        '[[model]]\nname = "a"\narchitecture = "resnet18"\nweights = "hf://owner/net"\n'
+        '[[model]]\nname = "b"\narchitecture = "resnet18"\nweights = "hf://owner/none"\n'
+    )
+    stages = [train_sources.STAGE, finetune_all.STAGE]
+
+    def run_now():
+        found = dataclasses.replace(benchmarks.REAL, bank=str(path), targets=("digits",))
+        return Run(pretrained.with_networks(found), tmp_path / "out", tmp_path / "checkpoints")
+
+    run = run_now()
+    command_line._preflight(run, stages)  # the hub answers
+    failed = run_units("train_sources", train_sources.units(run), run.out)
+    assert failed == {"resnet18 on b": "hf://owner/none: there is no such public repository"}
+    offline()
+    run = run_now()
+    with pytest.raises(StageError) as raised:
+        command_line._preflight(run, stages)
+    # b, its transfer in three parts, and the second seed of both, whose rate is chosen for both
+    first, second, *others = str(raised.value).splitlines()
+    assert first == "real: 6 units need files that are not on this machine:"
+    assert second == "  hf download owner/none"
+    assert others == ["--allow-missing runs the other 4"]
+    record, other = train_sources.units(run)
+    record.check(record.path, record.name)
+    assert other.lacks
+    (cached,) = (tmp_path / "cache").rglob("model.safetensors")
+    changed = {key: array + 1 for key, array in WEIGHTS.items()}
+    cached.unlink()
+    cached.write_bytes(save(changed))
+    record, _ = train_sources.units(run_now())
+    with pytest.raises(pretrained.ChangedError, match="or settings than hf://owner/net has now"):
+        record.check(record.path, record.name)
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(StageError, match=r'  .*pip install "jaxparc\[hub\]"'):
+        command_line._preflight(run_now(), stages)

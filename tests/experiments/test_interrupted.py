@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def start(folder, *options, **env):
-    """Start stages of the tiny benchmark in a folder, as a process."""
+    """Start stages of a tiny benchmark in a folder, as a process."""
     return subprocess.Popen(
         [sys.executable, tiny.__file__, *options, str(folder)],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "RAY_USAGE_STATS_ENABLED": "0", **env},
@@ -94,7 +95,7 @@ def test_sigterm_within_a_training_run_saves_it_and_the_next_call_goes_on(whole,
     """As a cluster does before it takes a machine away."""
     results = results_in(tmp_path)
     process = start(tmp_path, "--slowly")
-    while not (results / "slow").exists():  # within the first training run
+    while not (tmp_path / "slow").exists():  # within the first training run
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
@@ -130,3 +131,54 @@ def test_a_ray_cluster_that_loses_a_machine_makes_every_unit_once(whole, tmp_pat
     assert "finetune_all: 3 made" in said
     assert len(list(results.glob("transfers/*/*.json"))) == 6
     assert list(results.rglob("*.damaged*")) == []
+
+
+@pytest.fixture(scope="module")
+def of_bank(bank):
+    """The options of the benchmark of published networks, with halving and two seeds."""
+    return "--benchmark", "tiny_real", "--bank", str(bank), "--halving"
+
+
+@pytest.fixture(scope="module")
+def whole_of_bank(of_bank, data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole_of_bank")
+    end(start(folder, *of_bank))
+    return folder / "results" / "tiny_real"
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["SIGKILL", "SIGTERM"])
+def test_stopped_within_a_further_seed_and_started_again(asked, whole_of_bank, of_bank, tmp_path):
+    results = tmp_path / "results" / "tiny_real"
+    shutil.copytree(whole_of_bank, results)
+    (results / "oracle.csv").unlink()
+    seeds = list(results.glob("transfers/*/seed_1.json"))
+    assert len(seeds) == 2
+    for path in seeds:
+        path.unlink()
+    process = start(tmp_path, "--training", "--slowly", *of_bank)
+    while not (tmp_path / "slow").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    if asked:
+        process.terminate()
+        assert "interrupted; finished work is kept" in end(process, status=130, timeout=30)
+        (manifest,) = (results / "partial").rglob("manifest.json")
+        assert "seed_1" in str(manifest)
+    else:
+        process.kill()
+        process.communicate()
+    assert not (results / "oracle.csv").exists()
+    end(start(tmp_path, "--training", *of_bank))
+    assert (results / "oracle.csv").read_bytes() == (whole_of_bank / "oracle.csv").read_bytes()
+    assert list((results / "partial").rglob("manifest.json")) == []
+
+
+@pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")  # Ray starts its own
+def test_published_networks_on_ray_have_the_same_results(whole_of_bank, of_bank, tmp_path):
+    pytest.importorskip("ray")
+    said = end(start(tmp_path, "--scores", "--executor", "ray", *of_bank))
+    results = tmp_path / "results" / "tiny_real"
+    for name in ("oracle.csv", "grid.csv", "linear.csv", "scores.csv"):
+        assert (results / name).read_bytes() == (whole_of_bank / name).read_bytes()
+    assert said.count("FAILED") == 0
+    assert "linear_probes: 2 made" in said

@@ -41,43 +41,12 @@ from jaxparc.training.decoding import CentralCrops
 from jaxparc.units import run as units_run
 
 STAGES = (train_sources, finetune_all, linear_probes, extract_probes, score_probes, report)
-BENCHMARK = dataclasses.replace(
-    benchmarks.REAL,
-    name="tiny_real",
-    targets=("digits",),
-    image_size=32,
-    transfer_recipe=tiny.TINY.transfer_recipe,
-    learning_rates={"": (0.01, 0.03)},
-    halving=False,
-    transfer_images=96,
-    validation_images=64,
-    probe_images=40,
-    probe_sets=2,
-    eval_batch_size=64,
-    methods=("parc", "ridge", "knn+l", "heuristic"),
-)
+BENCHMARK = tiny.REAL
 
 
 def rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory):
-    """A bank file of one architecture from two sources, and a network of another library."""
-    folder = tmp_path_factory.mktemp("bank")
-    text = ""
-    for source, classes in (("stars", 7), ("trees", 3)):
-        weights = {k: v * (1.0 + 0.1 * classes) for k, v in weights_of("resnet18", classes).items()}
-        save_file(weights, folder / f"{source}.safetensors")
-        text += (
-            f'[[model]]\nname = "of {source}"\narchitecture = "resnet18"\nsource = "{source}"\n'
-            f'source_images = {1000 * classes}\nweights = "{source}.safetensors"\n'
-        )
-    text += '[[model]]\nname = "other"\ntimm = "resnet18"\n'
-    (folder / "bank.toml").write_text(text)
-    return folder / "bank.toml"
 
 
 def run_in(folder, bank, **changes):
@@ -162,6 +131,31 @@ def test_what_is_done_is_not_done_again_and_other_weights_are_refused(finished, 
             train_sources.STAGE.run(changed)
     finally:
         path.write_bytes(before)
+
+
+@pytest.mark.slow
+def test_scores_are_of_what_the_bank_file_says_now(finished, bank, tmp_path, monkeypatch):
+    before = (finished.out / "scores.csv").read_bytes()
+    shutil.copytree(finished.out, tmp_path / "results")
+    text = bank.read_text()
+    # beside the other file, as paths in it are relative
+    changed = bank.with_name("changed.toml")
+    for old, new, same in (
+        ("source_images = 7000", "source_images = 7", {"parc", "ridge", "knn+l"}),
+        ("source_images = 7000", "source_images = 7000\nlayers = 40", {"parc", "ridge"}),
+        ("", "", {*BENCHMARK.methods}),
+    ):
+        changed.write_text(text.replace(old, new))
+        run = run_in(tmp_path, changed)
+        assert score_probes.STAGE.run(run) == 0
+        now, then = rows(run.out / "scores.csv"), rows(finished.out / "scores.csv")
+        equal = {
+            key for key in BENCHMARK.methods if [r[key] for r in now] == [r[key] for r in then]
+        }
+        assert equal == same
+    assert (run.out / "scores.csv").read_bytes() == before
+    monkeypatch.setattr(score_probes, "scorer", None)
+    assert score_probes.STAGE.run(run) == 0
 
 
 @pytest.mark.slow

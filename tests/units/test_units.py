@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import sys
+import types
 
 import pytest
 
@@ -174,6 +175,24 @@ def test_without_ray_its_executor_says_what_to_install(tmp_path, monkeypatch):
     listing = functools.partial(listed, tmp_path)
     with pytest.raises(OperationError, match=r'pip install "jaxparc\[cluster\]"'):
         run_units("work", listing(), tmp_path, execution=Execution("ray"), listing=listing)
+
+
+def test_workers_inherit_where_files_are_and_no_secret(tmp_path, monkeypatch):
+    given = {}
+
+    def init(*, runtime_env, **_):
+        given.update(runtime_env["env_vars"])
+        raise OperationError("no cluster")
+
+    ray = types.SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    variables = ("TFDS_DATA_DIR", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN")
+    for name in variables:
+        monkeypatch.setenv(name, "here")
+    listing = functools.partial(listed, tmp_path)
+    with pytest.raises(OperationError, match="no cluster"):
+        run_units("work", listing(), tmp_path, execution=Execution("ray"), listing=listing)
+    assert [name for name in variables if name not in given] == ["HF_TOKEN"]
 
 
 def test_a_worker_finds_a_unit_by_its_name_and_makes_it_once(tmp_path, monkeypatch):

@@ -145,6 +145,9 @@ def test_the_command_line_passes_its_flags_on(monkeypatch, tmp_path):
     assert called.pop()[0].architectures == ("vit_small_patch16_224", "alexnet")
     (shape,) = called[1][0].shapes
     assert (shape.pixels, shape.architectures) == (32, ("alexnet",))
+    command.main(["train", "--pixels", "96"])
+    (shape,) = called.pop()[0].shapes
+    assert (shape.pixels, shape.grid, shape.architectures) == (96, 1, train.FOUR)  # as at 224
 
 
 @pytest.mark.parametrize("words", [[], ["everything"]])
