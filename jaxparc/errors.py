@@ -30,4 +30,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that the host or a device is out of memory."""
     if isinstance(error, MemoryError):
         return True
-    return type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
+    names = ("JaxRuntimeError", "XlaRuntimeError")  # the second is that of JAX before 0.8
+    return type(error).__name__ in names and "RESOURCE_EXHAUSTED" in str(error)

@@ -11,6 +11,11 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 # Replacements for characters of our tables that an encoding may lack.
 _PLAIN = {"±": "+/-", "–": "-", "…": "...", "≈": "~", "’": "'", "×": "x"}  # noqa: RUF001
@@ -124,6 +129,24 @@ def by_reason(reasons: Mapping[str, str]) -> str:
 def stdout_encoding() -> str:
     """Return the encoding of stdout, UTF-8 if unknown."""
     return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
+def progress_bar(*columns: Any, console: "Console", **options: Any) -> "Progress":
+    """Return a progress bar, which prints nothing where the console is no terminal.
+
+    Args:
+        columns: as of `rich.progress.Progress`.
+        console: where the bar is shown.
+        options: further arguments of `rich.progress.Progress`.
+    """
+    from rich.progress import Progress
+
+    class Bar(Progress):
+        def stop(self) -> None:
+            if not self.disable:  # rich before 14.3 ends a disabled bar with an empty line
+                super().stop()
+
+    return Bar(*columns, console=console, disable=not console.is_terminal, **options)
 
 
 @contextlib.contextmanager

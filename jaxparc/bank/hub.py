@@ -169,7 +169,7 @@ def _first(repository: str, names: Sequence[str], revision: str | None) -> Path 
 
     for name in names:
         try:
-            if not (constants.is_offline_mode() or _answers(constants.ENDPOINT)):
+            if not (constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT)):
                 raise errors.LocalEntryNotFoundError(name)
             return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
         except errors.LocalEntryNotFoundError:

@@ -36,14 +36,12 @@ class TrainingProgress:
         self._measured = [0, 0, 0.0]  # steps, images, seconds; without the first call
         self._first = True
         self._said = clock()
-        console = Console(stderr=True)
-        self._bar = rich.progress.Progress(
+        self._bar = printing.progress_bar(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=20),
             rich.progress.MofNCompleteColumn(),
             rich.progress.TextColumn("{task.fields[state]}"),
-            console=console,
-            disable=not console.is_terminal,
+            console=Console(stderr=True),
             transient=True,
         )
         self._task = self._bar.add_task(escape(self._title), total=total, state="compiling")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxparc import extras, locks
+from jaxparc import extras, locks, printing
 from jaxparc.datasets import images
 from jaxparc.datasets.specs import DatasetError, DatasetSpec, Record
 
@@ -177,7 +177,6 @@ def _build(spec: DatasetSpec, root: Path) -> None:
     """Run the TFDS builder; for our own ones, with one progress bar instead of several."""
     import tensorflow_datasets as tfds
     from rich.console import Console
-    from rich.progress import Progress
 
     if spec.needs_tensorflow:
         builder = tfds.builder(spec.builder, data_dir=root, file_format="array_record")
@@ -188,8 +187,7 @@ def _build(spec: DatasetSpec, root: Path) -> None:
     builder = getattr(importlib.import_module(module), cls)(
         data_dir=root, file_format="array_record"
     )
-    console = Console(stderr=True)
-    bar = Progress(console=console, disable=not console.is_terminal)
+    bar = printing.progress_bar(console=Console(stderr=True))
     tfds.disable_progress_bar()
     try:
         with bar, contextlib.redirect_stdout(io.StringIO()):

@@ -104,19 +104,14 @@ class _Facts(NamedTuple):
 def _decode_all(title: str, paths: Sequence[Path]) -> Iterator[_Facts]:
     """Decode every image, with a progress bar on a terminal."""
     from rich.console import Console
-    from rich.progress import track
 
-    console = Console(stderr=True)
+    bar = printing.progress_bar(console=Console(stderr=True), transient=True)
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        yield from track(
-            pool.map(_decode, paths),
-            description=f"Reading {title}",
-            total=len(paths),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        with bar:
+            yield from bar.track(
+                pool.map(_decode, paths), total=len(paths), description=f"Reading {title}"
+            )
     finally:  # an interrupt does not wait for pending images
         pool.shutdown(cancel_futures=True)
 

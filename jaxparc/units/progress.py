@@ -33,7 +33,7 @@ class Progress:
         self._title, self._total, self._done = title, total, 0
         self._made, self._started = 0, time.monotonic()
         self._unit, self._images, self._unit_started = "", 0, self._started
-        self._live = rich.progress.Progress(
+        self._live = printing.progress_bar(
             rich.progress.TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
             rich.progress.BarColumn(bar_width=10),
             rich.progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
@@ -44,7 +44,6 @@ class Progress:
                 table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
             ),
             console=_CONSOLE,
-            disable=not _CONSOLE.is_terminal,
             transient=True,
             expand=True,
         )

@@ -21,6 +21,7 @@ from jaxparc.units.run import run_units
 from jaxparc.weights import torchvision
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
+utils = pytest.importorskip("huggingface_hub.utils")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TIMM_CONFIG = {
     "architecture": "resnet18",
@@ -108,13 +109,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
 
     with Hub() as hub_here:
         address = f"http://127.0.0.1:{hub_here.server_address[1]}"
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for module in (constants, file_download):  # before 1.0, the second has a copy
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 2)
@@ -129,6 +131,8 @@ def forget():
     """Forget what this process has fetched, as a new one would."""
     for function in (hub.fetch, hub.config, hub.folder, hub._answers):
         function.cache_clear()
+    # Before 1.0, a session stays online or offline as it was when it was opened.
+    getattr(utils, "reset_sessions", lambda: None)()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from jaxparc.bank.racing import Round
 from jaxparc.bank.ranking import Ranking
 from jaxparc.bank.scores import BankScores
 
-NAMES = ("resnet18-imagenet", "mobilenet_v2-imagenet", "lite0-birds", "alexnet-places365")
+NAMES = ("resnet18-imagenet", "mobilenetv2-imagenet", "lite0-birds", "alexnet-places365")
 FACTS = {
     NAMES[0]: Facts(11_176_512, 1.94, 96.85, 44.8, "BSD-3-Clause", "imagenet2012"),
     NAMES[1]: Facts(2_223_872, 4.72, 235.9, 9.1, "Apache-2.0", "imagenet2012"),

@@ -138,6 +138,6 @@ def test_which_depthwise_convolutions_have_their_own_gradient():
         x, kernel = jnp.zeros((1, 9, 9, 2)), jnp.zeros((size, size, 1, 2))
         return str(jax.make_jaxpr(lambda x: layer.apply({"params": {"kernel": kernel}}, x))(x))
 
-    assert "custom_vjp_call[" in text(7)
+    assert "custom_vjp_call" in text(7)
     others = (text(5), text(7, stride=2), text(7, padding=2), text(8))
-    assert not any("custom_vjp_call[" in other for other in others)
+    assert not any("custom_vjp_call" in other for other in others)

@@ -218,8 +218,8 @@ def test_the_forms_of_all_backends_have_the_same_features_and_gradients(name, fo
     # XLA's operations alone: one convolution per kernel, and two for its gradients
     kernels = [leaf for leaf in jax.tree.leaves(variables["params"]) if np.ndim(leaf) == 4]
     assert plain_texts[1].count("conv_general_dilated[") == 3 * len(kernels)
-    assert "custom_vjp_call[" in texts[0]
-    assert "custom_vjp_call[" not in plain_texts[0]
+    assert "custom_vjp_call" in texts[0]
+    assert "custom_vjp_call" not in plain_texts[0]
     assert not prepared["winograd"]
 
 

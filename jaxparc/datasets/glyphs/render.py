@@ -70,7 +70,7 @@ def font_files(split: str) -> list[Path]:
 def shape_of(character: str, font: Path) -> Image.Image:
     """Draw a character, white on black, in the centre of a canvas of SIDE times zoom pixels."""
     # The basic layout is always available; with the other, images would depend on a library.
-    face = ImageFont.truetype(font, 100, layout_engine=ImageFont.Layout.BASIC)
+    face = ImageFont.truetype(str(font), 100, layout_engine=ImageFont.Layout.BASIC)
     top, bottom = face.getbbox("H")[1::2]
     face = face.font_variant(size=100 * _CAPITAL / (bottom - top))
     left, top, right, bottom = face.getbbox(character)
