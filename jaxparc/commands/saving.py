@@ -62,7 +62,7 @@ def _write(loaded: Any, path: Path, about: Mapping[str, Any] | None) -> str | No
     try:
         native.save(loaded, path, about)
     except SafetensorError as error:  # its text contains the system's error code
-        code = re.search(r"os error (\d+)", str(error))
+        code = re.search(r"(?:os error|Os { code:) (\d+)", str(error))
         return os.strerror(int(code[1])) if code else str(error)
     except OSError as error:
         return error.strerror
