@@ -12,7 +12,7 @@ from experiments import benchmarks, pretrained, score_probes
 from experiments.runner.run import Run
 from experiments.tables import read
 from experiments.tables.facts import Facts, read_facts
-from jaxparc import models, selectors
+from jaxparc import selectors
 from jaxparc.bank import folder
 from jaxparc.bank.choice import Choice, plan
 from jaxparc.errors import InputError
@@ -227,7 +227,7 @@ def of_results(out: Path, benchmark: str | None = None) -> Bank:
         "/".join(t[:2]): {
             "architecture": t.architecture,
             "source": t.source,
-            "layers": str(models.get(t.architecture).layers),
+            "layers": str(settings.layers(t.architecture, t.source)),
         }
         for t in found
     }

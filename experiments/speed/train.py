@@ -151,7 +151,7 @@ def task_of(name: str, pixels: int, dtype: str) -> Task:
     small = pixels < 64
     module = spec.module(
         num_classes=originals.CLASSES,
-        width=_NARROW[name] if small else 1.0,
+        width=_NARROW.get(name, 0.125) if small else 1.0,
         stem="small" if small else "imagenet",
         axis_name=parallel.AXIS,
         dtype=jnp.dtype(dtype),

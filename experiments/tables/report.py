@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 import jaxparc
@@ -68,10 +69,18 @@ def evaluated(
     return with_baselines(found, benchmark), benchmark
 
 
-def with_baselines(found: Outcomes, benchmark: Benchmark | None = None) -> Outcomes:
+def with_baselines(
+    found: Outcomes,
+    benchmark: Benchmark | None = None,
+    layers: Callable[[str, str], float] | None = None,
+) -> Outcomes:
     """Return outcomes with those baselines added that can be computed and are not there yet.
 
-    The heuristic is computed only for a benchmark that specifies the numbers of images.
+    Args:
+        found: the outcomes.
+        benchmark: if it specifies the numbers of images, the heuristic is computed.
+        layers: gives the number of layers of an (architecture, source), which a bank file may have
+            changed; by default that of the architecture.
     """
     scores = {}
     if len(found.targets) > 1:
@@ -80,6 +89,9 @@ def with_baselines(found: Outcomes, benchmark: Benchmark | None = None) -> Outco
             scores["best_source"] = baselines.best_source(found)
     if all(architecture in _LAYERS for architecture, _ in found.models):
         scores["layers"] = baselines.depth(found, _LAYERS)
+        if layers is not None:
+            column = np.array([float(layers(*model)) for model in found.models])
+            scores["layers"] = np.broadcast_to(column[:, None], scores["layers"].shape)
         images = {} if benchmark is None or benchmark.external else benchmark.published_images
         if images and {*found.targets, *(source for _, source in found.models)} <= images.keys():
             scores["heuristic"] = baselines.capacity(found, _LAYERS, images)

@@ -153,6 +153,11 @@ def test_scores_are_of_what_the_bank_file_says_now(finished, bank, tmp_path, mon
             key for key in BENCHMARK.methods if [r[key] for r in now] == [r[key] for r in then]
         }
         assert equal == same
+        depths = report.read_results(run).summary.outcomes.scores["layers"]
+        assert depths[0, :, 0].tolist() == ([40, 18] if "40" in new else [18, 18])
+        monkeypatch.setattr(benchmarks, "BENCHMARKS", {"tiny_real": run.benchmark})
+        facts = banks.of_results(run.out, "tiny_real").facts
+        assert "40" not in new or facts.cells["resnet18/stars"]["layers"] == "40"
     assert (run.out / "scores.csv").read_bytes() == before
     monkeypatch.setattr(score_probes, "scorer", None)
     assert score_probes.STAGE.run(run) == 0
