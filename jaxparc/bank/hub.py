@@ -118,7 +118,7 @@ def reachable() -> bool:
     """Return whether what is not in the local cache can be asked for."""
     from huggingface_hub import constants
 
-    return not constants.is_offline_mode() and _answers(constants.ENDPOINT)
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
 
 
 def repositories() -> list[str]:
