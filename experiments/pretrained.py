@@ -80,7 +80,7 @@ def lacking(entry: Entry) -> dict[str, str]:
         return {entry.name: f"{entry.weights}, the weights of {entry.name} in the bank file"}
     try:
         here = entry.cached_weights() is not None
-    except InputError as error:  # huggingface_hub is not installed
+    except InputError as error:  # no huggingface_hub, or a damaged index of shards
         return {entry.name: str(error)}
     return {} if here or hub.reachable() else {entry.name: f"hf download {entry.hub}"}
 

@@ -88,7 +88,7 @@ def test_backend_alone_asks_for_the_backend():
 
 
 # From the bottom up: a room is a package, or a module beside the packages, and imports lower rooms
-# only. `jaxparc` itself imports nothing when it is imported, and everything on first use.
+# only. When it is imported, `jaxparc` imports `extras` alone, and the rest on first use.
 ROOMS = [
     "jaxparc._version",
     "jaxparc.errors",

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import sys
 import threading
 
 import numpy as np
@@ -228,7 +229,7 @@ def test_a_hub_that_is_gone_is_one_line(server):
 
 
 def test_without_huggingface_hub_the_extra_is_named(server, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r'pip install "jaxparc\[hub\]"'):
         hub.folder("owner/net")
 
@@ -321,6 +322,6 @@ def test_a_benchmark_of_its_networks(server, offline, tmp_path, monkeypatch):
     record, _ = train_sources.units(run_now())
     with pytest.raises(pretrained.ChangedError, match="or settings than hf://owner/net has now"):
         record.check(record.path, record.name)
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(StageError, match=r'  .*pip install "jaxparc\[hub\]"'):
         command_line._preflight(run_now(), stages)
