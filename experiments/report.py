@@ -112,7 +112,7 @@ def read_results(run: Run) -> report.Results:
     counted = _outcomes(benchmark, accuracies, scores)
     scored = counted.scores and counted.where.any()
     if scored:
-        counted = with_baselines(counted, layers=benchmark.layers)
+        counted = with_baselines(counted, layers=benchmark.layers if benchmark.bank else None)
     if scored and benchmark.linear_probes:
         counted = truth.with_parameters(counted)
     summary = summarise(counted) if scored else None

@@ -54,8 +54,8 @@ def advice_for(error: BaseException, extra: str | None = None) -> str | None:
     """
     if not isinstance(error, ModuleNotFoundError):
         return None
-    package = (error.name or "").split(".")[0]
-    if package not in EXTRAS:
+    package = (error.name or "").removesuffix(".checkpoint")  # orbax is but a namespace
+    if package not in EXTRAS:  # or a module of another version of it
         return None
     distribution = _DISTRIBUTIONS.get(package, package.replace("_", "-"))
     return missing(distribution, extra or EXTRAS[package])

@@ -11,6 +11,7 @@ means one run after another.
 import argparse
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -356,4 +357,6 @@ def _run(args: argparse.Namespace) -> None:
     if args.uncompiled:
         changes["torch"] = TORCH
     shapes = tuple(dataclasses.replace(shape, **changes) for shape in sizes.shapes)
+    if not shapes:
+        sys.exit(f"{args.ran}: --quick measures 32 pixels alone")
     measured.run(section(dataclasses.replace(sizes, shapes=shapes)), args.out, args.ran)

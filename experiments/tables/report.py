@@ -79,19 +79,19 @@ def with_baselines(
     Args:
         found: the outcomes.
         benchmark: if it specifies the numbers of images, the heuristic is computed.
-        layers: gives the number of layers of an (architecture, source), which a bank file may have
-            changed; by default that of the architecture.
+        layers: gives the number of layers of an (architecture, source); by default that of the
+            architecture, if it is one of `models.MODELS`.
     """
     scores = {}
     if len(found.targets) > 1:
         scores["others_mean"] = baselines.others_mean(found)
         if any(source for _, source in found.models):
             scores["best_source"] = baselines.best_source(found)
+    if layers is not None:
+        column = np.array([float(layers(*model)) for model in found.models])
+        scores["layers"] = np.broadcast_to(column[:, None], (1, *found.where.shape))
     if all(architecture in _LAYERS for architecture, _ in found.models):
-        scores["layers"] = baselines.depth(found, _LAYERS)
-        if layers is not None:
-            column = np.array([float(layers(*model)) for model in found.models])
-            scores["layers"] = np.broadcast_to(column[:, None], scores["layers"].shape)
+        scores.setdefault("layers", baselines.depth(found, _LAYERS))
         images = {} if benchmark is None or benchmark.external else benchmark.published_images
         if images and {*found.targets, *(source for _, source in found.models)} <= images.keys():
             scores["heuristic"] = baselines.capacity(found, _LAYERS, images)

@@ -1,6 +1,7 @@
 """The command rank: extract the features of a bank for a target and score them."""
 
 import contextlib
+import itertools
 import math
 import shlex
 import sys
@@ -14,7 +15,9 @@ from jaxparc import printing
 from jaxparc.bank import arguments, features, folder, racing
 from jaxparc.bank.costs import Facts
 from jaxparc.bank.cuts import Cuts
+from jaxparc.bank.entry import Entry
 from jaxparc.bank.folder import ArrayFile
+from jaxparc.bank.ranked import Ranked
 from jaxparc.commands import RANKED_BY, jobs, ranking, rounds
 from jaxparc.commands.dry_run import print_plan
 from jaxparc.commands.layers import print_layers
@@ -205,13 +208,19 @@ def rank(
             problems.append(left_out and f"not scored: {left_out}")
             if layers:
                 problems.append(print_layers(job, ranked, execution))
-            best = [row.name for row in ranked.rows[:3]]
-            tunable = all(entry.tunable for entry in job.entries if entry.name in best)
-            if tunable and job.probe.label_kind != "values":
-                command = f"jaxparc finetune {shlex.quote(str(job.folder))} --top {len(best)}"
+            top = _tunable(ranked, job.entries)
+            if top and job.probe.label_kind != "values":
+                command = f"jaxparc finetune {shlex.quote(str(job.folder))} --top {top}"
                 print(printing.shown(f"to fine-tune the best: {command}"))
     if problems := list(dict.fromkeys(filter(None, problems))):
         raise OperationError("; ".join(problems))
+
+
+def _tunable(ranked: Ranked, entries: Sequence[Entry]) -> int:
+    """Return how many of the best three can be fine-tuned here, up to the first that cannot."""
+    tunable = {entry.name for entry in entries if entry.tunable}
+    scored = (row.name for row in ranked.rows if row.rank is not None)
+    return sum(1 for _ in itertools.takewhile(tunable.__contains__, itertools.islice(scored, 3)))
 
 
 def _thumbnails(job: jobs.Job) -> Thumbnails:

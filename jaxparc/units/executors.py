@@ -17,7 +17,7 @@ from jaxparc.units.unit import FatalError, Made, Unit, is_done, make
 RETRIES = 3  # attempts after the first for a unit whose machine is lost
 # Prefixes of environment variables that workers inherit; a token of a hub is not among them, as Ray
 # shows these to everyone on the cluster.
-_INHERITED = ("JAX_", "TFDS_", "XLA_", "HF_HOME", "HF_HUB_", "HF_ENDPOINT")
+_INHERITED = ("JAX_", "TFDS_", "XLA_", "HF_HOME", "HF_HUB_", "HF_ENDPOINT", "XDG_CACHE_HOME")
 
 Listing: TypeAlias = Callable[[], Sequence[Unit]]
 Executor: TypeAlias = Callable[

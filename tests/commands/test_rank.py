@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from jaxparc.__main__ import main
 from jaxparc.bank import features as bank_features
 from jaxparc.bank import folder as feature_files
 from jaxparc.bank import toml_file as bank_file
+from jaxparc.bank.entry import Entry
+from jaxparc.bank.ranked import Row
 from jaxparc.commands import RANKED_BY
+from jaxparc.commands import rank as rank_command
 from jaxparc.labels import KINDS
 
 bank = pytest.fixture(tiny_bank.three_models)
@@ -355,3 +359,16 @@ def test_methods_for_classes_are_left_out_where_images_have_several(bank, capsys
     said = "not scored: method 'hscore' takes classes labels; these are multi_label"
     assert tiny_bank.messages(err) == f"jaxparc: {said}\n"
     assert (bank.path / "f" / "scores.csv").read_text().startswith("model,parc\n")
+
+
+def test_fine_tuning_is_advised_as_far_as_it_is_possible():
+    kind_of = {"j": "architecture", "t": "timm"}
+
+    def advised(kinds, defined=5):
+        entries = [Entry(str(i), "resnet18", kind=kind_of[k]) for i, k in enumerate(kinds)]
+        rows = [Row(e.name, i if i < defined else None, 1.0) for i, e in enumerate(entries)]
+        return rank_command._tunable(SimpleNamespace(rows=rows), entries)
+
+    found = {kinds: advised(kinds) for kinds in ("jjjjj", "jjtjj", "jtjjj", "tjjjj", "jj")}
+    assert found == {"jjjjj": 3, "jjtjj": 2, "jtjjj": 1, "tjjjj": 0, "jj": 2}
+    assert advised("jjj", defined=1) == 1
