@@ -45,7 +45,7 @@ NOTEBOOKS = {
             "one class per row: lake, leaves, petals, roof, sky, trees, walls\n",
             "(420, 24, 24, 3) uint8 [60 60 60 60 60 60 60]\n",
             "Fine-tune textures. ",
-            " cannot be told from it (95 %). ",
+            " cannot be told from it (95 %).",
             "\n5 patterns ",
             "index.html ranking.csv ranking.json ranking.md scores.csv\n",
         ),
