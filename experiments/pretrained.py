@@ -41,7 +41,7 @@ def with_networks(benchmark: Benchmark) -> Benchmark:
         hint = f"; {real_data.command(path.parent)} writes it" if ours else ""
         raise InputError(f"{path}: no such file{hint}")
     entries = toml_file.read(path)
-    found = tuple(entry for entry in entries if entry.kind == "architecture" and not entry.refused)
+    found = tuple(entry for entry in entries if entry.native and not entry.refused)
     for entry in entries:
         if entry not in found:
             reason = entry.refused or "not a network of jaxparc.models (docs/models.md)"

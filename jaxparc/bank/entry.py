@@ -169,11 +169,11 @@ class Entry:
     @property
     def address(self) -> str:
         """The network in words: "resnet50", "timm:vit_base_patch16_224"."""
-        return self.architecture if self.tunable else f"{self.kind}:{self.architecture}"
+        return self.architecture if self.native else f"{self.kind}:{self.architecture}"
 
     @property
-    def tunable(self) -> bool:
-        """Whether it is a network of `jaxparc.models`, which can be fine-tuned here."""
+    def native(self) -> bool:
+        """Whether it is a network of `jaxparc.models`; only these can be fine-tuned here."""
         return self.kind == "architecture"
 
     @property

@@ -40,7 +40,7 @@ def _table(entry: Entry, folder: Path) -> str:
         found["weights"] = entry.where
     elif entry.weights is not None:
         found["weights"] = os.path.relpath(entry.weights, folder)
-    if entry.kind == "architecture":
+    if entry.native:
         spec = models.get(entry.architecture)
         found |= {"size": entry.size or spec.input_size, "layers": entry.layers or spec.layers}
     kind = KINDS[entry.kind]

@@ -72,7 +72,7 @@ def _print_costs(runs: Sequence[tuple[Entry, int]], batch_size: int) -> None:
     if others:
         count = printing.count(sum(entry.kind in others for entry, _ in runs), "model")
         print(printing.shown(f"{count} of {', '.join(others)}: time and memory unknown"))
-    runs = [(entry, count) for entry, count in runs if entry.kind == "architecture"]
+    runs = [(entry, count) for entry, count in runs if entry.native]
     if not runs:
         return
     ordered = sorted((entry for entry, _ in runs), key=_gmacs)

@@ -81,7 +81,7 @@ def _banks() -> list[dict[str, Any]]:
         path = ready_made.path_of(name)
         entries = toml_file.read(path)
         first = path.read_text(encoding="utf-8").partition("\n")[0]
-        in_jax = sum(entry.kind == "architecture" for entry in entries)
+        in_jax = sum(entry.native for entry in entries)
         found.append(
             {
                 "name": name,

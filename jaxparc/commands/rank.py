@@ -218,7 +218,7 @@ def rank(
 
 def _tunable(ranked: Ranked, entries: Sequence[Entry]) -> int:
     """Return how many of the best three can be fine-tuned here, up to the first that cannot."""
-    tunable = {entry.name for entry in entries if entry.tunable}
+    tunable = {entry.name for entry in entries if entry.native}
     scored = (row.name for row in ranked.rows if row.rank is not None)
     return sum(1 for _ in itertools.takewhile(tunable.__contains__, itertools.islice(scored, 3)))
 

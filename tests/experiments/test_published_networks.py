@@ -22,7 +22,6 @@ from experiments import (
     benchmarks,
     extract_probes,
     finetune_all,
-    linear_probes,
     pretrained,
     real_data,
     report,
@@ -40,7 +39,6 @@ from jaxparc.geometry import Geometry
 from jaxparc.training.decoding import CentralCrops
 from jaxparc.units import run as units_run
 
-STAGES = (train_sources, finetune_all, linear_probes, extract_probes, score_probes, report)
 BENCHMARK = tiny.REAL
 
 
@@ -59,7 +57,7 @@ def run_in(folder, bank, **changes):
 @pytest.fixture(scope="module")
 def finished(bank, tmp_path_factory):
     run = run_in(tmp_path_factory.mktemp("finished"), bank)
-    assert [module.STAGE.run(run) for module in STAGES] == [0] * len(STAGES)
+    assert [stage(run) for stage in tiny.STAGES] == [0] * len(tiny.STAGES)
     return run
 
 
@@ -170,7 +168,7 @@ def test_a_run_that_diverges_has_no_accuracy_and_the_others_go_on(bank, finished
     assert finetune_all.STAGE.run(run) == 0
     assert [row["Oracle"] for row in rows(run.out / "oracle.csv")] == ["", ""]
     assert [row["Seed 1"] for row in rows(run.out / "oracle.csv")] == ["", ""]
-    assert [module.STAGE.run(run) for module in STAGES[2:]] == [0] * len(STAGES[2:])
+    assert [stage(run) for stage in tiny.STAGES[2:]] == [0] * len(tiny.STAGES[2:])
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def require(entry: Entry) -> Path:
     Raises:
         InputError: it is of another kind, or its weights cannot be fetched.
     """
-    path = entry.fetched_weights() if entry.tunable else None
+    path = entry.fetched_weights() if entry.native else None
     if path is None:
         raise InputError(
             f"{entry.name}: {entry.address} can be ranked, but not fine-tuned here; expected a "
