@@ -4,6 +4,7 @@ import collections
 import csv
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -176,3 +177,18 @@ def test_the_sweep_is_the_last_stage(monkeypatch):
     assert not hasattr(args, "sweep")
     assert stages[-1].run is sweep.pca
     assert len(stages) == 4
+
+
+def test_a_call_that_compiles_is_made_again_for_its_time():
+    program, calls = jax.jit(lambda x: x + 1), []
+
+    def score(methods):
+        calls.append(tuple(methods))
+        return program(np.zeros(3, np.float32))
+
+    scored, seconds = score_probes.timed(score, ["parc"])
+    assert len(calls) == 2
+    np.testing.assert_array_equal(scored, np.ones(3))
+    score_probes.timed(score, ["parc"])
+    assert len(calls) == 3
+    assert seconds > 0
