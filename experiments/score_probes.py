@@ -230,7 +230,7 @@ def scorer(
 def timed(
     score: Callable[..., jaxparc.BankScores], methods: Sequence[str]
 ) -> tuple[jaxparc.BankScores, float]:
-    """Return scores, and the seconds of the first of two calls that compiles nothing."""
+    """Return scores, and the seconds of the call; of a second one, if the first compiled."""
     compilations = _compilations()
     before, started = len(compilations), time.monotonic()
     scored = score(methods=methods)
@@ -243,7 +243,10 @@ def timed(
 
 @functools.cache
 def _compilations() -> list[str]:
-    """Return a list that grows with every program compiled, or read from the cache, from now on."""
+    """Return a list that grows with every program compiled, or read from the cache, from now on.
+
+    JAX tells of these only to listeners, which stay registered.
+    """
     compiled: list[str] = []
 
     def note(event: str, duration_secs: float, **kwargs: str | int) -> None:

@@ -32,6 +32,9 @@ class Choices:
             XLA does not notice that they are: ResNet-50 trains half as fast.
         shifted_depthwise: whether depthwise convolutions are sums of shifted maps. XLA's take ten
             to thirty times as long.
+        small_maps_as_products: whether ungrouped convolutions with a result smaller than their
+            window are one matrix product. XLA's, or their gradients, take up to a hundred times as
+            long: 2 x 2 maps of 512 channels.
         joined_groups: whether, at inference, convolutions in narrow groups are a few without
             groups, each of several groups with zeros between them. XLA's take up to seven times as
             long.
@@ -68,6 +71,7 @@ class Choices:
     chunk: int | None
     pointwise_products: bool
     shifted_depthwise: bool
+    small_maps_as_products: bool
     joined_groups: bool
     means_as_products: bool
     shifted_gradients: bool
@@ -88,6 +92,7 @@ CPU = Choices(
     chunk=8,
     pointwise_products=True,
     shifted_depthwise=True,
+    small_maps_as_products=True,
     joined_groups=True,
     means_as_products=True,
     shifted_gradients=True,
@@ -107,6 +112,7 @@ ACCELERATOR = Choices(
     chunk=None,
     pointwise_products=False,
     shifted_depthwise=False,
+    small_maps_as_products=False,
     joined_groups=False,
     means_as_products=False,
     shifted_gradients=False,

@@ -24,23 +24,26 @@ def _convolve(
 ) -> jax.Array:
     """Convolve (b, h, w, c) by (h, w, c, c'), with the signature that `nn.Conv` expects."""
     choices = backend.choices()
-    if choices.pointwise_products and kernel.shape[:2] == (1, 1) and not np.any(padding):
-        x = x[:, :: strides[0], :: strides[1]]
-        rows = _product(x.reshape(-1, x.shape[-1]), kernel[0, 0], options["precision"])
-        return rows.reshape(*x.shape[:-1], -1)
-    if choices.shifted_depthwise and kernel.shape[2] == 1 < x.shape[-1] == kernel.shape[3]:
-        if kernel.shape[0] >= _WIDE_WINDOW and _keeps_size(kernel, strides, padding):
-            return _wide_depthwise(x, kernel[:, :, 0])
-        return _depthwise(x, kernel[:, :, 0], strides, padding)
-    groups = options["feature_group_count"]
-    if choices.joined_groups and _INFERENCE.get() and groups > 1 and kernel.shape[2] < _NARROW:
-        ungrouped = {**options, "feature_group_count": 1}
-        convolve_block = functools.partial(_convolve, strides=strides, padding=padding, **ungrouped)
-        return _with_joined_groups(convolve_block, x, kernel, groups)
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
+    if max(*options["lhs_dilation"], *options["rhs_dilation"]) > 1:
+        return convolve(x, kernel)
+    window = kernel.shape[:2]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], window, strides, padding)
+    groups = options["feature_group_count"]
+    if groups == 1 and _is_a_product(choices, x, window, strides, padding):
+        return _as_product(x, kernel, strides, padding, options["precision"])
+    if choices.shifted_depthwise and kernel.shape[2] == 1 < x.shape[-1] == kernel.shape[3]:
+        if kernel.shape[0] >= _WIDE_WINDOW and _keeps_size(kernel, strides, padding):
+            return _wide_depthwise(x, kernel[:, :, 0])
+        return _depthwise(x, kernel[:, :, 0], strides, padding)
+    if choices.joined_groups and _INFERENCE.get() and groups > 1 and kernel.shape[2] < _NARROW:
+        ungrouped = {**options, "feature_group_count": 1}
+        convolve_block = functools.partial(_convolve, strides=strides, padding=padding, **ungrouped)
+        return _with_joined_groups(convolve_block, x, kernel, groups)
     if choices.shifted_gradients and _has_slow_gradient(x, kernel, strides, padding):
         return _with_shifted_gradient(convolve, x, kernel)
     return convolve(x, kernel)
@@ -90,6 +93,75 @@ def _with_joined_groups(
     return jnp.concatenate([convolve(*pair) for pair in zip(maps, kernels, strict=True)], axis=-1)
 
 
+def _is_a_product(
+    choices: backend.Choices,
+    x: jax.Array,
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+) -> bool:
+    """Return whether XLA is slower at an ungrouped convolution than at one matrix product.
+
+    So it is for windows of one pixel, and for results smaller than the window, or at the gradients
+    of these.
+    """
+    if tuple(window) == (1, 1):
+        return choices.pointwise_products and not np.any(padding)
+    small = 0 < min(_result_size(x.shape[1:3], window, strides, padding)) < max(window)
+    return choices.small_maps_as_products and small and max(window) <= _SMALL_WINDOW
+
+
+_SMALL_WINDOW = 3  # rows or columns; with larger windows, the product was not measured
+
+
+def _as_product(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    precision: Any,
+) -> jax.Array:
+    """Convolve (b, h, w, c) by (h, w, c, c'), without groups, as one matrix product."""
+    maps = jnp.concatenate(_shifted_maps(x, kernel.shape[:2], strides, padding), axis=-1)
+    columns = kernel.reshape(-1, kernel.shape[-1])
+    return _product(maps.reshape(-1, maps.shape[-1]), columns, precision).reshape(
+        *maps.shape[:3], -1
+    )
+
+
+def _shifted_maps(
+    x: jax.Array,
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+) -> list[jax.Array]:
+    """Return the pixels at each place of the window, row by row, each (b, h', w', c)."""
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    result = _result_size(x.shape[1:3], window, strides, padding)
+    down, across = strides
+    rows, columns = (
+        max(0, (n - 1) * stride + 1) for n, stride in zip(result, strides, strict=True)
+    )
+    return [
+        padded[:, i : i + rows : down, j : j + columns : across]
+        for i in range(window[0])
+        for j in range(window[1])
+    ]
+
+
+def _result_size(
+    size: Sequence[int],
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+) -> list[int]:
+    """Return the rows and columns of a convolution's result."""
+    return [
+        max(0, (n + sum(pad) - length) // stride + 1)
+        for n, pad, length, stride in zip(size, padding, window, strides, strict=True)
+    ]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _product(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
     """Multiply (n, c) by (c, d), with a gradient that does not transpose (n, d) in memory.
@@ -114,7 +186,10 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 def _has_slow_gradient(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
 ) -> bool:
     """Return whether XLA's gradient of a convolution's kernel is slower than the convolution.
 
@@ -130,14 +205,15 @@ def _has_slow_gradient(
     )
 
 
-def _keeps_size(kernel: jax.Array, strides: Sequence[int], padding: Any) -> bool:
+def _keeps_size(
+    kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> bool:
     """Return whether a convolution has a square window and a result of its input's size."""
     size = kernel.shape[0]
     return (
         kernel.shape[:2] == (size, size)
         and size % 2 == 1
         and tuple(strides) == (1, 1)
-        and not isinstance(padding, str)
         and all(tuple(pad) == (size // 2, size // 2) for pad in padding)
     )
 
@@ -197,23 +273,12 @@ def _depthwise(
     x: jax.Array,
     kernel: jax.Array,
     strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
+    padding: Sequence[tuple[int, int]],
 ) -> jax.Array:
     """Convolve each channel by its own kernel, (b, h, w, c) by (h, w, c): a sum of shifted maps."""
-    height, width, _ = kernel.shape
-    pads: Any = padding
-    if isinstance(padding, str):
-        pads = lax.padtype_to_pads(x.shape[1:3], (height, width), strides, padding)
-    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    down, across = strides
-    rows = (padded.shape[1] - height) // down + 1
-    columns = (padded.shape[2] - width) // across + 1
-    terms = [
-        padded[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across]
-        * kernel[i, j]
-        for i in range(height)
-        for j in range(width)
-    ]
+    height, width, c = kernel.shape
+    maps = _shifted_maps(x, (height, width), strides, padding)
+    terms = [part * weights for part, weights in zip(maps, kernel.reshape(-1, c), strict=True)]
     return functools.reduce(jnp.add, terms)
 
 

@@ -1,22 +1,34 @@
 """Convolutions whose gradients are our own, against sums in float64."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
+from jaxparc import backend
 from jaxparc.models import convolutions
 
-# kernel, padding, stride, height, width, c, d: the first three take the kernel's gradient as one
-# product of shifted maps on a CPU; the others are a 1x1 and those just short of one condition
+# kernel, padding, stride, height, width, c, d. On a CPU, SHIFTED take the kernel's gradient as one
+# product of shifted maps, and SMALL are one product, as their result is smaller than their window;
+# OTHERS are a 1x1 and those just short of one condition.
 SHIFTED = [
     (5, 2, 1, 24, 24, 8, 3),
     (3, 1, 1, 24, 31, 14, 5),
     (7, 3, 1, 26, 24, 6, 1),
 ]
+SMALL = [
+    (3, 1, 1, 1, 1, 5, 4),
+    (3, 1, 1, 2, 7, 6, 3),
+    (3, 1, 2, 9, 4, 4, 5),
+    (2, 0, 2, 2, 3, 4, 6),
+    (3, 0, 1, 4, 3, 2, 5),
+]
 OTHERS = [
     (1, 0, 2, 9, 6, 7, 5),
+    (3, 1, 1, 3, 3, 5, 4),
+    (5, 2, 1, 4, 4, 3, 7),
     (5, 2, 1, 23, 24, 8, 3),
     (5, 2, 1, 24, 24, 7, 3),
     (5, 2, 2, 24, 24, 8, 3),
@@ -42,7 +54,7 @@ def _reference(x, kernel, cotangent, stride, padding):
     return y, to_padded[:, inside, inside], to_kernel
 
 
-@pytest.mark.parametrize("shape", SHIFTED + OTHERS)
+@pytest.mark.parametrize("shape", SHIFTED + SMALL + OTHERS)
 def test_results_and_gradients_of_convolutions(shape):
     size, padding, stride, height, width, c, d = shape
     rng = np.random.default_rng(0)
@@ -65,11 +77,67 @@ def test_which_convolutions_have_the_shifted_gradient(shape):
     assert slow == (shape in SHIFTED)
 
 
-def test_gradients_of_several_kernels_at_once():
+# window, stride, height, width, c, d, groups
+LAYERS = [
+    ((3, 3), 1, 2, 7, 6, 3, 1),
+    ((2, 3), 1, 2, 3, 4, 5, 1),
+    ((3, 3), 2, 2, 3, 4, 5, 1),  # by "VALID", without a row
+    ((5, 5), 1, 3, 6, 2, 4, 1),
+    ((3, 3), 2, 8, 8, 6, 6, 1),
+    ((1, 1), 2, 9, 6, 7, 5, 1),
+    ((1, 1), 1, 4, 4, 6, 4, 2),
+    ((3, 3), 1, 2, 2, 6, 4, 2),
+    ((3, 3), 2, 2, 5, 4, 4, 4),
+]
+
+
+PADDINGS = [{"padding": "SAME"}, {"padding": "VALID"}, {"padding": 0}]
+DILATIONS = [
+    {"padding": "SAME", "kernel_dilation": 2},
+    {"padding": 2, "kernel_dilation": 2},
+    {"padding": 1, "input_dilation": 2},
+]
+
+
+@pytest.mark.parametrize("options", PADDINGS + DILATIONS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers_are_those_of_flax(layer, options):
+    window, stride, height, width, c, d, groups = layer
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(size=(2, height, width, c)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*window, c // groups, d)), jnp.float32)
+    found, wanted = (
+        kind(
+            d,
+            window,
+            stride,
+            feature_group_count=groups,
+            use_bias=False,
+            **options,
+        ).apply({"params": {"kernel": kernel}}, x)
+        for kind in (convolutions.Conv, nn.Conv)
+    )
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHIFTED + SMALL + OTHERS)
+def test_which_convolutions_are_one_product(shape):
+    size, padding, stride, height, width, c, d = shape
+    layer = convolutions.Conv(d, (size, size), stride, padding=padding, use_bias=False)
+    params = {"params": {"kernel": jnp.zeros((size, size, c, d))}}
+    with backend.using(backend.CPU):
+        program = jax.make_jaxpr(layer.apply)(params, jnp.zeros((1, height, width, c)))
+    products = "dot_general" in str(program)
+    assert products == (shape in SMALL or size == 1) == ("conv_general" not in str(program))
+
+
+@pytest.mark.parametrize(("window", "side"), [(5, 24), (3, 2)])
+def test_gradients_of_several_kernels_at_once(window, side):
     rng = np.random.default_rng(1)
-    x = jnp.asarray(rng.normal(size=(2, 24, 24, 8)), jnp.float32)
-    kernels = jnp.asarray(rng.normal(size=(3, 5, 5, 8, 4)), jnp.float32)
-    layer = convolutions.Conv(4, (5, 5), padding=2, use_bias=False)
+    x = jnp.asarray(rng.normal(size=(2, side, side, 8)), jnp.float32)
+    kernels = jnp.asarray(rng.normal(size=(3, window, window, 8, 4)), jnp.float32)
+    layer = convolutions.Conv(4, (window, window), padding=window // 2, use_bias=False)
 
     def squares(kernel):
         return jnp.square(layer.apply({"params": {"kernel": kernel}}, x)).sum()
@@ -79,7 +147,7 @@ def test_gradients_of_several_kernels_at_once():
     np.testing.assert_allclose(together, jnp.stack(apart), rtol=1e-4, atol=1e-2)  # of 6,000
 
 
-@pytest.mark.parametrize("shape", [(5, 24, 8), (1, 9, 7)])
+@pytest.mark.parametrize("shape", [(5, 24, 8), (1, 9, 7), (3, 2, 7)])
 def test_gradients_in_bfloat16_are_those_of_lax_and_keep_their_type(shape):
     size, side, c = shape
     rng = np.random.default_rng(2)
