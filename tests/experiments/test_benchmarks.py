@@ -74,10 +74,11 @@ def test_registered_benchmarks_hold_together(name):
 
 
 def test_the_demo_is_what_the_readme_says():
-    """16 sources, 36 transfers, three probe sets of 500 images at 20 pixels."""
+    """16 sources, 36 transfers, two seeds, three probe sets of 500 images at 20 pixels."""
     demo = benchmarks.DEMO
     assert len(demo.architectures) * len(demo.sources) == 16
     assert len(list(demo.transfers())) == 36
+    assert demo.repeats == 2
     assert (demo.probe_sets, demo.probe_images, demo.image_size) == (3, 500, 20)
 
 
