@@ -192,9 +192,8 @@ DETECTION = dataclasses.replace(
     methods=("knn", "knn+l", "knn_f32", "knn_f32+l", "parc", "parc+l", "parc_f32", "parc_f32+l"),
 )
 
-# Published networks, fully fine-tuned on as many images as VTAB-1k has. Of 64, 96, 128 and 160
-# pixels, 96 cost least for what they show: on a CPU a step of ResNet-50 takes 1.3, 0.6, 1.1 and 2.2
-# s, one of EfficientNet-Lite0 0.2, 0.2, 0.7 and 1.1 s.
+# Published networks, fully fine-tuned on as many images as VTAB-1k has, in hours on two cores:
+# docs/real_benchmark.md has the time of a step at 64, 96, 128 and 160 pixels.
 REAL = Benchmark(
     name="real",
     architectures=(),
