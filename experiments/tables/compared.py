@@ -16,8 +16,8 @@ from jaxparc.report.sheets import Sheet
 COLUMNS = ("pearson", "weighted_tau", "regret1")  # the table is sorted by the first
 RANDOM = "a random order"
 _TIMES = (
-    " Milliseconds are per model, scored by this method alone, without feature extraction, in the "
-    "second of two calls."
+    " Milliseconds are per model, scored by this method alone, without feature extraction, in "
+    "a call that compiles nothing."
 )
 
 

@@ -27,8 +27,8 @@ class Point(NamedTuple):
         method: label without the dimension.
         run: number of the probe set.
         mean_pc: Mean PC in [-100, 100]; NaN if undefined.
-        milliseconds: milliseconds per transfer, without feature extraction, in the second of two
-            calls.
+        milliseconds: milliseconds per transfer, without feature extraction, in a call that
+            compiles nothing.
     """
 
     value: int
