@@ -152,6 +152,11 @@ def using(given: Choices) -> Iterator[None]:
         _GIVEN.reset(token)
 
 
+def counted() -> Choices:
+    """Return the choices under which XLA counts operations: no form of them multiplies zeros."""
+    return dataclasses.replace(choices(), joined_groups=False, small_maps_as_products=False)
+
+
 def known(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the compiler options that this version of XLA has: they come and go."""
     return {name: value for name, value in options.items() if _is_known(name, value)}

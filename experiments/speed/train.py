@@ -23,7 +23,7 @@ import numpy as np
 from experiments.speed import ceilings, measured, originals
 from experiments.speed.measured import Case, Section
 from experiments.speed.originals import Training
-from jaxparc import models, parallel
+from jaxparc import backend, models, parallel
 from jaxparc.training import steps
 from jaxparc.training.program import Point, Program
 from jaxparc.training.steps import Rates, Recipe, Task
@@ -275,7 +275,8 @@ def forward_operations(task: Task, variables: Any, pixels: int) -> float:
     module = task.module.clone(axis_name=None)
     image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), np.float32)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # others may not count them
+    cpu = jax.default_device(jax.local_devices(backend="cpu")[0])  # others may not count them
+    with cpu, backend.using(backend.counted()):
         costs: Any = (
             jax.jit(lambda v, x: module.apply(v, x)[0]).lower(shapes, image).cost_analysis()
         )

@@ -10,7 +10,7 @@ import pytest
 from golden import every
 from jax.sharding import PartitionSpec as P
 
-from jaxparc import models
+from jaxparc import backend, models
 from jaxparc.bank import facts
 from jaxparc.models import layers
 from jaxparc.weights import torchvision
@@ -73,6 +73,16 @@ def test_what_a_specification_says_is_counted(name):
 def test_multiply_adds_are_counted(name):
     spec = models.get(name)
     assert spec.gmacs == pytest.approx(facts.gmacs_of(name, spec.input_size), rel=5e-3)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
+def test_forms_for_a_cpu_add_no_operations(name):
+    """Of maps smaller than their window, and of groups that are joined."""
+    found = []
+    for choices in (backend.CPU, backend.ACCELERATOR):
+        with backend.using(choices):
+            found.append(facts.gmacs_of(name, 64))
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
 @pytest.mark.parametrize(
