@@ -124,9 +124,8 @@ def _as_product(
     """Convolve (b, h, w, c) by (h, w, c, c'), without groups, as one matrix product."""
     maps = jnp.concatenate(_shifted_maps(x, kernel.shape[:2], strides, padding), axis=-1)
     columns = kernel.reshape(-1, kernel.shape[-1])
-    return _product(maps.reshape(-1, maps.shape[-1]), columns, precision).reshape(
-        *maps.shape[:3], -1
-    )
+    rows = _product(maps.reshape(-1, maps.shape[-1]), columns, precision)
+    return rows.reshape(*maps.shape[:3], -1)
 
 
 def _shifted_maps(
