@@ -2,12 +2,12 @@
 
 import sys
 
-from experiments import huge_pages
+from experiments import memory
 from jaxparc import interrupts
 
 # `python -m` imports this package before the stage's module, whose imports take seconds.
 if sys.argv[:1] == ["-m"]:
-    huge_pages.use()
+    memory.use_huge_pages()
     words = sys.orig_argv
     module = words[words.index("-m") + 1] if "-m" in words else "experiments"
     interrupts.watch(f"python -m {module}", extra="demo")

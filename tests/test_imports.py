@@ -120,7 +120,7 @@ ROOMS = [
     "jaxparc",
     "jaxparc.commands",
     "jaxparc.__main__",
-    "experiments.huge_pages",
+    "experiments.memory",
     "experiments",
     "experiments.settings",
     "experiments.benchmarks",

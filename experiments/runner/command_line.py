@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from experiments import benchmarks, pretrained
+from experiments import benchmarks, memory, pretrained
 from experiments.benchmarks import Benchmark
 from experiments.runner.run import Run, Stage, StageError, prepare
 from experiments.tables import read
@@ -127,7 +127,10 @@ def run_stages(
             if not interrupts.watching():  # not started by python -m
                 signal.signal(signal.SIGTERM, _interrupt)
             prepare(run)
-            failures = [stage.run(run) for stage in stages]
+            failures = []
+            for stage in stages:
+                failures.append(stage.run(run))
+                memory.release()
     except (InputError, OperationError) as error:
         parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
     except BrokenPipeError:

@@ -1,10 +1,14 @@
-"""Huge pages for the memory of training on a CPU.
+"""Memory of a command on a CPU: huge pages for training, and returning what a stage has freed.
 
 Training on a CPU allocates and frees its temporaries in every step. glibc returns them to the
 system and asks for them again in pages of 4 KiB, and each page that is touched again is a fault:
 for small images much of the time of a step. In pages of 2 MiB there are far fewer.
+
+What compilers and decoders free in small pieces glibc keeps, more than half of the memory of a
+process that has trained a few networks, and the next stage adds its own.
 """
 
+import ctypes
 import importlib.util
 import os
 import platform
@@ -13,7 +17,7 @@ import sys
 TUNABLE = "glibc.malloc.hugetlb"
 
 
-def use() -> None:
+def use_huge_pages() -> None:
     """Start this process again with huge pages in malloc, where training on a CPU can use them.
 
     glibc reads the variable GLIBC_TUNABLES before Python starts. Nothing happens where it has the
@@ -21,17 +25,24 @@ def use() -> None:
     and where JAX has a plugin for an accelerator, unless JAX_PLATFORMS says "cpu".
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if TUNABLE in tunables or not _known() or not _on_cpu():
+    if TUNABLE in tunables or _glibc() < (2, 35) or not _on_cpu():
         return
     os.environ["GLIBC_TUNABLES"] = f"{tunables}:{TUNABLE}=1".removeprefix(":")
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _known() -> bool:
-    """Return whether malloc has the tunable."""
+def release() -> None:
+    """Return freed memory to the system, where malloc is glibc's."""
+    if _glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _glibc() -> tuple[int, ...]:
+    """Return the version of glibc, such as (2, 35); () for another library or system."""
     library, version = platform.libc_ver()
-    numbers = tuple(int(n) for n in version.split(".")[:2] if n.isdigit())
-    return sys.platform == "linux" and library == "glibc" and numbers >= (2, 35)
+    if sys.platform != "linux" or library != "glibc":
+        return ()
+    return tuple(int(n) for n in version.split(".")[:2] if n.isdigit())
 
 
 def _on_cpu() -> bool:

@@ -1,10 +1,11 @@
+import ctypes
 import os
 import subprocess
 import sys
 
 import pytest
 
-from experiments import huge_pages
+from experiments import memory
 
 
 @pytest.fixture
@@ -14,8 +15,8 @@ def started(monkeypatch):
     monkeypatch.setattr(os, "execv", lambda path, words: found.append((path, words)))
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "experiments.benchmark", "--out", "a b"])
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(huge_pages.platform, "libc_ver", lambda: ("glibc", "2.35"))
-    monkeypatch.setattr(huge_pages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", "2.35"))
+    monkeypatch.setattr(memory.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     return found
@@ -30,9 +31,9 @@ def started(monkeypatch):
 )
 def test_the_same_command_starts_again_once(started, monkeypatch, before, after):
     monkeypatch.setenv("GLIBC_TUNABLES", before)
-    huge_pages.use()
+    memory.use_huge_pages()
     assert os.environ["GLIBC_TUNABLES"] == after
-    huge_pages.use()
+    memory.use_huge_pages()
     words = [sys.executable, "-m", "experiments.benchmark", "--out", "a b"]
     assert started == [(sys.executable, words)]
 
@@ -41,24 +42,53 @@ def test_the_same_command_starts_again_once(started, monkeypatch, before, after)
     "found", [("glibc", "2.34"), ("glibc", "2.9"), ("musl", "2.40"), ("", ""), ("glibc", "x.y")]
 )
 def test_other_libraries_have_no_such_tunable(started, monkeypatch, found):
-    monkeypatch.setattr(huge_pages.platform, "libc_ver", lambda: found)
-    huge_pages.use()
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: found)
+    memory.use_huge_pages()
     assert started == []
 
 
 def test_small_pages_can_be_kept(started, monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-    huge_pages.use()
+    memory.use_huge_pages()
     assert started == []
 
 
 @pytest.mark.parametrize(("platforms", "again"), [(None, False), ("cpu", True), ("cuda", False)])
 def test_accelerators_need_none(started, monkeypatch, platforms, again):
-    monkeypatch.setattr(huge_pages.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(memory.importlib.util, "find_spec", lambda name: object())
     if platforms:
         monkeypatch.setenv("JAX_PLATFORMS", platforms)
-    huge_pages.use()
+    memory.use_huge_pages()
     assert bool(started) == again
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.skipif(not memory._glibc(), reason="malloc is not glibc's")
+def test_freed_memory_is_returned():
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    size, blocks = 2**14, []
+    for _ in range(4096):  # 64 MiB in pieces that malloc takes from its heap
+        blocks.append(libc.malloc(size))
+        ctypes.memset(blocks[-1], 1, size)
+    for block in blocks[:-1]:  # the last keeps the heap from shrinking by itself
+        libc.free(block)
+    before = resident()
+    memory.release()
+    after = resident()
+    libc.free(blocks[-1])
+    assert before - after > 48 * 2**20
+
+
+@pytest.mark.parametrize("found", [("musl", "2.40"), ("", "")])
+def test_only_glibc_is_asked_for_freed_memory(monkeypatch, found):
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: found)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("a library was opened"))
+    memory.release()
 
 
 def test_a_command_that_started_again_does_its_work(tmp_path):
