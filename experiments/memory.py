@@ -4,17 +4,19 @@ Training on a CPU allocates and frees its temporaries in every step. glibc retur
 system and asks for them again in pages of 4 KiB, and each page that is touched again is a fault:
 for small images much of the time of a step. In pages of 2 MiB there are far fewer.
 
-What compilers and decoders free in small pieces glibc keeps, more than half of the memory of a
-process that has trained a few networks, and the next stage adds its own.
+What is freed in small pieces, by the compiler above all, glibc keeps: half a gigabyte for one of the
+demo's programs. The next program, compiled by other threads, needs as much again.
 """
 
 import ctypes
+import functools
 import importlib.util
 import os
 import platform
 import sys
 
 TUNABLE = "glibc.malloc.hugetlb"
+LONG = 2.0  # seconds of a compilation that leaves enough memory to be worth returning
 
 
 def use_huge_pages() -> None:
@@ -35,6 +37,18 @@ def release() -> None:
     """Return freed memory to the system, where malloc is glibc's."""
     if _glibc():
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@functools.cache
+def release_after_compiling() -> None:
+    """Call `release` after every long compilation of this process from now on."""
+    import jax
+
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration" and duration_secs > LONG:
+            release()
+
+    jax.monitoring.register_event_duration_secs_listener(note)
 
 
 def _glibc() -> tuple[int, ...]:

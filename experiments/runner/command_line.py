@@ -122,6 +122,7 @@ def run_stages(
             _require_divisible(stages)
         _check_devices(benchmark)
         cache_compilations()
+        memory.release_after_compiling()
         _preflight(run, stages)
         with _alone_in(run.out, run.shard), _alone_in(run.weights, run.shard):
             if not interrupts.watching():  # not started by python -m

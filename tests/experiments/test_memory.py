@@ -1,8 +1,11 @@
 import ctypes
+import math
 import os
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from experiments import memory
@@ -89,6 +92,18 @@ def test_only_glibc_is_asked_for_freed_memory(monkeypatch, found):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: found)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("a library was opened"))
     memory.release()
+
+
+def test_memory_is_returned_after_long_compilations(monkeypatch):
+    returned = []
+    monkeypatch.setattr(memory, "release", lambda: returned.append(True))
+    for _ in range(2):  # a process may run the stages again
+        memory.release_after_compiling()
+    for seconds, expected in [(0.0, 1), (math.inf, 0)]:
+        monkeypatch.setattr(memory, "LONG", seconds)
+        returned.clear()
+        jax.jit(lambda x, factor=seconds: factor + x).lower(np.float32(1)).compile()
+        assert len(returned) == expected
 
 
 def test_a_command_that_started_again_does_its_work(tmp_path):
