@@ -4,8 +4,8 @@ Training on a CPU allocates and frees its temporaries in every step. glibc retur
 system and asks for them again in pages of 4 KiB, and each page that is touched again is a fault:
 for small images much of the time of a step. In pages of 2 MiB there are far fewer.
 
-What is freed in small pieces, by the compiler above all, glibc keeps: half a gigabyte for one of the
-demo's programs. The next program, compiled by other threads, needs as much again.
+Compiling GoogLeNet's training step takes about a gigabyte, in small pieces. glibc keeps them when
+they are freed, yet the next program, compiled by other threads, needs as much again.
 """
 
 import ctypes

@@ -131,6 +131,7 @@ def run_stages(
             failures = []
             for stage in stages:
                 failures.append(stage.run(run))
+                jax.clear_caches()  # a stage runs other programs than the one before it
                 memory.release()
     except (InputError, OperationError) as error:
         parser.exit(2, f"{parser.prog}: {printing.lines(str(error))}\n")
