@@ -66,8 +66,11 @@ def stage(run: Run) -> int:
     more = {}
     if results.summary is not None:
         found, linear = results.summary.outcomes, run.out / "linear.csv"
+        oracle = run.out / "oracle.csv"
         if run.benchmark.linear_probes:
-            more = truth.tables(found, run.out / "oracle.csv", linear, results.title, RESAMPLES)
+            more = truth.tables(found, oracle, linear, results.title, RESAMPLES)
+        elif compared := truth.repeated(found, read.read_seeds(oracle), {}):
+            more = {"truth": compared}
         console.print(sheets.intervals(results.summary, "pearson", results.title).rich())
         write_files(results.summary, run.out / "report", printed | more)
     else:

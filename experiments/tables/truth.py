@@ -20,7 +20,7 @@ from jaxparc.report import sheets
 from jaxparc.report.results import number
 from jaxparc.report.sheets import Sheet
 
-HEADING = "The truth, and models that are alike"
+HEADING = "A closer look"
 PARAMETERS = "log parameters"
 FEWEST = 4  # models of a part that has its own table
 ALIKE = 3.0  # largest ratio of the numbers of parameters of networks of similar size

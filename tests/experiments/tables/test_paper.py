@@ -312,6 +312,30 @@ def test_the_stage_shows_them_everywhere(tmp_path, quick, capsys):
         report.stage(run)
 
 
+def test_the_stage_shows_how_well_one_seed_predicts_another(tmp_path, quick, capsys):
+    benchmark = dataclasses.replace(CONTROLLED, methods=("heuristic", "knn"))
+    accuracies, scores = made_up(benchmark)
+    run = folder(tmp_path, benchmark, accuracies, scores)
+    assert report.stage(run) == 0
+    assert "How well accuracies predict" not in capsys.readouterr().out  # of one seed
+    seeds = np.random.default_rng(0).uniform(10, 90, (len(accuracies), 2))
+    head, *rows = read_csv(run.out / "oracle.csv")
+    rows = [[*row, *of_seeds] for row, of_seeds in zip(rows, seeds.tolist(), strict=True)]
+    columns = [*head, "Seed 0", "Seed 1"]
+    (run.out / "oracle.csv").write_text(files.table_text([columns, *rows]))
+    assert report.stage(run) == 0
+    head, row = read_csv(run.out / "report" / "tables" / "truth.csv")
+    assert row[0] == "seed 0 predicts seed 1"
+    names = np.array([target for _, _, target, *_ in rows])
+    for column in head[4:]:
+        of_target = seeds[names == column.removeprefix("PC ")]
+        expected = 100 * np.corrcoef(of_target.T)[0, 1]
+        assert float(row[head.index(column)]) == pytest.approx(expected, abs=0.051)
+    assert len(head[4:]) == len(set(names))
+    assert "seed 0 predicts seed 1" in capsys.readouterr().out
+    assert "seed 0 predicts seed 1" in (run.out / "report" / "index.html").read_text()
+
+
 @pytest.mark.parametrize("name", sorted(TABLES))
 def test_without_scores_the_printed_numbers_and_what_ours_would_need(name, tmp_path, capsys):
     benchmark = benchmarks.get(name)
