@@ -156,15 +156,17 @@ def _losses(results: Results) -> str:
     """Return a figure per target with the training losses of its models."""
     if not results.losses:
         return ""
-    figures = ""
-    for target in every("target", results):
+    # A network may have been trained from scratch though none of its transfers has an accuracy.
+    trained = (*results.accuracies, *results.losses)
+    architectures, figures = every("architecture", results, trained), ""
+    for target in every("target", results, trained):
         losses = {t: of for t, of in results.losses.items() if t.target == target and len(of)}
         figures += f"""<figure><figcaption>{html(target)}</figcaption>
-{plots.curves(results, losses)}</figure>
+{plots.curves(losses, architectures)}</figure>
 """
     return f"""<h2>Loss while fine-tuning</h2><p>On the training images, for the chosen learning
 rates. Point at a line for its name. Colour is the architecture; dashed is from scratch:</p>
-{_legend(every("architecture", results), plots.COLOURS, plots.SHAPES[:1])}
+{_legend(architectures, plots.COLOURS, plots.SHAPES[:1])}
 <div class="plots">{figures}</div>"""
 
 

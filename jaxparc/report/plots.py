@@ -51,10 +51,14 @@ def scatter(results: Results, scores: Mapping[Transfer, Spread], x_name: str, y_
     return framed(about, parts, (x_name, x_ticks), (y_name, y_ticks))
 
 
-def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
+def curves(losses: Mapping[Transfer, Sequence[float]], architectures: Sequence[str]) -> str:
     """Return a plot of training losses against steps: a line per model, its name as tooltip.
 
     A line has at most 50 points, each the mean of successive steps.
+
+    Args:
+        losses: transfer -> the loss of every step.
+        architectures: their architectures, and perhaps others, in the order of the colours.
     """
     lines = {}
     for t, of_steps in losses.items():
@@ -66,7 +70,7 @@ def curves(results: Results, losses: Mapping[Transfer, Sequence[float]]) -> str:
     place_y, y_ticks = axis([0, *(y for line in lines.values() for _, y in line)], BOTTOM, TOP)
     parts = []
     for t, line in lines.items():
-        colour = COLOURS[every("architecture", results).index(t.architecture) % len(COLOURS)]
+        colour = COLOURS[architectures.index(t.architecture) % len(COLOURS)]
         path = "L".join(f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in line)
         dashes = ' stroke-dasharray="4 3"' if t.source == SCRATCH else ""
         parts.append(

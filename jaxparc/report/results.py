@@ -7,7 +7,7 @@ for a single probe set. An undefined number is printed as `UNDEFINED`, never as 
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -154,9 +154,16 @@ def plain(results: Results) -> list[str]:
     return [x for x in results.scores if not (x.endswith("+l") and x[:-2] in results.scores)]
 
 
-def every(part: str, results: Results) -> list[str]:
-    """Return the architectures, sources or targets, in display order, then by appearance."""
-    names = dict.fromkeys(getattr(transfer, part) for transfer in results.accuracies)
+def every(part: str, results: Results, transfers: Iterable[Transfer] | None = None) -> list[str]:
+    """Return the architectures, sources or targets, in display order, then by appearance.
+
+    Args:
+        part: the field of a transfer.
+        results: the results.
+        transfers: those whose parts to list; by default, those with an accuracy.
+    """
+    transfers = results.accuracies if transfers is None else transfers
+    names = dict.fromkeys(getattr(transfer, part) for transfer in transfers)
     place = {name: i for i, name in enumerate(dict.fromkeys(results.order))}
     return sorted(names, key=lambda name: place.get(name, len(place)))
 

@@ -365,6 +365,19 @@ def test_loss_curves_have_a_line_for_each_run_and_the_means_of_their_steps(tmp_p
     assert "Loss while fine-tuning" not in (tmp_path / "page.html").read_text()
 
 
+def test_a_network_without_an_accuracy_has_its_loss_curve(tmp_path):
+    """Of all its runs, only those from scratch did not diverge."""
+    losses = {Transfer("alone", SCRATCH, TARGETS[0]): [1.0], Transfer("alone", SCRATCH, "t"): [1.0]}
+    plain = made_up()
+    assert "alone" not in {t.architecture for t in plain.accuracies}
+    scratch = plain.scratch | {("alone", TARGETS[0]): 50.0, ("alone", "t"): 50.0}
+    results = dataclasses.replace(plain, losses=losses, scratch=scratch)
+    report.write_page(results, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count(": 1 at the end</title>") == 2
+    assert page.count("</svg>alone</li>") == 1
+
+
 def summarised(scores, accuracies, **changes):
     summary = summarise(outcomes.collect(accuracies, scores), ("pearson",), resamples=50)
     titles = {"parc": "PARC", "others_mean": "the other targets", "layers": "layers alone"}
