@@ -127,6 +127,7 @@ def read_results(run: Run) -> report.Results:
         scratch=_scratch(run),
         scores=scores,
         losses=transfer_results.losses(run),
+        unavailable=[transfer for transfer in found if transfer not in accuracies],
         milliseconds=milliseconds,
         stage_seconds=stage_seconds,
         settings=benchmark.settings()

@@ -24,6 +24,7 @@ from jaxparc.report.results import (
     probe_sets,
     selector_rows,
     spread_of,
+    unavailable,
 )
 from jaxparc.report.sheets import Sheet
 
@@ -90,9 +91,11 @@ def _title(results: Results) -> str:
 def _compared(results: Results) -> str:
     transfers = count(len(results.accuracies), "transfer")
     text = f"{transfers}, each a model fine-tuned on a target: do scores predict their accuracies?"
-    if not results.scores or not (sets := probe_sets(results)):
-        return text
-    return f"{text} For each target, every method scored the models on {sets}."
+    lost = unavailable(results)
+    told = [text, lost and f"{lost}."]
+    if results.scores and (sets := probe_sets(results)):
+        told.append(f"For each target, every method scored the models on {sets}.")
+    return " ".join(filter(None, told))
 
 
 def _chart(results: Results) -> str:

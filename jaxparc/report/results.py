@@ -15,6 +15,7 @@ import numpy as np
 from jaxparc import evaluation
 from jaxparc.evaluation import SCRATCH, Transfer
 from jaxparc.evaluation.summary import Summary
+from jaxparc.printing import count, some
 from jaxparc.selectors import method
 
 UNDEFINED = "undefined (NaN)"
@@ -41,6 +42,7 @@ class Results:
         summary: intervals, baselines and further measures; None if there are no scores.
         losses: transfer -> training loss of every step; random initialisations have the source
             `SCRATCH`; may be empty.
+        unavailable: transfers without an accuracy, such as those whose runs all diverged.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Results:
     titles: Mapping[str, str] = dataclasses.field(default_factory=dict)
     summary: Summary | None = None
     losses: Mapping[Transfer, Sequence[float]] = dataclasses.field(default_factory=dict)
+    unavailable: Sequence[Transfer] = ()
 
     def title(self, label: str) -> str:
         """Return the title of a method."""
@@ -147,6 +150,14 @@ def selector_rows(
 def model_name(transfer: Transfer) -> str:
     """Return architecture and source, or the name alone if there is no source."""
     return ", ".join(part for part in transfer[:2] if part)
+
+
+def unavailable(results: Results) -> str:
+    """Return a sentence that counts and names the transfers without an accuracy; "" for none."""
+    if not (lost := results.unavailable):
+        return ""
+    names = [f"{' '.join(filter(None, t[:2]))} to {t.target}" for t in lost]
+    return f"{count(len(lost), 'transfer')} without an accuracy: {some(names, 3)}"
 
 
 def plain(results: Results) -> list[str]:

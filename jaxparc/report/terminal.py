@@ -4,14 +4,23 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxparc.printing import shown
-from jaxparc.report.results import Results, accuracy_rows, every, number, over, selector_rows
+from jaxparc.report.results import (
+    Results,
+    accuracy_rows,
+    every,
+    number,
+    over,
+    selector_rows,
+    unavailable,
+)
 
 
 def accuracy_table(results: Results) -> Table:
     """Return the accuracies: a row per pretrained model, a column per target."""
     title = Text(shown(f"{results.name}: accuracy after fine-tuning (%)"), style="italic")
     table = Table("architecture", "source", title=title)
-    table.caption = shown("– own source; bold: best of its target")
+    caption = ["– own source; bold: best of its target", unavailable(results)]
+    table.caption = shown("; ".join(filter(None, caption)))
     for target in every("target", results):
         table.add_column(Text(shown(target)), justify="right")
     for architecture, rows in accuracy_rows(results).items():

@@ -378,6 +378,20 @@ def test_a_network_without_an_accuracy_has_its_loss_curve(tmp_path):
     assert page.count("</svg>alone</li>") == 1
 
 
+def test_transfers_without_an_accuracy_are_named(tmp_path):
+    plain = made_up()
+    lost = [Transfer("alone", "digits", t) for t in "abcd"]
+    results = dataclasses.replace(plain, unavailable=lost)
+    said = (
+        "4 transfers without an accuracy: alone digits to a, alone digits to b, alone digits to c"
+    )
+    assert said in " ".join(" ".join(rendered(report.accuracy_table(results))).split())
+    report.write_page(results, tmp_path / "page.html")
+    assert f"{said} and 1 more." in (tmp_path / "page.html").read_text()
+    report.write_page(plain, tmp_path / "page.html")
+    assert "without an accuracy" not in (tmp_path / "page.html").read_text()
+
+
 def summarised(scores, accuracies, **changes):
     summary = summarise(outcomes.collect(accuracies, scores), ("pearson",), resamples=50)
     titles = {"parc": "PARC", "others_mean": "the other targets", "layers": "layers alone"}
