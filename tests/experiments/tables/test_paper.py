@@ -335,6 +335,11 @@ def test_the_stage_shows_how_well_one_seed_predicts_another(tmp_path, quick, cap
     assert "seed 0 predicts seed 1" in capsys.readouterr().out
     assert "seed 0 predicts seed 1" in (run.out / "report" / "index.html").read_text()
 
+    assert report.read_results(run).unavailable == []
+    rows[0][3] = ""  # every run diverged
+    (run.out / "oracle.csv").write_text(files.table_text([columns, *rows]))
+    assert report.read_results(run).unavailable == [evaluation.Transfer(*rows[0][:3])]
+
 
 @pytest.mark.parametrize("name", sorted(TABLES))
 def test_without_scores_the_printed_numbers_and_what_ours_would_need(name, tmp_path, capsys):
