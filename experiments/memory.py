@@ -33,10 +33,12 @@ def use_huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def release() -> None:
-    """Return freed memory to the system, where malloc is glibc's."""
-    if _glibc():
-        ctypes.CDLL(None).malloc_trim(0)
+def release() -> bool:
+    """Return freed memory to the system, where malloc is glibc's; return whether it is."""
+    if not _glibc():
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    return True
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """Describe the machine, and measure and release its memory."""
 
 import contextlib
-import ctypes
 import datetime
 import gc
 import importlib.metadata
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from experiments import memory
 
 
 def settings(packages: Sequence[str]) -> dict[str, Any]:
@@ -54,11 +55,12 @@ def _processor() -> str:
 
 def forget_peak() -> bool:
     """Reset the high-water mark of resident memory; return whether that is possible."""
+    # Freed memory that the allocator retains would hide the needs of the next call.
+    if not memory.release():
+        return False
     try:
-        # Freed memory that the allocator retains would hide the needs of the next call.
-        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
+    except OSError:
         return False
     return True
 
